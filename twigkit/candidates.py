@@ -1,0 +1,331 @@
+"""The candidate nodes of one speculative step, as preallocated tensors.
+
+A step proposes a tree of tokens below the last accepted token. This module holds that tree in the
+form in which it is drafted, cut and verified: a handful of tensors of fixed shape, filled in place.
+Nothing here reads a value back to the host and no shape depends on a value, so that a whole step can
+be captured as a CUDA graph or compiled. :mod:`twigkit.tree` gives the same tree as a graph object.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from twigkit.errors import CapabilityError, InputError
+
+_IMPOSSIBLE = float("-inf")
+# Rank key of a node: |score| in the high 32 bits, then 16 bits of depth, then 16 bits of node id.
+_FIELD = 1 << 16
+
+
+class Candidates:
+    """The token tree of one step: ``B`` rows of up to ``n`` nodes, node 0 being the root.
+
+    The root is the last accepted token: known, at depth 0, never counted as a draft. A node's parent
+    always has a smaller id than the node. Dead nodes are padding: they are never accepted, and what
+    hangs below them is dead as well. Nodes beyond ``size`` are dead children of the root.
+
+    Attributes:
+        tokens: Token ids, ``[B, n]`` long.
+        parent: Node id of each node's parent, ``[B, n]`` long; the root is its own parent.
+        depth: Edges between root and node, ``[B, n]`` long. A node's position is the root's plus this.
+        score: Sum of the log-probabilities along the path from the root, ``[B, n]`` float32, at most 0.
+        alive: Which nodes may be accepted, ``[B, n]`` bool.
+        ancestors: ``[B, n, n]`` bool; row i marks the ancestors of i and i itself.
+        proposal: None, or the distributions that children were SAMPLED from, ``[B, n, V]`` float32:
+            row i is q after node i. Its presence decides which acceptance rule is lossless.
+        size: Nodes in use, root included; a host integer.
+        linear: Whether the table is a path: the parent of node i is node i - 1.
+    """
+
+    def __init__(
+        self,
+        tokens: Tensor,
+        parent: Tensor,
+        depth: Tensor,
+        score: Tensor,
+        alive: Tensor,
+        ancestors: Tensor,
+        *,
+        size: int,
+        linear: bool,
+        proposal: Tensor | None = None,
+    ) -> None:
+        """Wrap ready tensors; :meth:`start` is the usual way to a table."""
+        self.tokens = tokens
+        self.parent = parent
+        self.depth = depth
+        self.score = score
+        self.alive = alive
+        self.ancestors = ancestors
+        self.proposal = proposal
+        self.size = size
+        self.linear = linear
+        rows, nodes = tokens.shape
+        self._ids = torch.arange(nodes, device=tokens.device)
+        self._offset = torch.arange(rows, device=tokens.device).unsqueeze(1) * nodes
+        self._template: Tensor | None = None
+
+    @classmethod
+    def start(
+        cls, root: Tensor, capacity: int, linear: bool = False, vocabulary: int | None = None
+    ) -> Candidates:
+        """Allocate a table that holds the root alone.
+
+        Args:
+            root: Last accepted token per row, ``[B]``.
+            capacity: Nodes that fit, root included.
+            linear: Whether nodes will form a path; ancestors, depths and parents then cost nothing.
+            vocabulary: Vocabulary size if the drafter SAMPLES its tokens: makes room for their q.
+
+        Returns:
+            The table, on the root's device.
+
+        Raises:
+            InputError: If ``capacity`` is not between 1 and 65,536, or ``root`` is not a vector.
+        """
+        if not 1 <= capacity <= _FIELD:
+            raise InputError(
+                f"capacity is {capacity}; a table holds between 1 (the root) and {_FIELD} nodes"
+            )
+        if root.ndim != 1:
+            raise InputError(f"root has shape {tuple(root.shape)}; expected one token per row, [B]")
+        rows, device = root.shape[0], root.device
+        ids = torch.arange(capacity, device=device)
+        if linear:
+            parent = (ids - 1).clamp(min=0).expand(rows, -1)
+            depth = ids.expand(rows, -1)
+            ancestors = (ids[:, None] >= ids).expand(rows, -1, -1)
+        else:
+            parent = torch.zeros(rows, capacity, dtype=torch.long, device=device)
+            depth = torch.empty_like(parent)
+            ancestors = torch.empty(rows, capacity, capacity, dtype=torch.bool, device=device)
+        proposal = None
+        if vocabulary is not None:
+            proposal = torch.zeros(rows, capacity, vocabulary, device=device)
+        table = cls(
+            torch.zeros(rows, capacity, dtype=torch.long, device=device),
+            parent,
+            depth,
+            torch.zeros(rows, capacity, device=device),
+            torch.zeros(rows, capacity, dtype=torch.bool, device=device),
+            ancestors,
+            size=1,
+            linear=linear,
+            proposal=proposal,
+        )
+        table._template = (ids[:, None] == ids) | (ids == 0)
+        table.reset(root)
+        return table
+
+    @property
+    def capacity(self) -> int:
+        """Nodes that fit, root included."""
+        return self.tokens.shape[1]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the tokens were drawn from ``proposal`` instead of chosen by the prefix alone."""
+        return self.proposal is not None
+
+    def reset(self, root: Tensor, alive: Tensor | None = None) -> None:
+        """Forget all drafts and start a new step in the same storage.
+
+        Args:
+            root: Last accepted token per row, ``[B]``.
+            alive: Rows that still generate, ``[B]`` bool; in the others every node will be dead.
+
+        Raises:
+            InputError: If the table came from :meth:`cut`, whose storage is not its own.
+        """
+        if self._template is None:
+            raise InputError("a cut table cannot be reset; reset the table that it was cut from")
+        self.tokens.zero_()
+        self.tokens[:, 0] = root
+        self.score.zero_()
+        self.alive.zero_()
+        self.alive[:, 0] = True if alive is None else alive
+        if not self.linear:
+            self.parent.zero_()
+            self.depth.copy_(self._ids > 0)
+            self.ancestors.copy_(self._template)
+        if self.proposal is not None:
+            self.proposal.zero_()
+        self.size = 1
+
+    def add(
+        self,
+        tokens: Tensor,
+        parent: Tensor | None,
+        logprob: Tensor,
+        alive: Tensor | None = None,
+    ) -> range:
+        """Append ``c`` nodes to every row.
+
+        Args:
+            tokens: Token ids, ``[B, c]``.
+            parent: Node ids of the parents, ``[B, c]``, all added by earlier calls. Ignored, and may
+                be None, in a linear table: there the new nodes continue the path one below the other.
+            logprob: Log-probability of each token after its parent, ``[B, c]``; NaN counts as
+                impossible and a rounding error above 0 as 0.
+            alive: Nodes that may be accepted, ``[B, c]`` bool; a dead parent's child is dead anyway.
+
+        Returns:
+            The ids of the new nodes, the same in every row.
+
+        Raises:
+            InputError: If the nodes do not fit, or a tree's parents are missing.
+        """
+        first, last = self.size, self.size + tokens.shape[1]
+        if last > self.capacity or self._template is None:
+            raise InputError(
+                f"{tokens.shape[1]} nodes do not fit: {first} of {self.capacity} are in use; "
+                "start the table with a larger capacity"
+            )
+        gain = logprob.float().nan_to_num(nan=_IMPOSSIBLE, neginf=_IMPOSSIBLE).clamp(max=0.0)
+        self.tokens[:, first:last] = tokens
+        if self.linear:
+            self.score[:, first:last] = self.score[:, first - 1 : first] + gain.cumsum(1)
+            upper = self.alive[:, first - 1 : first]
+            if alive is None:
+                self.alive[:, first:last] = upper
+            else:
+                self.alive[:, first:last] = upper & (alive.cumprod(1) > 0)
+        else:
+            if parent is None:
+                raise InputError("a tree needs the parent of every node; only a path does without")
+            self.parent[:, first:last] = parent
+            self.depth[:, first:last] = self.depth.gather(1, parent) + 1
+            self.score[:, first:last] = self.score.gather(1, parent) + gain
+            upper = self.alive.gather(1, parent)
+            self.alive[:, first:last] = upper if alive is None else upper & alive
+            upper = self.ancestors.flatten(0, 1).index_select(0, (parent + self._offset).flatten())
+            upper = upper.view(*parent.shape, self.capacity)
+            self.ancestors[:, first:last] = upper | self._template[first:last]
+        self.size = last
+        return range(first, last)
+
+    def record(self, nodes: Tensor | range, proposal: Tensor) -> None:
+        """Keep the distributions from which the children of some nodes are drawn.
+
+        Args:
+            nodes: Node ids, ``[B, c]``, or one range for all rows.
+            proposal: The draft's processed distribution after each of them, ``[B, c, V]``.
+
+        Raises:
+            CapabilityError: If the table was started without ``vocabulary``.
+        """
+        if self.proposal is None:
+            raise CapabilityError("no room for q: start the table with the vocabulary's size")
+        if isinstance(nodes, range):
+            self.proposal[:, nodes.start : nodes.stop] = proposal
+        else:
+            index = nodes.unsqueeze(2).expand(-1, -1, self.proposal.shape[2])
+            self.proposal.scatter_(1, index, proposal.to(self.proposal.dtype))
+
+    def best(self, nodes: range, count: int) -> Tensor:
+        """Pick the nodes of a range with the highest scores, to expand them.
+
+        Args:
+            nodes: Ids to choose from, as :meth:`add` returned them.
+            count: Nodes to pick per row; fewer when the range is shorter.
+
+        Returns:
+            Node ids, best first, ``[B, min(count, len(nodes))]``; dead nodes come last, ties in order
+            of depth and id.
+        """
+        key = self._rank()[:, nodes.start : nodes.stop]
+        return key.topk(min(count, len(nodes)), largest=False).indices + nodes.start
+
+    def cut(self, count: int) -> tuple[Candidates, Tensor]:
+        """Keep the root and the best ``count`` nodes with all their ancestors.
+
+        Nodes are ranked by score (highest first), then depth, then id; dead nodes come last. A
+        child's score is at most its parent's and its depth is larger, so a kept node's ancestors are
+        kept as well, exact ties included. Kept nodes stay in the order of their ids.
+
+        Args:
+            count: Drafts to keep per row, the root not counted.
+
+        Returns:
+            The smaller table of ``count + 1`` nodes, whatever the values (padded with dead children
+            of the root if the table holds fewer), and the ids that its nodes had, ``[B, count + 1]``
+            (0 for padding). It is full: nothing can be added to it. The tensors of a cut path are
+            views of this table.
+
+        Raises:
+            InputError: If ``count`` is negative.
+            CapabilityError: If the table is a tree of sampled tokens: dropping a drawn token because of what it is would make the output's distribution wrong.
+
+        Source: TwigVLM, arXiv 2503.14075 v3 (token tree); the tie rule is twigkit's.
+        """
+        if count < 0:
+            raise InputError(f"cannot keep {count} nodes; count is 0 or more")
+        if self.sampled and not self.linear:
+            raise CapabilityError(
+                "a tree of sampled tokens cannot be cut by value: its output would no longer have "
+                "the target's distribution; draw fewer children instead"
+            )
+        if count + 1 > self.capacity:
+            return self._pad(count + 1)
+        if self.linear:
+            return self._head(count + 1)
+        size = count + 1
+        kept = self._rank().topk(size, largest=False, sorted=False).indices.sort(1).values
+        place = torch.zeros_like(self.parent).scatter_(1, kept, self._ids[:size].expand_as(kept))
+        square = (kept.unsqueeze(2) * self.capacity + kept.unsqueeze(1)).flatten(1)
+        table = Candidates(
+            self.tokens.gather(1, kept),
+            place.gather(1, self.parent.gather(1, kept)),
+            self.depth.gather(1, kept),
+            self.score.gather(1, kept),
+            self.alive.gather(1, kept),
+            self.ancestors.flatten(1).gather(1, square).view(-1, size, size),
+            size=size,
+            linear=False,
+        )
+        return table, kept
+
+    def _rank(self) -> Tensor:
+        """Sort key of every node, ``[B, n]`` long, unique within a row, smallest first.
+
+        The bit pattern of a non-negative float grows with its value, so one integer orders by score,
+        depth and id at once, exactly.
+        """
+        loss = torch.where(self.alive, self.score, _IMPOSSIBLE).abs()
+        return (loss.view(torch.int32).long() << 32) + (self.depth * _FIELD + self._ids)
+
+    def _head(self, size: int) -> tuple[Candidates, Tensor]:
+        """First ``size`` nodes of a path: the best ones, since scores only fall along a path."""
+        table = Candidates(
+            self.tokens[:, :size],
+            self.parent[:, :size],
+            self.depth[:, :size],
+            self.score[:, :size],
+            self.alive[:, :size],
+            self.ancestors[:, :size, :size],
+            size=size,
+            linear=True,
+            proposal=None if self.proposal is None else self.proposal[:, :size],
+        )
+        return table, self._ids[:size].expand(self.tokens.shape[0], -1)
+
+    def _pad(self, size: int) -> tuple[Candidates, Tensor]:
+        """The whole table, followed by dead nodes up to ``size``."""
+        vocabulary = None if self.proposal is None else self.proposal.shape[2]
+        table = Candidates.start(self.tokens[:, 0], size, self.linear, vocabulary)
+        held = self.capacity
+        table.tokens[:, :held] = self.tokens
+        table.score[:, :held] = self.score
+        table.alive[:, :held] = self.alive
+        if not self.linear:
+            table.parent[:, :held] = self.parent
+            table.depth[:, :held] = self.depth
+            table.ancestors[:, :held, :held] = self.ancestors
+        if table.proposal is not None and self.proposal is not None:
+            table.proposal[:, :held] = self.proposal
+        table.size = size
+        table._template = None
+        kept = torch.zeros(self.tokens.shape[0], size, dtype=torch.long, device=self.tokens.device)
+        kept[:, :held] = self._ids
+        return table, kept
