@@ -1,0 +1,1 @@
+"""Heads: what a twig can carry on top of its layers."""

@@ -1,0 +1,1 @@
+"""Strategies: pruners and drafters."""

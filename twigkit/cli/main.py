@@ -1,0 +1,154 @@
+"""The command ``twigkit``: finds the asked-for command and imports nothing else.
+
+A built-in command is one module beside this one with ``add_arguments(parser)`` and
+``run(args) -> int``, and one line in :data:`COMMANDS`. A plug-in's command is a module of the same
+shape, named by an entry point of the group ``twigkit.commands``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
+
+import twigkit
+from twigkit.errors import InputError, PluginError, TwigkitError
+
+if TYPE_CHECKING:
+    from twigkit.plugins import Source
+
+COMMANDS = {
+    "plugins": "List the installed plug-ins, where they come from, and problems.",
+    "spec": "Check a spec file, or print the JSON Schema or an example.",
+}
+"""Built-in commands: the name, which is also the module's, and a line of help."""
+
+_DESCRIPTION = "Accelerate vision-language models by growing twigs on them."
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that reports a wrong command line on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the help is.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after ``twigkit``; None takes them from the process.
+
+    Returns:
+        The exit status: 0 if all went well, 2 for an error that the user can mend, and otherwise
+        what the command returned.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return _run(words)
+    except TwigkitError as error:
+        if debug:
+            raise
+        print(f"twigkit: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("twigkit: interrupted", file=sys.stderr)
+        return 130
+
+
+def entry() -> NoReturn:
+    """Run the command line as a process and leave with its exit status."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+def _run(words: list[str]) -> int:
+    """Parse the words with the arguments of the command that they name, and run it."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    extra = {} if name in COMMANDS else _plugin_commands()
+    parser, subparsers = _parser(extra)
+    module = None
+    if name in subparsers:
+        module = _module(name, extra)
+        module.add_arguments(subparsers[name])
+    args = parser.parse_args(words)
+    if module is None:
+        parser.print_help()
+        return 0
+    return int(module.run(args) or 0)
+
+
+def _parser(extra: dict[str, Source]) -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
+    """Build the top-level parser, with a bare one per command."""
+    parser = Parser(prog="twigkit", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"twigkit {twigkit.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    actions = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+    lines = dict(COMMANDS)
+    for name, source in extra.items():
+        lines[name] = f"From {source.distribution} {source.version}."
+    subparsers = {}
+    for name, line in lines.items():
+        subparsers[name] = actions.add_parser(name, help=line, description=line)
+        subparsers[name].add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+    return parser, subparsers
+
+
+def _plugin_commands() -> dict[str, Source]:
+    """List the commands of plug-ins, none of which may hide a built-in one."""
+    from twigkit.plugins import commands
+
+    found = commands()
+    for name in COMMANDS:
+        if name in found:
+            source = found[name]
+            raise PluginError(
+                f"{source.distribution} {source.version} brings the command {name!r}, which is "
+                "built in; uninstall it or ask its authors to rename the command"
+            )
+    return found
+
+
+def _module(name: str, extra: dict[str, Source]) -> ModuleType:
+    """Import the module of a command."""
+    if name in COMMANDS:
+        return importlib.import_module(f"twigkit.cli.{name.replace('-', '_')}")
+    source = extra[name]
+    try:
+        module: ModuleType = source.load()
+    except Exception as error:
+        raise PluginError(
+            f"the command {name!r} of {source.distribution} {source.version} does not load: "
+            f"{type(error).__name__}: {error}; mend or uninstall that package"
+        ) from error
+    for needed in ("add_arguments", "run"):
+        if not hasattr(module, needed):
+            raise PluginError(
+                f"the command {name!r} of {source.distribution} {source.version} has no "
+                f"`{needed}`; expected a module with add_arguments(parser) and run(args)"
+            )
+    return module
+
+
+def _one_line(error: TwigkitError) -> str:
+    """Join the lines of a message; a spec reports one problem per line."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -1,0 +1,239 @@
+"""The base class of all specs: frozen, strict, and at home in YAML and JSON."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from twigkit.errors import SpecError
+
+
+CUSTOM = "twigkit"
+"""Type of the validation problems whose message needs no more explaining."""
+
+
+class Spec(BaseModel):
+    """Settings that cannot change after validation and know no unknown field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **data: Any) -> None:
+        """Validate the settings.
+
+        Args:
+            **data: One value per field.
+
+        Raises:
+            SpecError: If a value does not fit; the message holds one line per problem.
+        """
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise _spec_error(type(self), error) from None
+
+    # Tells pydantic that this constructor adds no behaviour of its own, so that a spec inside
+    # another one is validated in place and its problems carry the full path.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse to change a field.
+
+        Raises:
+            SpecError: Always.
+        """
+        raise SpecError(
+            f"{type(self).__name__} is frozen: cannot set {name!r}; use .replace({name}=...)"
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, data: object) -> object:
+        """Refuse unknown fields with the names of the known ones."""
+        if isinstance(data, dict):
+            for name in data:
+                if name not in cls.model_fields:
+                    raise problem(_unknown_field(str(name), list(cls.model_fields)))
+        return data
+
+    @classmethod
+    def parse(cls, data: object, *, context: dict[str, Any] | None = None) -> Self:
+        """Validate plain data, such as a mapping read from a file.
+
+        Args:
+            data: A mapping of field names to values, or an instance.
+            context: Validation context; ``{"registry": ...}`` resolves kinds against that registry.
+
+        Returns:
+            The validated spec.
+
+        Raises:
+            SpecError: If the data do not fit; the message holds one line per problem.
+        """
+        try:
+            return cls.model_validate(data, context=context)
+        except ValidationError as error:
+            raise _spec_error(cls, error) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """Copy the spec with some fields changed and everything validated again.
+
+        Args:
+            **changes: New values by field name.
+
+        Returns:
+            The changed copy.
+
+        Raises:
+            SpecError: If a changed value does not fit.
+        """
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**fields, **changes})
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """Read a spec from YAML text.
+
+        Args:
+            text: The document.
+
+        Returns:
+            The validated spec.
+
+        Raises:
+            SpecError: If the text is not YAML or does not fit.
+        """
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SpecError(
+                f"not valid YAML: {_flat(error)}; mend the document and try again"
+            ) from None
+        return cls.parse(data)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a spec from JSON text.
+
+        Args:
+            text: The document.
+
+        Returns:
+            The validated spec.
+
+        Raises:
+            SpecError: If the text is not JSON or does not fit.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SpecError(
+                f"not valid JSON: {_flat(error)}; mend the document and try again"
+            ) from None
+        return cls.parse(data)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Read a spec from a ``.yaml``, ``.yml`` or ``.json`` file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The validated spec.
+
+        Raises:
+            SpecError: If the file cannot be read, has another ending, or does not fit.
+        """
+        path = Path(path)
+        readers = {".yaml": cls.from_yaml, ".yml": cls.from_yaml, ".json": cls.from_json}
+        reader = readers.get(path.suffix.lower())
+        if reader is None:
+            raise SpecError(f"{path}: expected a file that ends in .yaml, .yml or .json")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"{path}: cannot be read: {_flat(error)}; check the path") from None
+        try:
+            return reader(text)
+        except SpecError as error:
+            raise SpecError(
+                "\n".join(f"{path}: {line}" for line in str(error).split("\n"))
+            ) from None
+
+    def to_yaml(self) -> str:
+        """Write the spec as YAML that :meth:`from_yaml` reads back as an equal spec.
+
+        Returns:
+            The document, fields in the order of the class.
+        """
+        data = self.model_dump(mode="json")
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+    def to_json(self) -> str:
+        """Write the spec as JSON that :meth:`from_json` reads back as an equal spec.
+
+        Returns:
+            The document, indented by two.
+        """
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Describe the spec as JSON Schema, with every registered kind of plug-in.
+
+        Returns:
+            The schema.
+        """
+        return cls.model_json_schema()
+
+
+def problem(message: str) -> PydanticCustomError:
+    """Make a validation problem for a validator to raise.
+
+    Args:
+        message: What was given, what was expected, what to do.
+
+    Returns:
+        The problem; pydantic adds where it happened.
+    """
+    return PydanticCustomError(CUSTOM, "{message}", {"message": message})
+
+
+def _unknown_field(name: str, known: list[str]) -> str:
+    """Say which fields there are and which one was probably meant."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown field {name!r}{hint}; known: {', '.join(known)}"
+
+
+def _spec_error(cls: type[Spec], error: ValidationError) -> SpecError:
+    """Rewrite pydantic's report as one line per problem."""
+    lines = []
+    for found in error.errors(include_url=False):
+        where = ".".join([cls.__name__, *map(str, found["loc"])])
+        lines.append(f"{where}: {_explain(found)}")
+    return SpecError("\n".join(lines))
+
+
+def _explain(found: Any) -> str:
+    """Say what is wrong with one value, what was given, and what to do."""
+    if found["type"] == "missing":
+        return "this field is required; give it a value"
+    if found["type"] == CUSTOM:
+        return str(found["msg"])
+    given = repr(found["input"])
+    if len(given) > 60:
+        given = given[:57] + "..."
+    message = found["msg"]
+    return f"got {given}; {message[0].lower()}{message[1:]}"
+
+
+def _flat(error: Exception) -> str:
+    """Put a parser's message on one line."""
+    return " ".join(str(error).split())

@@ -1,0 +1,275 @@
+"""Frozen settings, validated from Python, YAML and JSON alike.
+
+A field that names a plug-in holds the spec of that plug-in. It is resolved by its ``kind`` against the
+registry when it is validated, so a third party's kinds work wherever the built-in ones do. Nothing
+here needs torch; resolving a kind imports the plug-ins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    SerializationInfo,
+    StrictFloat,
+    StrictInt,
+    ValidationInfo,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import core_schema
+
+from twigkit.errors import RegistryError
+from twigkit.plugins import default_registry
+from twigkit.registry import Entry, Registry
+from twigkit.specfile import Spec, problem
+
+
+class PluginSpec(Spec):
+    """Settings of one plug-in; a plug-in's own spec gives ``kind`` its registered name."""
+
+    kind: str = Field(description="Registered name of the plug-in.", min_length=1)
+
+
+class HeadSpec(PluginSpec):
+    """Settings of a head."""
+
+
+class PrunerSpec(PluginSpec):
+    """Settings of a pruner."""
+
+
+class DrafterSpec(PluginSpec):
+    """Settings of a drafter."""
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """Field annotation: resolve the value against the registry when it is validated.
+
+    Accepts a spec, a bare name (``"ssd"``) or a mapping with ``kind``. The registry is the one under
+    ``"registry"`` in the validation context, or else the one of the installed plug-ins.
+
+    Attributes:
+        kind: Kind of plug-in, such as ``"drafter"``.
+        base: Base class of its specs, used as it is for a plug-in without settings.
+    """
+
+    kind: str
+    base: type[PluginSpec]
+
+    def resolve(self, value: object, registry: Registry) -> PluginSpec:
+        """Turn a value into the spec of a registered plug-in.
+
+        Args:
+            value: A spec, a bare name, or a mapping with ``kind``.
+            registry: Where to look the name up.
+
+        Returns:
+            An instance of the spec class that the plug-in registered.
+
+        Raises:
+            PydanticCustomError: If the name is unknown or the value has no usable form.
+            ValidationError: If the plug-in's own spec refuses the settings.
+        """
+        if isinstance(value, str):
+            value = {"kind": value}
+        if isinstance(value, PluginSpec):
+            cls = self._spec_class(self._entry(value.kind, registry))
+            if type(value) is cls:
+                return value
+            if type(value) is not self.base:
+                raise problem(
+                    f"got a {type(value).__name__} of kind {value.kind!r}, expected the "
+                    f"{cls.__name__} that this {self.kind} registered"
+                )
+            value = {"kind": value.kind}
+        if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+            raise problem(
+                f"expected a {self.kind}: a name, a mapping with 'kind', or a {self.base.__name__}; "
+                f"known: {', '.join(registry.names(self.kind))}"
+            )
+        cls = self._spec_class(self._entry(value["kind"], registry))
+        return cls.__pydantic_validator__.validate_python(value, context={"registry": registry})
+
+    def _entry(self, name: str, registry: Registry) -> Entry:
+        """Look a name up, as a validation problem if it is unknown."""
+        try:
+            return registry.get(self.kind, name)
+        except RegistryError as error:
+            raise problem(str(error)) from None
+
+    def _spec_class(self, entry: Entry) -> type[PluginSpec]:
+        """Give the spec class of an entry."""
+        return entry.spec or self.base
+
+    def _validate(self, value: object, info: ValidationInfo) -> PluginSpec:
+        context = info.context or {}
+        return self.resolve(value, context.get("registry") or default_registry())
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> Any:
+        """Validate with the registry and dump the fields of the plug-in's own spec."""
+
+        def dump(value: PluginSpec, info: SerializationInfo) -> dict[str, Any]:
+            return value.model_dump(mode=info.mode, exclude_unset=info.exclude_unset)
+
+        return core_schema.with_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: object, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the union of the registered kinds: a bare name or one of their specs."""
+        entries = default_registry().entries(self.kind)
+        options: list[JsonSchemaValue] = [
+            {"type": "string", "enum": [entry.name for entry in entries]}
+        ]
+        for entry in entries:
+            if entry.spec is not None:
+                settings = handler(entry.spec.__pydantic_core_schema__)
+                options.append({**settings, "required": [*settings.get("required", ()), "kind"]})
+            else:
+                options.append(_bare_schema(entry.name))
+        return {"anyOf": options}
+
+
+HeadField = Annotated[HeadSpec, ByKind("head", HeadSpec)]
+"""A head by name, mapping or spec."""
+
+PrunerField = Annotated[PrunerSpec, ByKind("pruner", PrunerSpec)]
+"""A pruner by name, mapping or spec."""
+
+DrafterField = Annotated[DrafterSpec, ByKind("drafter", DrafterSpec)]
+"""A drafter by name, mapping or spec."""
+
+
+def _count_or_fraction(value: object) -> object:
+    """Refuse what is neither a count nor a fraction, in one problem instead of one per type."""
+    count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    fraction = isinstance(value, float) and 0.0 < value <= 1.0
+    if not (value is None or count or fraction):
+        raise problem(
+            f"got {value!r}; expected a whole number of at least 1 (a count), a number with a "
+            "decimal point above 0.0 and up to 1.0 (a fraction), or nothing"
+        )
+    return value
+
+
+CountOrFraction = Annotated[
+    Annotated[StrictInt, Field(ge=1)] | Annotated[StrictFloat, Field(gt=0.0, le=1.0)] | None,
+    BeforeValidator(_count_or_fraction),
+]
+"""A count as a whole number, a fraction as a number with a decimal point, or None."""
+
+
+class TwigSpec(Spec):
+    """What a twig is: the base it grows on, where it branches off, and what it carries."""
+
+    base: str = Field(
+        description="Folder or Hub id of the base model that the twig grows on.", min_length=1
+    )
+    revision: str | None = Field(
+        None, description="Revision of the base model on the Hub; None for its default."
+    )
+    exit_layer: int = Field(
+        2,
+        ge=0,
+        le=1024,
+        description="Base layers that the twig shares; it grows on the last one's output.",
+    )
+    depth: int = Field(3, ge=1, le=64, description="Number of twig layers.")
+    init: Literal["copy", "last", "random"] = Field(
+        "copy",
+        description="Where twig layers start: copies of the base layers after the exit layer, "
+        "copies of the last base layers, or random weights.",
+    )
+    heads: dict[str, HeadField] = Field(
+        default_factory=lambda: {"lm": HeadSpec(kind="lm")},
+        validate_default=True,
+        description="Heads on the twig, by the name under which strategies ask for them.",
+    )
+
+
+class GenerationSpec(Spec):
+    """How an answer is generated."""
+
+    budget: CountOrFraction = Field(
+        None,
+        description="Average number of visual tokens per layer: a count, or a fraction of the "
+        "prompt's visual tokens in (0, 1]; None prunes nothing.",
+    )
+    wipe_layer: CountOrFraction = Field(
+        None,
+        description="Layer after which no visual token is left: a count of base layers, or a "
+        "fraction of them in (0, 1]; None leaves it to the pruner. The depth itself wipes nothing.",
+    )
+    pruner: PrunerField = Field(
+        default_factory=lambda: PrunerSpec(kind="ttp"),
+        validate_default=True,
+        description="Chooses the visual tokens that stay; used when there is a budget.",
+    )
+    drafter: DrafterField = Field(
+        default_factory=lambda: DrafterSpec(kind="ssd"),
+        validate_default=True,
+        description="Proposes the tokens that the target verifies.",
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Most tokens to generate.")
+    stop: tuple[str, ...] = Field((), description="Strings at which generation stops.")
+
+
+class RuntimeSpec(Spec):
+    """Where and in which precision the model runs."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Precision of the weights; auto takes the checkpoint's own."
+    )
+    device_map: str | dict[str, int | str] | None = Field(
+        None, description="Devices as Hugging Face's device_map takes them; None for the CPU."
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="Attention implementation of the base model."
+    )
+
+
+class RunSpec(Spec):
+    """One file that says all of a run: the twig, the generation and the runtime."""
+
+    twig: TwigSpec = Field(description="The twig and its base model.")
+    generation: GenerationSpec = Field(
+        default_factory=GenerationSpec, description="How answers are generated."
+    )
+    runtime: RuntimeSpec = Field(
+        default_factory=RuntimeSpec, description="Where the model runs, and how precisely."
+    )
+
+
+def _bare_schema(name: str) -> JsonSchemaValue:
+    """Describe the mapping of a plug-in without settings."""
+    return {
+        "type": "object",
+        "properties": {"kind": {"const": name, "type": "string"}},
+        "required": ["kind"],
+        "additionalProperties": False,
+    }
+
+
+__all__ = [
+    "ByKind",
+    "DrafterField",
+    "DrafterSpec",
+    "GenerationSpec",
+    "HeadField",
+    "HeadSpec",
+    "PluginSpec",
+    "PrunerField",
+    "PrunerSpec",
+    "RunSpec",
+    "RuntimeSpec",
+    "Spec",
+    "TwigSpec",
+]
