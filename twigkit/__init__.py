@@ -35,6 +35,7 @@ _EXPORTS = {
     "RuntimeSpec": "specs",
     "Spec": "specfile",
     "TwigSpec": "specs",
+    "Adapter": "protocols",
     "LayerStack": "stack",
     "Prompt": "stack",
     "LayerCache": "cache",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from twigkit.hookspecs import hookimpl as hookimpl
     from twigkit.model import TwigModel as TwigModel
     from twigkit.plugins import default_registry as default_registry
+    from twigkit.protocols import Adapter as Adapter
     from twigkit.protocols import Drafter as Drafter
     from twigkit.protocols import Head as Head
     from twigkit.protocols import Pruner as Pruner
@@ -81,7 +83,7 @@ if TYPE_CHECKING:
     from twigkit.tree import TokenTree as TokenTree
     from twigkit.twig import Twig as Twig
 
-__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604
+__all__ = ["__version__", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Every hook that a plug-in can implement.
 
-A plug-in is one module, named by an entry point of the group ``twigkit``. It marks functions of the
-names below with :data:`hookimpl`; each is handed ``register`` and calls it once per thing it brings.
+A plug-in is one module, named by an entry point of the group ``twigkit``. It marks functions of
+the names below with :data:`hookimpl`; each is handed ``register`` and calls it once per thing that
+it brings.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from pydantic_core import PydanticCustomError
 
 from twigkit.errors import SpecError
 
-
 CUSTOM = "twigkit"
 """Type of the validation problems whose message needs no more explaining."""
 

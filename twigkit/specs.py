@@ -1,8 +1,8 @@
 """Frozen settings, validated from Python, YAML and JSON alike.
 
-A field that names a plug-in holds the spec of that plug-in. It is resolved by its ``kind`` against the
-registry when it is validated, so a third party's kinds work wherever the built-in ones do. Nothing
-here needs torch; resolving a kind imports the plug-ins.
+A field that names a plug-in holds the spec of that plug-in. It is resolved by its ``kind`` against
+the registry when it is validated, so a third party's kinds work wherever the built-in ones do.
+Nothing here needs torch; resolving a kind imports the plug-ins.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class DrafterSpec(PluginSpec):
 class ByKind:
     """Field annotation: resolve the value against the registry when it is validated.
 
-    Accepts a spec, a bare name (``"ssd"``) or a mapping with ``kind``. The registry is the one under
-    ``"registry"`` in the validation context, or else the one of the installed plug-ins.
+    Accepts a spec, a bare name (``"ssd"``) or a mapping with ``kind``. The registry is the one
+    under ``"registry"`` in the validation context, or else the one of the installed plug-ins.
 
     Attributes:
         kind: Kind of plug-in, such as ``"drafter"``.
@@ -89,8 +89,8 @@ class ByKind:
             value = {"kind": value.kind}
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
             raise problem(
-                f"expected a {self.kind}: a name, a mapping with 'kind', or a {self.base.__name__}; "
-                f"known: {', '.join(registry.names(self.kind))}"
+                f"expected a {self.kind}: a name, a mapping with 'kind', or a "
+                f"{self.base.__name__}; known: {', '.join(registry.names(self.kind))}"
             )
         cls = self._spec_class(self._entry(value["kind"], registry))
         return cls.__pydantic_validator__.validate_python(value, context={"registry": registry})
