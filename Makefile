@@ -1,0 +1,38 @@
+# Each target sets itself up: a virtual environment in .venv with the versions of constraints.txt.
+# The stamp makes a second run skip the installation.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BUILD := build
+
+.PHONY: demo test lint types docs bench clean
+
+demo: $(STAMP)
+	$(BIN)/twigkit demo --out $(BUILD)/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m pytest tests/docs
+
+bench: $(STAMP)
+	$(BIN)/twigkit bench --out $(BUILD)/bench
+
+clean:
+	rm -rf $(BUILD) $(VENV) twigkit.egg-info
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
