@@ -1,0 +1,67 @@
+"""Markers that skip with a reason, and fake distributions for the tests of discovery."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--hub", action="store_true", help="run the tests that need the model hub")
+
+
+def pytest_collection_modifyitems(config, items):
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not _has_gpu():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs an accelerator, and there is none"))
+    if not config.getoption("--hub"):
+        for item in items:
+            if item.get_closest_marker("hub"):
+                item.add_marker(pytest.mark.skip(reason="needs the model hub; give --hub to run"))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture
+def fake_distribution(tmp_path, monkeypatch) -> Callable[..., Path]:
+    """A function that writes an installed distribution into a folder of its own on ``sys.path``."""
+    made: set[str] = set()
+
+    def make(
+        name: str,
+        *,
+        version: str = "1.0",
+        plugins: dict[str, str] | None = None,
+        commands: dict[str, str] | None = None,
+        folder: str | None = None,
+    ) -> Path:
+        """``plugins`` and ``commands`` map module names to their source."""
+        site = tmp_path / (folder or name)
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        lines = []
+        for group, modules in (("twigkit", plugins), ("twigkit.commands", commands)):
+            lines.append(f"[{group}]")
+            for module, source in (modules or {}).items():
+                lines.append(f"{module} = {module}")
+                (site / f"{module}.py").write_text(textwrap.dedent(source))
+                made.add(module)
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        monkeypatch.syspath_prepend(str(site))
+        return site
+
+    yield make
+    for module in made:
+        sys.modules.pop(module, None)
