@@ -1,0 +1,1 @@
+"""The built-in small VLM: its world, its recipe and its weights."""
