@@ -1,9 +1,10 @@
 """The candidate nodes of one speculative step, as preallocated tensors.
 
 A step proposes a tree of tokens below the last accepted token. This module holds that tree in the
-form in which it is drafted, cut and verified: a handful of tensors of fixed shape, filled in place.
-Nothing here reads a value back to the host and no shape depends on a value, so that a whole step can
-be captured as a CUDA graph or compiled. :mod:`twigkit.tree` gives the same tree as a graph object.
+form in which it is drafted, cut and verified: a handful of tensors of fixed shape, filled in
+place. Nothing here reads a value back to the host and no shape depends on a value, so that a whole
+step can be captured as a CUDA graph or compiled. :mod:`twigkit.tree` shows the same tree as a
+graph.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from twigkit.errors import CapabilityError, InputError
+from twigkit.sampling import Generators, draw, uniforms
 
 _IMPOSSIBLE = float("-inf")
 # Rank key of a node: |score| in the high 32 bits, then 16 bits of depth, then 16 bits of node id.
@@ -21,20 +23,24 @@ _FIELD = 1 << 16
 class Candidates:
     """The token tree of one step: ``B`` rows of up to ``n`` nodes, node 0 being the root.
 
-    The root is the last accepted token: known, at depth 0, never counted as a draft. A node's parent
-    always has a smaller id than the node. Dead nodes are padding: they are never accepted, and what
-    hangs below them is dead as well. Nodes beyond ``size`` are dead children of the root.
+    The root is the last accepted token: known, at depth 0, never counted as a draft. A node's
+    parent always has a smaller id than the node. Dead nodes are padding: they are never accepted,
+    and what hangs below them is dead as well. Nodes beyond ``size`` are dead children of the root
+    (in a path, of the node before).
 
     Attributes:
         tokens: Token ids, ``[B, n]`` long.
         parent: Node id of each node's parent, ``[B, n]`` long; the root is its own parent.
-        depth: Edges between root and node, ``[B, n]`` long. A node's position is the root's plus this.
-        score: Sum of the log-probabilities along the path from the root, ``[B, n]`` float32, at most 0.
+        depth: Edges between root and node, ``[B, n]`` long; a position is the root's plus this.
+        score: Sum of the log-probabilities from the root down, ``[B, n]`` float32, at most 0.
         alive: Which nodes may be accepted, ``[B, n]`` bool.
         ancestors: ``[B, n, n]`` bool; row i marks the ancestors of i and i itself.
-        proposal: None, or the distributions that children were SAMPLED from, ``[B, n, V]`` float32:
-            row i is q after node i. Its presence decides which acceptance rule is lossless.
+        sampled: Whether the tokens were drawn by :meth:`sample`; this decides which acceptance rule
+            is the right one (:func:`twigkit.acceptance.rule`).
+        proposal: The distributions that drawn tokens came from, ``[B, n, V]`` float32: row i is q
+            after node i. None, or left over from an earlier step, unless ``sampled``.
         size: Nodes in use, root included; a host integer.
+        height: Upper bound of ``depth``; a host integer.
         linear: Whether the table is a path: the parent of node i is node i - 1.
     """
 
@@ -49,7 +55,9 @@ class Candidates:
         *,
         size: int,
         linear: bool,
+        height: int = 0,
         proposal: Tensor | None = None,
+        sampled: bool = False,
     ) -> None:
         """Wrap ready tensors; :meth:`start` is the usual way to a table."""
         self.tokens = tokens
@@ -61,22 +69,21 @@ class Candidates:
         self.proposal = proposal
         self.size = size
         self.linear = linear
+        self.height = height
+        self.sampled = sampled
         rows, nodes = tokens.shape
         self._ids = torch.arange(nodes, device=tokens.device)
         self._offset = torch.arange(rows, device=tokens.device).unsqueeze(1) * nodes
         self._template: Tensor | None = None
 
     @classmethod
-    def start(
-        cls, root: Tensor, capacity: int, linear: bool = False, vocabulary: int | None = None
-    ) -> Candidates:
+    def start(cls, root: Tensor, capacity: int, linear: bool = False) -> Candidates:
         """Allocate a table that holds the root alone.
 
         Args:
             root: Last accepted token per row, ``[B]``.
             capacity: Nodes that fit, root included.
             linear: Whether nodes will form a path; ancestors, depths and parents then cost nothing.
-            vocabulary: Vocabulary size if the drafter SAMPLES its tokens: makes room for their q.
 
         Returns:
             The table, on the root's device.
@@ -100,9 +107,6 @@ class Candidates:
             parent = torch.zeros(rows, capacity, dtype=torch.long, device=device)
             depth = torch.empty_like(parent)
             ancestors = torch.empty(rows, capacity, capacity, dtype=torch.bool, device=device)
-        proposal = None
-        if vocabulary is not None:
-            proposal = torch.zeros(rows, capacity, vocabulary, device=device)
         table = cls(
             torch.zeros(rows, capacity, dtype=torch.long, device=device),
             parent,
@@ -112,7 +116,6 @@ class Candidates:
             ancestors,
             size=1,
             linear=linear,
-            proposal=proposal,
         )
         table._template = (ids[:, None] == ids) | (ids == 0)
         table.reset(root)
@@ -122,11 +125,6 @@ class Candidates:
     def capacity(self) -> int:
         """Nodes that fit, root included."""
         return self.tokens.shape[1]
-
-    @property
-    def sampled(self) -> bool:
-        """Whether the tokens were drawn from ``proposal`` instead of chosen by the prefix alone."""
-        return self.proposal is not None
 
     def reset(self, root: Tensor, alive: Tensor | None = None) -> None:
         """Forget all drafts and start a new step in the same storage.
@@ -149,9 +147,9 @@ class Candidates:
             self.parent.zero_()
             self.depth.copy_(self._ids > 0)
             self.ancestors.copy_(self._template)
-        if self.proposal is not None:
-            self.proposal.zero_()
+        self.sampled = False
         self.size = 1
+        self.height = 0
 
     def add(
         self,
@@ -164,18 +162,27 @@ class Candidates:
 
         Args:
             tokens: Token ids, ``[B, c]``.
-            parent: Node ids of the parents, ``[B, c]``, all added by earlier calls. Ignored, and may
-                be None, in a linear table: there the new nodes continue the path one below the other.
+            parent: Node ids of the parents, ``[B, c]``, all added by earlier calls. Ignored, and
+                may be None, in a path: there the new nodes follow one below the other.
             logprob: Log-probability of each token after its parent, ``[B, c]``; NaN counts as
                 impossible and a rounding error above 0 as 0.
-            alive: Nodes that may be accepted, ``[B, c]`` bool; a dead parent's child is dead anyway.
+            alive: Nodes that may be accepted, ``[B, c]`` bool; a dead node's children are dead.
 
         Returns:
             The ids of the new nodes, the same in every row.
 
         Raises:
             InputError: If the nodes do not fit, or a tree's parents are missing.
+            CapabilityError: If the step already holds drawn tokens.
         """
+        if self.sampled:
+            raise CapabilityError("this step holds drawn tokens; use only add, or only sample")
+        return self._append(tokens, parent, logprob, alive)
+
+    def _append(
+        self, tokens: Tensor, parent: Tensor | None, logprob: Tensor, alive: Tensor | None
+    ) -> range:
+        """Write nodes into the next free slots; see :meth:`add`."""
         first, last = self.size, self.size + tokens.shape[1]
         if last > self.capacity or self._template is None:
             raise InputError(
@@ -203,25 +210,66 @@ class Candidates:
             upper = upper.view(*parent.shape, self.capacity)
             self.ancestors[:, first:last] = upper | self._template[first:last]
         self.size = last
+        self.height += tokens.shape[1] if self.linear else 1
         return range(first, last)
 
-    def record(self, nodes: Tensor | range, proposal: Tensor) -> None:
-        """Keep the distributions from which the children of some nodes are drawn.
+    def sample(
+        self,
+        nodes: Tensor,
+        proposal: Tensor,
+        width: int,
+        generators: Generators,
+        alive: Tensor | None = None,
+    ) -> range:
+        """Draw children for some nodes and append them: the one way to SAMPLED candidates.
+
+        The table draws and keeps q itself, so the acceptance rule that needs q can rely on it. How
+        many children a node gets, and which nodes get any, may depend on everything drawn before,
+        but not on the children: nothing may be dropped after it was drawn.
 
         Args:
-            nodes: Node ids, ``[B, c]``, or one range for all rows.
+            nodes: Node ids of the parents, ``[B, c]``; each node at most once in a step. In a
+                linear table ``c`` and ``width`` are 1 and the parent is the last node.
             proposal: The draft's processed distribution after each of them, ``[B, c, V]``.
+            width: Children per node, drawn independently: the same token may come twice.
+            generators: Where the random numbers come from; see :func:`twigkit.sampling.uniforms`.
+            alive: Which nodes get children, ``[B, c]`` bool, decided before drawing.
+
+        Returns:
+            The ids of the ``c * width`` new nodes, the children of a node side by side.
 
         Raises:
-            CapabilityError: If the table was started without ``vocabulary``.
+            CapabilityError: If the step already holds tokens that were not drawn.
+            InputError: If the nodes do not fit, or a path is asked to branch.
+
+        Source: Leviathan et al. 2023 (path); SpecInfer, Miao et al. 2024 (tree).
         """
-        if self.proposal is None:
-            raise CapabilityError("no room for q: start the table with the vocabulary's size")
-        if isinstance(nodes, range):
-            self.proposal[:, nodes.start : nodes.stop] = proposal
-        else:
-            index = nodes.unsqueeze(2).expand(-1, -1, self.proposal.shape[2])
-            self.proposal.scatter_(1, index, proposal.to(self.proposal.dtype))
+        if self.size > 1 and not self.sampled:
+            raise CapabilityError(
+                "this step holds tokens that were chosen, not drawn, and no acceptance rule covers "
+                "both; use only add, or only sample"
+            )
+        if self.linear and (nodes.shape[1] != 1 or width != 1):
+            raise InputError(
+                f"{nodes.shape[1]} nodes with {width} children each do not continue a path; "
+                "sample one child of one node, or start the table with linear=False"
+            )
+        rows, count, vocabulary = proposal.shape
+        if self.linear:
+            nodes = self._ids[self.size - 1].expand(rows, 1)
+        if self.proposal is None or self.proposal.shape[2] != vocabulary:
+            self.proposal = torch.zeros(rows, self.capacity, vocabulary, device=proposal.device)
+        index = nodes.unsqueeze(2).expand(-1, -1, vocabulary)
+        self.proposal.scatter_(1, index, proposal.float())
+        noise = uniforms(generators, rows, count * width, proposal.device)
+        tokens = draw(proposal.repeat_interleave(width, 1), noise)
+        chance = proposal.repeat_interleave(width, 1).gather(2, tokens.unsqueeze(2)).squeeze(2)
+        parent = nodes.repeat_interleave(width, 1)
+        if alive is not None:
+            alive = alive.repeat_interleave(width, 1)
+        added = self._append(tokens, parent, chance.log(), alive)
+        self.sampled = True
+        return added
 
     def best(self, nodes: range, count: int) -> Tensor:
         """Pick the nodes of a range with the highest scores, to expand them.
@@ -231,8 +279,8 @@ class Candidates:
             count: Nodes to pick per row; fewer when the range is shorter.
 
         Returns:
-            Node ids, best first, ``[B, min(count, len(nodes))]``; dead nodes come last, ties in order
-            of depth and id.
+            Node ids, best first, ``[B, min(count, len(nodes))]``; dead nodes come last, ties in
+            order of depth and id.
         """
         key = self._rank()[:, nodes.start : nodes.stop]
         return key.topk(min(count, len(nodes)), largest=False).indices + nodes.start
@@ -241,21 +289,22 @@ class Candidates:
         """Keep the root and the best ``count`` nodes with all their ancestors.
 
         Nodes are ranked by score (highest first), then depth, then id; dead nodes come last. A
-        child's score is at most its parent's and its depth is larger, so a kept node's ancestors are
-        kept as well, exact ties included. Kept nodes stay in the order of their ids.
+        child's score is at most its parent's and its depth is larger, so a kept node's ancestors
+        are kept as well, exact ties included. Kept nodes stay in the order of their ids.
 
         Args:
             count: Drafts to keep per row, the root not counted.
 
         Returns:
-            The smaller table of ``count + 1`` nodes, whatever the values (padded with dead children
-            of the root if the table holds fewer), and the ids that its nodes had, ``[B, count + 1]``
-            (0 for padding). It is full: nothing can be added to it. The tensors of a cut path are
-            views of this table.
+            The smaller table of ``count + 1`` nodes, whatever the values (padded with dead nodes if
+            this one is smaller), and the ids that its nodes had, ``[B, count + 1]`` (0 for
+            padding). It is full: nothing can be added to it. The tensors of a cut path are views
+            of this table.
 
         Raises:
             InputError: If ``count`` is negative.
-            CapabilityError: If the table is a tree of sampled tokens: dropping a drawn token because of what it is would make the output's distribution wrong.
+            CapabilityError: If the table is a tree of drawn tokens: dropping a token because of
+                what it turned out to be would make the output's distribution wrong.
 
         Source: TwigVLM, arXiv 2503.14075 v3 (token tree); the tie rule is twigkit's.
         """
@@ -283,14 +332,15 @@ class Candidates:
             self.ancestors.flatten(1).gather(1, square).view(-1, size, size),
             size=size,
             linear=False,
+            height=min(count, self.height),
         )
         return table, kept
 
     def _rank(self) -> Tensor:
         """Sort key of every node, ``[B, n]`` long, unique within a row, smallest first.
 
-        The bit pattern of a non-negative float grows with its value, so one integer orders by score,
-        depth and id at once, exactly.
+        The bit pattern of a non-negative float grows with its value, so one integer orders by
+        score, depth and id at once, exactly.
         """
         loss = torch.where(self.alive, self.score, _IMPOSSIBLE).abs()
         return (loss.view(torch.int32).long() << 32) + (self.depth * _FIELD + self._ids)
@@ -306,15 +356,18 @@ class Candidates:
             self.ancestors[:, :size, :size],
             size=size,
             linear=True,
+            height=min(size - 1, self.height),
             proposal=None if self.proposal is None else self.proposal[:, :size],
+            sampled=self.sampled,
         )
         return table, self._ids[:size].expand(self.tokens.shape[0], -1)
 
     def _pad(self, size: int) -> tuple[Candidates, Tensor]:
         """The whole table, followed by dead nodes up to ``size``."""
-        vocabulary = None if self.proposal is None else self.proposal.shape[2]
-        table = Candidates.start(self.tokens[:, 0], size, self.linear, vocabulary)
+        table = Candidates.start(self.tokens[:, 0], size, self.linear)
         held = self.capacity
+        kept = torch.zeros(self.tokens.shape[0], size, dtype=torch.long, device=self.tokens.device)
+        kept[:, :held] = self._ids
         table.tokens[:, :held] = self.tokens
         table.score[:, :held] = self.score
         table.alive[:, :held] = self.alive
@@ -322,10 +375,9 @@ class Candidates:
             table.parent[:, :held] = self.parent
             table.depth[:, :held] = self.depth
             table.ancestors[:, :held, :held] = self.ancestors
-        if table.proposal is not None and self.proposal is not None:
-            table.proposal[:, :held] = self.proposal
-        table.size = size
+        if self.sampled and self.proposal is not None:
+            rest = self.proposal.new_zeros(kept.shape[0], size - held, self.proposal.shape[2])
+            table.proposal = torch.cat([self.proposal, rest], 1)
+        table.size, table.height, table.sampled = size, self.height, self.sampled
         table._template = None
-        kept = torch.zeros(self.tokens.shape[0], size, dtype=torch.long, device=self.tokens.device)
-        kept[:, :held] = self._ids
         return table, kept

@@ -1,0 +1,218 @@
+"""From logits to a drawn token: processing, reproducible noise, drawing.
+
+The processors give the values that Hugging Face's ``generate`` gives, in its order, for any number
+of nodes at once. Noise belongs to positions: the token at position t is a function of the
+distribution there and of the row's t-th uniform number. Decoding that looks ahead along a tree
+whose tokens do not depend on the noise therefore gives not only the distribution of plain decoding
+but its very tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from twigkit.errors import InputError
+
+Generators = torch.Generator | Sequence[torch.Generator]
+"""One generator for all rows, or one per row: its numbers then do not depend on other rows."""
+
+_IMPOSSIBLE = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What happens to logits before a token is drawn; the defaults change nothing.
+
+    Attributes:
+        temperature: Divides the logits; above 0.
+        top_k: Keep the k most likely tokens (more at exact ties); None keeps all.
+        top_p: Keep the smallest set of most likely tokens that reaches this probability; 0 to 1.
+        min_p: Drop tokens below this fraction of the most likely token's probability; 0 to 1.
+        repetition_penalty: Divides positive and multiplies negative logits of tokens already seen.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            InputError: If a field is out of bounds.
+        """
+        if not self.temperature > 0:
+            raise InputError(
+                f"temperature is {self.temperature}; it is above 0 (greedy: do not sample)"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k is {self.top_k}; it is 1 or more, or None to keep every token")
+        if not 0 <= self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; it is between 0 and 1")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise InputError(f"min_p is {self.min_p}; it is between 0 and 1, or None")
+        if not self.repetition_penalty > 0:
+            raise InputError(f"repetition_penalty is {self.repetition_penalty}; it is above 0")
+
+
+def process(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
+    """Apply repetition penalty, temperature, top-k, top-p and min-p, in this order.
+
+    Args:
+        logits: Raw scores, ``[..., V]``; computed in float32.
+        sampling: What to apply.
+        seen: Tokens that prompt and path already hold, ``[..., V]`` bool; see :func:`seen_tokens`.
+
+    Returns:
+        Processed scores, ``[..., V]`` float32, -inf for tokens that cannot be drawn.
+
+    Raises:
+        InputError: If there is a repetition penalty and ``seen`` is missing.
+
+    Source: the value and the order of every processor are those of transformers 5.23.
+    """
+    scores = logits.float()
+    if sampling.repetition_penalty != 1.0:
+        if seen is None:
+            raise InputError(
+                "a repetition penalty needs `seen`: which tokens each node's path holds"
+            )
+        penalty = sampling.repetition_penalty
+        lowered = torch.where(scores < 0, scores * penalty, scores / penalty)
+        scores = torch.where(seen, lowered, scores)
+    if sampling.temperature != 1.0:
+        scores = scores / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
+        least = scores.topk(sampling.top_k).values[..., -1:]
+        scores = scores.masked_fill(scores < least, _IMPOSSIBLE)
+    if sampling.top_p < 1.0:
+        scores = _top_p(scores, sampling.top_p)
+    if sampling.min_p is not None:
+        probability = scores.softmax(-1)
+        least = sampling.min_p * probability.amax(-1, keepdim=True)
+        scores = scores.masked_fill(probability < least, _IMPOSSIBLE)
+    return scores
+
+
+def _top_p(scores: Tensor, top_p: float) -> Tensor:
+    """Drop the tail of least likely tokens whose joint probability is at most ``1 - top_p``."""
+    ordered, order = scores.sort(dim=-1)
+    tail = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
+    tail[..., -1] = False
+    return scores.masked_fill(torch.zeros_like(tail).scatter(-1, order, tail), _IMPOSSIBLE)
+
+
+def seen_tokens(
+    ids: Tensor,
+    valid: Tensor | None,
+    vocabulary: int,
+    tokens: Tensor | None = None,
+    ancestors: Tensor | None = None,
+) -> Tensor:
+    """Mark the tokens that prompt and generated text hold, for each node's own path.
+
+    Args:
+        ids: Prompt and text so far, ``[B, T]``; ids beyond the vocabulary are ignored.
+        valid: Which of them count, ``[B, T]`` bool; None for all.
+        vocabulary: Size V of the vocabulary.
+        tokens: Tokens of the tree's nodes, ``[B, n]``, the root's included.
+        ancestors: Ancestors of each node and itself, ``[B, n, n]`` bool.
+
+    Returns:
+        ``[B, V]`` bool, or ``[B, n, V]`` if a tree is given.
+    """
+    spill = vocabulary
+    held = ids.clamp(max=spill)
+    if valid is not None:
+        held = held.masked_fill(~valid, spill)
+    seen = torch.zeros(ids.shape[0], vocabulary + 1, dtype=torch.bool, device=ids.device)
+    seen.scatter_(1, held, True)
+    if tokens is not None and ancestors is not None:
+        path = torch.where(ancestors, tokens.clamp(max=spill).unsqueeze(1), spill)
+        seen = seen.unsqueeze(1).repeat(1, tokens.shape[1], 1).scatter_(2, path, True)
+    return seen[..., :vocabulary]
+
+
+def uniforms(generators: Generators, rows: int, count: int, device: torch.device) -> Tensor:
+    """Draw uniform numbers for every row.
+
+    Args:
+        generators: One generator for all rows, or one per row, on ``device``.
+        rows: Rows B.
+        count: Numbers per row.
+        device: Where the numbers go.
+
+    Returns:
+        Numbers in [0, 1), ``[B, count]`` float64.
+
+    Raises:
+        InputError: If there are as many generators as neither one nor rows.
+    """
+    if isinstance(generators, torch.Generator):
+        return torch.rand(rows, count, generator=generators, dtype=torch.float64, device=device)
+    if len(generators) != rows:
+        raise InputError(f"{len(generators)} generators for {rows} rows; give one, or one per row")
+    own = [torch.rand(count, generator=g, dtype=torch.float64, device=device) for g in generators]
+    return torch.stack(own)
+
+
+def seeded(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
+    """Make one generator per row from one seed per row."""
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+
+def draw(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw an index in proportion to weights: the inverse of their cumulative sum.
+
+    The same uniform number gives the same index for the same weights, without a host
+    synchronisation. An index of weight 0 is never drawn.
+
+    Args:
+        weights: Non-negative, not all 0, in any scale, ``[..., V]``.
+        uniform: Numbers in [0, 1), ``[...]``.
+
+    Returns:
+        Indices, ``[...]`` long.
+    """
+    total = weights.to(torch.float64).cumsum(-1)
+    whole = total[..., -1:]
+    # Rounding may carry u * whole up to whole itself, where there is no index left.
+    mark = torch.minimum(uniform.unsqueeze(-1) * whole, whole.nextafter(torch.zeros_like(whole)))
+    return torch.searchsorted(total, mark, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
+
+
+def draw_scores(scores: Tensor, uniform: Tensor) -> Tensor:
+    """Draw an index from the softmax of processed scores; shapes as for :func:`draw`."""
+    return draw(scores.softmax(-1), uniform)
+
+
+class Noise:
+    """The uniform numbers that decide a whole generation, one per row and position.
+
+    Attributes:
+        table: ``[B, length]`` float64; column t decides the t-th generated token.
+    """
+
+    def __init__(
+        self, generators: Generators, rows: int, length: int, device: torch.device
+    ) -> None:
+        """Draw the numbers of at most ``length`` tokens per row; see :func:`uniforms`."""
+        self.table = uniforms(generators, rows, length, device)
+
+    def at(self, position: Tensor) -> Tensor:
+        """Numbers for generated tokens, ``[B]`` or ``[B, n]`` in the same shape.
+
+        Args:
+            position: How many tokens were generated before; the last number serves any beyond the
+                end.
+        """
+        index = position.clamp(max=self.table.shape[1] - 1)
+        if index.ndim == 1:
+            return self.table.gather(1, index.unsqueeze(1)).squeeze(1)
+        return self.table.gather(1, index)
