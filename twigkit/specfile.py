@@ -13,6 +13,17 @@ from pydantic_core import PydanticCustomError
 
 from twigkit.errors import SpecError
 
+
+class _YamlLoader(yaml.SafeLoader):
+    """Reads plain data, and refuses a key that is given twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping once its keys are known to differ."""
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        _mapping([(self.construct_object(key), None) for key in keys])
+        return super().construct_mapping(node, deep)
+
+
 CUSTOM = "twigkit"
 """Type of the validation problems whose message needs no more explaining."""
 
@@ -108,7 +119,7 @@ class Spec(BaseModel):
             SpecError: If the text is not YAML or does not fit.
         """
         try:
-            data = yaml.safe_load(text)
+            data = yaml.load(text, _YamlLoader)  # a SafeLoader
         except yaml.YAMLError as error:
             raise SpecError(
                 f"not valid YAML: {_flat(error)}; mend the document and try again"
@@ -129,7 +140,7 @@ class Spec(BaseModel):
             SpecError: If the text is not JSON or does not fit.
         """
         try:
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=_mapping)
         except json.JSONDecodeError as error:
             raise SpecError(
                 f"not valid JSON: {_flat(error)}; mend the document and try again"
@@ -231,6 +242,16 @@ def _explain(found: Any) -> str:
         given = given[:57] + "..."
     message = found["msg"]
     return f"got {given}; {message[0].lower()}{message[1:]}"
+
+
+def _mapping(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Build a mapping, and refuse a key that is given twice instead of dropping the first value."""
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise SpecError(f"the key {key!r} is given twice in one mapping; keep one of them")
+        found[key] = value
+    return found
 
 
 def _flat(error: Exception) -> str:

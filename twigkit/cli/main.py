@@ -52,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 if all went well, 2 for an error that the user can mend, and otherwise
         what the command returned.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
+    given = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in given if word != "--debug"]  # allowed anywhere
+    debug = words != given
     try:
         return _run(words)
     except TwigkitError as error:
@@ -107,9 +108,6 @@ def _parser(extra: dict[str, Source]) -> tuple[Parser, dict[str, argparse.Argume
     subparsers = {}
     for name, line in lines.items():
         subparsers[name] = actions.add_parser(name, help=line, description=line)
-        subparsers[name].add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
     return parser, subparsers
 
 
