@@ -18,6 +18,7 @@ from twigkit.sampling import Generators, draw, uniforms
 _IMPOSSIBLE = float("-inf")
 # Rank key of a node: |score| in the high 32 bits, then 16 bits of depth, then 16 bits of node id.
 _FIELD = 1 << 16
+_DEAD = (1 << 31) - 1  # above the bits of infinity
 
 
 class Candidates:
@@ -342,8 +343,8 @@ class Candidates:
         The bit pattern of a non-negative float grows with its value, so one integer orders by
         score, depth and id at once, exactly.
         """
-        loss = torch.where(self.alive, self.score, _IMPOSSIBLE).abs()
-        return (loss.view(torch.int32).long() << 32) + (self.depth * _FIELD + self._ids)
+        loss = torch.where(self.alive, self.score.abs().view(torch.int32), _DEAD)
+        return (loss.long() << 32) + (self.depth * _FIELD + self._ids)
 
     def _head(self, size: int) -> tuple[Candidates, Tensor]:
         """First ``size`` nodes of a path: the best ones, since scores only fall along a path."""
