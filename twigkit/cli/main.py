@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in given if word != "--debug"]  # allowed anywhere
     debug = words != given
     try:
-        return _run(words)
+        module, args = parse(words)
+        return int(module.run(args) or 0) if module else 0
     except TwigkitError as error:
         if debug:
             raise
@@ -80,8 +81,19 @@ def entry() -> NoReturn:
     sys.exit(status)
 
 
-def _run(words: list[str]) -> int:
-    """Parse the words with the arguments of the command that they name, and run it."""
+def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
+    """Parse the words with the arguments of the command that they name.
+
+    Args:
+        words: The words after ``twigkit``.
+
+    Returns:
+        The command's module, None if no command was named, and its parsed arguments.
+
+    Raises:
+        InputError: If the words are not what the command takes.
+        PluginError: If the command is a plug-in's and does not load.
+    """
     name = next((word for word in words if not word.startswith("-")), None)
     extra = {} if name in COMMANDS else _plugin_commands()
     parser, subparsers = _parser(extra)
@@ -92,8 +104,7 @@ def _run(words: list[str]) -> int:
     args = parser.parse_args(words)
     if module is None:
         parser.print_help()
-        return 0
-    return int(module.run(args) or 0)
+    return module, args
 
 
 def _parser(extra: dict[str, Source]) -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
