@@ -1,0 +1,85 @@
+"""The language-model head of a twig: the next token."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from twigkit import hookimpl
+from twigkit.errors import SpecError
+from twigkit.hookspecs import Register
+from twigkit.protocols import Head
+from twigkit.specs import HeadSpec
+from twigkit.stack import LayerStack
+
+
+class LmHeadSpec(HeadSpec):
+    """Settings of the language-model head."""
+
+    kind: Literal["lm"] = "lm"
+    rows: int | None = Field(
+        None,
+        ge=1,
+        description="Vocabulary rows of the head; None for as many as the base has. Tokens beyond "
+        "them are never drafted.",
+    )
+
+
+class LmHead(Head):
+    """A linear map from the twig's normed states to the base's vocabulary.
+
+    Attributes:
+        vocabulary: Rows of the base's head; logits beyond the head's own rows are minus infinity.
+        linear: The map.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"next-token"})
+
+    def __init__(self, linear: nn.Linear, vocabulary: int) -> None:
+        """Wrap a linear map.
+
+        Raises:
+            SpecError: If it has more rows than the base's vocabulary.
+        """
+        super().__init__()
+        if linear.out_features > vocabulary:
+            raise SpecError(
+                f"the head has {linear.out_features} rows but the base's vocabulary only {vocabulary}"
+            )
+        self.linear = linear
+        self.vocabulary = vocabulary
+
+    @classmethod
+    def grow(cls, spec: LmHeadSpec, stack: LayerStack) -> LmHead:
+        """Start as a copy of the base's head."""
+        base = stack.model.get_output_embeddings()
+        rows = spec.rows or stack.vocabulary
+        if rows > stack.vocabulary:
+            raise SpecError(
+                f"the head asks for {rows} rows but the base's vocabulary has {stack.vocabulary}"
+            )
+        linear = nn.Linear(
+            base.weight.shape[1], rows, bias=base.bias is not None, dtype=base.weight.dtype
+        )
+        with torch.no_grad():
+            linear.weight.copy_(base.weight[:rows])
+            if base.bias is not None:
+                linear.bias.copy_(base.bias[:rows])
+        return cls(linear, stack.vocabulary)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return logits over the base's vocabulary, ``[batch, tokens, vocabulary]``."""
+        logits: Tensor = self.linear(hidden)
+        missing = self.vocabulary - self.linear.out_features
+        if missing:
+            logits = nn.functional.pad(logits, (0, missing), value=float("-inf"))
+        return logits
+
+
+@hookimpl
+def register_heads(register: Register) -> None:
+    """Register the language-model head."""
+    register("lm", LmHead, LmHeadSpec)

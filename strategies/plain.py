@@ -1,0 +1,42 @@
+"""Plain decoding: nothing is drafted, every step yields the target's own next token."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from twigkit import hookimpl
+from twigkit.candidates import Candidates
+from twigkit.hookspecs import Register
+from twigkit.protocols import Shallow
+from twigkit.specs import DrafterSpec
+
+
+class PlainDrafterSpec(DrafterSpec):
+    """Settings of plain decoding: none."""
+
+    kind: Literal["plain"] = "plain"
+
+
+class PlainDrafter:
+    """Proposes nothing, so that the target is asked for one token at a time."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "no-twig"})
+    heads: ClassVar[tuple[str, ...]] = ()
+    linear: ClassVar[bool] = True
+    capacity: ClassVar[int] = 1
+    size: ClassVar[int] = 1
+    height: ClassVar[int] = 0
+
+    def __init__(self, spec: PlainDrafterSpec) -> None:
+        """Take the spec."""
+        self.spec = spec
+
+    def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
+        """Return the root alone."""
+        return candidates
+
+
+@hookimpl
+def register_drafters(register: Register) -> None:
+    """Register plain decoding."""
+    register("plain", PlainDrafter, PlainDrafterSpec)

@@ -1,0 +1,80 @@
+"""Single-path self-speculative decoding: the shallow model drafts one token after another."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from twigkit import hookimpl
+from twigkit.candidates import Candidates
+from twigkit.hookspecs import Register
+from twigkit.protocols import Shallow
+from twigkit.specs import DrafterSpec
+
+
+class PathDrafterSpec(DrafterSpec):
+    """Settings of single-path drafting; the defaults are the paper's (arXiv 2503.14075 §4.3)."""
+
+    kind: Literal["ssd"] = "ssd"
+    length: int = Field(5, ge=1, le=64, description="Most tokens drafted per step.")
+    threshold: float = Field(
+        0.6,
+        ge=0.0,
+        le=1.0,
+        description="Drafting stops at a token whose probability is below this; the token itself is "
+        "still proposed.",
+    )
+    head: str = Field("lm", description="Name of the twig head that drafts.")
+
+
+class PathDrafter:
+    """Drafts the most likely token again and again while the shallow model is sure of it."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch"})
+    linear: ClassVar[bool] = True
+
+    def __init__(self, spec: PathDrafterSpec) -> None:
+        """Take the spec."""
+        self.spec = spec
+        self.heads = (spec.head,)
+
+    @property
+    def capacity(self) -> int:
+        """Nodes of a full path, root included."""
+        return self.spec.length + 1
+
+    @property
+    def size(self) -> int:
+        """Nodes of a full path, root included."""
+        return self.spec.length + 1
+
+    @property
+    def height(self) -> int:
+        """Drafts of a full path."""
+        return self.spec.length
+
+    def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
+        """Draft until the shallow model is unsure, or the path is long enough."""
+        length = min(self.spec.length, room)
+        sure = None
+        for step in range(length):
+            hidden = shallow.expand(candidates, range(step, step + 1))
+            logits = shallow.logits(hidden, self.spec.head)[:, 0].float()
+            best, token = logits.max(-1, keepdim=True)
+            logprob = best - logits.logsumexp(-1, keepdim=True)
+            candidates.add(token, None, logprob, sure)
+            sure = logprob.exp() >= self.spec.threshold
+            if (
+                shallow.eager
+                and step + 1 < length
+                and not bool((sure & candidates.alive[:, step + 1 : step + 2]).any())
+            ):
+                break
+        return candidates
+
+
+@hookimpl
+def register_drafters(register: Register) -> None:
+    """Register single-path drafting."""
+    register("ssd", PathDrafter, PathDrafterSpec)

@@ -1,0 +1,72 @@
+"""Twig-guided token pruning: the last twig layer's attention says which visual tokens stay."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from twigkit import hookimpl
+from twigkit.budget import keep_counts, wipe_layer
+from twigkit.errors import CapabilityError
+from twigkit.hookspecs import Register
+from twigkit.protocols import PromptLayout, PruneContext, Selection, Stage
+from twigkit.specs import PrunerSpec
+
+
+class TtpPrunerSpec(PrunerSpec):
+    """Settings of twig-guided token pruning (arXiv 2503.14075 §4.2)."""
+
+    kind: Literal["ttp"] = "ttp"
+    rows: Literal["last", "text"] = Field(
+        "last",
+        description="Query rows whose attention scores a token: the last prompt token's, as in the "
+        "published code, or the sum over all text tokens, as in the paper's Eq. 3.",
+    )
+    wipe_layer: int | float = Field(
+        0.75,
+        gt=0,
+        description="FinalWipe: base layers, or a fraction of them, after which no visual token is "
+        "left; the depth itself wipes nothing.",
+    )
+
+
+class TtpPruner:
+    """Keeps the visual tokens that the twig attends to, and wipes all after the wipe layer."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe"})
+    needs_twig: ClassVar[bool] = True
+    heads: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, spec: TtpPrunerSpec) -> None:
+        """Take the spec."""
+        self.spec = spec
+
+    def stages(self, layout: PromptLayout) -> list[Stage]:
+        """Plan the cut behind the exit layer and the final wipe."""
+        if layout.exit_layer is None:
+            raise CapabilityError("the pruner 'ttp' scores with a twig; load one")
+        given = self.spec.wipe_layer if layout.wipe_layer is None else layout.wipe_layer
+        wipe = wipe_layer(layout.depth, given)
+        keep = keep_counts(
+            layout.visual,
+            layout.budget,
+            depth=layout.depth,
+            exit_layer=layout.exit_layer,
+            wipe=wipe,
+        )
+        stages = [Stage(layout.exit_layer, keep, attention="twig", rows=self.spec.rows)]
+        if wipe < layout.depth:
+            stages.append(Stage(wipe, [0] * len(keep)))
+        return stages
+
+    def select(self, stage: Stage, context: PruneContext) -> Selection:
+        """Score each token by the attention that it receives."""
+        assert context.attention is not None
+        return Selection(context.attention)
+
+
+@hookimpl
+def register_pruners(register: Register) -> None:
+    """Register twig-guided token pruning."""
+    register("ttp", TtpPruner, TtpPrunerSpec)

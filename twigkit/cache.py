@@ -1,0 +1,273 @@
+"""Preallocated keys and values of a range of layers: stage, commit, roll back.
+
+A prompt that loses visual tokens on its way has layers of different lengths, so the cache of a model
+is a list of segments, one per range of layers that hold the same tokens. A row's tokens lie in the
+slots ``0 .. length - 1`` without gaps: padding and dropped tokens are not stored at all. The nodes of
+a speculative step are staged in the slots after ``length`` and count only once they are committed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from twigkit.errors import CapabilityError
+
+BUCKET = 256
+"""Slots by which the bucketed view grows."""
+
+
+class Segment:
+    """Keys and values of the layers ``first .. last - 1``.
+
+    Storage is allocated at the first write, in the shape that the layers produce:
+    ``[layers, batch, kv_heads, capacity, width]`` for each of keys and values.
+
+    Attributes:
+        first: Index of the first layer, as the layers' own ``layer_idx`` counts.
+        last: Index behind the last layer.
+        capacity: Slots per row.
+        bucketed: Whether the view's length is a multiple of :data:`BUCKET` (few different shapes, for
+            compiled steps) instead of the used length.
+        length: Committed tokens per row, ``[batch]`` long.
+        index: Original sequence index of each slot's token, ``[batch, capacity]`` long.
+        lengths: The same on the host, so that no step has to ask the device.
+        staged: Nodes that lie behind ``length`` in every row.
+    """
+
+    def __init__(self, first: int, last: int, capacity: int, *, bucketed: bool = False) -> None:
+        """Describe a segment; nothing is allocated yet."""
+        self.first, self.last, self.bucketed = first, last, bucketed
+        self.capacity = -(-capacity // BUCKET) * BUCKET if bucketed else capacity
+        self.staged = self.view = 0
+        self.lengths: list[int] = []
+        self.length: Tensor
+        self.index: Tensor
+        self._k: Tensor | None = None
+        self._v: Tensor | None = None
+        self._layers_k: tuple[Tensor, ...] = ()
+        self._layers_v: tuple[Tensor, ...] = ()
+        self._slots: Tensor | None = None
+        self._prefill = True
+
+    @property
+    def limit(self) -> int:
+        """Committed tokens of the longest row."""
+        return max(self.lengths, default=0)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def begin_prefill(self, index: Tensor, alive: Tensor, lengths: list[int]) -> None:
+        """Prepare to store a prompt.
+
+        Args:
+            index: Original sequence index of each token, ``[batch, tokens]``.
+            alive: Which tokens are real, ``[batch, tokens]`` bool; the others are not kept.
+            lengths: Real tokens of each row.
+        """
+        longest = max(lengths)
+        if longest > self.capacity:
+            raise CapabilityError(f"{longest} tokens do not fit a capacity of {self.capacity}")
+        batch, tokens = index.shape
+        self.length = alive.sum(1)
+        self.index = torch.zeros(batch, self.capacity, dtype=torch.long, device=index.device)
+        # A row's real tokens go to the front; padding lands behind them, to be overwritten.
+        order = (~alive).long().sort(dim=1, stable=True).indices[:, :longest]
+        self.index[:, :longest] = index.gather(1, order)
+        self._slots = order if tokens != longest else None
+        self.lengths, self.staged, self._prefill = list(lengths), 0, True
+
+    def begin_step(self, index: Tensor) -> None:
+        """Prepare to stage nodes behind those that are staged already.
+
+        Args:
+            index: Original sequence index of each node, ``[batch, nodes]``.
+        """
+        nodes = index.shape[1]
+        used = self.limit + self.staged + nodes
+        if used > self.capacity:
+            raise CapabilityError(f"{used} tokens do not fit a capacity of {self.capacity}")
+        offset = torch.arange(self.staged, self.staged + nodes, device=index.device)
+        slots = self.length[:, None] + offset
+        self.index.scatter_(1, slots, index)
+        self._slots = slots[:, None, :, None]
+        self.staged += nodes
+        self.view = min(self.capacity, -(-used // BUCKET) * BUCKET) if self.bucketed else used
+        self._prefill = False
+
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Store one layer's keys and values and return what its queries attend to.
+
+        The name and the first arguments are those of transformers' caches, because the layers of the
+        base call it.
+
+        Args:
+            key: ``[batch, kv_heads, tokens, width]``.
+            value: ``[batch, kv_heads, tokens, value_width]``.
+            layer_idx: The layer's own index.
+
+        Returns:
+            During prefill the arguments themselves; during a step views of the storage, which hold
+            the committed tokens, the staged ones and, when bucketed, unused slots.
+        """
+        if self._k is None:
+            self._allocate(key, value)
+        local = layer_idx - self.first
+        keys, values = self._layers_k[local], self._layers_v[local]
+        if self._prefill:
+            self._store_prompt(keys, key)
+            self._store_prompt(values, value)
+            return key, value
+        assert self._slots is not None
+        keys.scatter_(2, self._slots.expand(key.shape), key)
+        values.scatter_(2, self._slots.expand(value.shape), value)
+        return keys.narrow(2, 0, self.view), values.narrow(2, 0, self.view)
+
+    def _store_prompt(self, storage: Tensor, states: Tensor) -> None:
+        if self._slots is not None:
+            order = self._slots[:, None, :, None]
+            states = states.gather(2, order.expand(-1, states.shape[1], -1, states.shape[3]))
+        storage[:, :, : states.shape[2]] = states
+
+    def _allocate(self, key: Tensor, value: Tensor) -> None:
+        """Allocate storage for all layers in the shape of the first one's states."""
+
+        def empty(like: Tensor) -> Tensor:
+            batch, heads, _, width = like.shape
+            # Slots beyond a row's length are masked, but 0 * NaN is NaN: they must hold numbers.
+            return like.new_zeros(self.last - self.first, batch, heads, self.capacity, width)
+
+        self._k, self._v = empty(key), empty(value)
+        self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+
+    # -- what may be seen --------------------------------------------------------------------------
+
+    def visible(self, among: Tensor | None, window: int | None = None) -> Tensor | None:
+        """Say which slots of the view the nodes staged last may attend to.
+
+        Args:
+            among: Which staged nodes each of them may see, ``[batch, nodes, staged]`` bool; ``None``
+                for a path, where a node sees all that were staged before it and itself.
+            window: Only tokens whose original index is less than this far back, if given.
+
+        Returns:
+            ``[batch, nodes, view]`` bool, or ``None`` if every slot of the view may be seen.
+        """
+        assert self._slots is not None
+        nodes = self._slots.shape[2]
+        batch = self.index.shape[0]
+        if not self.bucketed and batch == 1 and among is None and nodes == 1 and window is None:
+            return None
+        slot = torch.arange(self.view, device=self.index.device)
+        prefix = slot < self.length[:, None]
+        first = self.staged - nodes
+        offset = slot - self.length[:, None]
+        if among is None:
+            node = torch.arange(first, self.staged, device=slot.device)
+            seen = offset[:, None, :] <= node[:, None]
+        else:
+            inside = (offset >= 0) & (offset < self.staged)
+            column = offset.clamp(0, self.staged - 1)[:, None, :].expand(-1, nodes, -1)
+            seen = prefix[:, None] | (among.gather(2, column) & inside[:, None])
+        if window is not None:
+            query = self.index.gather(1, self._slots[:, 0, :, 0])
+            seen = seen & (query[:, :, None] - self.index[:, None, : self.view] < window)
+        return seen
+
+    # -- committing --------------------------------------------------------------------------------
+
+    def commit(self, count: Tensor, counts: list[int], offsets: Tensor | None = None) -> None:
+        """Keep some staged nodes as tokens and roll back the rest.
+
+        Args:
+            count: Nodes to keep per row, ``[batch]``.
+            counts: The same on the host.
+            offsets: Which staged nodes to keep, in order, ``[batch, any]`` (entries beyond ``count``
+                are ignored); ``None`` for the first ones.
+        """
+        longest = max(counts)
+        if offsets is not None and self._k is not None and self._v is not None and longest:
+            source = (self.length[:, None] + offsets)[:, :longest]
+            target = self.length[:, None] + torch.arange(longest, device=source.device)
+            for storage in (self._k, self._v):
+                shape = (storage.shape[0], -1, storage.shape[2], -1, storage.shape[4])
+                moved = storage.gather(3, source[None, :, None, :, None].expand(shape))
+                storage.scatter_(3, target[None, :, None, :, None].expand(shape), moved)
+            self.index.scatter_(1, target, self.index.gather(1, source))
+        self.length += count
+        self.lengths = [length + kept for length, kept in zip(self.lengths, counts, strict=True)]
+        self.staged = 0
+
+    def keep(self, slots: Tensor, alive: Tensor, lengths: list[int]) -> None:
+        """Drop all tokens but some, for good: the storage shrinks to what is left.
+
+        Args:
+            slots: Slots of the tokens to keep, in order, ``[batch, kept]``.
+            alive: Which of them are real, ``[batch, kept]`` bool.
+            lengths: Real ones of each row.
+        """
+        if self._k is None or self._v is None:
+            return
+        longest = max(lengths)
+        order = (~alive).long().sort(dim=1, stable=True).indices[:, :longest]
+        source = slots.gather(1, order)
+        capacity = self.capacity - self.limit + longest
+        for name in ("_k", "_v"):
+            old: Tensor = getattr(self, name)
+            shape = (*old.shape[:3], capacity, old.shape[4])
+            kept = old.new_zeros(shape)
+            picked = source[None, :, None, :, None].expand(*old.shape[:3], -1, old.shape[4])
+            kept[:, :, :, :longest] = old.gather(3, picked)
+            setattr(self, name, kept)
+        index = self.index.new_zeros(self.index.shape[0], capacity)
+        index[:, :longest] = self.index.gather(1, source)
+        self.index, self.capacity, self.lengths = index, capacity, list(lengths)
+        self.length = alive.sum(1)
+        self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+
+    # -- measuring ---------------------------------------------------------------------------------
+
+    def bytes_used(self) -> int:
+        """Bytes that committed tokens take, from the storages and the lengths."""
+        return sum(self.lengths) * self._bytes_per_token()
+
+    def bytes_allocated(self) -> int:
+        """Bytes of the storages."""
+        return sum(s.untyped_storage().nbytes() for s in (self._k, self._v) if s is not None)
+
+    def _bytes_per_token(self) -> int:
+        total = 0
+        for storage in (self._k, self._v):
+            if storage is not None:
+                total += storage.element_size() * storage[:, 0, :, 0].numel()
+        return total
+
+
+class LayerCache:
+    """The segments of one generation.
+
+    Attributes:
+        shallow: Segments of the base layers up to the exit layer, from the ground up.
+        deep: Segments of the base layers behind it; one per set of tokens that the pruner leaves and
+            per device.
+        twig: The twig's layers, or ``None`` if nothing drafts.
+    """
+
+    def __init__(self, shallow: list[Segment], deep: list[Segment], twig: Segment | None) -> None:
+        """Collect the segments."""
+        self.shallow, self.deep, self.twig = shallow, deep, twig
+
+    @property
+    def base(self) -> list[Segment]:
+        """Segments of the base's layers, from the ground up."""
+        return [*self.shallow, *self.deep]
+
+    def bytes_used(self) -> int:
+        """Bytes of the base's committed tokens."""
+        return sum(segment.bytes_used() for segment in self.base)
+
+    def bytes_allocated(self) -> int:
+        """Bytes of the base's storages."""
+        return sum(segment.bytes_allocated() for segment in self.base)

@@ -1,0 +1,278 @@
+"""Twigs on disk: ``twig.json``, ``model.safetensors`` and a model card, loaded strictly."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from twigkit.errors import CheckpointError
+from twigkit.specs import TwigSpec
+from twigkit.stack import LayerStack
+from twigkit.twig import Twig, grow
+
+MANIFEST = "twig.json"
+WEIGHTS = "model.safetensors"
+FORMAT = 1
+
+_SAMPLES = 8
+_TOLERANCE = 2e-3
+_FIELDS = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "rms_norm_eps",
+    "rope_parameters",
+)
+
+
+def fingerprint(stack: LayerStack) -> dict[str, Any]:
+    """Describe a base so that another one is noticed.
+
+    Args:
+        stack: The base.
+
+    Returns:
+        The text configuration's shape-giving fields, and name, shape and a few values of the weights
+        that the twig depends on: the embedding and the layers that it shares or copies are sampled
+        evenly over the depth.
+    """
+    config = stack.config.to_dict()
+    weights = {}
+    for name, tensor in _sampled_weights(stack):
+        flat = tensor.detach().flatten()
+        place = torch.linspace(0, flat.numel() - 1, _SAMPLES, device=flat.device).long()
+        values = [round(v, 6) for v in flat[place].float().tolist()]
+        weights[name] = {"shape": list(tensor.shape), "values": values}
+    return {"config": {f: config[f] for f in _FIELDS if f in config}, "weights": weights}
+
+
+def _sampled_weights(stack: LayerStack) -> list[tuple[str, Tensor]]:
+    """Pick the weights that stand for a base."""
+    picked = [("embedding", stack.model.get_input_embeddings().weight)]
+    for number in sorted({0, 1, stack.depth // 2, stack.depth - 1} & set(range(stack.depth))):
+        layer = stack.text.layers[number]
+        matrices = [(n, p) for n, p in layer.named_parameters() if p.ndim == 2 and not p.is_meta]
+        picked += [(f"layers.{number}.{name}", p) for name, p in matrices[:2]]
+    return picked
+
+
+def compare_fingerprints(saved: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Name the differences between the base that a twig was grown on and the one at hand."""
+    problems = []
+    for key in sorted({*saved.get("config", {}), *found["config"]}):
+        old, new = saved.get("config", {}).get(key), found["config"].get(key)
+        if old != new:
+            problems.append(f"{key} is {new!r}, the twig's base had {old!r}")
+    for name, old in saved.get("weights", {}).items():
+        new = found["weights"].get(name)
+        if new is None or new["shape"] != old["shape"]:
+            problems.append(
+                f"weight {name} has shape {new and new['shape']}, expected {old['shape']}"
+            )
+            continue
+        scale = max(map(abs, old["values"]), default=1.0) or 1.0
+        gap = max(abs(a - b) for a, b in zip(old["values"], new["values"], strict=True))
+        if gap > _TOLERANCE * max(scale, 1e-3) * 10:
+            problems.append(f"the values of weight {name} differ by up to {gap:.3g}")
+    return problems
+
+
+def save_twig(twig: Twig, stack: LayerStack, folder: str | Path, *, note: str = "") -> Path:
+    """Write a twig to a folder, whole or not at all.
+
+    Args:
+        twig: The twig.
+        stack: The base that it grew on.
+        folder: Where to; an existing twig there is replaced.
+        note: A line for the model card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: If the folder holds something that is not a twig.
+    """
+    target = Path(folder)
+    if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
+        raise CheckpointError(f"{target} exists and holds no twig; name an empty or a new folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _write(twig, stack, scratch, note)
+        scratch.chmod(0o755)
+        if target.exists():
+            previous = scratch.with_name(scratch.name + "-old")
+            target.rename(previous)
+            scratch.rename(target)
+            shutil.rmtree(previous)
+        else:
+            scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _write(twig: Twig, stack: LayerStack, folder: Path, note: str) -> None:
+    """Write the three files."""
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in twig.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    manifest = {
+        "format": FORMAT,
+        "spec": twig.spec.model_dump(mode="json"),
+        "sources": twig.sources,
+        "base": fingerprint(stack),
+        "provenance": {
+            "twigkit": version("twigkit"),
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+            "python": platform.python_version(),
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv[0] else [],
+        },
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(twig, note), encoding="utf-8")
+
+
+def _card(twig: Twig, note: str) -> str:
+    """Write the model card."""
+    spec, parameters = twig.spec, sum(p.numel() for p in twig.parameters())
+    return (
+        "---\nlibrary_name: twigkit\ntags: [twigkit]\n"
+        f"base_model: {spec.base}\n---\n\n# A twig for {spec.base}\n\n"
+        f"{spec.depth} decoder layers on the output of base layer {spec.exit_layer}, "
+        f"{parameters:,} parameters, heads: {', '.join(twig.heads)}.\n\n"
+        + (f"{note}\n\n" if note else "")
+        + "```python\nfrom twigkit import TwigModel\n\n"
+        f'model = TwigModel.from_pretrained("{spec.base}", twig="path/to/this/folder")\n```\n'
+    )
+
+
+def load_twig(
+    source: str | Path,
+    stack: LayerStack,
+    *,
+    revision: str | None = None,
+    allow_other_base: bool = False,
+) -> Twig:
+    """Load a twig and make sure that it belongs to the base.
+
+    Args:
+        source: A folder or a Hub id.
+        stack: The base.
+        revision: Revision on the Hub.
+        allow_other_base: Accept a base whose weights differ from the one that the twig grew on (a
+            fine-tune of it, say); shapes must still fit.
+
+    Returns:
+        The twig, on the device and in the precision of the exit layer, in evaluation mode.
+
+    Raises:
+        CheckpointError: If files are missing or damaged, names or shapes do not fit, or the base is
+            another one; the differences are named.
+    """
+    folder = _locate(source, revision)
+    manifest = _read_manifest(folder)
+    spec = TwigSpec.model_validate(manifest["spec"])
+    problems = compare_fingerprints(manifest["base"], fingerprint(stack))
+    if problems and not allow_other_base:
+        raise CheckpointError(
+            f"the twig in {source} was grown on another base ({spec.base}): {'; '.join(problems[:3])}. "
+            "Load that base, or pass allow_other_base=True if this one is a fine-tune of it"
+        )
+    if spec.exit_layer + spec.depth > stack.depth:
+        raise CheckpointError(
+            f"the twig in {source} needs {spec.exit_layer + spec.depth} layers, the base has {stack.depth}"
+        )
+    twig = grow(spec, stack)
+    if manifest.get("sources") != twig.sources:
+        raise CheckpointError(
+            f"{folder / MANIFEST} names layers {manifest.get('sources')} as sources"
+        )
+    load_state(twig, _read_weights(folder), folder)
+    return twig.eval()
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], source: object) -> None:
+    """Fill a module strictly: every name and shape must fit.
+
+    Raises:
+        CheckpointError: Naming what is missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in own]
+    problems += [
+        f"{name} has shape {list(state[name].shape)}, expected {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"the weights in {source} do not fit: {'; '.join(problems[:3])}{more}"
+        )
+    module.load_state_dict(state)
+
+
+def _locate(source: str | Path, revision: str | None) -> Path:
+    """Return the folder of a twig, fetching it from the Hub if it is an id."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or str(source).startswith(".") or str(source).count("/") > 1:
+        raise CheckpointError(f"there is no folder {source}; name a folder with {MANIFEST} in it")
+    try:
+        return Path(snapshot_download(str(source), revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{source} is neither a folder nor a twig that the Hub gives: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check ``twig.json``."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} holds no {MANIFEST}; it is not a twig") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); write the twig again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise CheckpointError(f"{path} has format {found!r}; this twigkit reads format {FORMAT}")
+    missing = [key for key in ("spec", "base", "sources") if key not in manifest]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; write the twig again")
+    return manifest
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read ``model.safetensors``."""
+    path = folder / WEIGHTS
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} holds no {WEIGHTS}; the twig is incomplete") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}); copy or write the twig again"
+        ) from error

@@ -1,0 +1,312 @@
+"""Generation: prefill, then draft, verify and accept until every row has stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from twigkit.acceptance import Accepted, accept
+from twigkit.candidates import Candidates
+from twigkit.prefill import Kept, Prefilled
+from twigkit.protocols import Drafter
+from twigkit.shallow import Frontier, ShallowModel
+from twigkit.stack import LayerStack, Prompt
+from twigkit.target import Target, greedy
+from twigkit.twig import Twig
+
+StopCheck = Callable[[Tensor], bool]
+"""Whether a row's whole sequence, ``[1, tokens]`` with the prompt, ends here."""
+
+
+class Streamer(Protocol):
+    """What transformers' streamers offer."""
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt's ids, then one token at a time."""
+
+    def end(self) -> None:
+        """Learn that generation is over."""
+
+
+@dataclass
+class GenerationStats:
+    """What a call of ``generate`` did and took.
+
+    Attributes:
+        prompt_tokens: Prompt length of each row, padding not counted.
+        visual_tokens: Visual tokens of each row.
+        kept_tokens: Visual tokens of each row behind each stage of the pruner, by layer.
+        new_tokens: Tokens generated in each row.
+        steps: Verification passes.
+        accepted_lengths: Tokens gained by each verification of each row, the target's own included.
+        drafted_tokens: Drafts proposed to the target, all rows together.
+        prefill_seconds: From the call to the first token.
+        decode_seconds: From the first token to the last.
+        kv_bytes_prompt: Base cache in use behind the prompt, from the storages.
+        kv_bytes: Base cache in use at the end.
+        kv_bytes_allocated: Size of the base cache's storages.
+        draft_kv_bytes: The twig's cache in use at the end; 0 if nothing drafted.
+        draft_kv_bytes_allocated: Size of the twig's storages.
+    """
+
+    prompt_tokens: list[int] = field(default_factory=list)
+    visual_tokens: list[int] = field(default_factory=list)
+    kept_tokens: dict[int, list[int]] = field(default_factory=dict)
+    new_tokens: list[int] = field(default_factory=list)
+    steps: int = 0
+    accepted_lengths: list[list[int]] = field(default_factory=list)
+    drafted_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    kv_bytes_prompt: int = 0
+    kv_bytes: int = 0
+    kv_bytes_allocated: int = 0
+    draft_kv_bytes: int = 0
+    draft_kv_bytes_allocated: int = 0
+
+    @property
+    def accepted_length(self) -> float:
+        """Mean tokens gained by a verification; 1 is plain decoding, 0 if there was none."""
+        gains = [gain for row in self.accepted_lengths for gain in row]
+        return sum(gains) / len(gains) if gains else 0.0
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the proposed drafts that the target accepted; 0 if nothing was drafted."""
+        gained = sum(gain - 1 for row in self.accepted_lengths for gain in row)
+        return gained / self.drafted_tokens if self.drafted_tokens else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of all rows per second of prefill and decoding."""
+        seconds = self.prefill_seconds + self.decode_seconds
+        return sum(self.new_tokens) / seconds if seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When rows stop.
+
+    Attributes:
+        max_new_tokens: Most tokens per row; never exceeded.
+        eos: Token ids that end a row; they are part of the output.
+        checks: Asked after every token.
+        streamer: Where tokens of a single row go as they come.
+    """
+
+    max_new_tokens: int
+    eos: frozenset[int] = frozenset()
+    checks: Sequence[StopCheck] = ()
+    streamer: Streamer | None = None
+
+
+class Row:
+    """The tokens of one row so far, on the host."""
+
+    def __init__(self, prompt: Tensor, limits: Limits) -> None:
+        """Start with nothing generated."""
+        self.prompt, self.limits = prompt, limits
+        self.tokens: list[int] = []
+        self.done = False
+
+    def push(self, tokens: Sequence[int]) -> int:
+        """Take tokens until one of them ends the row; return how many were taken."""
+        for taken, token in enumerate(tokens):
+            if self.done:
+                return taken
+            self.tokens.append(token)
+            if self.limits.streamer is not None:
+                self.limits.streamer.put(torch.tensor([token]))
+            self.done = (
+                token in self.limits.eos
+                or len(self.tokens) >= self.limits.max_new_tokens
+                or self._stopped()
+            )
+        return len(tokens)
+
+    def _stopped(self) -> bool:
+        if not self.limits.checks:
+            return False
+        ids = torch.cat((self.prompt, torch.tensor(self.tokens, device=self.prompt.device)))[None]
+        return any(check(ids) for check in self.limits.checks)
+
+
+class Generation:
+    """The loop over one batch of prompts; it names no strategy."""
+
+    def __init__(
+        self,
+        stack: LayerStack,
+        prompt: Prompt,
+        prefilled: Prefilled,
+        drafter: Drafter,
+        limits: Limits,
+        *,
+        twig: Twig | None = None,
+        bucketed: bool = False,
+        compiled: Callable[..., Tensor] | None = None,
+    ) -> None:
+        """Start behind a prefilled prompt.
+
+        Args:
+            stack: The base.
+            prompt: The prompt as it was before pruning.
+            prefilled: What prefill returned.
+            drafter: Proposes tokens.
+            limits: When rows stop.
+            twig: The twig, if the drafter uses one.
+            bucketed: Whether steps have fixed shapes, and the device is asked once per step only.
+            compiled: A compiled verification step.
+        """
+        self.stack, self.drafter, self.limits = stack, drafter, limits
+        self.bucketed = bucketed
+        self.frontier = Frontier(prompt.next_rope, prompt.next_index)
+        cache = prefilled.cache
+        self.shallow = ShallowModel(stack, twig, cache, self.frontier, eager=not bucketed)
+        self.target = Target(stack, cache, compiled=compiled)
+        self.rows = [
+            Row(ids[valid], limits) for ids, valid in zip(prompt.ids, prompt.valid, strict=True)
+        ]
+        self.gains: list[list[int]] = [[] for _ in self.rows]
+        self.steps = self.drafted = 0
+        self.choose = greedy
+
+    def first(self, hidden: Tensor) -> Tensor:
+        """Emit the first token of every row.
+
+        Args:
+            hidden: States of the last prompt tokens behind the last layer, ``[batch, width]``.
+
+        Returns:
+            The roots of the first step, ``[batch]``.
+        """
+        root = self.choose(self.stack.head(self.stack.norm(hidden)))
+        for row, token in zip(self.rows, root.tolist(), strict=True):
+            row.push([token])
+        return root
+
+    def run(self, root: Tensor) -> None:
+        """Draft, verify and accept until every row has stopped."""
+        table = Candidates.start(root, self.drafter.capacity, linear=self.drafter.linear)
+        while True:
+            active = [not row.done for row in self.rows]
+            if not any(active):
+                return
+            alive = None if all(active) else torch.tensor(active, device=root.device)
+            table.reset(root, alive)
+            root = self._step(table, active)
+
+    def _step(self, candidates: Candidates, active: list[bool]) -> Tensor:
+        """Run one step and return the next roots."""
+        wanted = [self.limits.max_new_tokens - len(row.tokens) for row in self.rows if not row.done]
+        self.shallow.begin(candidates)
+        drafted = self.drafter.draft(self.shallow, candidates, max(wanted) - 1)
+        table, source = drafted if isinstance(drafted, tuple) else (drafted, None)
+        if table.linear and not self.bucketed and table.size < table.capacity:
+            table, _ = table.cut(table.size - 1)
+        states = self.shallow.exit_states(table, source)
+        logits = self.target.logits(states, table, self.frontier)
+        accepted = accept(
+            table.tokens,
+            table.ancestors,
+            table.depth,
+            table.alive,
+            self.choose(logits),
+            parent=table.parent,
+            longest=self.drafter.height,
+        )
+        self._commit(table, accepted, active)
+        return accepted.next_token
+
+    def _commit(self, table: Candidates, accepted: Accepted, active: list[bool]) -> None:
+        """Emit what was accepted and keep its keys and values; the step's one synchronisation."""
+        running = torch.tensor(active, device=accepted.count.device)
+        count = (accepted.count + 1) * running
+        seen = self.shallow.seen(accepted.path, count)
+        proposed = table.alive.sum(1) - 1
+        report = torch.cat(
+            (torch.stack((count, seen, proposed), 1), accepted.emitted(table.tokens)), 1
+        ).tolist()
+        counts, seens = [line[0] for line in report], [line[1] for line in report]
+        for row, gains, line, live in zip(self.rows, self.gains, report, active, strict=True):
+            if live:
+                gains.append(row.push(line[3 : 3 + line[0]]))
+                self.drafted += line[2]
+        self.shallow.commit(accepted.path, count, counts, seen, seens)
+        self.target.commit(accepted.path, count, counts, table.linear)
+        self.steps += 1
+
+
+def decode(
+    generation: Generation, prefilled: Prefilled, prompt: Prompt, started: float
+) -> GenerationStats:
+    """Run a generation to its end and measure it.
+
+    Args:
+        generation: The loop, behind the prompt.
+        prefilled: What prefill returned.
+        prompt: The prompt as it was before pruning.
+        started: ``time.perf_counter()`` when the call began.
+
+    Returns:
+        The statistics; the tokens are in ``generation.rows``.
+    """
+    root = generation.first(prefilled.hidden)
+    prefill_end = time.perf_counter()
+    cache = prefilled.cache
+    behind_prompt = cache.bytes_used()
+    generation.run(root)
+    stats = GenerationStats(
+        prompt_tokens=prompt.lengths,
+        visual_tokens=prompt.visual_counts,
+        kept_tokens=_kept_tokens(prefilled.kept, prompt),
+        new_tokens=[len(row.tokens) for row in generation.rows],
+        steps=generation.steps,
+        accepted_lengths=generation.gains,
+        drafted_tokens=generation.drafted,
+        prefill_seconds=prefill_end - started,
+        decode_seconds=time.perf_counter() - prefill_end,
+        kv_bytes_prompt=behind_prompt,
+        kv_bytes=cache.bytes_used(),
+        kv_bytes_allocated=cache.bytes_allocated(),
+    )
+    if cache.twig is not None:
+        stats.draft_kv_bytes = cache.twig.bytes_used()
+        stats.draft_kv_bytes_allocated = cache.twig.bytes_allocated()
+    return stats
+
+
+def _kept_tokens(kept: list[Kept], prompt: Prompt) -> dict[int, list[int]]:
+    """Visual tokens of each row behind each stage."""
+    return {
+        stage.stage.layer: [
+            min(count, found)
+            for count, found in zip(stage.stage.keep, prompt.visual_counts, strict=True)
+        ]
+        for stage in kept
+    }
+
+
+def sequences(prompt: Tensor, rows: Sequence[Row], padding: int) -> Tensor:
+    """Put the generated tokens behind the prompts.
+
+    Args:
+        prompt: The prompts' ids as given, ``[batch, tokens]``.
+        rows: The finished rows.
+        padding: Token id behind rows that stopped early.
+
+    Returns:
+        ``[batch, tokens + longest]`` long.
+    """
+    longest = max(len(row.tokens) for row in rows)
+    tails = [row.tokens + [padding] * (longest - len(row.tokens)) for row in rows]
+    tail = torch.tensor(tails, dtype=prompt.dtype, device=prompt.device)
+    return torch.cat((prompt, tail), 1)
+
+
+__all__ = ["Generation", "GenerationStats", "Limits", "Row", "Streamer", "decode", "sequences"]

@@ -1,0 +1,329 @@
+"""TwigModel: a base model with a twig on it, the object that a user holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils import ModelOutput
+
+from twigkit.checkpoint import load_twig, save_twig
+from twigkit.errors import CapabilityError, CheckpointError, InputError
+from twigkit.generation import Generation, GenerationStats, decode, sequences
+from twigkit.plugins import default_registry
+from twigkit.prefill import Kept, Storage, prefill
+from twigkit.protocols import Adapter, Drafter, PromptLayout, Pruner, Stage
+from twigkit.settings import Settings, resolve_settings
+from twigkit.specs import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
+from twigkit.stack import LayerStack, Prompt
+from twigkit.target import run_deep
+from twigkit.twig import Twig, grow
+
+
+@dataclass
+class TwigOutput(ModelOutput):  # type: ignore[misc]
+    """What ``generate(return_dict_in_generate=True)`` returns.
+
+    Attributes:
+        sequences: Prompts and generated tokens, ``[batch, tokens]`` long.
+        stats: What the call did and took.
+        kept: What each stage of the pruner kept.
+    """
+
+    sequences: Tensor | None = None
+    stats: GenerationStats | None = None
+    kept: list[Kept] | None = None
+
+
+class TwigModel:
+    """A frozen base model with, perhaps, a twig on it.
+
+    Attributes:
+        base: The base model, unchanged; its own ``generate`` still works.
+        stack: The base seen as layers.
+        twig: The twig, or ``None``.
+        adapter: The adapter that serves the base's family.
+    """
+
+    def __init__(self, base: nn.Module, twig: Twig | None = None) -> None:
+        """Wrap a loaded base model.
+
+        Args:
+            base: A model of transformers with an adapter.
+            twig: A twig that was grown on it.
+
+        Raises:
+            CapabilityError: If no adapter serves the model's family.
+        """
+        self.base = base.eval()
+        self.adapter = find_adapter(base.config.model_type)
+        self.stack: LayerStack = self.adapter.stack(base)
+        self.twig = twig
+        self._compiled: Callable[..., Tensor] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path | nn.Module,
+        twig: str | Path | None = None,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device_map: Any = None,
+        revision: str | None = None,
+        twig_revision: str | None = None,
+        attn_implementation: str = "sdpa",
+        allow_other_base: bool = False,
+    ) -> TwigModel:
+        """Load a base model and a twig.
+
+        Args:
+            base: Folder, Hub id, or a model that is loaded already.
+            twig: Folder or Hub id of the twig; ``None`` for none.
+            dtype: Precision of the base; the twig follows.
+            device_map: As transformers takes it.
+            revision: Revision of the base on the Hub.
+            twig_revision: Revision of the twig on the Hub.
+            attn_implementation: What the base's own ``forward`` and ``generate`` use.
+            allow_other_base: Accept a twig that was grown on other weights of the same shapes.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            CheckpointError: If something is missing or damaged, or the twig belongs to another base.
+            CapabilityError: If no adapter serves the base.
+        """
+        if isinstance(base, nn.Module):
+            model = cls(base)
+        else:
+            options = {"dtype": dtype, "device_map": device_map, "revision": revision}
+            options["attn_implementation"] = attn_implementation
+            model = cls(_load_base(base, {k: v for k, v in options.items() if v is not None}))
+        if twig is not None:
+            model.twig = load_twig(
+                twig, model.stack, revision=twig_revision, allow_other_base=allow_other_base
+            )
+        return model
+
+    def grow(self, spec: TwigSpec) -> Twig:
+        """Grow a fresh twig on the base and hold it."""
+        self.twig = grow(spec, self.stack)
+        return self.twig
+
+    def save_twig(self, folder: str | Path, *, note: str = "") -> Path:
+        """Write the twig to a folder, whole or not at all."""
+        if self.twig is None:
+            raise CapabilityError("there is no twig to save; grow one first")
+        return save_twig(self.twig, self.stack, folder, note=note)
+
+    def compile(self, **options: Any) -> TwigModel:
+        """Compile the verification step; pays on a GPU, after a minute of compiling.
+
+        Args:
+            **options: For ``torch.compile``.
+
+        Returns:
+            The model itself.
+        """
+        self._compiled = torch.compile(run_deep, fullgraph=True, **options)
+        return self
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        *,
+        budget: int | float | None = None,
+        pruner: str | PrunerSpec | dict[str, Any] = "ttp",
+        drafter: str | DrafterSpec | dict[str, Any] | None = None,
+        wipe_layer: int | float | None = None,
+        draft_cache: str = "full",
+        bucketed: bool | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> Tensor | TwigOutput:
+        """Generate answers.
+
+        Args:
+            budget: Average number of visual tokens per layer, as a count or a fraction in ``(0, 1]``;
+                ``None`` prunes nothing.
+            pruner: Chooses the visual tokens that stay, by name or spec.
+            drafter: Proposes tokens, by name or spec; ``None`` takes ``"ssd"`` with a twig and
+                ``"plain"`` without.
+            wipe_layer: Layer after which no visual token is left; ``None`` leaves it to the pruner.
+            draft_cache: Whether the twig keeps every prompt token for drafting (``"full"``, as
+                published) or only those that the base keeps (``"kept"``).
+            bucketed: Fixed shapes for compiled steps; ``None`` chooses them on anything but a CPU.
+            generator: Random numbers for pruners that draw.
+            **kwargs: The processor's outputs, and whatever of transformers' generation settings is
+                greedy: ``max_new_tokens``, ``eos_token_id``, ``stop_strings`` with ``tokenizer``,
+                ``stopping_criteria``, ``streamer``, ``return_dict_in_generate``, ...
+
+        Returns:
+            ``[batch, tokens]`` long, prompts in front, as the base's own ``generate`` returns them,
+            with the attribute ``stats`` (:class:`GenerationStats`); or a :class:`TwigOutput` if
+            ``return_dict_in_generate`` is set.
+
+        Raises:
+            InputError: If the prompt or a setting cannot be used.
+            BudgetError: If the budget cannot be met; gives the bounds.
+            CapabilityError: If a strategy needs what the twig does not have.
+        """
+        started = time.perf_counter()
+        ids = kwargs.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.numel() == 0:
+            raise InputError(
+                "the prompt is empty; pass the processor's outputs, input_ids at least"
+            )
+        spec = GenerationSpec(
+            budget=budget,
+            pruner=pruner,
+            drafter=drafter if drafter is not None else "plain" if self.twig is None else "ssd",
+            wipe_layer=wipe_layer,
+            draft_cache=draft_cache,
+        )
+        settings = resolve_settings(self.base, ids.shape[1], kwargs)
+        strategy = self._drafter(spec)
+        prompt = self.stack.embed_prompt(**self._on_device(settings.inputs))
+        self._check_context(prompt, settings)
+        chosen, stages = self._plan(spec, prompt)
+        if bucketed is None:
+            bucketed = prompt.hidden.device.type != "cpu"
+        storage = Storage(
+            settings.limits.max_new_tokens + strategy.capacity,
+            drafts=bool(strategy.heads),
+            kept_only=spec.draft_cache == "kept",
+            bucketed=bucketed,
+        )
+        prefilled = prefill(
+            self.stack,
+            prompt,
+            storage,
+            twig=self.twig,
+            pruner=chosen,
+            stages=stages,
+            generator=generator,
+        )
+        if settings.limits.streamer is not None:
+            settings.limits.streamer.put(ids.cpu())
+        generation = Generation(
+            self.stack,
+            prompt,
+            prefilled,
+            strategy,
+            settings.limits,
+            twig=self.twig,
+            bucketed=bucketed,
+            compiled=self._compiled,
+        )
+        stats = decode(generation, prefilled, prompt, started)
+        if settings.limits.streamer is not None:
+            settings.limits.streamer.end()
+        output = sequences(ids, generation.rows, settings.padding)
+        if settings.return_dict:
+            return TwigOutput(sequences=output, stats=stats, kept=prefilled.kept)
+        output.stats = stats  # type: ignore[attr-defined]
+        return output
+
+    def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Move the processor's outputs to where the embedding is, pixels in the base's precision."""
+        weight = self.base.get_input_embeddings().weight
+        moved = {}
+        for name, value in inputs.items():
+            if isinstance(value, Tensor):
+                value = value.to(weight.device)
+                if value.is_floating_point():
+                    value = value.to(weight.dtype)
+            moved[name] = value
+        return moved
+
+    def _drafter(self, spec: GenerationSpec) -> Drafter:
+        """Make the drafter and check that the twig has what it needs."""
+        drafter: Drafter = default_registry().get("drafter", spec.drafter.kind).cls(spec.drafter)
+        self._need_heads("drafter", spec.drafter.kind, drafter.heads)
+        return drafter
+
+    def _need_heads(self, kind: str, name: str, heads: tuple[str, ...]) -> None:
+        """Refuse a strategy whose heads are missing."""
+        if not heads:
+            return
+        if self.twig is None:
+            raise CapabilityError(
+                f"the {kind} {name!r} needs a twig with the head {heads[0]!r}; load one with twig=..."
+            )
+        for head in heads:
+            if head not in self.twig.heads:
+                raise CapabilityError(
+                    f"the {kind} {name!r} needs the head {head!r}; the twig has "
+                    f"{', '.join(self.twig.heads) or 'none'}"
+                )
+
+    def _plan(self, spec: GenerationSpec, prompt: Prompt) -> tuple[Pruner | None, list[Stage]]:
+        """Make the pruner and its stages, if there is anything to prune."""
+        if spec.budget is None:
+            return None, []
+        if "pruning" not in self.adapter.capabilities:
+            raise CapabilityError(
+                f"{self.base.config.model_type} has no visual tokens in its prompt to prune; leave "
+                "budget out"
+            )
+        pruner: Pruner = default_registry().get("pruner", spec.pruner.kind).cls(spec.pruner)
+        if pruner.needs_twig and self.twig is None:
+            raise CapabilityError(f"the pruner {spec.pruner.kind!r} scores with a twig; load one")
+        self._need_heads("pruner", spec.pruner.kind, pruner.heads)
+        layout = PromptLayout(
+            visual=prompt.visual_counts,
+            depth=self.stack.depth,
+            exit_layer=None if self.twig is None else self.twig.exit_layer,
+            budget=spec.budget,
+            wipe_layer=spec.wipe_layer,
+        )
+        stages = pruner.stages(layout)
+        return pruner, stages if any(prompt.visual_counts) else []
+
+    def _check_context(self, prompt: Prompt, settings: Settings) -> None:
+        """Refuse generations that would run past the model's context."""
+        context = getattr(self.stack.config, "max_position_embeddings", None)
+        wanted = prompt.span + settings.limits.max_new_tokens
+        if context is not None and wanted > context:
+            raise InputError(
+                f"{prompt.span} prompt tokens and {settings.limits.max_new_tokens} new ones make "
+                f"{wanted}, but the model's context holds {context}; ask for fewer"
+            )
+
+
+def find_adapter(model_type: str) -> Adapter:
+    """Return the adapter that serves a family.
+
+    Raises:
+        CapabilityError: If there is none; lists the families that are served.
+    """
+    entries = default_registry().entries("adapter")
+    for entry in entries:
+        if model_type in entry.cls.model_types:
+            adapter: Adapter = entry.cls()
+            return adapter
+    known = sorted(kind for entry in entries for kind in entry.cls.model_types)
+    raise CapabilityError(
+        f"no adapter serves model type {model_type!r}; served: {', '.join(known)}. Install a plug-in "
+        "that brings one, or write an adapter"
+    )
+
+
+def _load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
+    """Load a base model, with a clear error if it cannot be."""
+    try:
+        config = AutoConfig.from_pretrained(base, revision=options.get("revision"))
+        find_adapter(config.model_type)
+        return AutoModelForImageTextToText.from_pretrained(base, **options)
+    except (OSError, ValueError, KeyError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"cannot load the base model {base}: {line}; name a folder with config.json and "
+            "safetensors weights, or a Hub id"
+        ) from error

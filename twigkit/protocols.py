@@ -1,0 +1,250 @@
+"""What a plug-in promises, and what the core hands it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from twigkit.candidates import Candidates
+from twigkit.specs import HeadSpec
+from twigkit.stack import LayerStack
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """Exposes one family of base models as a layer stack.
+
+    Attributes:
+        model_types: Values of ``config.model_type`` that the adapter serves.
+        capabilities: What the family can do, such as ``"pruning"`` or ``"video"``.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    capabilities: ClassVar[frozenset[str]]
+
+    def stack(self, model: nn.Module) -> LayerStack:
+        """Wrap a loaded model.
+
+        Raises:
+            CapabilityError: If this variant of the family cannot be served; says why.
+        """
+        ...
+
+
+class Head(nn.Module):
+    """Base class of twig heads: maps the twig's normed states to something a strategy uses."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def grow(cls, spec: Any, stack: LayerStack) -> Head:
+        """Make the head of a fresh twig.
+
+        Args:
+            spec: The head's own spec.
+            stack: The base, whose weights the head may copy.
+        """
+        raise TypeError(f"{cls.__name__} does not say how it grows; define the class method 'grow'")
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map states ``[batch, tokens, width]`` to the head's output."""
+        raise TypeError(f"{type(self).__name__} does not define 'forward'")
+
+
+HeadSpecs = dict[str, HeadSpec]
+
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """What a pruner may know of a prompt before any layer runs.
+
+    Attributes:
+        visual: Visual tokens of each row.
+        depth: Base layers, L.
+        exit_layer: Where the twig grows, K; ``None`` without a twig.
+        budget: Average visual tokens per layer, a count or a fraction.
+        wipe_layer: What the user asked for: a count, a fraction, or ``None`` for the pruner's own.
+    """
+
+    visual: list[int]
+    depth: int
+    exit_layer: int | None
+    budget: int | float
+    wipe_layer: int | float | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One place where visual tokens go.
+
+    Attributes:
+        layer: Base layers that run before it.
+        keep: Visual tokens that stay, per row; all zero wipes them.
+        attention: Whose attention the pruner wants to see: ``"twig"`` for the last twig layer, the
+            number of a base layer that runs before the stage, or ``None``.
+        rows: Which query rows of it: the last prompt token's, or those of all text tokens (summed).
+    """
+
+    layer: int
+    keep: list[int]
+    attention: Literal["twig"] | int | None = None
+    rows: Literal["last", "text"] = "last"
+
+
+@dataclass
+class PruneContext:
+    """What the core hands a pruner at a stage. All tensors are of the tokens still there.
+
+    Attributes:
+        hidden: States behind the stage's layer, ``[batch, tokens, width]``.
+        visual: Which tokens are visual, ``[batch, tokens]`` bool.
+        valid: Which are not padding, ``[batch, tokens]`` bool.
+        index: Original sequence index, ``[batch, tokens]`` long.
+        attention: Attention that the tokens receive from the stage's rows, averaged over heads,
+            ``[batch, tokens]`` float32; ``None`` if the stage asked for none.
+        twig: The twig, if the stage asked for its attention; its heads may score.
+        twig_probe: The probe of the last twig layer.
+        generator: Source of random numbers.
+    """
+
+    hidden: Tensor
+    visual: Tensor
+    valid: Tensor
+    index: Tensor
+    attention: Tensor | None = None
+    twig: Any = None
+    twig_probe: Any = None
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A pruner's answer at a stage.
+
+    Attributes:
+        scores: One score per token, ``[batch, tokens]``; the highest of the visual ones stay.
+        hidden: Replacement states of all tokens, for pruners that merge; ``None`` leaves them.
+    """
+
+    scores: Tensor
+    hidden: Tensor | None = None
+
+
+class Pruner(Protocol):
+    """Says at which layers visual tokens go, how many stay, and which.
+
+    Attributes:
+        capabilities: What it can do.
+        needs_twig: Whether it works only on a model with a twig.
+        heads: Names of the twig heads it needs.
+    """
+
+    capabilities: ClassVar[frozenset[str]]
+    needs_twig: ClassVar[bool]
+    heads: ClassVar[tuple[str, ...]]
+
+    def __init__(self, spec: Any) -> None:
+        """Take the pruner's own spec."""
+        ...
+
+    def stages(self, layout: PromptLayout) -> list[Stage]:
+        """Plan the stages of a prompt, by rising layer.
+
+        Raises:
+            BudgetError: If the budget cannot be met; says the bound and what would move it.
+        """
+        ...
+
+    def select(self, stage: Stage, context: PruneContext) -> Selection:
+        """Score the tokens at a stage that keeps some of them."""
+        ...
+
+
+class Shallow(Protocol):
+    """The shallow model as a drafter sees it: base layers up to the exit layer, then the twig."""
+
+    def expand(self, candidates: Candidates, nodes: range | Tensor) -> Tensor:
+        """Pass nodes through the shallow model.
+
+        Args:
+            candidates: The step's nodes. The root must be passed first; a node's ancestors before it.
+            nodes: Ids of nodes not passed yet: a range, or ``[batch, nodes]``.
+
+        Returns:
+            The twig's normed states, ``[batch, nodes, width]``.
+        """
+        ...
+
+    def logits(self, hidden: Tensor, head: str = "lm") -> Tensor:
+        """Apply a head of the twig, ``[batch, nodes, width]`` to its output."""
+        ...
+
+    @property
+    def eager(self) -> bool:
+        """Whether asking the device for a value is cheap, so that a drafter may stop early."""
+        ...
+
+
+class Drafter(Protocol):
+    """Proposes the tokens below the last accepted one.
+
+    Attributes:
+        capabilities: What it can do.
+        heads: Names of the twig heads it needs; empty if it needs no twig.
+        linear: Whether it proposes paths only.
+    """
+
+    capabilities: ClassVar[frozenset[str]]
+    heads: tuple[str, ...]
+    linear: bool
+
+    def __init__(self, spec: Any) -> None:
+        """Take the drafter's own spec."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Most nodes that a step creates, root included."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Most nodes that a step hands to verification, root included."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Most drafts on one path: the most a step can accept."""
+        ...
+
+    def draft(
+        self, shallow: Shallow, candidates: Candidates, room: int
+    ) -> Candidates | tuple[Candidates, Tensor]:
+        """Propose the tokens of one step.
+
+        Args:
+            shallow: The shallow model.
+            candidates: A table that holds the root alone.
+            room: Most drafts that are worth proposing on a path (tokens still wanted, less one).
+
+        Returns:
+            The table to verify, and, if it was cut, the ids that its nodes had in ``candidates``.
+        """
+        ...
+
+
+__all__ = [
+    "Adapter",
+    "Drafter",
+    "Head",
+    "PromptLayout",
+    "PruneContext",
+    "Pruner",
+    "Selection",
+    "Shallow",
+    "Stage",
+    "field",
+]
