@@ -48,9 +48,7 @@ def fake_distribution(tmp_path, monkeypatch) -> Callable[..., Path]:
         site = tmp_path / (folder or name)
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        )
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         lines = []
         for group, modules in (("twigkit", plugins), ("twigkit.commands", commands)):
             lines.append(f"[{group}]")

@@ -40,15 +40,22 @@ _EXPORTS = {
     "Prompt": "stack",
     "LayerCache": "cache",
     "TokenTree": "tree",
+    "Candidates": "candidates",
     "Drafter": "protocols",
     "Head": "protocols",
+    "PromptLayout": "protocols",
+    "PruneContext": "protocols",
     "Pruner": "protocols",
+    "Selection": "protocols",
+    "Shallow": "protocols",
+    "Stage": "protocols",
     "Twig": "twig",
     "TwigModel": "model",
 }
 
 if TYPE_CHECKING:
     from twigkit.cache import LayerCache as LayerCache
+    from twigkit.candidates import Candidates as Candidates
     from twigkit.errors import BudgetError as BudgetError
     from twigkit.errors import CapabilityError as CapabilityError
     from twigkit.errors import CheckpointError as CheckpointError
@@ -65,7 +72,12 @@ if TYPE_CHECKING:
     from twigkit.protocols import Adapter as Adapter
     from twigkit.protocols import Drafter as Drafter
     from twigkit.protocols import Head as Head
+    from twigkit.protocols import PromptLayout as PromptLayout
+    from twigkit.protocols import PruneContext as PruneContext
     from twigkit.protocols import Pruner as Pruner
+    from twigkit.protocols import Selection as Selection
+    from twigkit.protocols import Shallow as Shallow
+    from twigkit.protocols import Stage as Stage
     from twigkit.registry import Entry as Entry
     from twigkit.registry import Registry as Registry
     from twigkit.specfile import Spec as Spec

@@ -232,7 +232,7 @@ def test_a_plugin_cannot_take_a_built_in_command(fake_distribution, capsys):
 
 def test_a_reader_that_stops_early_is_no_error():
     done = subprocess.run(
-        f"{sys.executable} -m twigkit spec schema | true",
+        f"{sys.executable} -m twigkit --help | true",
         shell=True,
         capture_output=True,
         text=True,

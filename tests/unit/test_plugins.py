@@ -127,9 +127,7 @@ def test_a_bad_registration_leaves_the_plugin_out(fake_distribution, definitions
 
 
 def test_a_misspelt_hook_is_told(fake_distribution):
-    source = (
-        "from twigkit import hookimpl\n@hookimpl\ndef register_drafter(register):\n    pass\n"
-    )
+    source = "from twigkit import hookimpl\n@hookimpl\ndef register_drafter(register):\n    pass\n"
     site = fake_distribution("typo-kit", plugins={"typo_mod": source})
     assert "unknown hook 'register_drafter'" in cause(discover_quietly(site))
 

@@ -73,8 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> NoReturn:
     """Run the command line as a process and leave with its exit status."""
     try:
-        status = main()
-        sys.stdout.flush()
+        try:
+            status = main()
+        finally:  # also where the help has been printed and the process is leaving
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0

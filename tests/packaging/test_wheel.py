@@ -1,0 +1,158 @@
+"""The wheel holds what the tree holds, and brings the plug-ins and the command along."""
+
+import configparser
+import email
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from twigkit.plugins import GROUP, sources
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {"twigkit": "twigkit"} | {
+    f"twigkit/{name}": name for name in ("adapters", "heads", "strategies")
+}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def tree(pattern):
+    """Files of the package in the tree, by their path in the wheel."""
+    found = set()
+    for inside, folder in FOLDERS.items():
+        for path in (ROOT / folder).rglob(pattern):
+            relative = path.relative_to(ROOT / folder)
+            link = folder == "twigkit" and f"twigkit/{relative.parts[0]}" in FOLDERS
+            if path.is_file() and not link and "__pycache__" not in relative.parts:
+                found.add(f"{inside}/{relative.as_posix()}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy so that the checkout stays as it is."""
+    work = tmp_path_factory.mktemp("wheel")
+    copy = work / "source"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for folder in FOLDERS.values():
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=ignore)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+         "--wheel-dir", str(work), str(copy)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (path,) = work.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def names(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_every_package_is_listed_by_name():
+    packages = {str(Path(path).parent).replace("/", ".") for path in tree("__init__.py")}
+    assert sorted(packages) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_every_folder_with_code_is_a_package():
+    folders = {str(Path(path).parent) for path in tree("*.py")}
+    assert {f"{folder}/__init__.py" for folder in folders} <= tree("__init__.py")
+
+
+def test_plugin_folders_hold_no_packages():
+    for folder in ("adapters", "heads", "strategies"):
+        assert not [path for path in tree("*.py") if re.match(rf"twigkit/{folder}/.+/", path)]
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(names):
+    assert {name for name in names if name.endswith(".py")} == tree("*.py")
+
+
+def test_the_wheel_holds_the_data(names):
+    data = {"twigkit/py.typed"} | {p for p in tree("*") if p.startswith("twigkit/demo/weights/")}
+    data |= {path for path in tree("*.md") if path.startswith("twigkit/demo/")}
+    others = {name for name in names if ".dist-info/" not in name and not name.endswith(".py")}
+    assert others == data
+
+
+def test_the_wheel_holds_the_licence(names):
+    assert [name for name in names if name.endswith("dist-info/licenses/LICENSE")]
+
+
+def test_the_links_lead_to_the_folders():
+    for inside, folder in FOLDERS.items():
+        if inside != folder:
+            assert (ROOT / inside).is_symlink()
+            assert (ROOT / inside).resolve() == ROOT / folder
+
+
+def test_an_unpacked_wheel_brings_the_plugins(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    found = list(sources(GROUP, [str(tmp_path)]))
+    assert {source.name: source.target for source in found} == (
+        PROJECT["project"]["entry-points"]["twigkit"]
+    )
+    for source in found:
+        assert (tmp_path / Path(*source.target.split("."))).with_suffix(".py").exists()
+
+
+def test_every_plugin_module_is_declared():
+    declared = set(PROJECT["project"]["entry-points"]["twigkit"].values())
+    modules = {
+        path.removesuffix(".py").replace("/", ".")
+        for path in tree("*.py")
+        if re.match(r"twigkit/(adapters|heads|strategies)/(?!__init__)", path)
+        and "@hookimpl" in (ROOT / path).read_text()
+    }
+    assert modules == declared
+
+
+def test_the_metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
+        scripts = configparser.ConfigParser()
+        scripts.read_string(archive.read(f"{info}/entry_points.txt").decode())
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert scripts["console_scripts"]["twigkit"] == "twigkit.cli.main:entry"
+
+
+def _pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def _requirements():
+    extras = PROJECT["project"]["optional-dependencies"]
+    listed = PROJECT["project"]["dependencies"] + extras["test"] + extras["dev"]
+    return [requirement for requirement in listed if not requirement.startswith("twigkit")]
+
+
+@pytest.mark.parametrize("requirement", _requirements())
+def test_a_requirement_is_a_range_and_its_pin_lies_in_it(requirement):
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(requirement)
+    assert wanted.specifier
+    assert "==" not in str(wanted.specifier)
+    assert wanted.specifier.contains(_pins()[wanted.name])
+
+
+def test_pins_are_plain_versions():
+    assert _pins()
+    for name, version in _pins().items():
+        assert re.fullmatch(r"[a-z0-9-]+", name)
+        assert re.fullmatch(r"[0-9][0-9a-z.]*", version)
