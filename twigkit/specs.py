@@ -93,7 +93,7 @@ class ByKind:
                 f"{self.base.__name__}; known: {', '.join(registry.names(self.kind))}"
             )
         cls = self._spec_class(self._entry(value["kind"], registry))
-        return cls.__pydantic_validator__.validate_python(value, context={"registry": registry})
+        return cls.model_validate(value, context={"registry": registry})
 
     def _entry(self, name: str, registry: Registry) -> Entry:
         """Look a name up, as a validation problem if it is unknown."""

@@ -118,7 +118,7 @@ def _parser(extra: dict[str, Source]) -> tuple[Parser, dict[str, argparse.Argume
     lines = dict(COMMANDS)
     for name, source in extra.items():
         lines[name] = f"From {source.distribution} {source.version}."
-    subparsers = {}
+    subparsers: dict[str, argparse.ArgumentParser] = {}
     for name, line in lines.items():
         subparsers[name] = actions.add_parser(name, help=line, description=line)
     return parser, subparsers

@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 
+from twigkit.specfile import Spec
 from twigkit.specs import GenerationSpec, RunSpec, RuntimeSpec, TwigSpec
 
-SPECS = {"run": RunSpec, "twig": TwigSpec, "generation": GenerationSpec, "runtime": RuntimeSpec}
+SPECS: dict[str, type[Spec]] = {
+    "run": RunSpec,
+    "twig": TwigSpec,
+    "generation": GenerationSpec,
+    "runtime": RuntimeSpec,
+}
 """The specs that a file may hold."""
 
 
