@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -31,6 +32,45 @@ class Adapter(Protocol):
         Raises:
             CapabilityError: If this variant of the family cannot be served; says why.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class TinyRow:
+    """One prompt for a tiny model, as the conformance kit asks for it.
+
+    Attributes:
+        media: What stands in it, in order: ``"image"`` and ``"video"``; empty for text alone.
+        words: Text tokens in front of, between and behind the media, at least one each.
+        seed: Of its words, pixels and sizes, so that a row is the same alone and in a batch.
+    """
+
+    media: tuple[str, ...] = ()
+    words: int = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """A model of a family in the smallest size that still does everything, for tests.
+
+    Attributes:
+        model: The model, built from its configuration: at least 6 layers, grouped-query attention
+            where the family has it, a vocabulary of at least 64. The kit draws its weights.
+        inputs: Makes what the family's processor would return for some rows, padded on the left:
+            ``input_ids``, ``attention_mask``, pixels.
+    """
+
+    model: nn.Module
+    inputs: Callable[[Sequence[TinyRow]], dict[str, Any]]
+
+
+@runtime_checkable
+class HasTiny(Protocol):
+    """What an adapter adds to be tested with a model of its own family."""
+
+    def tiny(self) -> TinyFamily:
+        """Build the family's tiny model."""
         ...
 
 
@@ -239,6 +279,7 @@ class Drafter(Protocol):
 __all__ = [
     "Adapter",
     "Drafter",
+    "HasTiny",
     "Head",
     "PromptLayout",
     "PruneContext",
@@ -246,5 +287,7 @@ __all__ = [
     "Selection",
     "Shallow",
     "Stage",
+    "TinyFamily",
+    "TinyRow",
     "field",
 ]
