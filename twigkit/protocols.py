@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -10,29 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.candidates import Candidates
+from twigkit.preset import Preset, VisualTokens
 from twigkit.specs import HeadSpec
 from twigkit.stack import LayerStack
-
-
-@runtime_checkable
-class Adapter(Protocol):
-    """Exposes one family of base models as a layer stack.
-
-    Attributes:
-        model_types: Values of ``config.model_type`` that the adapter serves.
-        capabilities: What the family can do, such as ``"pruning"`` or ``"video"``.
-    """
-
-    model_types: ClassVar[tuple[str, ...]]
-    capabilities: ClassVar[frozenset[str]]
-
-    def stack(self, model: nn.Module) -> LayerStack:
-        """Wrap a loaded model.
-
-        Raises:
-            CapabilityError: If this variant of the family cannot be served; says why.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -72,6 +52,60 @@ class HasTiny(Protocol):
     def tiny(self) -> TinyFamily:
         """Build the family's tiny model."""
         ...
+
+
+class Adapter:
+    """Base class of adapters: exposes one family of base models as a layer stack.
+
+    An adapter declares ``model_types`` and ``capabilities`` and defines :meth:`stack`; the rest has
+    defaults. Class methods take a configuration as plain data (``config.to_dict()``, or what
+    ``config.json`` holds), so that they work before anything is loaded.
+
+    Attributes:
+        model_types: Values of ``config.model_type`` that the adapter serves.
+        capabilities: What the family can do, from ``twigkit.capabilities``.
+        auto_class: The class of transformers that loads the family.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    auto_class: ClassVar[str] = "AutoModelForImageTextToText"
+
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        """Say whether a model is of this family."""
+        return config.get("model_type") in cls.model_types
+
+    @classmethod
+    def refusal(cls, config: Mapping[str, Any]) -> str | None:
+        """Say why a model of this family cannot be served, and what works instead; else ``None``."""
+        return None
+
+    def stack(self, model: nn.Module) -> LayerStack:
+        """Wrap a loaded model.
+
+        Raises:
+            CapabilityError: If this variant of the family cannot be served; says why.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what its layers are; define 'stack'")
+
+    @classmethod
+    def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens | None:
+        """Say how many visual tokens a usual prompt has; ``None`` if there are none."""
+        return None
+
+    @classmethod
+    def presets(cls) -> tuple[Preset, ...]:
+        """Return the well-known models of the family."""
+        return ()
+
+    def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
+        """Return makers of the family's tiny models, by the name of the variant.
+
+        One that differs in ways that matter, such as another text model, has a name of its own; most
+        families have one, which :meth:`HasTiny.tiny` makes.
+        """
+        return {"tiny": self.tiny} if isinstance(self, HasTiny) else {}
 
 
 class Head(nn.Module):

@@ -1,0 +1,39 @@
+"""Presets: the real shapes of well-known models, brought by the adapters of their families."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """How many visual tokens a usual prompt has.
+
+    Attributes:
+        count: The number.
+        of: What it is the number of, such as ``"a picture of 336 x 336"``.
+    """
+
+    count: int
+    of: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One well-known model.
+
+    Attributes:
+        name: Short name, unique among presets.
+        base: Hub id.
+        config: Arguments of the model's configuration; ``model_type`` among them.
+        exit_layer: Where its twig grows.
+        depth: Layers of its twig.
+    """
+
+    name: str
+    base: str
+    config: Mapping[str, Any] = field(repr=False)
+    exit_layer: int = 2
+    depth: int = 3

@@ -1,0 +1,127 @@
+"""Makes the prompts and weights of tiny models: what an adapter needs to bring one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twigkit.protocols import TinyRow
+
+STD = 0.12
+"""Spread of tiny weights; the usual 0.02 makes attention uniform and hides wrong masks."""
+
+BOS, EOS, PAD = 1, 2, 0
+"""Special tokens of the tiny models that come with twigkit."""
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A picture or a video as a family's processor hands it over.
+
+    Attributes:
+        ids: The tokens that stand for it in the prompt, delimiters included.
+        values: Tensors that the model takes for it, by argument name; those of all media of a batch
+            are joined along their first dimension.
+    """
+
+    ids: list[int]
+    values: dict[str, Tensor]
+
+
+Finish = Callable[[dict[str, Any], list[list[Medium]]], dict[str, Any]]
+"""Adds what a processor adds beyond ids, mask and media: takes the inputs and each row's media."""
+
+
+@dataclass(frozen=True)
+class TinyPrompts:
+    """Makes left-padded prompts of drawn words and media.
+
+    Attributes:
+        media: Draws a picture or a video, by name: ``"image"``, ``"video"``.
+        words: Token ids ``[first, last)`` that text is drawn from.
+        finish: Adds what the family's processor adds.
+    """
+
+    media: Mapping[str, Callable[[torch.Generator], Medium]] = field(default_factory=dict)
+    words: tuple[int, int] = (3, 80)
+    finish: Finish | None = None
+
+    def __call__(self, rows: Sequence[TinyRow]) -> dict[str, Any]:
+        """Make a batch; a row is the same whatever stands beside it.
+
+        Args:
+            rows: What each prompt holds.
+
+        Returns:
+            ``input_ids``, ``attention_mask``, and what the media bring.
+        """
+        drawn = [self._row(row) for row in rows]
+        media = [held for _, held in drawn]
+        inputs: dict[str, Any] = pad_left([ids for ids, _ in drawn])
+        inputs.update(join([medium for held in media for medium in held]))
+        return inputs if self.finish is None else self.finish(inputs, media)
+
+    def _row(self, row: TinyRow) -> tuple[list[int], list[Medium]]:
+        """Draw one prompt: the first token, words, and media with words behind each."""
+        generator = torch.Generator().manual_seed(row.seed)
+        ids, held = [BOS, *self._text(row.words, generator)], []
+        for name in row.media:
+            held.append(self.media[name](generator))
+            ids += [*held[-1].ids, *self._text(row.words, generator)]
+        return ids, held
+
+    def _text(self, count: int, generator: torch.Generator) -> list[int]:
+        drawn: list[int] = torch.randint(*self.words, (count,), generator=generator).tolist()
+        return drawn
+
+
+def pad_left(prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Make ``input_ids`` and ``attention_mask`` of prompts of different lengths."""
+    longest = max(map(len, prompts))
+    ids = [[PAD] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+def join(media: Sequence[Medium]) -> dict[str, Tensor]:
+    """Join the tensors of some media along their first dimension."""
+    values: dict[str, list[Tensor]] = {}
+    for medium in media:
+        for name, tensor in medium.values.items():
+            values.setdefault(name, []).append(tensor)
+    return {name: torch.cat(tensors) for name, tensors in values.items()}
+
+
+def draw(generator: torch.Generator, *shape: int) -> Tensor:
+    """Draw pixels."""
+    return torch.randn(shape, generator=generator)
+
+
+def pick(generator: torch.Generator, *choices: Any) -> Any:
+    """Draw one of several things, such as the size of a picture."""
+    return choices[int(torch.randint(len(choices), (1,), generator=generator))]
+
+
+def spread_weights(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw all weights anew: matrices with a spread of :data:`STD`, vectors around what they were.
+
+    Args:
+        model: The model; changed in place.
+        seed: Of the weights.
+
+    Returns:
+        The model, in evaluation mode, with the special tokens of tiny models.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * STD
+            parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+    settings: Any = getattr(model, "generation_config", None)
+    if settings is not None:
+        settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = BOS, EOS, PAD
+    return model.eval()
