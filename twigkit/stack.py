@@ -251,7 +251,9 @@ class LayerStack:
         self, ids: Tensor, valid: Tensor, visual: Tensor, arguments: dict[str, Any]
     ) -> Prompt:
         """Build the prompt from what the language model would have been called with."""
-        hidden = arguments["inputs_embeds"]
+        hidden = arguments.get("inputs_embeds")
+        if hidden is None:  # a language model without a front end embeds its tokens itself
+            hidden = self.embed_tokens(arguments.get("input_ids", ids))
         device = hidden.device
         valid, visual = valid.to(device), visual.to(device)
         index = (valid.long().cumsum(1) - 1).clamp(min=0)
@@ -275,8 +277,17 @@ class LayerStack:
         )
 
     def positions(self, index: Tensor, given: Tensor | None) -> Tensor:
-        """Return rotary positions ``[channels, batch, tokens]``; families with M-RoPE have their own."""
-        return index[None]
+        """Return rotary positions, ``[channels, batch, tokens]`` long.
+
+        Args:
+            index: Sequence index without padding, ``[batch, tokens]``.
+            given: What the language model would have been called with. With several channels these
+                are the positions (a row of sequence indices may lie in front); with one, the index
+                itself is right whatever the padding.
+        """
+        if self.channels == 1 or given is None or given.ndim < 3:
+            return index.expand(self.channels, -1, -1)
+        return given[-self.channels :]
 
     def injections(self, visual: Tensor, arguments: dict[str, Any]) -> dict[int, Tensor]:
         """Return states to add behind some layers; most families have none."""
