@@ -78,7 +78,7 @@ class Adapter:
 
     @classmethod
     def refusal(cls, config: Mapping[str, Any]) -> str | None:
-        """Say why a model of this family cannot be served, and what works instead; else ``None``."""
+        """Say why a model cannot be served, and what works instead; ``None`` if it can."""
         return None
 
     def stack(self, model: nn.Module) -> LayerStack:
@@ -102,8 +102,8 @@ class Adapter:
     def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
         """Return makers of the family's tiny models, by the name of the variant.
 
-        One that differs in ways that matter, such as another text model, has a name of its own; most
-        families have one, which :meth:`HasTiny.tiny` makes.
+        One that differs in ways that matter, such as another text model, has a name of its own;
+        most families have one, which :meth:`HasTiny.tiny` makes.
         """
         return {"tiny": self.tiny} if isinstance(self, HasTiny) else {}
 
