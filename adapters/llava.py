@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+import torch
 from torch import nn
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from twigkit import hookimpl
 from twigkit.hookspecs import Register
+from twigkit.preset import Preset, VisualTokens
+from twigkit.protocols import Adapter, TinyFamily
 from twigkit.stack import LayerStack
+from twigkit.tiny import Medium, TinyPrompts, draw
+
+IMAGE, TILE, TOKENS = 99, 16, 16
 
 
-class LlavaAdapter:
+class LlavaAdapter(Adapter):
     """Adapter of ``LlavaForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
@@ -24,6 +32,82 @@ class LlavaAdapter:
         return LayerStack(
             model, model.model.language_model, visual_ids=(model.config.image_token_id,)
         )
+
+    @classmethod
+    def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
+        """Count the patches of the tower's square."""
+        vision = config["vision_config"]
+        size = vision["image_size"]
+        return VisualTokens((size // vision["patch_size"]) ** 2, f"a picture ({size} x {size})")
+
+    @classmethod
+    def presets(cls) -> tuple[Preset, ...]:
+        """Return the two sizes of LLaVA-1.5."""
+        return (
+            Preset("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", _published(4096, 11008, 32)),
+            Preset("llava-1.5-13b", "llava-hf/llava-1.5-13b-hf", _published(5120, 13824, 40)),
+        )
+
+    def tiny(self) -> TinyFamily:
+        """Build a model 64 wide with 8 layers and 16 visual tokens per picture."""
+        config = LlavaConfig(
+            image_token_index=IMAGE,
+            text_config={
+                "model_type": "llama",
+                "vocab_size": 100,
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 8,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 512,
+            },
+            vision_config={
+                "model_type": "clip_vision_model",
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": TILE,
+                "patch_size": 4,
+                "projection_dim": 32,
+            },
+        )
+
+        def image(generator: torch.Generator) -> Medium:
+            return Medium([IMAGE] * TOKENS, {"pixel_values": draw(generator, 1, 3, TILE, TILE)})
+
+        return TinyFamily(LlavaForConditionalGeneration(config), TinyPrompts({"image": image}))
+
+
+def _published(width: int, inner: int, layers: int) -> dict[str, Any]:
+    """Return the configuration of a published size."""
+    heads = width // 128
+    return {
+        "model_type": "llava",
+        "image_token_index": 32000,
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": 32064,
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+            "projection_dim": 768,
+        },
+    }
 
 
 @hookimpl
