@@ -1,0 +1,157 @@
+"""LLaVA-NeXT: pictures in tiles, with newline tokens, on a Vicuna or a Mistral language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from twigkit import hookimpl
+from twigkit.hookspecs import Register
+from twigkit.preset import Preset, VisualTokens
+from twigkit.protocols import Adapter, TinyFamily
+from twigkit.stack import LayerStack
+from twigkit.tiny import Medium, TinyPrompts, draw, pick
+
+IMAGE, TILE = 99, 16
+SIZES = ((16, 16), (24, 32), (40, 20), (30, 31))
+"""Height and width of the tiny pictures; they take different grids of tiles and lose padding."""
+
+
+class LlavaNextAdapter(Adapter):
+    """Adapter of ``LlavaNextForConditionalGeneration``; newline tokens count as visual."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {
+            "batch",
+            "dynamic-resolution",
+            "image",
+            "multi-image",
+            "pruning",
+            "sliding-window",
+            "text-only",
+        }
+    )
+
+    def stack(self, model: nn.Module) -> LayerStack:
+        """Wrap a loaded model; with Mistral, every layer has its sliding window."""
+        return LayerStack(
+            model, model.model.language_model, visual_ids=(model.config.image_token_id,)
+        )
+
+    @classmethod
+    def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
+        """Count the patches of overview and largest square grid; newlines come on top."""
+        vision = config["vision_config"]
+        side = vision["image_size"]
+        tiles = max(h // side * (w // side) for h, w in config["image_grid_pinpoints"] if h == w)
+        count = (side // vision["patch_size"]) ** 2 * (1 + tiles)
+        return VisualTokens(count, f"a square picture ({tiles} tiles and an overview)")
+
+    @classmethod
+    def presets(cls) -> tuple[Preset, ...]:
+        """Return the two 7B models."""
+        mistral = {"model_type": "mistral", "num_key_value_heads": 8, "intermediate_size": 14336}
+        mistral |= {"max_position_embeddings": 32768, "sliding_window": 4096}
+        vicuna = {"model_type": "llama", "num_key_value_heads": 32, "intermediate_size": 11008}
+        vicuna |= {"max_position_embeddings": 4096}
+        return (
+            Preset(
+                "llava-next-mistral-7b", "llava-hf/llava-v1.6-mistral-7b-hf", _published(mistral)
+            ),
+            Preset("llava-next-vicuna-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", _published(vicuna)),
+        )
+
+    def tiny(self) -> TinyFamily:
+        """Build the model with a Mistral, whose window is shorter than its prompts."""
+        return _tiny({"model_type": "mistral", "sliding_window": 24})
+
+    def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
+        """Return makers of both text models."""
+        return {"mistral": self.tiny, "llama": lambda: _tiny({"model_type": "llama"})}
+
+
+def _tiny(text: dict[str, Any]) -> TinyFamily:
+    """Build a model 64 wide with 8 layers and tiles of 16 visual tokens."""
+    config = LlavaNextConfig(
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]],
+        text_config={
+            "vocab_size": 100,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 1024,
+            **text,
+        },
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": TILE,
+            "patch_size": 4,
+            "projection_dim": 32,
+        },
+    )
+    model = LlavaNextForConditionalGeneration(config).eval()
+
+    @torch.no_grad()
+    def image(generator: torch.Generator) -> Medium:
+        height, width = pick(generator, *SIZES)
+        tiles = image_size_to_num_patches([height, width], config.image_grid_pinpoints, TILE)
+        pixels = draw(generator, tiles, 3, TILE, TILE)
+        sizes = torch.tensor([[height, width]])
+        features = model.model.get_image_features(pixels, sizes).pooler_output[0]
+        return Medium([IMAGE] * len(features), {"image_sizes": sizes, "pixel_values": pixels})
+
+    return TinyFamily(model, TinyPrompts({"image": image}, finish=_stack_tiles))
+
+
+def _stack_tiles(inputs: dict[str, Any], media: list[list[Medium]]) -> dict[str, Any]:
+    """Pad every picture to the most tiles, as the processor does: ``[pictures, tiles, ...]``."""
+    pixels = [medium.values["pixel_values"] for held in media for medium in held]
+    if pixels:
+        inputs["pixel_values"] = nn.utils.rnn.pad_sequence(pixels, batch_first=True)
+    return inputs
+
+
+def _published(text: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a published 7B."""
+    return {
+        "model_type": "llava_next",
+        "image_token_index": 32000,
+        "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+        "text_config": {
+            "vocab_size": 32064,
+            "hidden_size": 4096,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "rms_norm_eps": 1e-5,
+            **text,
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+            "projection_dim": 768,
+        },
+    }
+
+
+@hookimpl
+def register_adapters(register: Register) -> None:
+    """Register the adapter of LLaVA-NeXT."""
+    register("llava_next", LlavaNextAdapter)
