@@ -1,0 +1,219 @@
+"""Qwen2-VL and Qwen2.5-VL: pictures and videos of any size, positions in time, height and width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
+
+from twigkit import hookimpl
+from twigkit.hookspecs import Register
+from twigkit.preset import Preset, VisualTokens
+from twigkit.protocols import Adapter, TinyFamily
+from twigkit.stack import LayerStack, Prompt
+from twigkit.tiny import Medium, TinyPrompts, draw, pick
+
+IMAGE, VIDEO, START, END = 99, 98, 97, 96
+GRIDS = ((1, 4, 4), (1, 4, 8), (1, 6, 4))
+"""Patches of the tiny pictures in time, height and width; two by two make a visual token."""
+
+PICTURE = 1024
+"""Side of the picture whose visual tokens are counted."""
+
+
+class MropeStack(LayerStack):
+    """Layers whose rotary positions have three channels, worked out from the grids."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wrap a model with one placeholder for pictures and one for videos."""
+        config = model.config
+        ids = (config.image_token_id, config.video_token_id)
+        super().__init__(model, model.model.language_model, visual_ids=ids, channels=3)
+
+    def embed_prompt(self, **inputs: Any) -> Prompt:
+        """Run the front end with positions of our own.
+
+        The model would leave the offset of its positions behind on itself, where a concurrent
+        ``generate`` of the base reads it.
+        """
+        grids = (inputs.get("image_grid_thw"), inputs.get("video_grid_thw"))
+        kinds, ids = inputs.get("mm_token_type_ids"), inputs.get("input_ids")
+        if ids is not None and kinds is not None and any(grid is not None for grid in grids):
+            asked = {
+                name: inputs[name]
+                for name in ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+                if inputs.get(name) is not None
+            }
+            mask = inputs.get("attention_mask")
+            positions, _ = self.model.model.get_rope_index(
+                ids, mm_token_type_ids=kinds, attention_mask=mask, **asked
+            )
+            inputs = {**inputs, "position_ids": positions}
+        return super().embed_prompt(**inputs)
+
+
+class Qwen2VlAdapter(Adapter):
+    """Adapter of ``Qwen2VLForConditionalGeneration`` and ``Qwen2_5_VLForConditionalGeneration``."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {
+            "batch",
+            "dynamic-resolution",
+            "image",
+            "m-rope",
+            "mixed-media",
+            "multi-image",
+            "pruning",
+            "sliding-window",
+            "text-only",
+            "video",
+        }
+    )
+
+    def stack(self, model: nn.Module) -> LayerStack:
+        """Wrap a loaded model."""
+        return MropeStack(model)
+
+    @classmethod
+    def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
+        """Count the merged patches of a picture of a usual size."""
+        vision = config["vision_config"]
+        side = vision["patch_size"] * vision["spatial_merge_size"]
+        return VisualTokens(round(PICTURE / side) ** 2, f"a picture ({PICTURE} x {PICTURE})")
+
+    @classmethod
+    def presets(cls) -> tuple[Preset, ...]:
+        """Return the two smaller sizes of Qwen2.5-VL."""
+        small = _published(2048, 11008, layers=36, heads=16, kv_heads=2, tied=True)
+        large = _published(3584, 18944, layers=28, heads=28, kv_heads=4, tied=False)
+        return (
+            Preset("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", small),
+            Preset("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", large),
+        )
+
+    def tiny(self) -> TinyFamily:
+        """Build a Qwen2.5-VL 64 wide with 8 layers."""
+        vision = {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 48}
+        vision |= {"fullatt_block_indexes": [1], "window_size": 16}
+        config = Qwen2_5_VLConfig(**_tiny(vision))
+        return TinyFamily(Qwen2_5_VLForConditionalGeneration(config), _prompts(timed=True))
+
+    def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
+        """Return makers of both generations, and of one with sliding windows on upper layers."""
+        return {"qwen2.5": self.tiny, "qwen2": _tiny_qwen2, "windows": _tiny_windows}
+
+
+def _tiny_qwen2() -> TinyFamily:
+    """Build a Qwen2-VL 64 wide with 8 layers."""
+    config = Qwen2VLConfig(**_tiny({"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}))
+    return TinyFamily(Qwen2VLForConditionalGeneration(config), _prompts(timed=False))
+
+
+def _tiny_windows() -> TinyFamily:
+    """Build a Qwen2-VL whose upper layers see the last 12 tokens only."""
+    vision = {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
+    windows = {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 3}
+    config = Qwen2VLConfig(**_tiny(vision, **windows))
+    return TinyFamily(Qwen2VLForConditionalGeneration(config), _prompts(timed=False))
+
+
+def _tiny(vision: dict[str, Any], **text: Any) -> dict[str, Any]:
+    """Return the arguments of a tiny configuration."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    return {
+        "image_token_id": IMAGE,
+        "video_token_id": VIDEO,
+        "vision_start_token_id": START,
+        "vision_end_token_id": END,
+        "text_config": {
+            "vocab_size": 100,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 1024,
+            "rope_parameters": rope,
+            **text,
+        },
+        "vision_config": {
+            "depth": 2,
+            "num_heads": 2,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            **vision,
+        },
+    }
+
+
+def _prompts(*, timed: bool) -> TinyPrompts:
+    """Make prompts; with ``timed``, videos say how long a step of theirs lasts."""
+
+    def medium(generator: torch.Generator, pad: int, grid: tuple[int, ...]) -> Medium:
+        patches = torch.tensor(grid).prod().item()
+        kind = "video" if pad == VIDEO else "image"
+        name = "pixel_values_videos" if pad == VIDEO else "pixel_values"
+        values = {
+            name: draw(generator, patches, 3 * 2 * 4 * 4),
+            f"{kind}_grid_thw": torch.tensor([grid]),
+        }
+        if timed and pad == VIDEO:
+            values["second_per_grid_ts"] = torch.tensor([pick(generator, 1.0, 0.5)])
+        return Medium([START, *[pad] * (patches // 4), END], values)
+
+    def image(generator: torch.Generator) -> Medium:
+        return medium(generator, IMAGE, pick(generator, *GRIDS))
+
+    def video(generator: torch.Generator) -> Medium:
+        return medium(generator, VIDEO, (pick(generator, 2, 3), 4, 4))
+
+    return TinyPrompts({"image": image, "video": video}, finish=mark_media)
+
+
+def mark_media(inputs: dict[str, Any], media: list[list[Medium]]) -> dict[str, Any]:
+    """Add the kind of every token as the processors do: text 0, picture 1, video 2."""
+    ids = inputs["input_ids"]
+    inputs["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
+    return inputs
+
+
+def _published(
+    width: int, inner: int, *, layers: int, heads: int, kv_heads: int, tied: bool
+) -> dict[str, Any]:
+    """Return the configuration of a published Qwen2.5-VL."""
+    return {
+        "model_type": "qwen2_5_vl",
+        "tie_word_embeddings": tied,
+        "text_config": {
+            "vocab_size": 151936 if tied else 152064,
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "max_position_embeddings": 128000,
+            "tie_word_embeddings": tied,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [16, 24, 24],
+            },
+        },
+        "vision_config": {"hidden_size": 1280, "out_hidden_size": width},
+    }
+
+
+@hookimpl
+def register_adapters(register: Register) -> None:
+    """Register the adapter of Qwen2-VL and Qwen2.5-VL."""
+    register("qwen2_vl", Qwen2VlAdapter)
