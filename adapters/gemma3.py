@@ -1,0 +1,138 @@
+"""Gemma 3: local and global layers with rotary tables of their own, pictures seen both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+from twigkit import hookimpl
+from twigkit.hookspecs import Register
+from twigkit.preset import VisualTokens
+from twigkit.protocols import Adapter, TinyFamily
+from twigkit.stack import LayerStack, Prompt, Rope
+from twigkit.tiny import Medium, TinyPrompts, draw
+
+IMAGE, BEGIN, END, SIDE, TOKENS = 99, 98, 97, 16, 4
+
+
+class Gemma3Stack(LayerStack):
+    """Layers of two kinds; the tokens of a picture form a block."""
+
+    def rope_key(self, layer: int) -> str:
+        """Return the kind of a layer."""
+        kind: str = self.config.layer_types[layer]
+        return kind
+
+    def rope(self, hidden: Tensor, positions: Tensor) -> Rope:
+        """Compute the table of each kind."""
+        kinds = sorted(set(self.config.layer_types))
+        return {kind: self.text.rotary_emb(hidden, positions[0], kind) for kind in kinds}
+
+    def embed_prompt(self, **inputs: Any) -> Prompt:
+        """Run the front end; the token types say what sees each other both ways.
+
+        Without them the model takes pictures for plain causal text, and so do we.
+        """
+        prompt = super().embed_prompt(**inputs)
+        types = inputs.get("token_type_ids")
+        if types is None or not any(prompt.visual_counts):
+            return prompt
+        picture = (types == 1).to(prompt.visual.device) & prompt.valid
+        starts = picture & ~nn.functional.pad(picture, (1, 0))[:, :-1]
+        blocks = torch.where(picture, starts.long().cumsum(1) - 1, -1)
+        return replace(prompt, blocks=blocks)
+
+
+class Gemma3Adapter(Adapter):
+    """Adapter of ``Gemma3ForConditionalGeneration``."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {
+            "batch",
+            "bidirectional-image",
+            "image",
+            "layered-rope",
+            "multi-image",
+            "pruning",
+            "sliding-window",
+            "text-only",
+        }
+    )
+
+    @classmethod
+    def refusal(cls, config: Mapping[str, Any]) -> str | None:
+        """Refuse encoders, which see the whole prompt both ways."""
+        if (config.get("text_config") or {}).get("use_bidirectional_attention"):
+            return (
+                "this Gemma 3 sees its whole prompt both ways (use_bidirectional_attention), so it "
+                "embeds and does not generate; use a generating checkpoint such as gemma-3-4b-it"
+            )
+        return None
+
+    def stack(self, model: nn.Module) -> LayerStack:
+        """Wrap a loaded model."""
+        return Gemma3Stack(
+            model, model.model.language_model, visual_ids=(model.config.image_token_id,)
+        )
+
+    @classmethod
+    def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
+        """Return the fixed number of tokens per picture."""
+        return VisualTokens(config["mm_tokens_per_image"], "a picture")
+
+    def tiny(self) -> TinyFamily:
+        """Build a model 64 wide with 8 layers, most of which see 12 tokens back."""
+        kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 3
+        config = Gemma3Config(
+            image_token_index=IMAGE,
+            boi_token_index=BEGIN,
+            eoi_token_index=END,
+            mm_tokens_per_image=TOKENS,
+            text_config={
+                "vocab_size": 100,
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 8,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+                "query_pre_attn_scalar": 16,
+                "max_position_embeddings": 1024,
+                "sliding_window": 12,
+                "layer_types": kinds[:8],
+            },
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": SIDE,
+                "patch_size": 4,
+            },
+        )
+        prompts = TinyPrompts({"image": _image}, finish=_mark_pictures)
+        return TinyFamily(Gemma3ForConditionalGeneration(config), prompts)
+
+
+def _image(generator: torch.Generator) -> Medium:
+    return Medium(
+        [BEGIN, *[IMAGE] * TOKENS, END], {"pixel_values": draw(generator, 1, 3, SIDE, SIDE)}
+    )
+
+
+def _mark_pictures(inputs: dict[str, Any], media: list[list[Medium]]) -> dict[str, Any]:
+    """Add the token types as the processor does: 1 for visual tokens."""
+    inputs["token_type_ids"] = (inputs["input_ids"] == IMAGE).long()
+    return inputs
+
+
+@hookimpl
+def register_adapters(register: Register) -> None:
+    """Register the adapter of Gemma 3."""
+    register("gemma3", Gemma3Adapter)
