@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from twigkit.plugins import Source
 
 COMMANDS = {
+    "import-reference": "Turn a published TwigVLM checkpoint into a twig.",
     "plugins": "List the installed plug-ins, where they come from, and problems.",
     "spec": "Check a spec file, or print the JSON Schema or an example.",
 }

@@ -1,0 +1,200 @@
+"""Published checkpoints come in whole, and produce the published tokens."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from twigkit import CheckpointError, SpecError, TwigModel
+from twigkit.cli.main import main
+from twigkit.reference import import_reference, read_checkpoint
+
+DATA = Path(__file__).parents[1] / "data" / "reference-vectors"
+BASE, PUBLISHED = DATA / "base", DATA / "reference_twig"
+ABOUT = json.loads((DATA / "cases.json").read_text())
+PIXELS = load_file(DATA / "inputs.safetensors")
+SHAPE = ["--exit-layer", str(ABOUT["exit_layer"]), "--depth", str(ABOUT["depth"])]
+VECTORS = [(case, budget) for case in ABOUT["cases"] for budget in case["expected"]]
+
+
+def import_to(out, checkpoint=PUBLISHED, *more):
+    words = ["import-reference", "--base", BASE, "--checkpoint", checkpoint, *SHAPE, "--out", out]
+    return main([str(word) for word in [*words, *more]])
+
+
+@pytest.fixture(scope="module")
+def twig(tmp_path_factory):
+    """The published twig, imported by the command line."""
+    folder = tmp_path_factory.mktemp("imported") / "twig"
+    assert import_to(folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(twig):
+    return TwigModel.from_pretrained(BASE, twig=twig, dtype="float32")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A copy of the published checkpoint, to be changed."""
+    return shutil.copytree(PUBLISHED, tmp_path / "checkpoint")
+
+
+def change(folder, edit):
+    state = load_file(folder / "model.safetensors")
+    edit(state)
+    save_file(state, folder / "model.safetensors")
+
+
+def generate(model, case, budget, drafter, **settings):
+    return model.generate(
+        input_ids=torch.tensor([case["input_ids"]]),
+        pixel_values=PIXELS[case["pixel_values"]],
+        max_new_tokens=32,
+        eos_token_id=None,
+        budget=None if budget == "none" else int(budget),
+        wipe_layer=ABOUT["wipe_layer"],
+        drafter=drafter,
+        return_dict_in_generate=True,
+        **settings,
+    )
+
+
+def test_there_are_vectors_at_four_budgets():
+    assert {budget for _, budget in VECTORS} == {"none", "24", "16", "12"}
+    assert len(VECTORS) == 4 * len(ABOUT["cases"]) >= 12
+    assert all(len(e["tokens"]) == 32 for c in ABOUT["cases"] for e in c["expected"].values())
+
+
+@pytest.mark.parametrize("drafter", ["plain", "ssd"])
+@pytest.mark.parametrize(
+    ("case", "budget"), VECTORS, ids=[f"{case['case']}-{budget}" for case, budget in VECTORS]
+)
+def test_every_vector_comes_out_token_for_token(model, case, budget, drafter):
+    output = generate(model, case, budget, drafter)
+    expected = case["expected"][budget]
+    assert output.sequences[0, len(case["input_ids"]) :].tolist() == expected["tokens"]
+    kept = output.stats.kept_tokens
+    wanted = {ABOUT["exit_layer"]: [expected["keep_count"]], ABOUT["wipe_layer"]: [0]}
+    assert kept == ({} if budget == "none" else wanted)
+    assert output.stats.new_tokens == [32]
+    if drafter == "ssd":
+        assert output.stats.drafted_tokens > 0
+
+
+def test_the_imported_weights_are_the_published_ones(model):
+    published = load_file(PUBLISHED / "model.safetensors")
+    own = model.twig.state_dict()
+    assert len(own) == len(published)
+    assert torch.equal(own["heads.lm.linear.weight"], published["lm_head.weight"].float())
+    assert torch.equal(own["norm.weight"], published["model.norm.weight"].float())
+    name = "self_attn.q_proj.weight"
+    assert torch.equal(own[f"layers.2.{name}"], published[f"model.layers.2.{name}"].float())
+
+
+def test_a_checkpoint_in_several_files_is_the_same(twig, checkpoint, tmp_path):
+    state = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    names = sorted(state)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, members in parts.items():
+        save_file({name: state[name] for name in members}, checkpoint / file)
+    index = {"weight_map": {n: file for file, members in parts.items() for n in members}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert import_to(tmp_path / "twig", checkpoint) == 0
+    both = [load_file(folder / "model.safetensors") for folder in (twig, tmp_path / "twig")]
+    assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
+    (checkpoint / "model-2.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks model-2\.safetensors"):
+        read_checkpoint(checkpoint)
+
+
+def test_rows_that_a_shorter_head_lacks_are_never_drafted(checkpoint, tmp_path, capsys):
+    """As with the published head of 32000 rows on the Hugging Face base of 32064."""
+    rows = 150
+
+    def shorten(state):
+        state["lm_head.weight"] = state["lm_head.weight"][:rows].clone()
+
+    change(checkpoint, shorten)
+    assert import_to(tmp_path / "twig", checkpoint) == 0
+    assert "150 of the base's 160 rows" in capsys.readouterr().out
+    model = TwigModel.from_pretrained(BASE, twig=tmp_path / "twig", dtype="float32")
+    assert model.twig.spec.heads["lm"].rows == rows
+    head = model.twig.head("lm")
+    logits = head(torch.randn(1, 3, 64))
+    assert logits.shape[-1] == 160
+    assert bool((logits[..., rows:] == float("-inf")).all())
+    assert bool(logits[..., :rows].isfinite().all())
+    # A head that would choose the last rows, were they there: what it drafts stays below them,
+    # and tokens of the target that it cannot draft come out nevertheless.
+    case = next(c for c in ABOUT["cases"] if max(c["expected"]["none"]["tokens"]) >= rows)
+    drafted = []
+    head.register_forward_hook(lambda *args: drafted.append(int(args[2].argmax(-1).max())))
+    output = generate(model, case, "none", {"kind": "ssd", "threshold": 0.0})
+    assert (
+        output.sequences[0, len(case["input_ids"]) :].tolist()
+        == (case["expected"]["none"]["tokens"])
+    )
+    assert drafted
+    assert max(drafted) < rows
+
+
+def remove(name):
+    return lambda state: state.pop(name)
+
+
+def add(name, *shape):
+    return lambda state: state.update({name: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (remove("model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight is missi"),
+        (remove("lm_head.weight"), "lm_head.weight is missing"),
+        (remove("model.norm.weight"), "model.norm.weight is missing"),
+        (add("model.layers.0.extra.weight", 2), "model.layers.0.extra.weight is unknown"),
+        (add("visual.patch.weight", 2), "visual.patch.weight is unknown"),
+        (add("model.norm.weight", 3), r"model.norm.weight has shape \[3\], expected \[64\]"),
+        (add("lm_head.weight", 170, 64), r"lm_head.weight has shape \[170, 64\]"),
+        (add("model.layers.3.x", 1), "holds the twig layers 0, 1, 2, 3, but a depth of 3"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(model, checkpoint, edit, told):
+    change(checkpoint, edit)
+    with pytest.raises(CheckpointError, match=told):
+        import_reference(checkpoint, model.stack, base="base", exit_layer=2, depth=3)
+
+
+def test_files_that_cannot_be_used_are_named(model, checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        read_checkpoint(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="holds no safetensors file"):
+        read_checkpoint(tmp_path / "empty")
+    shutil.copy(checkpoint / "model.safetensors", checkpoint / "other.safetensors")
+    with pytest.raises(CheckpointError, match="repeats lm_head.weight"):
+        read_checkpoint(checkpoint)
+    (checkpoint / "other.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors is damaged"):
+        read_checkpoint(checkpoint)
+
+
+def test_a_shape_outside_the_base_is_refused(model):
+    with pytest.raises(SpecError, match="the base has 16 layers"):
+        import_reference(PUBLISHED, model.stack, base="base", exit_layer=14, depth=3)
+
+
+def test_a_failed_import_leaves_nothing_behind(checkpoint, tmp_path, capsys):
+    change(checkpoint, remove("lm_head.weight"))
+    out = tmp_path / "deep" / "twig"
+    assert import_to(out, checkpoint) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert not out.parent.exists()

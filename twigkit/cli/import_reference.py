@@ -1,0 +1,75 @@
+"""``twigkit import-reference``: turn a published TwigVLM checkpoint into a twig."""
+
+from __future__ import annotations
+
+import argparse
+
+from twigkit.cli.loading import DTYPES, base_folder, quieten
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command.
+
+    Args:
+        parser: The command's parser.
+    """
+    parser.add_argument(
+        "--base", required=True, metavar="MODEL", help="folder or Hub id of the twig's base model"
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="folder of the published checkpoint"
+    )
+    parser.add_argument(
+        "--exit-layer", type=int, default=2, metavar="K", help="base layers before the twig (2)"
+    )
+    parser.add_argument(
+        "--depth", type=int, default=3, metavar="T", help="layers of the twig (default: 3)"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the twig goes")
+    parser.add_argument("--revision", help="revision of the base on the Hub")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="precision in which the twig is written (default: the base's own)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import a checkpoint and write the twig.
+
+    Args:
+        args: The parsed options.
+
+    Returns:
+        0.
+
+    Raises:
+        CheckpointError: If base or checkpoint are missing or damaged, or do not fit each other.
+        SpecError: If exit layer and depth do not fit the base.
+    """
+    quieten()
+    from twigkit.model import TwigModel
+    from twigkit.reference import import_reference
+
+    base = str(base_folder(args.base))
+    model = TwigModel.from_pretrained(base, dtype=args.dtype, revision=args.revision)
+    model.twig = import_reference(
+        args.checkpoint,
+        model.stack,
+        base=base,
+        exit_layer=args.exit_layer,
+        depth=args.depth,
+        revision=args.revision,
+    )
+    folder = model.save_twig(args.out, note="Imported from a published checkpoint.")
+    parameters = sum(weight.numel() for weight in model.twig.parameters())
+    rows = getattr(model.twig.spec.heads["lm"], "rows", None)
+    print(
+        f"{folder}: a twig of {args.depth} layers on layer {args.exit_layer} of {base}, "
+        f"{parameters:,} parameters"
+    )
+    if rows is not None:
+        vocabulary = model.stack.vocabulary
+        print(f"its head has {rows} of the base's {vocabulary} rows; the others are not drafted")
+    return 0

@@ -1,0 +1,112 @@
+"""Options that name a model, and what loads it, shared by the commands that run one."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twigkit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from twigkit.model import TwigModel
+
+DEMO = "demo"
+"""Stands for the model that ships with twigkit, as a base and as a twig."""
+
+NONE = "none"
+"""Stands for no twig."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a base and a twig and say how to load them.
+
+    Args:
+        parser: The command's parser.
+    """
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--base",
+        default=DEMO,
+        metavar="MODEL",
+        help="folder or Hub id of the base model; 'demo' is the built-in one (default)",
+    )
+    group.add_argument(
+        "--twig",
+        metavar="TWIG",
+        help="folder or Hub id of the twig; 'none' for none (default: the demo's twig on the "
+        "built-in base, none on another)",
+    )
+    group.add_argument("--revision", help="revision of the base on the Hub")
+    group.add_argument("--twig-revision", help="revision of the twig on the Hub")
+    group.add_argument(
+        "--allow-other-base",
+        action="store_true",
+        help="accept a twig that was grown on other weights of the same shapes",
+    )
+    group.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="precision (default: the checkpoint's own)"
+    )
+    group.add_argument("--device", metavar="DEVICE", help="device, or 'auto' to spread over all")
+
+
+def load_model(args: argparse.Namespace) -> TwigModel:
+    """Load the base and the twig that the options name.
+
+    Args:
+        args: The parsed options of :func:`add_model_arguments`.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: If something is missing or damaged, or the twig belongs to another base.
+        CapabilityError: If no adapter serves the base.
+    """
+    quieten()
+    from twigkit.model import TwigModel
+
+    twig = args.twig or (DEMO if args.base == DEMO else NONE)
+    return TwigModel.from_pretrained(
+        base_folder(args.base),
+        twig=None if twig == NONE else demo_folder("twig") if twig == DEMO else twig,
+        dtype=args.dtype,
+        device_map=args.device,
+        revision=args.revision,
+        twig_revision=args.twig_revision,
+        allow_other_base=args.allow_other_base,
+    )
+
+
+def base_folder(base: str) -> str | Path:
+    """Return where a base lies: the demo's own folder, or what was given."""
+    return demo_folder("base") if base == DEMO else base
+
+
+def demo_folder(part: str) -> Path:
+    """Return a folder of the built-in model.
+
+    Args:
+        part: ``"base"`` or ``"twig"``.
+
+    Raises:
+        CheckpointError: If this installation does not have it.
+    """
+    folder = Path(str(files("twigkit.demo"))) / "weights" / part
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"this installation has no {folder}; train the built-in model with "
+            "`python -m twigkit.demo.recipe`, or name models with --base and --twig"
+        )
+    return folder
+
+
+def quieten() -> None:
+    """Keep progress bars and hints of transformers out of the terminal."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
