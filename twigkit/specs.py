@@ -114,7 +114,7 @@ class ByKind:
         """Validate with the registry and dump the fields of the plug-in's own spec."""
 
         def dump(value: PluginSpec, info: SerializationInfo) -> dict[str, Any]:
-            return value.model_dump(mode=info.mode, exclude_unset=info.exclude_unset)
+            return value.model_dump(mode=info.mode)
 
         return core_schema.with_info_plain_validator_function(
             self._validate,

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -42,17 +43,21 @@ def told(capsys):
 
 
 def test_help_answers_within_half_a_second():
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        done = run("--help")
-        times.append(time.perf_counter() - start)
-        assert done.returncode == 0
-    print(f"twigkit --help: best of {len(times)}: {min(times):.3f} s")
-    assert min(times) < 0.5
+    """Processor time is asserted, which other work on the machine does not stretch."""
+    wall, used = time.perf_counter(), _processor_seconds()
+    done = run("--help")
+    wall, used = time.perf_counter() - wall, _processor_seconds() - used
+    print(f"twigkit --help: {wall:.3f} s, of which the processor worked {used:.3f} s")
+    assert done.returncode == 0
+    assert used < 0.5
     for name, line in COMMANDS.items():
         assert name in done.stdout
         assert line.split()[0] in done.stdout
+
+
+def _processor_seconds():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_help_imports_no_command_and_nothing_heavy():
@@ -231,8 +236,9 @@ def test_a_plugin_cannot_take_a_built_in_command(fake_distribution, capsys):
 
 
 def test_a_reader_that_stops_early_is_no_error():
+    code = "import twigkit.cli.main as m; m.main = lambda: print('x' * 10**6) or 0; m.entry()"
     done = subprocess.run(
-        f"{sys.executable} -m twigkit --help | true",
+        f'"{sys.executable}" -c "{code}" | true',
         shell=True,
         capture_output=True,
         text=True,

@@ -97,6 +97,12 @@ def test_a_run_round_trips_through_text(registry):
     assert "length: 7" in run.to_yaml()
 
 
+def test_defaults_are_written_out(registry):
+    spec = GenerationSpec(drafter=registry.get("drafter", "guess").spec())
+    assert "kind: guess\n  length: 4\n" in spec.to_yaml()
+    assert GenerationSpec.from_yaml(spec.to_yaml()) == spec
+
+
 @pytest.mark.parametrize("budget", [None, 64, 1, 1.0, 0.125])
 def test_a_budget_keeps_its_type_through_text(registry, budget):
     spec = GenerationSpec(budget=budget)
