@@ -39,7 +39,6 @@ _EXPORTS = {
     "LayerStack": "stack",
     "Prompt": "stack",
     "LayerCache": "cache",
-    "TokenTree": "tree",
     "Candidates": "candidates",
     "Drafter": "protocols",
     "Head": "protocols",
@@ -92,7 +91,6 @@ if TYPE_CHECKING:
     from twigkit.specs import TwigSpec as TwigSpec
     from twigkit.stack import LayerStack as LayerStack
     from twigkit.stack import Prompt as Prompt
-    from twigkit.tree import TokenTree as TokenTree
     from twigkit.twig import Twig as Twig
 
 __all__ = ["__version__", *_EXPORTS]
