@@ -1,0 +1,14 @@
+"""What each built-in family must be able to do: a capability that goes missing fails, not skips."""
+
+_PICTURES = {"batch", "image", "multi-image", "pruning", "text-only"}
+_VIDEOS = {"video", "mixed-media"}
+
+REQUIRED = {
+    "gemma3": _PICTURES | {"bidirectional-image", "layered-rope", "sliding-window"},
+    "llava": _PICTURES,
+    "llava_next": _PICTURES | {"dynamic-resolution", "sliding-window"},
+    "qwen2_vl": _PICTURES | _VIDEOS | {"dynamic-resolution", "m-rope"},
+    "qwen3_vl": _PICTURES | _VIDEOS | {"deepstack", "dynamic-resolution", "m-rope"},
+    "smolvlm": _PICTURES,
+    "video_llava": _PICTURES | _VIDEOS,
+}

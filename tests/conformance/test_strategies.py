@@ -1,0 +1,50 @@
+"""Every registered head, pruner and drafter goes through the kit, with its default settings."""
+
+import pytest
+import torch
+
+from twigkit.plugins import default_registry
+from twigkit.testing import DrafterConformance, HeadConformance, PrunerConformance
+
+torch.set_num_threads(1)
+
+
+def entries(kind):
+    found = [e for e in default_registry().entries(kind) if e.distribution == "twigkit"]
+    assert found
+    return [pytest.param(entry, id=entry.name) for entry in found]
+
+
+def settings(entry):
+    return entry.spec() if entry.spec else None
+
+
+class TestBuiltInHeads(HeadConformance):
+    @pytest.fixture(scope="class", params=entries("head"))
+    @classmethod
+    def entry(cls, request):
+        return request.param
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def head_class(cls, entry):
+        return entry.cls
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls, entry):
+        return settings(entry)
+
+
+class TestBuiltInPruners(PrunerConformance):
+    @pytest.fixture(scope="class", params=entries("pruner"))
+    @classmethod
+    def pruner(cls, request):
+        return request.param.cls(settings(request.param))
+
+
+class TestBuiltInDrafters(DrafterConformance):
+    @pytest.fixture(scope="class", params=entries("drafter"))
+    @classmethod
+    def drafter(cls, request):
+        return request.param.cls(settings(request.param))

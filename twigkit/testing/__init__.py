@@ -1,0 +1,42 @@
+"""The conformance kit: learn in seconds whether a plug-in is right.
+
+Subclass one of the four classes in a test file of your own, override its fixture, and run pytest::
+
+    class TestMyPruner(PrunerConformance):
+        @pytest.fixture(scope="class")
+        @classmethod
+        def pruner(cls):
+            return MyPruner(MyPrunerSpec())
+
+Needs pytest, which ``twigkit[test]`` brings.
+"""
+
+from __future__ import annotations
+
+from twigkit.testing.adapter import AdapterConformance
+from twigkit.testing.capabilities import CAPABILITIES, REQUIRED, check_capabilities
+from twigkit.testing.drafter import DrafterConformance
+from twigkit.testing.head import HeadConformance
+from twigkit.testing.lab import Lab, plainest_adapter
+from twigkit.testing.pruner import PrunerConformance
+from twigkit.testing.reference import masked_logits
+from twigkit.testing.scripted import AGREEMENTS, ScriptedHead
+from twigkit.testing.shapes import NothingDrafter, ScoredPruner, ShapedDrafter
+
+__all__ = [
+    "AGREEMENTS",
+    "CAPABILITIES",
+    "REQUIRED",
+    "AdapterConformance",
+    "DrafterConformance",
+    "HeadConformance",
+    "Lab",
+    "NothingDrafter",
+    "PrunerConformance",
+    "ScoredPruner",
+    "ScriptedHead",
+    "ShapedDrafter",
+    "check_capabilities",
+    "masked_logits",
+    "plainest_adapter",
+]

@@ -1,0 +1,380 @@
+"""Conformance of adapters: does the layer stack do what the family's own model does?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from twigkit.prefill import prompt_masks, row_probe
+from twigkit.protocols import TinyFamily, TinyRow
+from twigkit.testing import checks
+from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
+from twigkit.testing.lab import MEDIA, Lab, Trace, parameters_of, variants
+from twigkit.testing.reference import eager_rows
+from twigkit.testing.shapes import ScoredPruner, ShapedDrafter
+
+TREE = (0, 0, 1, 1, 2, 3, 5)
+"""A tree whose order of ids is not its order of depths along any path."""
+
+SHAPES = {"path": (0, 1, 2), "tree": TREE, "cut tree": (0, 0, 0, 1, 1, 2, 2, 4, 5)}
+"""Shapes in which drafts are verified."""
+
+
+class AdapterConformance:
+    """Subclass it, override the fixture ``adapter``, and run pytest.
+
+    The adapter brings a tiny model of its family through ``tiny()`` or ``variants()``; a class that
+    overrides the fixture ``family`` as well may bring any model. Weights are drawn with a standard
+    deviation of 0.12, because the usual 0.02 hides wrong masks.
+
+    Attributes:
+        extra: Capabilities of the author's own, each with what it promises.
+    """
+
+    extra: dict[str, str] = {}  # noqa: RUF012 - a table that subclasses replace
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def adapter(cls) -> Any:
+        """The adapter under test; override this."""
+        pytest.fail("override the fixture `adapter` to return an instance of your adapter")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def family(cls, adapter: Any) -> TinyFamily:
+        """The tiny model, built by the adapter's first variant unless overridden."""
+        makers = variants(adapter)
+        if not makers:
+            pytest.fail(
+                f"{type(adapter).__name__} brings no tiny model; define `tiny()` to return a "
+                "TinyFamily, or override the fixture `family`"
+            )
+        made: TinyFamily = next(iter(makers.values()))()
+        return made
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def required(cls) -> frozenset[str]:
+        """What the family must be able to do; declaring it absent fails and does not skip."""
+        return REQUIRED["adapter"]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def lab(cls, adapter: Any, family: TinyFamily) -> Lab:
+        """The workbench: the tiny model with the adapter on it."""
+        return Lab(adapter, family)
+
+    # -- what is declared --------------------------------------------------------------------------
+
+    def test_declares_what_it_must_be_able_to_do(
+        self, adapter: Any, required: frozenset[str]
+    ) -> None:
+        """Every capability is a known one, and the required ones are declared."""
+        name = type(adapter).__name__
+        check_capabilities(
+            "adapter", name, adapter.capabilities, required=required, extra=self.extra
+        )
+
+    def test_serves_the_model_type_of_its_model(self, adapter: Any, family: TinyFamily) -> None:
+        """``model_types`` lists the tiny model's own type."""
+        found = family.model.config.model_type  # type: ignore[union-attr]
+        if found not in adapter.model_types:
+            pytest.fail(f"model_types is {adapter.model_types}; the tiny model's type is {found!r}")
+
+    def test_declares_what_the_stack_shows(self, adapter: Any, lab: Lab) -> None:
+        """Windows, position channels, tables and injections agree with the capabilities."""
+        prompt = lab.stack.embed_prompt(**lab.inputs([self._longest(lab)]))
+        layers = range(lab.stack.depth)
+        shown = {
+            "m-rope": lab.stack.channels > 1,
+            "sliding-window": any(lab.stack.window(layer) for layer in layers),
+            "layered-rope": len({lab.stack.rope_key(layer) for layer in layers}) > 1,
+            "deepstack": bool(prompt.inject),
+            "bidirectional-image": prompt.blocks is not None,
+        }
+        for capability, there in shown.items():
+            declared = capability in lab.capabilities
+            if there and not declared:
+                pytest.fail(f"the stack shows {capability!r}, which the adapter does not declare")
+            if declared and not there and len(variants(adapter)) == 1:
+                pytest.fail(f"the adapter declares {capability!r}, which the stack does not show")
+
+    # -- the front end and the layers --------------------------------------------------------------
+
+    @pytest.mark.parametrize("kind", MEDIA)
+    def test_split_forward_equals_the_models_own(
+        self, lab: Lab, required: frozenset[str], kind: str
+    ) -> None:
+        """Layers run in ranges give the logits of the model's own forward."""
+        need("adapter", kind, lab.capabilities, required)
+        row = lab.row(kind)
+        prompt, logits = self._split(lab, [row])
+        if bool(prompt.visual.any()) != bool(row.media):
+            found = "marks" if prompt.visual.any() else "does not mark"
+            pytest.fail(f"embed_prompt {found} visual tokens in a prompt of {row.media or 'text'}")
+        checks.close(
+            logits[0],
+            lab.own_logits(row, []),
+            f"the split forward of a prompt with {row.media or 'text'}",
+            "Compare embed_prompt() (positions, injections), rope() and run() with the model's own",
+        )
+
+    def test_split_forward_of_a_padded_batch(self, lab: Lab, required: frozenset[str]) -> None:
+        """Rows of a left-padded batch give what each gives alone."""
+        need("adapter", "batch", lab.capabilities, required)
+        rows = lab.batch()
+        prompt, logits = self._split(lab, rows)
+        for number, row in enumerate(rows):
+            checks.close(
+                logits[number][prompt.valid[number]],
+                lab.own_logits(row, []),
+                f"row {number} of a left-padded batch, which holds {row.media or 'text'}",
+                "Padding must be masked, and positions counted without it",
+            )
+
+    def test_rope_follows_the_positions_it_is_given(self, lab: Lab) -> None:
+        """Rotary tables depend on each position alone: gaps and repeats stay as they are."""
+        hidden = lab.stack.embed_tokens(torch.tensor([[3, 4, 5, 6, 7]]))
+        asked = torch.tensor([2, 9, 9, 4, 11]).expand(lab.stack.channels, 1, -1)
+        tables = lab.stack.rope(hidden, asked)
+        for place in range(5):
+            alone = lab.stack.rope(hidden[:, :1], asked[:, :, place : place + 1])
+            for key, (cos, sin) in tables.items():
+                checks.close(
+                    torch.cat((cos[:, place], sin[:, place])),
+                    torch.cat((alone[key][0][:, 0], alone[key][1][:, 0])),
+                    f"rope() at position {int(asked[0, 0, place])} (table {key!r})",
+                    "Use the positions as given; do not renumber pruned prompts or tree nodes",
+                )
+
+    def test_a_probed_row_is_the_row_of_eager_attention(self, lab: Lab) -> None:
+        """The one attention row that pruners ask for equals the model's own eager attention."""
+        inputs = lab.inputs([self._longest(lab)])
+        prompt = lab.stack.embed_prompt(**inputs)
+        probes = {
+            number: row_probe(prompt, "last", lab.stack.window(number))[0]
+            for number in range(lab.stack.depth)
+        }
+        self._through(lab, prompt, probes)
+        for number, weights in enumerate(eager_rows(lab.own, inputs)):
+            checks.close(
+                probes[number].attention()[0, 0],
+                weights,
+                f"the attention row of layer {number}",
+                "run() must hand `probe` to the layer, and the layer use twigkit's attention",
+            )
+
+    def test_the_base_is_left_alone(self, lab: Lab) -> None:
+        """The wrapped model gives the very bits of one that was never touched."""
+        inputs = lab.inputs([lab.batch()[-1]])
+        options = {"max_new_tokens": 4, "do_sample": False}
+        with torch.inference_mode():
+            mine, own = lab.family.model(**inputs).logits, lab.own(**inputs).logits
+            again = lab.family.model.generate(**inputs, **options)  # type: ignore[operator]
+            expected = lab.own.generate(**inputs, **options)
+        if not torch.equal(mine, own) or not torch.equal(again, expected):
+            pytest.fail("the base's own forward or generate changed; stack() must not alter it")
+        if set(lab.family.model.state_dict()) != set(lab.own.state_dict()):
+            pytest.fail("stack() added or removed weights of the base; wrap it instead")
+
+    # -- decoding ----------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("kind", MEDIA)
+    def test_plain_decoding_equals_the_models_own_generate(
+        self, lab: Lab, required: frozenset[str], kind: str
+    ) -> None:
+        """Greedy decoding through the stack gives the tokens of ``generate``."""
+        need("adapter", kind, lab.capabilities, required)
+        rows = [lab.row(kind, seed=7)]
+        checks.same_tokens(
+            lab,
+            self._audited(lab, lab.run(rows)),
+            lab.own_tokens(rows),
+            f"plain decoding of a prompt with {rows[0].media or 'text'}",
+            "Positions go on behind the prompt's highest one (Prompt.next_rope, next_index)",
+        )
+
+    def test_plain_decoding_of_a_padded_batch(self, lab: Lab, required: frozenset[str]) -> None:
+        """A left-padded batch gives what ``generate`` gives for each row."""
+        need("adapter", "batch", lab.capabilities, required)
+        rows = lab.batch()
+        checks.same_tokens(
+            lab,
+            self._audited(lab, lab.run(rows)),
+            [lab.own_tokens([row])[0] for row in rows],
+            "plain decoding of a left-padded batch",
+            "Each row has its own next position, and padding is never stored",
+        )
+
+    # -- pruning -----------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("wipes", [True, False], ids=["wiped", "kept to the end"])
+    @pytest.mark.parametrize("many", [False, True], ids=["one prompt", "batch"])
+    def test_pruned_equals_a_masked_full_length_run(
+        self, lab: Lab, required: frozenset[str], wipes: bool, many: bool
+    ) -> None:
+        """Dropping tokens equals hiding them, at their original positions, from the own model."""
+        need("adapter", "pruning", lab.capabilities, required)
+        rows = lab.batch() if many else [lab.visual_row()]
+        trace = self._audited(lab, lab.run(rows, pruner=self._pruner(lab, wipes)))
+        checks.kept_as_scored(trace)
+        checks.cache_holds_kept(trace)
+        for number, row in enumerate(rows):
+            seen = trace.seen_by_layer(number, lab.stack.depth)
+            tokens, length = trace.tokens[number], trace.prompt.lengths[number]
+            logits = lab.own_logits(row, tokens[:-1], seen)[length - 1 :]
+            checks.close(
+                trace.logits[0].view(len(rows), -1)[number],
+                logits[0],
+                f"the pruned prompt of row {number} ({row.media or 'text'})",
+                "Kept tokens keep their original positions, windows count in original indices, "
+                "and injected features are pruned with their tokens",
+            )
+            checks.same_tokens(
+                lab,
+                trace,
+                [*trace.tokens[:number], logits.argmax(-1).tolist(), *trace.tokens[number + 1 :]],
+                f"decoding behind a pruned prompt with {row.media or 'text'}",
+                "Generated tokens stand behind the ORIGINAL prompt, not behind what is left of it",
+            )
+
+    def test_without_pruning_there_is_nothing_to_prune(self, lab: Lab) -> None:
+        """A family that does not declare pruning marks no visual tokens."""
+        if "pruning" in lab.capabilities:
+            pytest.skip("declares 'pruning'")
+        prompt = lab.stack.embed_prompt(**lab.inputs([lab.batch()[-1]]))
+        if bool(prompt.visual.any()):
+            pytest.fail("visual tokens lie in the prompt, so declare 'pruning'")
+
+    # -- speculation -------------------------------------------------------------------------------
+
+    def test_every_node_of_a_tree_sees_its_own_path(self, lab: Lab) -> None:
+        """Logits at every node equal the model's own forward along the node's path."""
+        row = self._longest(lab)
+        trace = lab.run([row], ShapedDrafter(TREE), twig=lab.twig("half"), new_tokens=6)
+        for number, step in enumerate(trace.drafter.steps[:2]):
+            known = 1 + sum(trace.gains[0][:number])
+            if known > len(trace.tokens[0]):
+                break
+            self._check_paths(lab, row, trace, number, trace.tokens[0][: known - 1], step.table)
+
+    @pytest.mark.parametrize("agreement", ["half", "always"])
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_speculation_equals_plain_decoding(self, lab: Lab, shape: str, agreement: str) -> None:
+        """Drafting in any shape, in a batch, pruned or not, changes no token."""
+        rows = lab.batch() if "batch" in lab.capabilities else lab.batch()[:1]
+        drafter = ShapedDrafter(SHAPES[shape], spare=3 if shape == "cut tree" else 0)
+        pruners = [None]
+        if "pruning" in lab.capabilities:
+            pruners.append(self._pruner(lab, wipes=True))
+        for pruner in pruners:
+            plain = lab.run(rows, pruner=pruner)
+            trace = lab.run(rows, drafter, twig=lab.twig(agreement), pruner=pruner)
+            where = f"drafting a {shape}" + (" behind a pruned prompt" if pruner else "")
+            checks.same_tokens(
+                lab, self._audited(lab, trace), plain.tokens, where, "Verification must be exact"
+            )
+            if agreement == "always" and pruner is None and not drafter.spare:
+                gains = [gain for row in trace.gains for gain in row[:-1]]
+                if gains and min(gains) <= drafter.height:
+                    pytest.fail(
+                        f"{where}: a twig of all remaining layers gained only {min(gains)} tokens "
+                        f"in a step, expected {drafter.height + 1}; make_twig_layer(), windows or "
+                        "injections of the twig differ from those of the layers that it copies"
+                    )
+
+    # -- the twig ----------------------------------------------------------------------------------
+
+    def test_twig_layers_own_their_weights(self, lab: Lab) -> None:
+        """A twig shares no weight with the base, and training it never reaches the base."""
+        base = lab.family.model
+        twig = lab.twig("untrained")
+        if parameters_of(twig) & parameters_of(base):
+            pytest.fail("make_twig_layer() shares weights with the base; copy the layer")
+        flags = [p.requires_grad for p in base.parameters()]
+        base.requires_grad_(False)
+        try:
+            prompt = lab.stack.embed_prompt(**lab.inputs([lab.batch()[-1]]))
+            rope = lab.stack.rope(prompt.hidden, prompt.rope)
+            windows = lab.stack.windows(0, lab.stack.depth)
+            masks = prompt_masks(prompt, windows)
+            hidden = lab.stack.run(
+                prompt.hidden, 0, lab.exit_layer, rope=rope, masks=masks, inject=prompt.inject
+            )
+            states = twig.run(hidden, lab.stack, rope=rope, masks=masks, inject=prompt.inject)
+            twig.heads["lm"](twig.norm(states)).square().mean().backward()
+            touched = [name for name, p in base.named_parameters() if p.grad is not None]
+            asleep = [name for name, p in twig.named_parameters() if p.grad is None]
+        finally:
+            for parameter, flag in zip(base.parameters(), flags, strict=True):
+                parameter.requires_grad_(flag)
+            twig.zero_grad()
+        if touched:
+            pytest.fail(f"the gradient reached the base: {', '.join(touched[:3])}")
+        if asleep:
+            pytest.fail(f"no gradient reached the twig's {', '.join(asleep[:3])}")
+
+    # -- steps that the checks share ---------------------------------------------------------------
+
+    @staticmethod
+    def _longest(lab: Lab) -> TinyRow:
+        """A prompt with visual tokens, or a text if the family takes nothing else."""
+        media = {"image", "multi-image", "video"} & lab.capabilities
+        return lab.visual_row() if media else TinyRow(words=8)
+
+    @staticmethod
+    def _audited(lab: Lab, trace: Trace) -> Trace:
+        """Check caches and work of a run before its tokens are looked at."""
+        checks.audited(trace)
+        checks.computed_once(trace, lab.exit_layer if trace.drafter.inner.heads else 0)
+        return trace
+
+    @staticmethod
+    def _pruner(lab: Lab, wipes: bool) -> ScoredPruner:
+        """A pruner that keeps few tokens behind the exit layer."""
+        return ScoredPruner(5, lab.exit_layer, lab.stack.depth - 2 if wipes else None)
+
+    @torch.inference_mode()
+    def _split(self, lab: Lab, rows: list[TinyRow]) -> tuple[Any, Tensor]:
+        """Embed some prompts and run the layers in three ranges."""
+        prompt = lab.stack.embed_prompt(**lab.inputs(rows))
+        return prompt, lab.stack.head(lab.stack.norm(self._through(lab, prompt, None)))
+
+    @staticmethod
+    @torch.inference_mode()
+    def _through(lab: Lab, prompt: Any, probes: Any) -> Tensor:
+        """Run a prompt through all layers, in three ranges."""
+        stack = lab.stack
+        rope = stack.rope(prompt.hidden, prompt.rope)
+        masks = prompt_masks(prompt, stack.windows(0, stack.depth))
+        hidden: Tensor = prompt.hidden
+        for first, last in ((0, 1), (1, stack.depth - 2), (stack.depth - 2, stack.depth)):
+            options = {"rope": rope, "masks": masks, "inject": prompt.inject, "probes": probes}
+            hidden = stack.run(hidden, first, last, **options)
+        return hidden
+
+    @staticmethod
+    def _check_paths(
+        lab: Lab, row: TinyRow, trace: Trace, number: int, known: list[int], table: Any
+    ) -> None:
+        """Compare the logits of one step's nodes with the own model along their paths."""
+        verified = trace.logits[1 + number][0]
+        inner = set(table.parent[0, 1 : table.size].tolist())
+        for leaf in set(range(table.size)) - inner:
+            path = table.ancestors[0, leaf].nonzero()[:, 0].tolist()
+            tokens = known + table.tokens[0, path].tolist()
+            own = lab.own_logits(row, tokens)[-len(path) :]
+            for place, node in enumerate(path):
+                checks.close(
+                    verified[node],
+                    own[place],
+                    f"step {number + 1}, node {node} at depth {place} of a tree",
+                    "run() must use the masks that it is given (prefix and own ancestors only), "
+                    "and rope() the positions (prefix plus depth)",
+                )
+
+
+__all__ = ["SHAPES", "TREE", "AdapterConformance"]

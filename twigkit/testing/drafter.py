@@ -1,0 +1,211 @@
+"""Conformance of drafters: sound tables, no wasted work, and never another token than plain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from twigkit.testing import checks
+from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
+from twigkit.testing.lab import Lab, Trace, plainest_adapter, variants
+from twigkit.testing.scripted import AGREEMENTS
+from twigkit.testing.shapes import ScoredPruner
+from twigkit.twig import Twig
+
+RUNS = (*AGREEMENTS, "untrained")
+"""Drafts that are always right, right half the time, never right, and random."""
+
+
+class DrafterConformance:
+    """Subclass it, override the fixture ``drafter``, and run pytest.
+
+    The drafts are scripted: a twig that copies all remaining layers of a tiny base is right about
+    every token, and a head on top of it makes it wrong always or half of the time.
+
+    Attributes:
+        extra: Capabilities of the author's own, each with what it promises.
+        required: What the drafter must be able to do.
+    """
+
+    extra: dict[str, str] = {}  # noqa: RUF012 - a table that subclasses replace
+    required: frozenset[str] = REQUIRED["drafter"]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def drafter(cls) -> Any:
+        """The drafter under test; override this."""
+        pytest.fail("override the fixture `drafter` to return an instance of your drafter")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def lab(cls) -> Lab:
+        """A tiny base, of the plainest family that is registered."""
+        adapter = plainest_adapter()
+        return Lab(adapter, next(iter(variants(adapter).values()))())
+
+    @pytest.fixture(scope="class", params=RUNS)
+    @classmethod
+    def agreement(cls, request: pytest.FixtureRequest) -> str:
+        """How often the drafts are right."""
+        return str(request.param)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def twig(cls, drafter: Any, lab: Lab, agreement: str) -> Twig | None:
+        """A twig with the heads that the drafter needs; ``None`` if it needs none."""
+        return lab.twig(agreement, tuple(drafter.heads)) if drafter.heads else None
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def trace(cls, drafter: Any, lab: Lab, twig: Twig | None) -> Trace:
+        """A whole run over one prompt."""
+        return lab.run([lab.visual_row()], drafter, twig=twig, new_tokens=16)
+
+    # -- what is declared --------------------------------------------------------------------------
+
+    def test_declares_what_it_is(self, drafter: Any) -> None:
+        """Capabilities are known ones, and sizes belong together."""
+        name = type(drafter).__name__
+        declared = drafter.capabilities
+        check_capabilities("drafter", name, declared, required=self.required, extra=self.extra)
+        if bool(drafter.heads) == ("no-twig" in declared):
+            pytest.fail(f"{name} needs the heads {drafter.heads} and declares {sorted(declared)}")
+        if drafter.linear == ("tree" in declared):
+            pytest.fail(f"{name} says linear = {drafter.linear} and declares {sorted(declared)}")
+        if not 0 < drafter.size <= drafter.capacity:
+            pytest.fail(f"size {drafter.size} lies outside of 1 .. capacity {drafter.capacity}")
+        if not 0 <= drafter.height < drafter.size:
+            pytest.fail(f"height {drafter.height} does not fit a size of {drafter.size}")
+
+    # -- the tables --------------------------------------------------------------------------------
+
+    def test_hands_over_sound_tables(self, drafter: Any, trace: Trace, lab: Lab) -> None:
+        """Depths, parents, ancestors and sizes of every step belong together."""
+        for number, step in enumerate(trace.drafter.steps, 1):
+            where = f"step {number}"
+            table, drafted = step.table, step.candidates
+            checks.sound_table(drafted, drafter.linear, where)
+            checks.sound_table(table, drafter.linear, where)
+            if table.size > drafter.size or drafted.size > drafter.capacity:
+                pytest.fail(
+                    f"{where}: {drafted.size} nodes drafted and {table.size} handed over; declared "
+                    f"are a capacity of {drafter.capacity} and a size of {drafter.size}"
+                )
+            height = int(table.depth[:, : table.size][table.alive[:, : table.size]].amax())
+            if height > drafter.height:
+                pytest.fail(f"{where}: a path of {height} drafts; declared height {drafter.height}")
+            tokens = table.tokens[:, : table.size]
+            if int(tokens.min()) < 0 or int(tokens.max()) >= lab.stack.vocabulary:
+                pytest.fail(f"{where}: a token lies outside of the vocabulary")
+            self._check_source(step, where)
+
+    def test_starts_from_the_last_accepted_token(self, trace: Trace) -> None:
+        """The root of every table is the last token of the text."""
+        done = 1
+        for number, step in enumerate(trace.drafter.steps):
+            root, last = int(step.table.tokens[0, 0]), trace.tokens[0][done - 1]
+            if root != last:
+                pytest.fail(f"step {number + 1}: the root is {root}, the last token was {last}")
+            done += trace.gains[0][number]
+
+    def test_passes_each_node_once(self, trace: Trace) -> None:
+        """The shallow model sees a node once and after its ancestors; no layer works twice."""
+        checks.expanded_in_order(trace)
+        checks.computed_once(trace, lab_exit(trace))
+
+    # -- the result --------------------------------------------------------------------------------
+
+    def test_equals_plain_decoding(self, trace: Trace, lab: Lab) -> None:
+        """One prompt, token for token, and the caches hold what was accepted."""
+        checks.audited(trace)
+        checks.same_tokens(
+            lab,
+            trace,
+            lab.own_tokens(trace.rows, 16),
+            "drafting on one prompt",
+            "Propose tokens only; a table that does not describe its own tree breaks verification",
+        )
+
+    @pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
+    def test_equals_plain_decoding_in_a_batch(
+        self, drafter: Any, lab: Lab, twig: Twig | None, pruned: bool
+    ) -> None:
+        """Rows that accept different lengths keep their own tokens, pruned or not."""
+        need("drafter", "batch", drafter.capabilities, self.required)
+        pruner = ScoredPruner(5, lab.exit_layer, lab.stack.depth - 2) if pruned else None
+        rows = lab.batch()
+        plain = lab.run(rows, pruner=pruner)
+        trace = lab.run(rows, drafter, twig=twig, pruner=pruner)
+        checks.audited(trace)
+        checks.same_tokens(lab, trace, plain.tokens, "drafting in a batch", "Rows must not mix")
+
+    def test_equals_plain_decoding_in_fixed_shapes(
+        self, drafter: Any, lab: Lab, twig: Twig | None
+    ) -> None:
+        """The shapes that a GPU runs in change nothing, though nobody may look at values then."""
+        rows = lab.batch()[-1:]
+        trace = lab.run(rows, drafter, twig=twig, bucketed=True)
+        checks.audited(trace)
+        hint = "When shallow.eager is False, propose the full shape without asking for values"
+        checks.same_tokens(lab, trace, lab.own_tokens(rows), "drafting in fixed shapes", hint)
+
+    @pytest.mark.parametrize("most", [1, 2, 5])
+    def test_never_overshoots(self, drafter: Any, lab: Lab, twig: Twig | None, most: int) -> None:
+        """No row gets more tokens than were asked for, however much was accepted."""
+        rows = [lab.visual_row()]
+        trace = lab.run(rows, drafter, twig=twig, new_tokens=most)
+        hint = "`room` is the most drafts that are worth proposing; 0 means none"
+        checks.same_tokens(lab, trace, lab.own_tokens(rows, most), f"{most} new tokens", hint)
+
+    def test_stops_where_plain_decoding_stops(
+        self, drafter: Any, lab: Lab, twig: Twig | None
+    ) -> None:
+        """An end token in the middle of what was accepted ends the row there."""
+        rows = [lab.visual_row()]
+        tokens = lab.own_tokens(rows)[0]
+        ends = frozenset({tokens[min(4, len(tokens) - 1)]})
+        trace = lab.run(rows, drafter, twig=twig, ends=ends)
+        want = [tokens[: next(i for i, t in enumerate(tokens) if t in ends) + 1]]
+        checks.same_tokens(lab, trace, want, f"with the end token {min(ends)}", "Draft on as ever")
+
+    def test_gains_what_the_script_allows(self, drafter: Any, trace: Trace, agreement: str) -> None:
+        """Right drafts are accepted, wrong ones are not: each script has its accepted lengths."""
+        if agreement not in AGREEMENTS or "lm" not in drafter.heads or drafter.height == 0:
+            pytest.skip("does not draft with a scripted head")
+        gains = trace.gains[0][:-1]
+        drafted = [step.table.size > 1 for step in trace.drafter.steps][: len(gains)]
+        won = [gain for gain, tried in zip(gains, drafted, strict=True) if tried]
+        told = f"gained {won} tokens per step"
+        if agreement == "never" and set(won) - {1}:
+            pytest.fail(f"drafts that are never right {told}; expected 1 each")
+        if agreement == "always" and (not won or min(won) < 2):
+            pytest.fail(
+                f"drafts that are always right {told}; expected at least 2 each: is the most "
+                "likely token proposed, below the node that it follows?"
+            )
+        if agreement == "half" and (not won or max(won) < 2):
+            pytest.fail(f"drafts that are right half of the time {told}; expected some above 1")
+
+    # -- steps that the checks share ---------------------------------------------------------------
+
+    @staticmethod
+    def _check_source(step: Any, where: str) -> None:
+        """Fail if the ids handed over with a cut table are not its nodes' own."""
+        if step.source is None:
+            return
+        alive = step.table.alive
+        tokens = step.candidates.tokens.gather(1, step.source)
+        depths = step.candidates.depth.gather(1, step.source)
+        same = (tokens == step.table.tokens) & (depths == step.table.depth)
+        if not bool((same | ~alive).all()):
+            pytest.fail(
+                f"{where}: the ids handed over beside the table name other nodes than it holds; "
+                "return what Candidates.cut() returned"
+            )
+
+
+def lab_exit(trace: Trace) -> int:
+    """Layers that drafting runs; 0 if the drafter has no twig."""
+    shallow = trace.prefilled.cache.shallow
+    return max((segment.last for segment in shallow), default=0)

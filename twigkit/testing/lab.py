@@ -1,0 +1,313 @@
+"""The workbench of the kit: a tiny model with an adapter on it, twigs for it, watched runs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from twigkit.generation import Generation, Limits
+from twigkit.plugins import default_registry
+from twigkit.prefill import Prefilled, Storage, prefill
+from twigkit.protocols import PromptLayout, TinyFamily, TinyRow
+from twigkit.specs import TwigSpec
+from twigkit.stack import Prompt
+from twigkit.testing.reference import end_tokens, masked_logits, own_tokens
+from twigkit.testing.scripted import AGREEMENTS, ScriptedHead, middle
+from twigkit.testing.shapes import NothingDrafter
+from twigkit.testing.watch import LayerWatch, WatchedDrafter, WatchedPruner
+from twigkit.tiny import spread_weights
+from twigkit.twig import Twig, grow
+
+NEW_TOKENS = 12
+"""Tokens that a check generates."""
+
+MEDIA: dict[str, tuple[str, ...]] = {
+    "text-only": (),
+    "image": ("image",),
+    "multi-image": ("image", "image"),
+    "video": ("video",),
+    "mixed-media": ("image", "video"),
+}
+"""What a prompt holds, by the capability that it needs."""
+
+
+@dataclass
+class Trace:
+    """One generation, with all that was seen of it.
+
+    Attributes:
+        rows: What was asked.
+        tokens: What came out of each row.
+        gains: Tokens that each verification gained, by row.
+        prompt: The prompt before pruning.
+        prefilled: What prefill returned.
+        drafter: Its steps and the problems that the cache audits found.
+        pruner: What it was asked and said; ``None`` without one.
+        prompt_calls: Tokens that each base layer computed of the prompt, call by call.
+        logits: What the base's head returned, call by call; the first call is the prompt's.
+    """
+
+    rows: list[TinyRow]
+    tokens: list[list[int]]
+    gains: list[list[int]]
+    prompt: Prompt
+    prefilled: Prefilled
+    drafter: WatchedDrafter
+    pruner: WatchedPruner | None
+    prompt_calls: list[list[int]]
+    logits: list[Tensor] = field(default_factory=list)
+
+    def kept(self, row: int, stage: int) -> list[int]:
+        """Sequence indices of a row that a stage kept, in the order in which they lie there."""
+        kept = self.prefilled.kept[stage]
+        places = kept.positions[row][kept.alive[row]]
+        return self.prompt.index[row, places].tolist()  # type: ignore[no-any-return]
+
+    def seen_by_layer(self, row: int, depth: int) -> list[Tensor | None]:
+        """Which prompt positions each layer sees, ``[prompt]`` bool or ``None`` for all."""
+        seen: list[Tensor | None] = [None] * depth
+        for number, kept in enumerate(self.prefilled.kept):
+            mask = torch.zeros(self.prompt.lengths[row], dtype=torch.bool)
+            mask[self.kept(row, number)] = True
+            seen[kept.stage.layer :] = [mask] * (depth - kept.stage.layer)
+        return seen
+
+
+class Lab:
+    """A tiny model with an adapter on it.
+
+    Attributes:
+        family: The tiny model as its maker handed it over, with drawn weights.
+        adapter: The adapter.
+        stack: The model as the adapter exposes it.
+        own: A copy of the model that nothing was ever attached to.
+        exit_layer: Where twigs grow.
+    """
+
+    def __init__(self, adapter: Any, family: TinyFamily, exit_layer: int = 2) -> None:
+        """Draw the weights, keep an untouched copy, and let the adapter wrap the model."""
+        self.adapter, self.family, self.exit_layer = adapter, family, exit_layer
+        spread_weights(family.model)
+        self.own: Any = copy.deepcopy(family.model)
+        self.stack = adapter.stack(family.model)
+        self._twigs: dict[tuple[str, tuple[str, ...]], Twig] = {}
+        self._own: dict[tuple[TinyRow, ...], list[list[int]]] = {}
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the adapter declares."""
+        return frozenset(self.adapter.capabilities)
+
+    @property
+    def own_layers(self) -> Any:
+        """The decoder layers of the untouched copy."""
+        for name, module in self.family.model.named_modules():
+            if module is self.stack.text:
+                return self.own.get_submodule(name).layers
+        return pytest.fail(
+            f"{type(self.adapter).__name__}.stack() wraps a {type(self.stack.text).__name__} that "
+            "is no part of the model; hand LayerStack the model's own language model"
+        )
+
+    # -- prompts -----------------------------------------------------------------------------------
+
+    def row(self, capability: str, words: int = 4, seed: int = 1) -> TinyRow:
+        """Return a prompt that needs a capability."""
+        return TinyRow(MEDIA[capability], words, seed)
+
+    def visual_row(self, words: int = 4, seed: int = 1) -> TinyRow:
+        """Return a prompt with as many visual tokens as the family easily takes."""
+        for capability in ("multi-image", "image", "video"):
+            if capability in self.capabilities:
+                return self.row(capability, words, seed)
+        return pytest.skip("the family takes neither images nor videos")
+
+    def batch(self) -> list[TinyRow]:
+        """Return prompts of different lengths, one for each kind of media that is declared."""
+        kinds = [kind for kind in MEDIA if kind in self.capabilities]
+        rows = [self.row(kind, 2 + 3 * place, 20 + place) for place, kind in enumerate(kinds)]
+        return rows if len(rows) > 1 else [*rows, self.row(kinds[0], 9, 40)]
+
+    def inputs(self, rows: list[TinyRow]) -> dict[str, Any]:
+        """Return what the family's processor would make of some prompts."""
+        return self.family.inputs(rows)
+
+    # -- references --------------------------------------------------------------------------------
+
+    def own_tokens(self, rows: list[TinyRow], new_tokens: int = NEW_TOKENS) -> list[list[int]]:
+        """Return what the untouched model's own ``generate`` adds to some prompts."""
+        key = (*rows, TinyRow((), new_tokens, -1))
+        if key not in self._own:
+            self._own[key] = own_tokens(self.own, self.inputs(rows), new_tokens)
+        return self._own[key]
+
+    def own_logits(
+        self, row: TinyRow, tokens: list[int], seen: list[Tensor | None] | None = None
+    ) -> Tensor:
+        """Return the untouched model's logits after every token of one prompt and its answer."""
+        seen = [None] * self.stack.depth if seen is None else seen
+        return masked_logits(self.own, self.own_layers, self.inputs([row]), tokens, seen)
+
+    # -- twigs -------------------------------------------------------------------------------------
+
+    def twig(self, agreement: str = "untrained", heads: tuple[str, ...] = ("lm",)) -> Twig:
+        """Return a twig on the model.
+
+        Args:
+            agreement: One of ``scripted.AGREEMENTS`` for a twig that drafts by script, or
+                ``"untrained"`` for two layers of random weights.
+            heads: Names of its heads, which are also their registered kinds.
+        """
+        key = (agreement, heads)
+        if key not in self._twigs:
+            scripted = agreement in AGREEMENTS
+            spec = TwigSpec(
+                base="tiny",
+                exit_layer=self.exit_layer,
+                depth=self.stack.depth - self.exit_layer if scripted else 2,
+                init="copy" if scripted else "random",
+                heads={name: {"kind": name} for name in heads},
+            )
+            twig = grow(spec, self.stack).eval()
+            if scripted and "lm" in heads:
+                head: Any = ScriptedHead(twig.heads["lm"], agreement, self._middle(agreement))  # type: ignore[arg-type]
+                twig.heads["lm"] = head
+            self._twigs[key] = twig
+        return self._twigs[key]
+
+    def _middle(self, agreement: str) -> float:
+        """Return the threshold that splits the states of the model's own answers in halves."""
+        if agreement != "half":
+            return 0.0
+        states: list[Tensor] = []
+        head = self.own.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda module, args: states.append(args[0][0]))
+        try:
+            for row in (self.batch()[0], self.batch()[-1]):
+                tokens = self.own_tokens([row])[0]
+                self.own_logits(row, tokens[:-1])
+                states[-1] = states[-1][-len(tokens) :]
+        finally:
+            handle.remove()
+        return middle(torch.cat(states))
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def run(
+        self,
+        rows: list[TinyRow],
+        drafter: Any = None,
+        *,
+        twig: Twig | None = None,
+        pruner: Any = None,
+        budget: int | float = 0.5,
+        new_tokens: int = NEW_TOKENS,
+        ends: frozenset[int] | None = None,
+        draft_cache: str = "full",
+        bucketed: bool = False,
+    ) -> Trace:
+        """Generate greedily, and watch.
+
+        Args:
+            rows: What to ask.
+            drafter: Proposes tokens; ``None`` for plain decoding.
+            twig: The twig, if drafter or pruner needs one.
+            pruner: Chooses visual tokens; ``None`` prunes nothing.
+            budget: What the pruner is asked for.
+            new_tokens: Most tokens per row.
+            ends: Tokens that end a row; ``None`` for the model's own.
+            draft_cache: ``"full"`` or ``"kept"``, as ``generate`` takes it.
+            bucketed: Fixed shapes, as on a GPU.
+        """
+        drafter = NothingDrafter() if drafter is None else drafter
+        prompt = self.stack.embed_prompt(**self.inputs(rows))
+        layers, logits = LayerWatch(self.stack), []
+        handle = self.family.model.get_output_embeddings().register_forward_hook(  # type: ignore[operator]
+            lambda module, args, output: logits.append(output)
+        )
+        watched = WatchedDrafter(drafter, layers)
+        watched_pruner = None if pruner is None else WatchedPruner(pruner)
+        storage = Storage(
+            new_tokens + drafter.capacity,
+            drafts=bool(drafter.heads),
+            kept_only=draft_cache == "kept",
+            bucketed=bucketed,
+        )
+        try:
+            prefilled = prefill(
+                self.stack,
+                prompt,
+                storage,
+                twig=twig,
+                pruner=watched_pruner,
+                stages=self._stages(watched_pruner, prompt, twig, budget),
+                generator=torch.Generator().manual_seed(0),
+            )
+            prompt_calls = layers.take()
+            limits = Limits(new_tokens, end_tokens(self.own) if ends is None else ends)
+            generation = Generation(
+                self.stack, prompt, prefilled, watched, limits, twig=twig, bucketed=bucketed
+            )
+            watched.attach(generation, prefilled.cache.base)
+            generation.run(generation.first(prefilled.hidden))
+            watched.finish()
+        finally:
+            layers.remove()
+            handle.remove()
+        tokens = [list(row.tokens) for row in generation.rows]
+        gains = generation.gains
+        return Trace(
+            rows, tokens, gains, prompt, prefilled, watched, watched_pruner, prompt_calls, logits
+        )
+
+    def _stages(
+        self, pruner: WatchedPruner | None, prompt: Prompt, twig: Twig | None, budget: int | float
+    ) -> list[Any]:
+        """Ask a pruner for its stages, as ``generate`` does."""
+        if pruner is None or not any(prompt.visual_counts):
+            return []
+        return pruner.stages(
+            PromptLayout(
+                visual=prompt.visual_counts,
+                depth=self.stack.depth,
+                exit_layer=None if twig is None else twig.exit_layer,
+                budget=budget,
+                wipe_layer=None,
+            )
+        )
+
+
+def plainest_adapter() -> Any:
+    """Return an adapter to try strategies on: the registered one with fewest capabilities.
+
+    It takes batches and images, can prune, and brings a tiny model.
+    """
+    entries = [
+        entry
+        for entry in default_registry().entries("adapter")
+        if {"batch", "image", "pruning"} <= entry.capabilities and variants(entry.cls())
+    ]
+    if not entries:
+        pytest.fail(
+            "no registered adapter brings a tiny model to try this on; install twigkit so that its "
+            "own adapters are found, or override the fixture `lab`"
+        )
+    return min(entries, key=lambda entry: (len(entry.capabilities), entry.name)).cls()
+
+
+def variants(adapter: Any) -> dict[str, Any]:
+    """Return the makers of an adapter's tiny models, by variant; empty if it brings none."""
+    if hasattr(adapter, "variants"):
+        return dict(adapter.variants())
+    return {"tiny": adapter.tiny} if hasattr(adapter, "tiny") else {}
+
+
+def parameters_of(module: nn.Module) -> set[int]:
+    """Return the addresses of a module's weights, to see whether two modules share any."""
+    return {p.untyped_storage().data_ptr() for p in module.parameters() if p.numel()}

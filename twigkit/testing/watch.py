@@ -1,0 +1,211 @@
+"""Watches a generation: which nodes are passed, what the caches hold, what layers compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twigkit.cache import Segment
+from twigkit.candidates import Candidates
+from twigkit.generation import Generation
+from twigkit.protocols import PromptLayout, PruneContext, Selection, Stage
+from twigkit.stack import LayerStack
+
+
+@dataclass
+class Step:
+    """What happened in one step.
+
+    Attributes:
+        candidates: Everything that was drafted.
+        table: What was handed to verification.
+        source: Ids that its nodes had, ``[batch, nodes]``; ``None`` if the same.
+        expanded: Node ids that the shallow model was asked to pass, call by call.
+        calls: Tokens per row that each base layer computed, call by call.
+        active: Rows that were still generating.
+    """
+
+    candidates: Candidates
+    table: Candidates
+    source: Tensor | None
+    expanded: list[Tensor]
+    calls: list[list[int]] = field(default_factory=list)
+    active: list[bool] = field(default_factory=list)
+
+    def most_passes(self) -> int:
+        """Nodes that the shallow layers have reason to pass: each drafted or verified once."""
+        size = self.table.size
+        if not self.expanded:
+            return size
+        nodes = torch.cat(self.expanded, 1)
+        ids = torch.arange(size).expand(nodes.shape[0], -1) if self.source is None else self.source
+        known = (ids[:, :size, None] == nodes[:, None, :]).any(2)
+        return nodes.shape[1] + int((~known).sum(1).max())
+
+
+class LayerWatch:
+    """Counts, with hooks on the shells, how many tokens each base layer computes."""
+
+    def __init__(self, stack: LayerStack) -> None:
+        """Hook every shell."""
+        self.calls: list[list[int]] = [[] for _ in stack.layers]
+        self._handles = [
+            layer.register_forward_pre_hook(self._counter(number))
+            for number, layer in enumerate(stack.layers)
+        ]
+
+    def _counter(self, number: int) -> Callable[..., None]:
+        def count(module: object, args: tuple[Tensor, ...]) -> None:
+            self.calls[number].append(args[0].shape[1])
+
+        return count
+
+    def take(self) -> list[list[int]]:
+        """Return the calls since the last time."""
+        taken, self.calls[:] = [list(calls) for calls in self.calls], [[] for _ in self.calls]
+        return taken
+
+    def remove(self) -> None:
+        """Unhook."""
+        for handle in self._handles:
+            handle.remove()
+
+
+class WatchedShallow:
+    """A shallow model that writes down what it is asked."""
+
+    def __init__(self, inner: Any) -> None:
+        """Wrap a shallow model."""
+        self.inner = inner
+        self.expanded: list[Tensor] = []
+
+    def expand(self, candidates: Candidates, nodes: range | Tensor) -> Tensor:
+        """Write the nodes down and pass them."""
+        rows = candidates.tokens.shape[0]
+        ids = nodes if isinstance(nodes, Tensor) else torch.tensor([list(nodes)]).expand(rows, -1)
+        self.expanded.append(ids.clone())
+        return self.inner.expand(candidates, nodes)  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        """Do the rest as the wrapped model does."""
+        return getattr(self.inner, name)
+
+
+class WatchedDrafter:
+    """A drafter whose steps are written down, and before each of which the caches are audited."""
+
+    def __init__(self, inner: Any, layers: LayerWatch) -> None:
+        """Wrap a drafter."""
+        self.inner, self.layers = inner, layers
+        self.steps: list[Step] = []
+        self.problems: list[str] = []
+        self.generation: Generation | None = None
+        self._prefix: list[tuple[Segment, list[int], Tensor]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Do the rest as the wrapped drafter does."""
+        return getattr(self.inner, name)
+
+    def attach(self, generation: Generation, segments: list[Segment]) -> None:
+        """Remember what the caches hold behind the prompt."""
+        self.generation = generation
+        self._prefix = [(s, list(s.lengths), s.index.clone()) for s in segments]
+        self.layers.take()
+
+    def draft(self, shallow: Any, candidates: Candidates, room: int) -> Any:
+        """Audit, then draft and write down."""
+        self.finish()
+        assert self.generation is not None
+        spy = WatchedShallow(shallow)
+        drafted = self.inner.draft(spy, candidates, room)
+        table, source = drafted if isinstance(drafted, tuple) else (drafted, None)
+        step = Step(
+            frozen(candidates), frozen(table), None if source is None else source.clone(), []
+        )
+        step.expanded = spy.expanded
+        step.active = [not row.done for row in self.generation.rows]
+        self.steps.append(step)
+        return drafted
+
+    def finish(self) -> None:
+        """Close the last step: take its layer calls and audit the caches."""
+        if self.steps and not self.steps[-1].calls:
+            self.steps[-1].calls = self.layers.take()
+        if self.generation is not None:
+            self._audit(self.generation)
+
+    def _audit(self, generation: Generation) -> None:
+        """Compare every base segment with the tokens that were accepted."""
+        for segment, before, index in self._prefix:
+            name = f"the cache of layers {segment.first}..{segment.last - 1}"
+            where = f"after step {len(self.steps)}"
+            if segment.staged:
+                self._tell(f"{name} still holds {segment.staged} staged nodes {where}")
+            if segment.length.tolist() != segment.lengths:
+                self._tell(
+                    f"{name} has lengths {segment.length.tolist()} on the device and "
+                    f"{segment.lengths} on the host {where}"
+                )
+            for row, state in enumerate(generation.rows):
+                if state.done:
+                    continue
+                start, new = before[row], max(len(state.tokens) - 1, 0)
+                length = int(segment.length[row])
+                if length != start + new:
+                    self._tell(
+                        f"{name} holds {length} tokens of row {row} {where}; expected {start} of "
+                        f"the prompt and {new} accepted ones: rejected drafts must be rolled back"
+                    )
+                    continue
+                first = int(generation.frontier.index[row]) - new
+                wanted = [*index[row, :start].tolist(), *range(first, first + new)]
+                held = segment.index[row, :length].tolist()
+                if held != wanted:
+                    self._tell(f"{name} holds positions {held} of row {row} {where}, not {wanted}")
+
+    def _tell(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+
+class WatchedPruner:
+    """A pruner whose answers are written down."""
+
+    def __init__(self, inner: Any) -> None:
+        """Wrap a pruner."""
+        self.inner = inner
+        self.seen: list[tuple[Stage, PruneContext, Selection]] = []
+        self.problems: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Do the rest as the wrapped pruner does."""
+        return getattr(self.inner, name)
+
+    def stages(self, layout: PromptLayout) -> list[Stage]:
+        """Plan as the wrapped pruner does."""
+        return self.inner.stages(layout)  # type: ignore[no-any-return]
+
+    def select(self, stage: Stage, context: PruneContext) -> Selection:
+        """Write the answer down, and whether the question was written over."""
+        given = {k: v.clone() for k, v in vars(context).items() if isinstance(v, Tensor)}
+        selection: Selection = self.inner.select(stage, context)
+        for name, value in given.items():
+            if not torch.equal(value, getattr(context, name)):
+                self.problems.append(
+                    f"select() wrote into context.{name} at the stage after layer {stage.layer}; "
+                    "work on a copy and return what changed"
+                )
+        self.seen.append((stage, context, selection))
+        return selection
+
+
+def frozen(table: Candidates) -> Candidates:
+    """Copy a table, whose storage the next step will use again."""
+    copied = Candidates.__new__(Candidates)
+    for name, value in vars(table).items():
+        setattr(copied, name, value.clone() if isinstance(value, Tensor) else value)
+    return copied
