@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import ModelOutput
@@ -316,14 +317,43 @@ def find_adapter(model_type: str) -> Adapter:
 
 
 def _load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
-    """Load a base model, with a clear error if it cannot be."""
+    """Load a base model whole, with a clear error if it cannot be."""
+    if not Path(base).is_dir() and _looks_like_a_path(str(base)):
+        raise CheckpointError(
+            f"there is no folder {base}; name a folder with config.json and safetensors weights, or "
+            "a Hub id"
+        )
     try:
         config = AutoConfig.from_pretrained(base, revision=options.get("revision"))
         find_adapter(config.model_type)
-        return AutoModelForImageTextToText.from_pretrained(base, **options)
-    except (OSError, ValueError, KeyError) as error:
-        line = str(error).strip().splitlines()[0]
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            base, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        line = str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(
             f"cannot load the base model {base}: {line}; name a folder with config.json and "
             "safetensors weights, or a Hub id"
         ) from error
+    except (RuntimeError, AssertionError) as error:  # a device that is not there, or is full
+        line = str(error).strip().splitlines()[0].rstrip(".")
+        raise CheckpointError(
+            f"cannot load the base model {base}: {line}; choose a device that is there and has room"
+        ) from error
+    problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    problems += [
+        f"{name} has shape {list(found)}, expected {list(wanted)}"
+        for name, found, wanted in sorted(report["mismatched_keys"])
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"the weights of the base model {base} do not fit its config.json: "
+            f"{'; '.join(problems[:3])}{more}; copy the checkpoint again"
+        )
+    return model
+
+
+def _looks_like_a_path(name: str) -> bool:
+    """Whether a name can only mean a folder: Hub ids have one slash at most, and it is inside."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1

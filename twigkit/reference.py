@@ -1,8 +1,8 @@
 """Import of twigs in the layout of the published checkpoints.
 
-Such a checkpoint is a folder of safetensors files that name the twig as if it were a small model of its
-own: ``model.layers.0 ..``, ``model.norm`` and ``lm_head``. It says neither where the twig grows nor on
-which base; both are given by whoever imports it.
+Such a checkpoint is a folder of safetensors files that name the twig as if it were a small model of
+its own: ``model.layers.0 ..``, ``model.norm`` and ``lm_head``. It says neither where the twig grows
+nor on which base; both are given by whoever imports it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Rule:
     """Where a part of a published checkpoint belongs in a twig.
 
     Attributes:
-        source: Beginning of the names in the checkpoint; ``{last}`` is the last twig layer's number.
+        source: Beginning of the names in the checkpoint; ``{last}`` is the last twig layer.
         target: What stands in its place in the twig.
-        head: Name and kind of a head that is grown if the checkpoint brings these weights; empty for
-            what every checkpoint has.
+        head: Name and kind of a head that is grown if the checkpoint brings these weights; empty
+            for what every checkpoint has.
     """
 
     source: str
@@ -76,8 +76,8 @@ def import_reference(
         base's vocabulary keeps its rows; tokens beyond them are never drafted.
 
     Raises:
-        CheckpointError: If files are missing or damaged, or weights are missing, unknown or of another
-            shape; they are named as the checkpoint names them.
+        CheckpointError: If files are missing or damaged, or weights are missing, unknown or of
+            another shape; they are named as the checkpoint names them.
         SpecError: If exit layer and depth do not fit the base.
     """
     folder = Path(checkpoint)

@@ -85,7 +85,10 @@ def resolve_settings(model: nn.Module, prompt_length: int, kwargs: dict[str, Any
     config: GenerationConfig = copy.deepcopy(
         given.pop("generation_config", model.generation_config)
     )
-    inputs = config.update(**given)
+    try:
+        inputs = config.update(**given)
+    except ValueError as error:
+        raise InputError(f"a generation setting cannot be used: {_first_line(error)}") from error
     _check_neutral(config, explicit=set(given))
     eos = config.eos_token_id
     ids = frozenset(() if eos is None else [eos] if isinstance(eos, int) else eos)
@@ -136,3 +139,8 @@ def _checks(config: GenerationConfig, tokenizer: Any, criteria: Any) -> list[Sto
             raise InputError("stop_strings needs the tokenizer; pass tokenizer=processor.tokenizer")
         criteria.append(StopStringCriteria(tokenizer, config.stop_strings))
     return [lambda ids, check=check: bool(check(ids, None).all()) for check in criteria]
+
+
+def _first_line(error: ValueError) -> str:
+    """The first line of a message."""
+    return str(error).strip().splitlines()[0]

@@ -178,7 +178,7 @@ def test_files_that_cannot_be_used_are_named(model, checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="holds no safetensors file"):
         read_checkpoint(tmp_path / "empty")
     shutil.copy(checkpoint / "model.safetensors", checkpoint / "other.safetensors")
-    with pytest.raises(CheckpointError, match="repeats lm_head.weight"):
+    with pytest.raises(CheckpointError, match=r"repeats lm_head\.weight"):
         read_checkpoint(checkpoint)
     (checkpoint / "other.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match=r"other\.safetensors is damaged"):
