@@ -74,7 +74,7 @@ class Segment:
         # A row's real tokens go to the front; padding lands behind them, to be overwritten.
         order = (~alive).long().sort(dim=1, stable=True).indices[:, :longest]
         self.index[:, :longest] = index.gather(1, order)
-        self._slots = order if tokens != longest else None
+        self._slots = None if min(lengths) == tokens else order
         self.lengths, self.staged, self._prefill = list(lengths), 0, True
 
     def begin_step(self, index: Tensor) -> None:

@@ -203,11 +203,10 @@ class Generation:
 
     def _step(self, candidates: Candidates, active: list[bool]) -> Tensor:
         """Run one step and return the next roots."""
-        wanted = [self.limits.max_new_tokens - len(row.tokens) for row in self.rows if not row.done]
         self.shallow.begin(candidates)
-        drafted = self.drafter.draft(self.shallow, candidates, max(wanted) - 1)
+        drafted = self.drafter.draft(self.shallow, candidates, self._room())
         table, source = drafted if isinstance(drafted, tuple) else (drafted, None)
-        if table.linear and not self.bucketed and table.size < table.capacity:
+        if table.linear and table.size < table.capacity:
             table, _ = table.cut(table.size - 1)
         states = self.shallow.exit_states(table, source)
         logits = self.target.logits(states, table, self.frontier)
@@ -223,6 +222,13 @@ class Generation:
         self._commit(table, accepted, active)
         return accepted.next_token
 
+    def _room(self) -> int:
+        """Return the most drafts on a path that can still be used; fixed shapes ask for all."""
+        if self.bucketed:
+            return self.drafter.height
+        wanted = [self.limits.max_new_tokens - len(row.tokens) for row in self.rows if not row.done]
+        return max(wanted) - 1
+
     def _commit(self, table: Candidates, accepted: Accepted, active: list[bool]) -> None:
         """Emit what was accepted and keep its keys and values; the step's one synchronisation."""
         running = torch.tensor(active, device=accepted.count.device)
@@ -233,10 +239,16 @@ class Generation:
             (torch.stack((count, seen, proposed), 1), accepted.emitted(table.tokens)), 1
         ).tolist()
         counts, seens = [line[0] for line in report], [line[1] for line in report]
-        for row, gains, line, live in zip(self.rows, self.gains, report, active, strict=True):
-            if live:
-                gains.append(row.push(line[3 : 3 + line[0]]))
+        for number, (row, line) in enumerate(zip(self.rows, report, strict=True)):
+            if active[number]:
+                counts[number] = row.push(line[3 : 3 + line[0]])
+                self.gains[number].append(counts[number])
                 self.drafted += line[2]
+        if any(row.done and live for row, live in zip(self.rows, active, strict=True)):
+            # A row that has just stopped keeps no more than it emitted.
+            count = torch.tensor(counts, device=count.device)
+            seen = torch.minimum(seen, count)
+            seens = [min(pair) for pair in zip(seens, counts, strict=True)]
         self.shallow.commit(accepted.path, count, counts, seen, seens)
         self.target.commit(accepted.path, count, counts, table.linear)
         self.steps += 1
