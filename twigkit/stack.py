@@ -259,7 +259,8 @@ class LayerStack:
         index = (valid.long().cumsum(1) - 1).clamp(min=0)
         rope = self.positions(index, arguments.get("position_ids"))
         counts = torch.stack((valid.sum(1), visual.sum(1))).tolist()
-        highest = rope.masked_fill(~valid, -1).amax((0, 2))
+        # As generate counts: from the last prompt token, even where a video's time has run past it.
+        last = rope[:, :, -1].amax(0)
         return Prompt(
             ids=ids.to(device),
             hidden=hidden,
@@ -267,7 +268,7 @@ class LayerStack:
             valid=valid,
             rope=rope,
             index=index,
-            next_rope=highest + 1,
+            next_rope=last + 1,
             next_index=valid.sum(1),
             lengths=counts[0],
             visual_counts=counts[1],
