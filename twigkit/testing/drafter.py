@@ -162,12 +162,14 @@ class DrafterConformance:
         self, drafter: Any, lab: Lab, twig: Twig | None
     ) -> None:
         """An end token in the middle of what was accepted ends the row there."""
-        rows = [lab.visual_row()]
-        tokens = lab.own_tokens(rows)[0]
-        ends = frozenset({tokens[min(4, len(tokens) - 1)]})
+        rows = lab.batch() if "batch" in drafter.capabilities else [lab.visual_row()]
+        whole = [lab.own_tokens([row])[0] for row in rows]
+        ends = frozenset({whole[0][4], whole[-1][6]})
         trace = lab.run(rows, drafter, twig=twig, ends=ends)
-        want = [tokens[: next(i for i, t in enumerate(tokens) if t in ends) + 1]]
-        checks.same_tokens(lab, trace, want, f"with the end token {min(ends)}", "Draft on as ever")
+        want = [_until(tokens, ends) for tokens in whole]
+        what = f"drafting with the end tokens {sorted(ends)}"
+        checks.audited(trace)
+        checks.same_tokens(lab, trace, want, what, "Rows that are done must not disturb the others")
 
     def test_gains_what_the_script_allows(self, drafter: Any, trace: Trace, agreement: str) -> None:
         """Right drafts are accepted, wrong ones are not: each script has its accepted lengths."""
@@ -203,6 +205,11 @@ class DrafterConformance:
                 f"{where}: the ids handed over beside the table name other nodes than it holds; "
                 "return what Candidates.cut() returned"
             )
+
+
+def _until(tokens: list[int], ends: frozenset[int]) -> list[int]:
+    """Cut off what stands behind the first end token."""
+    return tokens[: next((i + 1 for i, token in enumerate(tokens) if token in ends), None)]
 
 
 def lab_exit(trace: Trace) -> int:

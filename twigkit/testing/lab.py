@@ -95,6 +95,7 @@ class Lab:
         spread_weights(family.model)
         self.own: Any = copy.deepcopy(family.model)
         self.stack = adapter.stack(family.model)
+        self._never_say((*self.stack.visual_ids, *end_tokens(self.own)))
         self._twigs: dict[tuple[str, tuple[str, ...]], Twig] = {}
         self._own: dict[tuple[TinyRow, ...], list[list[int]]] = {}
 
@@ -113,6 +114,12 @@ class Lab:
             f"{type(self.adapter).__name__}.stack() wraps a {type(self.stack.text).__name__} that "
             "is no part of the model; hand LayerStack the model's own language model"
         )
+
+    def _never_say(self, tokens: tuple[int, ...]) -> None:
+        """Keep some tokens out of the answers; random weights would end or spoil them."""
+        for model in (self.own, self.family.model):
+            with torch.no_grad():
+                model.get_output_embeddings().weight[list(tokens)] = 0.0
 
     # -- prompts -----------------------------------------------------------------------------------
 
