@@ -14,6 +14,7 @@ _EXPORTS = {
     "BudgetError": "errors",
     "CapabilityError": "errors",
     "CheckpointError": "errors",
+    "FamilyWarning": "errors",
     "InputError": "errors",
     "PluginError": "errors",
     "PluginWarning": "errors",
@@ -36,6 +37,10 @@ _EXPORTS = {
     "Spec": "specfile",
     "TwigSpec": "specs",
     "Adapter": "protocols",
+    "Preset": "preset",
+    "TinyFamily": "protocols",
+    "TinyRow": "protocols",
+    "VisualTokens": "preset",
     "LayerStack": "stack",
     "Prompt": "stack",
     "LayerCache": "cache",
@@ -58,6 +63,7 @@ if TYPE_CHECKING:
     from twigkit.errors import BudgetError as BudgetError
     from twigkit.errors import CapabilityError as CapabilityError
     from twigkit.errors import CheckpointError as CheckpointError
+    from twigkit.errors import FamilyWarning as FamilyWarning
     from twigkit.errors import InputError as InputError
     from twigkit.errors import PluginError as PluginError
     from twigkit.errors import PluginWarning as PluginWarning
@@ -68,6 +74,8 @@ if TYPE_CHECKING:
     from twigkit.hookspecs import hookimpl as hookimpl
     from twigkit.model import TwigModel as TwigModel
     from twigkit.plugins import default_registry as default_registry
+    from twigkit.preset import Preset as Preset
+    from twigkit.preset import VisualTokens as VisualTokens
     from twigkit.protocols import Adapter as Adapter
     from twigkit.protocols import Drafter as Drafter
     from twigkit.protocols import Head as Head
@@ -77,6 +85,8 @@ if TYPE_CHECKING:
     from twigkit.protocols import Selection as Selection
     from twigkit.protocols import Shallow as Shallow
     from twigkit.protocols import Stage as Stage
+    from twigkit.protocols import TinyFamily as TinyFamily
+    from twigkit.protocols import TinyRow as TinyRow
     from twigkit.registry import Entry as Entry
     from twigkit.registry import Registry as Registry
     from twigkit.specfile import Spec as Spec

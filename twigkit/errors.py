@@ -41,3 +41,7 @@ class InputError(TwigkitError):
 
 class PluginWarning(UserWarning):
     """A plug-in was left out; the message names its distribution and the cause."""
+
+
+class FamilyWarning(UserWarning):
+    """A model whose family no adapter declares is served by the generic one."""

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import ModelOutput
 
 from twigkit.checkpoint import load_twig, save_twig
-from twigkit.errors import CapabilityError, CheckpointError, InputError
+from twigkit.errors import CapabilityError, InputError
+from twigkit.families import find_adapter, load_base
 from twigkit.generation import Generation, GenerationStats, decode, sequences
 from twigkit.plugins import default_registry
 from twigkit.prefill import Kept, Storage, prefill
-from twigkit.protocols import Adapter, Drafter, PromptLayout, Pruner, Stage
+from twigkit.protocols import Drafter, PromptLayout, Pruner, Stage
 from twigkit.settings import Settings, resolve_settings
 from twigkit.specs import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
 from twigkit.stack import LayerStack, Prompt
@@ -63,7 +62,7 @@ class TwigModel:
             CapabilityError: If no adapter serves the model's family.
         """
         self.base = base.eval()
-        self.adapter = find_adapter(base.config.model_type)
+        self.adapter = find_adapter(base.config.to_dict())
         self.stack: LayerStack = self.adapter.stack(base)
         self.twig = twig
         self._compiled: Callable[..., Tensor] | None = None
@@ -105,7 +104,7 @@ class TwigModel:
         else:
             options = {"dtype": dtype, "device_map": device_map, "revision": revision}
             options["attn_implementation"] = attn_implementation
-            model = cls(_load_base(base, {k: v for k, v in options.items() if v is not None}))
+            model = cls(load_base(base, {k: v for k, v in options.items() if v is not None}))
         if twig is not None:
             model.twig = load_twig(
                 twig, model.stack, revision=twig_revision, allow_other_base=allow_other_base
@@ -296,64 +295,3 @@ class TwigModel:
                 f"{prompt.span} prompt tokens and {settings.limits.max_new_tokens} new ones make "
                 f"{wanted}, but the model's context holds {context}; ask for fewer"
             )
-
-
-def find_adapter(model_type: str) -> Adapter:
-    """Return the adapter that serves a family.
-
-    Raises:
-        CapabilityError: If there is none; lists the families that are served.
-    """
-    entries = default_registry().entries("adapter")
-    for entry in entries:
-        if model_type in entry.cls.model_types:
-            adapter: Adapter = entry.cls()
-            return adapter
-    known = sorted(kind for entry in entries for kind in entry.cls.model_types)
-    raise CapabilityError(
-        f"no adapter serves model type {model_type!r}; served: {', '.join(known)}. Install a plug-in "
-        "that brings one, or write an adapter"
-    )
-
-
-def _load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
-    """Load a base model whole, with a clear error if it cannot be."""
-    if not Path(base).is_dir() and _looks_like_a_path(str(base)):
-        raise CheckpointError(
-            f"there is no folder {base}; name a folder with config.json and safetensors weights, or "
-            "a Hub id"
-        )
-    try:
-        config = AutoConfig.from_pretrained(base, revision=options.get("revision"))
-        find_adapter(config.model_type)
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            base, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0].rstrip(".")
-        raise CheckpointError(
-            f"cannot load the base model {base}: {line}; name a folder with config.json and "
-            "safetensors weights, or a Hub id"
-        ) from error
-    except (RuntimeError, AssertionError) as error:  # a device that is not there, or is full
-        line = str(error).strip().splitlines()[0].rstrip(".")
-        raise CheckpointError(
-            f"cannot load the base model {base}: {line}; choose a device that is there and has room"
-        ) from error
-    problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
-    problems += [
-        f"{name} has shape {list(found)}, expected {list(wanted)}"
-        for name, found, wanted in sorted(report["mismatched_keys"])
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(
-            f"the weights of the base model {base} do not fit its config.json: "
-            f"{'; '.join(problems[:3])}{more}; copy the checkpoint again"
-        )
-    return model
-
-
-def _looks_like_a_path(name: str) -> bool:
-    """Whether a name can only mean a folder: Hub ids have one slash at most, and it is inside."""
-    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1

@@ -1,0 +1,151 @@
+"""Which adapter serves a base model, and how the base is loaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedConfig
+
+from twigkit.errors import CapabilityError, CheckpointError, PluginWarning
+from twigkit.generic import GenericAdapter
+from twigkit.plugins import default_registry
+from twigkit.protocols import Adapter
+from twigkit.registry import Entry
+
+
+def find_adapter(config: Mapping[str, Any]) -> Adapter:
+    """Return the adapter that serves a model.
+
+    Args:
+        config: The model's configuration as plain data.
+
+    Returns:
+        The registered adapter that recognises the model, or else the generic one, which says when
+        it wraps the model whether it fits.
+
+    Raises:
+        CapabilityError: If the model is refused, or two adapters claim it, or there is nothing to
+            try; says what works instead.
+    """
+    claims = [entry for entry in adapter_entries() if entry.cls.recognises(config)]
+    if len(claims) > 1:
+        raise CapabilityError(
+            f"two adapters claim model type {config.get('model_type')!r}: "
+            f"{claims[0].name!r} of {claims[0].origin} and {claims[1].name!r} of "
+            f"{claims[1].origin}; uninstall one of them"
+        )
+    if not claims:
+        return GenericAdapter(config)
+    reason = claims[0].cls.refusal(config)
+    if reason:
+        raise CapabilityError(reason)
+    adapter: Adapter = claims[0].cls()
+    return adapter
+
+
+def adapter_entries() -> list[Entry]:
+    """Return the registered adapters; what is no :class:`Adapter` is left out with a warning."""
+    entries = []
+    for entry in default_registry().entries("adapter"):
+        if issubclass(entry.cls, Adapter):
+            entries.append(entry)
+        else:
+            warnings.warn(
+                f"the adapter {entry.name!r} of {entry.origin} was left out: {entry.cls.__name__} "
+                "does not subclass twigkit.Adapter; ask its authors to update it",
+                PluginWarning,
+                stacklevel=2,
+            )
+    return entries
+
+
+def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """Read a base model's configuration without running any of its code.
+
+    Args:
+        base: Folder or Hub id.
+        revision: Revision on the Hub.
+
+    Returns:
+        What ``config.json`` holds.
+
+    Raises:
+        CheckpointError: If there is none, or it cannot be read.
+    """
+    if not Path(base).is_dir() and _looks_like_a_path(str(base)):
+        raise CheckpointError(
+            f"there is no folder {base}; name a folder with config.json and safetensors weights, "
+            "or a Hub id"
+        )
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(str(base), revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(base, error) from error
+    if "model_type" not in config:
+        raise CheckpointError(
+            f"cannot load the base model {base}: its config.json names no model_type; name a "
+            "folder with the config.json that transformers wrote, or a Hub id"
+        )
+    return dict(config)
+
+
+def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
+    """Load a base model whole, by the class of transformers that its adapter names.
+
+    Args:
+        base: Folder or Hub id.
+        options: For ``from_pretrained``.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: If something is missing, damaged, or does not fit; names it.
+        CapabilityError: If no adapter serves the model.
+    """
+    adapter = find_adapter(read_config(base, options.get("revision")))
+    loader = getattr(transformers, adapter.auto_class)
+    try:
+        model, report = loader.from_pretrained(
+            base, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise _unloadable(base, error) from error
+    except (RuntimeError, AssertionError) as error:  # a device that is not there, or is full
+        line = str(error).strip().splitlines()[0].rstrip(".")
+        raise CheckpointError(
+            f"cannot load the base model {base}: {line}; choose a device that is there and has room"
+        ) from error
+    problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    problems += [
+        f"{name} has shape {list(found)}, expected {list(wanted)}"
+        for name, found, wanted in sorted(report["mismatched_keys"])
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"the weights of the base model {base} do not fit its config.json: "
+            f"{'; '.join(problems[:3])}{more}; copy the checkpoint again"
+        )
+    loaded: nn.Module = model
+    return loaded
+
+
+def _unloadable(base: str | Path, error: Exception) -> CheckpointError:
+    """Make the error of a base that is not there or is damaged."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return CheckpointError(
+        f"cannot load the base model {base}: {line}; name a folder with config.json and "
+        "safetensors weights, or a Hub id"
+    )
+
+
+def _looks_like_a_path(name: str) -> bool:
+    """Whether a name can only mean a folder: Hub ids have one slash at most, and it is inside."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
