@@ -1,0 +1,75 @@
+"""Language models without pictures: Llama and the decoders built like it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from twigkit import hookimpl
+from twigkit.hookspecs import Register
+from twigkit.protocols import Adapter, TinyFamily
+from twigkit.stack import LayerStack
+from twigkit.tiny import TinyPrompts
+
+TINY: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 6},
+    "olmo2": {},
+    "phi3": {"sliding_window": 6},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 3},
+    "qwen3": {"head_dim": 16},
+    "smollm3": {},
+}
+"""What a tiny model of each type has besides the usual."""
+
+
+class CausalLmAdapter(Adapter):
+    """Adapter of decoders with ``layers``, ``norm`` and ``rotary_emb`` and nothing in front.
+
+    Twigs draft for them as for any other model; there is nothing to prune in their prompts.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = tuple(TINY)
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "sliding-window", "text-only"})
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+
+    def stack(self, model: nn.Module) -> LayerStack:
+        """Wrap a loaded model; no token of its prompts is visual."""
+        return LayerStack(model, model.model)
+
+    def tiny(self) -> TinyFamily:
+        """Build a Llama 64 wide with 8 layers."""
+        return _tiny("llama")
+
+    def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
+        """Return a maker for every type of model."""
+        return {kind: partial(_tiny, kind) for kind in TINY}
+
+
+def _tiny(kind: str) -> TinyFamily:
+    """Build a model of a type."""
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=100,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **TINY[kind],
+    )
+    return TinyFamily(AutoModelForCausalLM.from_config(config), TinyPrompts())
+
+
+@hookimpl
+def register_adapters(register: Register) -> None:
+    """Register the adapter of language models."""
+    register("causal_lm", CausalLmAdapter)
