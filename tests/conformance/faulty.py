@@ -138,7 +138,7 @@ class TestUnsortedIndices(CoreFault):
     def plant(patch):
         def unsorted(scores, prompt, counts):
             order, alive, lengths = keep_indices(scores, prompt, counts)
-            ranked = scores.gather(1, order).masked_fill(~alive, -1.0).argsort(1, stable=True)
+            ranked = scores.gather(1, order).masked_fill(~alive, -1.0).argsort(dim=1, stable=True)
             return order.gather(1, ranked), alive.gather(1, ranked), lengths
 
         patch.setattr(twigkit.prefill, "keep_indices", unsorted)

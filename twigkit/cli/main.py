@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "import-reference": "Turn a published TwigVLM checkpoint into a twig.",
+    "new-plugin": "Write a plug-in package to start from.",
     "plugins": "List the installed plug-ins, where they come from, and problems.",
     "spec": "Check a spec file, or print the JSON Schema or an example.",
 }

@@ -54,13 +54,14 @@ class LayerWatch:
         """Hook every shell."""
         self.calls: list[list[int]] = [[] for _ in stack.layers]
         self._handles = [
-            layer.register_forward_pre_hook(self._counter(number))
+            layer.register_forward_pre_hook(self._counter(number), with_kwargs=True)
             for number, layer in enumerate(stack.layers)
         ]
 
     def _counter(self, number: int) -> Callable[..., None]:
-        def count(module: object, args: tuple[Tensor, ...]) -> None:
-            self.calls[number].append(args[0].shape[1])
+        def count(module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            self.calls[number].append(hidden.shape[1])
 
         return count
 

@@ -1,0 +1,1 @@
+"""A plug-in for twigkit; its modules are found through the entry points in pyproject.toml."""
