@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from twigkit.errors import CapabilityError
 from twigkit.generation import Generation, Limits
 from twigkit.plugins import default_registry
 from twigkit.prefill import Prefilled, Storage, prefill
@@ -264,6 +265,10 @@ class Lab:
             watched.attach(generation, prefilled.cache.base)
             generation.run(generation.first(prefilled.hidden))
             watched.finish()
+        except CapabilityError as error:
+            if watched.problems:  # what the audits saw before says more than what it led to
+                pytest.fail(f"{watched.problems[0]}. In the end: {error}")
+            raise
         finally:
             layers.remove()
             handle.remove()

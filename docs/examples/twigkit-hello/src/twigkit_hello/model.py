@@ -92,10 +92,14 @@ class HelloForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.lm_head
 
     def forward(
-        self, input_ids: Tensor, logits_to_keep: int = 0, **options: Any
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        logits_to_keep: int = 0,
+        **options: Any,
     ) -> CausalLMOutputWithPast:
         """Return logits after each token, or after the last ones."""
-        output = self.model(input_ids, **options)
+        output = self.model(input_ids, pixel_values, **options)
         hidden = output.last_hidden_state[:, -logits_to_keep:]
         return CausalLMOutputWithPast(
             logits=self.lm_head(hidden),
