@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from twigkit.attention import IMPLEMENTATION, RowProbe
 from twigkit.cache import Segment
 from twigkit.errors import CapabilityError, InputError
+from twigkit.lean import LeanLayer, Table, fold, lean
 
 Rope = Mapping[str, tuple[Tensor, Tensor]]
 """Cosines and sines of a set of positions, by rope key; each ``[batch, tokens, width]``."""
@@ -158,8 +159,8 @@ class LayerStack:
         self.visual_ids, self.channels = visual_ids, channels
         self.config = text.config
         self.layer_config = self.own_config()
-        self.layers = [self._shell(layer) for layer in text.layers]
-        self.depth = len(self.layers)
+        self.depth = len(text.layers)
+        self.layers = self.lean([self._shell(layer) for layer in text.layers])
         text.register_forward_pre_hook(self._stop_at_front_end, with_kwargs=True)
 
     def own_config(self) -> Any:
@@ -195,7 +196,7 @@ class LayerStack:
 
     def device(self, layer: int) -> torch.device:
         """Return the device that holds a layer's weights."""
-        return next(self.layers[layer].parameters()).device
+        return next(self.text.layers[layer].parameters()).device
 
     def spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Split a range of layers where the device changes."""
@@ -389,13 +390,17 @@ class LayerStack:
         Returns:
             States behind the last of these layers, ``[batch, tokens, width]``.
         """
+        tables = fold(rope)
         for number in range(first, last):
-            hidden = self.layers[number](
+            hidden = self.call(
+                self.layers[number],
+                number,
                 hidden,
-                attention_mask=masks[self.window(number)],
-                position_embeddings=rope[self.rope_key(number)],
-                past_key_values=cache,
-                probe=probes.get(number) if probes else None,
+                rope,
+                tables,
+                masks,
+                cache,
+                probes.get(number) if probes else None,
             )
             if inject and number in inject:
                 hidden = hidden + inject[number]
@@ -406,6 +411,65 @@ class LayerStack:
         """Query heads per key head."""
         heads = int(self.config.num_attention_heads)
         return heads // int(getattr(self.config, "num_key_value_heads", None) or heads)
+
+    def call(
+        self,
+        layer: nn.Module,
+        source: int,
+        hidden: Tensor,
+        rope: Rope,
+        tables: Mapping[str, Table],
+        masks: Masks,
+        cache: Segment | None,
+        probe: RowProbe | None,
+    ) -> Tensor:
+        """Run one layer, stock or lean.
+
+        Args:
+            layer: The layer.
+            source: Base layer that it is or stands for: decides window and rope table.
+            hidden: ``[batch, tokens, width]``.
+            rope: Rotary tables.
+            tables: The same, folded for lean layers.
+            masks: Attention masks by window.
+            cache: Where keys and values go.
+            probe: Reads rows of the layer.
+        """
+        mask, key = masks[self.window(source)], self.rope_key(source)
+        if isinstance(layer, LeanLayer):
+            return layer(hidden, mask, tables[key], cache, probe)  # type: ignore[no-any-return]
+        return layer(  # type: ignore[no-any-return]
+            hidden,
+            attention_mask=mask,
+            position_embeddings=rope[key],
+            past_key_values=cache,
+            probe=probe,
+        )
+
+    def lean(
+        self, layers: list[nn.Module], sources: Sequence[int] | None = None
+    ) -> list[nn.Module]:
+        """Replace layers of the common form by lean ones that were seen to give the same numbers.
+
+        Args:
+            layers: Stock layers that use twigkit's attention function.
+            sources: Base layers that they stand for; ``None`` if they are the base's own.
+        """
+        numbers = range(len(layers)) if sources is None else sources
+        place = {id(layer): number for layer, number in zip(layers, numbers, strict=True)}
+
+        def probe(layer: nn.Module) -> Tensor:
+            stock = layer.source if isinstance(layer, LeanLayer) else layer
+            weight = next(stock.parameters())
+            width = stock.input_layernorm.weight.shape[0]  # type: ignore[union-attr, index]
+            random = torch.Generator().manual_seed(0)
+            hidden = torch.randn(2, 7, width, generator=random).to(weight.device, weight.dtype)
+            positions = torch.randint(0, 99, (self.channels, 2, 7), generator=random)
+            rope = self.rope(hidden, positions.sort(-1).values.to(weight.device))
+            masks = {self.window(place[id(stock)]): None}
+            return self.call(layer, place[id(stock)], hidden, rope, fold(rope), masks, None, None)
+
+        return lean(layers, probe)
 
     def windows(self, first: int, last: int) -> set[int | None]:
         """Return the windows of a range of layers."""

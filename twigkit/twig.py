@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from twigkit.attention import RowProbe
 from twigkit.cache import Segment
 from twigkit.errors import CapabilityError, SpecError
+from twigkit.lean import fold
 from twigkit.plugins import default_registry
 from twigkit.protocols import Head
 from twigkit.specs import TwigSpec
@@ -42,6 +44,8 @@ class Twig(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         self.heads = nn.ModuleDict(heads)
+        # In a tuple, so that the lean layers' parameters are not registered twice.
+        self._lean: tuple[list[nn.Module]] | None = None
 
     @property
     def exit_layer(self) -> int:
@@ -91,17 +95,25 @@ class Twig(nn.Module):
         Returns:
             States behind the last layer, before the norm, ``[batch, tokens, width]``.
         """
-        for local, (source, layer) in enumerate(zip(self.sources, self.layers, strict=True)):
-            hidden = layer(
-                hidden,
-                attention_mask=masks[stack.window(source)],
-                position_embeddings=rope[stack.rope_key(source)],
-                past_key_values=cache,
-                probe=probe if local == self.depth - 1 else None,
+        tables = fold(rope)
+        for local, (source, layer) in enumerate(
+            zip(self.sources, self._runners(stack), strict=True)
+        ):
+            last = local == self.depth - 1
+            hidden = stack.call(
+                layer, source, hidden, rope, tables, masks, cache, probe if last else None
             )
             if inject and source in inject:
                 hidden = hidden + inject[source]
         return hidden
+
+    def _runners(self, stack: LayerStack) -> Sequence[nn.Module]:
+        """Return the layers to call: lean ones for inference, the trainable ones for training."""
+        if self.training or torch.is_grad_enabled():
+            return self.layers  # type: ignore[return-value]
+        if self._lean is None:
+            self._lean = (stack.lean(list(self.layers), self.sources),)
+        return self._lean[0]
 
     def windows(self, stack: LayerStack) -> set[int | None]:
         """Return the windows of the twig's layers."""
