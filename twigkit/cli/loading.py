@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twigkit.errors import CheckpointError
+from twigkit.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from twigkit.model import TwigModel
@@ -105,8 +109,53 @@ def demo_folder(part: str) -> Path:
 
 
 def quieten() -> None:
-    """Keep progress bars and hints of transformers out of the terminal."""
+    """Keep progress bars, hints and retries of the libraries below out of the terminal."""
+    import logging as standard
+
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    hub.set_verbosity(standard.CRITICAL)
+
+
+def writable(out: str) -> Path:
+    """Check early that a folder for results can be made, so that no long run ends in an error.
+
+    Args:
+        out: Folder that the user named; it need not be there.
+
+    Returns:
+        Its path; nothing is made yet.
+
+    Raises:
+        InputError: If the path, or one above it, is a file or may not be written.
+    """
+    folder = Path(out)
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file; name a folder with --out")
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"{nearest} may not be written; name another folder with --out")
+    return folder
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None] | None]:
+    """Give a function that shows on the terminal what is being run; gone when it is over.
+
+    Yields:
+        The function, or ``None`` where the error stream is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def tell(text: str) -> None:
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield tell
+    finally:
+        tell("")

@@ -22,9 +22,15 @@ if TYPE_CHECKING:
     from twigkit.plugins import Source
 
 COMMANDS = {
+    "demo": "Show the method at work on unseen pictures, with a report to open in a browser.",
+    "generate": "Answer a question about your own pictures.",
+    "bench": "Measure speed and memory side by side with Hugging Face's generate.",
     "import-reference": "Turn a published TwigVLM checkpoint into a twig.",
     "new-plugin": "Write a plug-in package to start from.",
     "plugins": "List the installed plug-ins, where they come from, and problems.",
+    "families": "Show which model families are served, and what each can do.",
+    "inspect": "Show the shape of a base model, and a run to start from.",
+    "presets": "Show the shapes of well-known models, and what a twig on each costs.",
     "spec": "Check a spec file, or print the JSON Schema or an example.",
 }
 """Built-in commands: the name, which is also the module's, and a line of help."""

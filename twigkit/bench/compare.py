@@ -1,0 +1,184 @@
+"""Methods side by side: alternating runs, medians, and whether the tokens are the target's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from twigkit.bench.methods import Answer, Inputs, Method, answer
+from twigkit.model import TwigModel
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a method first leaves its target.
+
+    Attributes:
+        prompt: Number of the prompt, from 0.
+        token: Number of the new token, from 0.
+    """
+
+    prompt: int
+    token: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method over all prompts.
+
+    Attributes:
+        method: The method.
+        tokens: New tokens, all prompts together.
+        prefill_seconds: Time to the first token: median of the rounds, mean over the prompts.
+        decode_seconds: Time from there to the end, likewise.
+        tokens_per_second: Of the whole calls.
+        decode_tokens_per_second: Of the tokens behind the first alone.
+        accepted_length: Mean tokens gained by a verification; ``None`` where nothing is verified.
+        kv_bytes: Keys and values in use at the end, mean over the prompts.
+        kv_bytes_allocated: Size of the storages, likewise.
+        draft_kv_bytes: The twig's share, likewise, not part of ``kv_bytes``.
+        difference: Where the tokens leave the target's; ``None`` if they nowhere do.
+        checked: Whether there is a target, so that ``difference`` means something.
+    """
+
+    method: Method
+    tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    tokens_per_second: float
+    decode_tokens_per_second: float
+    accepted_length: float | None
+    kv_bytes: float
+    kv_bytes_allocated: float
+    draft_kv_bytes: float
+    difference: Difference | None
+    checked: bool
+
+    @property
+    def same(self) -> str:
+        """What a table says about the tokens: ``yes``, ``no (...)``, or that it is a target."""
+        if not self.checked:
+            return "is a target"
+        if self.difference is None:
+            return "yes"
+        return f"no (prompt {self.difference.prompt + 1}, token {self.difference.token + 1})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome of :func:`compare`.
+
+    Attributes:
+        rows: One per method, in the order given.
+        answers: The last round's answers, by method's name and prompt.
+    """
+
+    rows: list[Row]
+    answers: dict[str, list[Answer]]
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every method repeats its target, token for token."""
+        return all(row.difference is None for row in self.rows)
+
+    def row(self, name: str) -> Row:
+        """Return the row of a method."""
+        return next(row for row in self.rows if row.method.name == name)
+
+    def speed(self, name: str, reference: str) -> float:
+        """Return how many times faster a method answers than another, whole calls."""
+        return self.row(name).tokens_per_second / self.row(reference).tokens_per_second
+
+
+def compare(
+    model: TwigModel,
+    prompts: Sequence[Inputs],
+    methods: Sequence[Method],
+    *,
+    max_new_tokens: int,
+    rounds: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Answer all prompts by all methods, in alternation, after one round to warm up.
+
+    The methods take turns on every prompt, and every round starts with another of them, so that
+    whatever else the machine does slows all of them alike.
+
+    Args:
+        model: Base and twig.
+        prompts: The processor's outputs, one prompt each.
+        methods: What to compare.
+        max_new_tokens: Most tokens to generate.
+        rounds: Measured rounds; times are their medians.
+        progress: Told what is being run.
+
+    Returns:
+        One row per method.
+    """
+    for method in methods:
+        answer(model, prompts[0], method, max_new_tokens=max_new_tokens)
+    runs: dict[str, list[list[Answer]]] = {m.name: [[] for _ in prompts] for m in methods}
+    turn = 0
+    for number in range(rounds):
+        for index, inputs in enumerate(prompts):
+            if progress is not None:
+                progress(f"round {number + 1}/{rounds}, prompt {index + 1}/{len(prompts)}")
+            start = turn % len(methods)
+            for method in (*methods[start:], *methods[:start]):
+                given = answer(model, inputs, method, max_new_tokens=max_new_tokens)
+                runs[method.name][index].append(given)
+            turn += 1
+    rows = [_row(method, runs) for method in methods]
+    return Comparison(rows, {name: [many[-1] for many in found] for name, found in runs.items()})
+
+
+def _row(method: Method, runs: dict[str, list[list[Answer]]]) -> Row:
+    """Sum one method up."""
+    own = runs[method.name]
+    last = [many[-1] for many in own]
+    prefill = [median(run.prefill_seconds for run in many) for many in own]
+    decode = [median(run.decode_seconds for run in many) for many in own]
+    tokens = sum(len(run.tokens) for run in last)
+    gains = [gain for run in last for gain in run.accepted_lengths]
+    return Row(
+        method=method,
+        tokens=tokens,
+        prefill_seconds=fmean(prefill),
+        decode_seconds=fmean(decode),
+        tokens_per_second=_rate(tokens, sum(prefill) + sum(decode)),
+        decode_tokens_per_second=_rate(tokens - len(last), sum(decode)),
+        accepted_length=fmean(gains) if gains else None,
+        kv_bytes=fmean(run.kv_bytes for run in last),
+        kv_bytes_allocated=fmean(run.kv_bytes_allocated for run in last),
+        draft_kv_bytes=fmean(run.draft_kv_bytes for run in last),
+        difference=_difference(own, runs[method.target]) if method.target else None,
+        checked=bool(method.target),
+    )
+
+
+def _rate(tokens: int, seconds: float) -> float:
+    return tokens / seconds if seconds > 0 else 0.0
+
+
+def _difference(own: list[list[Answer]], target: list[list[Answer]]) -> Difference | None:
+    """Find where any run of a method leaves its target's first run."""
+    for prompt, (many, reference) in enumerate(zip(own, target, strict=True)):
+        for run in many:
+            place = first_difference(run.tokens, reference[0].tokens)
+            if place is not None:
+                return Difference(prompt, place)
+    return None
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
+    """Return the first place where two sequences differ, or ``None`` if they are equal.
+
+    Args:
+        one: Tokens.
+        other: Tokens; where one sequence goes on beyond the other, that is a difference.
+    """
+    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return place
+    return None if len(one) == len(other) else min(len(one), len(other))

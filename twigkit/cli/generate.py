@@ -1,0 +1,170 @@
+"""``twigkit generate``: answer a question about the user's own pictures."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from twigkit.cli.loading import add_model_arguments, base_folder, load_model
+from twigkit.errors import InputError
+
+if TYPE_CHECKING:
+    from twigkit.generation import GenerationStats
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command.
+
+    Args:
+        parser: The command's parser.
+    """
+    add_model_arguments(parser)
+    group = parser.add_argument_group("prompt")
+    group.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated"
+    )
+    group.add_argument("--prompt", required=True, help="the question")
+    group.add_argument(
+        "--raw",
+        action="store_true",
+        help="take the prompt as it is, image tokens included, without the chat template",
+    )
+    add_generation_arguments(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="(256)")
+    group.add_argument("--stream", action="store_true", help="print the answer as it comes")
+    group.add_argument("--json", action="store_true", help="print answer and statistics as JSON")
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how an answer is generated.
+
+    Args:
+        parser: The command's parser.
+    """
+    group = parser.add_argument_group("generation")
+    group.add_argument(
+        "--budget",
+        type=count_or_fraction,
+        metavar="R",
+        help="average visual tokens per layer: a count (64) or a fraction of the prompt's (0.11); "
+        "without it nothing is pruned",
+    )
+    group.add_argument("--pruner", default="ttp", metavar="NAME", help="(default: %(default)s)")
+    group.add_argument(
+        "--wipe-layer",
+        type=count_or_fraction,
+        metavar="LAYER",
+        help="layer after which no visual token is left, a count or a fraction of the depth",
+    )
+    group.add_argument(
+        "--drafter", metavar="NAME", help="(default: ssd with a twig, plain without)"
+    )
+
+
+def count_or_fraction(text: str) -> int | float:
+    """Read a whole number as a count and a number with a point as a fraction.
+
+    Args:
+        text: What the user typed.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is no number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a count such as 64 nor a fraction such as 0.11"
+        ) from None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer the question.
+
+    Args:
+        args: The parsed options.
+
+    Returns:
+        0.
+
+    Raises:
+        TwigkitError: If a picture, the prompt, a checkpoint or a setting cannot be used.
+    """
+    if args.stream and args.json:
+        raise InputError("--stream and --json exclude each other; leave one out")
+    from twigkit.inputs import load_processor, open_picture, prepare
+
+    pictures = [open_picture(path) for path in args.image]
+    if not args.prompt.strip():
+        raise InputError("the prompt is empty; ask something with --prompt")
+    model = load_model(args)
+    processor = load_processor(base_folder(args.base), revision=args.revision)
+    inputs = prepare(processor, args.prompt, pictures, raw=args.raw)
+    output: Any = model.generate(
+        **inputs,
+        max_new_tokens=args.max_new_tokens,
+        budget=args.budget,
+        pruner=args.pruner,
+        wipe_layer=args.wipe_layer,
+        drafter=args.drafter,
+        streamer=_streamer(processor) if args.stream else None,
+        return_dict_in_generate=True,
+    )
+    new = output.sequences[0, inputs["input_ids"].shape[1] :]
+    answer = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+    if args.json:
+        print(json.dumps(_document(answer, new.tolist(), output.stats), indent=2))
+        return 0
+    if not args.stream:
+        print(answer)
+    print(f"[{summary(output.stats)}]")
+    return 0
+
+
+def _streamer(processor: Any) -> Any:
+    """Make what prints tokens as they come."""
+    from transformers import TextStreamer
+
+    return TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def _document(answer: str, tokens: list[int], stats: GenerationStats) -> dict[str, Any]:
+    """Answer and statistics as plain data."""
+    numbers = dataclasses.asdict(stats)
+    numbers["kept_tokens"] = {str(layer): kept for layer, kept in stats.kept_tokens.items()}
+    numbers["accepted_length"] = stats.accepted_length
+    numbers["acceptance"] = stats.acceptance
+    numbers["tokens_per_second"] = stats.tokens_per_second
+    return {"answer": answer, "tokens": tokens, "stats": numbers}
+
+
+def summary(stats: GenerationStats) -> str:
+    """Put the statistics of one answer on a line.
+
+    Args:
+        stats: What a call for one prompt did and took.
+    """
+    from twigkit.bench.table import size
+
+    visual = str(stats.visual_tokens[0])
+    for layer, (kept,) in stats.kept_tokens.items():
+        visual += f", {kept} behind layer {layer}"
+    memory = size(stats.kv_bytes)
+    if stats.draft_kv_bytes:
+        memory += f" + {size(stats.draft_kv_bytes)} twig"
+    parts = [
+        f"{stats.new_tokens[0]} tokens, {stats.tokens_per_second:.1f} per second",
+        f"prefill {1000 * stats.prefill_seconds:.0f} ms",
+        f"decode {1000 * stats.decode_seconds:.0f} ms",
+        f"accepted length {stats.accepted_length:.2f}",
+        f"visual tokens: {visual}",
+        f"KV {memory}",
+    ]
+    return " | ".join(parts)

@@ -1,0 +1,130 @@
+"""From pictures and a question to what a base model's processor returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from twigkit.errors import CheckpointError, InputError
+
+
+def load_processor(base: str | Path, *, revision: str | None = None) -> Any:
+    """Load the processor of a base model.
+
+    Args:
+        base: Folder or Hub id of the base.
+        revision: Revision on the Hub.
+
+    Returns:
+        Its processor, padding on the left, as generation needs it.
+
+    Raises:
+        CheckpointError: If the base comes without one, or it is damaged.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(base, revision=revision)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise CheckpointError(
+            f"cannot load the processor of {base}: {_first_line(error)}; name a base that "
+            "comes with its processor and tokenizer"
+        ) from error
+    if not hasattr(processor, "image_processor"):
+        raise CheckpointError(
+            f"{base} comes with a {type(processor).__name__}, which takes no pictures; add the "
+            "base's processor files"
+        )
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """Read a picture whole, as RGB.
+
+    Args:
+        path: A file in any format that Pillow reads.
+
+    Returns:
+        The picture.
+
+    Raises:
+        InputError: If there is no such file, or it is no picture, or only a part of one.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}; name a picture") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; name a picture") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is not a picture; give a PNG, JPEG or similar file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"the picture {path} cannot be read ({_first_line(error)}); it is damaged or "
+            "incomplete, give a whole one"
+        ) from error
+
+
+def prepare(
+    processor: Any, prompt: str, pictures: Sequence[Image.Image] = (), *, raw: bool = False
+) -> dict[str, Any]:
+    """Turn a question about some pictures into what the model takes.
+
+    Args:
+        processor: The base's processor.
+        prompt: The question.
+        pictures: The pictures, in the order in which the prompt refers to them.
+        raw: Take the prompt as it is, with the image tokens in it, instead of putting it into the
+            processor's chat template. Without a template it always is.
+
+    Returns:
+        The processor's outputs for one prompt.
+
+    Raises:
+        InputError: If the prompt is empty, or its image tokens are not as many as the pictures.
+    """
+    if not prompt.strip():
+        raise InputError("the prompt is empty; ask something, such as 'What is in the picture?'")
+    text = prompt
+    if not raw and getattr(processor, "chat_template", None):
+        content = [{"type": "image"} for _ in pictures]
+        turn = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
+        text = processor.apply_chat_template([turn], add_generation_prompt=True)
+    _check_placeholders(processor, text, len(pictures))
+    try:
+        return dict(processor(text=text, images=list(pictures) or None, return_tensors="pt"))
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f"the processor refuses the prompt: {_first_line(error)}; check pictures and prompt"
+        ) from error
+
+
+def _check_placeholders(processor: Any, text: str, pictures: int) -> None:
+    """Refuse a prompt whose image tokens and pictures do not match."""
+    token = getattr(processor, "image_token", None)
+    if not token:
+        return
+    found = text.count(token)
+    if found == pictures:
+        return
+    given = f"{pictures} picture{'s' * (pictures != 1)}"
+    if not found:
+        raise InputError(
+            f"{given} given, but the prompt has no image token; put {token} where each belongs, or "
+            "leave it to the chat template"
+        )
+    raise InputError(
+        f"{given} given, but the prompt has {found} image token{'s' * (found != 1)} ({token}); "
+        "give one for each picture"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of a message, or the error's name if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
