@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUILD := build
 
-.PHONY: demo test lint types docs bench clean
+.PHONY: demo test lint types docs families bench clean
 
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
@@ -24,6 +24,9 @@ types: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m pytest tests/docs
+
+families: $(STAMP)
+	$(BIN)/twigkit families --distribution twigkit --out docs/families.md
 
 bench: $(STAMP)
 	$(BIN)/twigkit bench --out $(BUILD)/bench

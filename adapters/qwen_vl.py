@@ -25,8 +25,8 @@ class QwenVlAdapter(Adapter):
         """Say that it needs remote code, which is never run unasked."""
         return (
             "Qwen-VL (2023) is not part of transformers: it runs on code from its own repository, "
-            "which is never executed, and which transformers 5 no longer loads. The nearest that "
-            "works is Qwen/Qwen2-VL-2B-Instruct or Qwen/Qwen2.5-VL-3B-Instruct"
+            "and twigkit executes none. The nearest that works is Qwen/Qwen2-VL-2B-Instruct or "
+            "Qwen/Qwen2.5-VL-3B-Instruct"
         )
 
 

@@ -1,0 +1,157 @@
+"""Presets have the real shapes, and ``presets``, ``inspect`` and ``families`` show what is true."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from twigkit import CapabilityError, CheckpointError, RunSpec
+from twigkit.capabilities import ADAPTER_CAPABILITIES
+from twigkit.cli.families import page
+from twigkit.cli.main import main
+from twigkit.families import adapter_entries, find_adapter
+from twigkit.plugins import default_registry
+from twigkit.shape import all_presets, on_meta, preset_shape
+
+DOCS = Path(__file__).parents[2] / "docs"
+PRESETS = {name: preset for name, (preset, _) in all_presets().items()}
+PUBLISHED = {
+    # billions of parameters, layers, width, heads, key and value heads
+    "llava-1.5-7b": (7.06, 32, 4096, 32, 32),
+    "llava-1.5-13b": (13.35, 40, 5120, 40, 40),
+    "llava-next-mistral-7b": (7.57, 32, 4096, 32, 8),
+    "llava-next-vicuna-7b": (7.06, 32, 4096, 32, 32),
+    "qwen2.5-vl-3b": (3.75, 36, 2048, 16, 2),
+    "qwen2.5-vl-7b": (8.29, 28, 3584, 28, 4),
+    "qwen3-vl-4b": (4.44, 36, 2560, 32, 8),
+    "qwen3-vl-8b": (8.77, 36, 4096, 32, 8),
+    "smolvlm2-2.2b": (2.25, 24, 2048, 32, 32),
+    "video-llava-7b": (7.37, 32, 4096, 32, 32),
+}
+"""The published sizes, typed in here a second time."""
+
+
+def test_the_known_models_are_there():
+    assert set(PRESETS) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_has_the_published_shape(name):
+    config = AutoConfig.for_model(**PRESETS[name].config)
+    adapter = find_adapter(config.to_dict())
+    model = on_meta(adapter, config)
+    billions, layers, width, heads, kv_heads = PUBLISHED[name]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters / 1e9 == pytest.approx(billions, abs=0.006)
+    shape = preset_shape(PRESETS[name])
+    assert (shape.layers, shape.width) == (layers, width)
+    assert (shape.heads, shape.kv_heads) == (heads, kv_heads)
+    stack = adapter.stack(model)
+    assert stack.depth == layers
+    per_layer = sum(parameter.numel() for parameter in stack.layers[3].parameters())
+    assert shape.twig_parameters == 3 * per_layer + shape.vocabulary * width + width
+    assert shape.kv_bytes == 2 * layers * kv_heads * shape.head_width * 2
+    assert shape.wipe_layer == layers * 3 // 4
+
+
+def test_the_papers_numbers_come_out():
+    shape = preset_shape(PRESETS["llava-1.5-7b"])
+    assert shape.visual.count == 576
+    assert shape.keep == {192: 227, 128: 134, 64: 41}
+    assert shape.twig_parameters == pytest.approx(0.74e9, rel=0.01)
+    shape = preset_shape(PRESETS["llava-next-vicuna-7b"])
+    assert shape.visual.count == 2880
+    assert shape.keep[640] == 670
+    assert shape.keep[320] == 204
+
+
+def test_the_command_lists_every_preset(capsys):
+    assert main(["presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == sorted(PUBLISHED)
+    assert main(["presets", "llava-1.5-7b"]) == 0
+    said = capsys.readouterr().out
+    assert "keeps 41 visual tokens" in said
+    run = RunSpec.from_yaml(said.split("# A run to start from:")[1])
+    assert run.generation.budget == 64
+    assert main(["presets", "llava-9"]) == 2
+    assert "qwen3-vl-8b" in capsys.readouterr().err
+
+
+def test_inspect_gives_the_same_from_a_configuration(tmp_path, capsys):
+    preset = PRESETS["qwen2.5-vl-3b"]
+    AutoConfig.for_model(**preset.config).save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    main(["presets", "qwen2.5-vl-3b", "--json"])
+    expected = json.loads(capsys.readouterr().out)
+    assert found["run"]["twig"]["base"] == found["base"] == str(tmp_path)
+    assert {**found, "base": 0, "run": 0} == {**expected, "base": 0, "run": 0}
+    assert main(["inspect", str(tmp_path)]) == 0
+    RunSpec.from_yaml(capsys.readouterr().out.split("# A run to start from:")[1])
+
+
+def test_inspect_shows_a_language_model_and_a_family_without_an_adapter(tmp_path, capsys):
+    for kind, visual in (("llama", "none"), ("llava_onevision", "none declares this family")):
+        AutoConfig.for_model(kind).save_pretrained(tmp_path)
+        assert main(["inspect", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+        assert re.search(f"^visual tokens .*{visual}$", said, re.MULTILINE)
+        assert "budget" not in said
+
+
+@pytest.mark.parametrize(
+    ("config", "cause", "way_out"),
+    [
+        ({"model_type": "qwen", "visual": {}}, "code from its own", "Qwen2.5-VL-3B"),
+        ({"model_type": "mllama"}, "cross-attention", "llava-1.5-7b-hf"),
+        ({"model_type": "gemma3", "text_config": {"use_bidirectional_attention": True}},
+         "both ways", "gemma-3-4b-it"),
+        ({"model_type": "abacus"}, "'abacus'", "write one"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_is_refused_with_a_way_out(config, cause, way_out, tmp_path, capsys):
+    with pytest.raises(CapabilityError, match=cause) as refused:
+        find_adapter(config)
+    assert way_out in str(refused.value)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert way_out in capsys.readouterr().err
+
+
+def test_inspect_says_what_is_wrong_with_a_folder(tmp_path):
+    from twigkit.shape import inspect_base
+
+    for content, cause in ((None, "config.json"), ("{", "cannot load"), ("{}", "model_type")):
+        if content is not None:
+            (tmp_path / "config.json").write_text(content)
+        with pytest.raises(CheckpointError, match=cause):
+            inspect_base(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        inspect_base("/no/such/folder")
+
+
+def test_every_adapter_is_served_or_refused():
+    for entry in adapter_entries():
+        kinds = entry.cls.model_types
+        assert kinds, entry.name
+        if entry.capabilities:
+            assert entry.cls().variants(), f"{entry.name} has no tiny model to be tested with"
+            assert entry.capabilities <= set(ADAPTER_CAPABILITIES), entry.name
+        else:
+            assert entry.cls.refusal({"model_type": kinds[0]}), entry.name
+
+
+def test_the_page_on_families_is_current(capsys):
+    entries = [e for e in default_registry().entries("adapter") if e.distribution == "twigkit"]
+    current = (DOCS / "families.md").read_text()
+    assert current == page(entries, "twigkit"), "run `make families`"
+    assert current != page(entries[:-1], "twigkit")
+    for entry in entries:
+        assert f"`{entry.name}`" in current
+    assert main(["families", "--distribution", "twigkit"]) == 0
+    assert capsys.readouterr().out == current

@@ -1,0 +1,100 @@
+"""How the commands about shapes print them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from twigkit.shape import Shape
+
+COLUMNS = (
+    "preset",
+    "layers",
+    "width",
+    "heads",
+    "visual",
+    "exit",
+    "wipe",
+    "keep",
+    "twig",
+    "KV/token",
+)
+
+
+def row(name: str, shape: Shape) -> tuple[str, ...]:
+    """Put a shape into the columns of the table."""
+    return (
+        name,
+        str(shape.layers),
+        str(shape.width),
+        f"{shape.heads}/{shape.kv_heads}",
+        str(shape.visual.count) if shape.visual else "-",
+        f"{shape.exit_layer}+{shape.depth}",
+        str(shape.wipe_layer),
+        " ".join(f"{budget}:{count}" for budget, count in shape.keep.items()) or "-",
+        f"{shape.twig_parameters / 1e6:,.0f} M",
+        f"{shape.kv_bytes / 1024:,.0f} KiB",
+    )
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in rows
+    )
+
+
+def details(shape: Shape) -> str:
+    """Print everything about one base, and a run to start from."""
+    lines = [
+        ("base", f"{shape.base} ({shape.model_type}, served by {shape.adapter})"),
+        ("layers", f"{shape.layers}, {shape.width} wide"),
+        ("heads", f"{shape.heads}, {shape.head_width} wide; {shape.kv_heads} of keys and values"),
+        ("vocabulary", f"{shape.vocabulary:,}"),
+        ("visual tokens", _visual(shape)),
+        ("twig", f"{shape.depth} layers behind layer {shape.exit_layer}, "
+                 f"{shape.twig_parameters:,} parameters"),
+        ("KV per token", f"{shape.kv_bytes:,} bytes, and {shape.twig_kv_bytes:,} in the twig"),
+    ]  # fmt: skip
+    if shape.visual:
+        lines.append(("wipe layer", f"{shape.wipe_layer} of {shape.layers}"))
+        lines += [
+            (f"budget {budget}", f"keeps {count} visual tokens up to the wipe layer")
+            for budget, count in shape.keep.items()
+        ]
+    text = "\n".join(f"{name:<14} {value}" for name, value in lines)
+    return f"{text}\n\n# A run to start from:\n{yaml.safe_dump(starter(shape), sort_keys=False)}"
+
+
+def starter(shape: Shape) -> dict[str, Any]:
+    """Return a run spec to start from, as plain data."""
+    run: dict[str, Any] = {
+        "twig": {"base": shape.base, "exit_layer": shape.exit_layer, "depth": shape.depth},
+        "generation": {"drafter": "ssd"},
+    }
+    if shape.keep:
+        run["generation"] |= {"budget": min(shape.keep), "wipe_layer": shape.wipe_layer}
+    return run
+
+
+def as_json(shape: Shape) -> dict[str, Any]:
+    """Give a shape as plain data."""
+    return {**dataclasses.asdict(shape), "run": starter(shape)}
+
+
+def dump(document: Any) -> str:
+    """Write plain data as JSON."""
+    return json.dumps(document, indent=2)
+
+
+def _visual(shape: Shape) -> str:
+    """Say how many visual tokens a usual prompt has."""
+    if shape.visual:
+        return f"{shape.visual.count} for {shape.visual.of}"
+    return "known only to an adapter, and none declares this family" if shape.tried else "none"
