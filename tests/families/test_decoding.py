@@ -29,11 +29,9 @@ def next_turn(inputs, sequences, words):
     """The inputs of a second turn: the first one with its answer, and a question behind it."""
     batch, length = inputs["input_ids"].shape
     answer = sequences[:, length:]
-    sequences[:, length:] = torch.where(
-        answer < 80, answer, 5
-    )  # words, where it said a placeholder
+    answer = torch.where(answer < 80, answer, 5)  # words, where it said a placeholder
     question = torch.tensor(words).expand(batch, -1)
-    ids = torch.cat((sequences, question), 1)
+    ids = torch.cat((inputs["input_ids"], answer, question), 1)
     grown = dict(inputs, input_ids=ids)
     for name, value in inputs.items():
         if name != "input_ids" and value.shape[:2] == (batch, length):

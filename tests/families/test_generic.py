@@ -1,0 +1,172 @@
+"""Families that nobody declares: used with a notice if they fit, else refused with the reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+)
+
+from twigkit import CapabilityError, FamilyWarning, TwigModel, TwigSpec
+from twigkit.tiny import spread_weights
+
+TEXT = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
+PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def prompt(tokens, **values):
+    ids = torch.tensor([[1, 5, 6, *[99] * tokens, 7, 8, 9]])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **values}
+
+
+def onevision():
+    config = LlavaOnevisionConfig(
+        text_config={"model_type": "qwen2", **TEXT},
+        vision_config={"model_type": "siglip_vision_model", **VISION},
+        image_token_index=99,
+        video_token_index=98,
+        image_grid_pinpoints=[[16, 16], [16, 32]],
+        vision_feature_layer=-1,
+    )
+    model = LlavaOnevisionForConditionalGeneration(config)
+    return model, prompt(36, pixel_values=PIXELS[None], image_sizes=torch.tensor([[16, 16]]))
+
+
+def internvl():
+    vision = VISION | {"image_size": [16, 16], "patch_size": [4, 4]}
+    config = InternVLConfig(
+        text_config={"model_type": "qwen2", **TEXT},
+        vision_config=vision,
+        image_token_id=99,
+        image_seq_length=4,
+    )
+    return InternVLForConditionalGeneration(config), prompt(4, pixel_values=PIXELS[:1])
+
+
+def paligemma():
+    config = PaliGemmaConfig(
+        text_config={"model_type": "gemma", "head_dim": 16, **TEXT},
+        vision_config={"model_type": "siglip_vision_model", "projection_dim": 64, **VISION},
+        image_token_index=99,
+        projection_dim=64,
+    )
+    inputs = prompt(16, pixel_values=PIXELS[:1])
+    inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    return PaliGemmaForConditionalGeneration(config), inputs
+
+
+@pytest.mark.parametrize("build", [onevision, internvl])
+def test_a_family_that_fits_is_used_with_a_notice(build):
+    base, inputs = build()
+    spread_weights(base)
+    with pytest.warns(
+        FamilyWarning, match=f"no adapter serves model type '{base.config.model_type}"
+    ):
+        model = TwigModel(base)
+    assert {"batch", "image", "pruning", "text-only"} <= model.adapter.capabilities
+    own = base.generate(**inputs, max_new_tokens=8, do_sample=False)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=8), own)
+    model.grow(TwigSpec(base="tiny", exit_layer=1, depth=2))
+    drafter = {"kind": "ssd", "threshold": 0.0}
+    assert torch.equal(model.generate(**inputs, drafter=drafter, max_new_tokens=8), own)
+    options = {"budget": 0.5, "wipe_layer": 4, "max_new_tokens": 8}
+    plain = model.generate(**inputs, drafter="plain", **options)
+    assert torch.equal(model.generate(**inputs, drafter=drafter, **options), plain)
+    assert model.generate(**inputs, **options).stats.kept_tokens
+
+
+def test_a_family_that_treats_pictures_otherwise_is_refused_with_what_differed():
+    base, inputs = paligemma()
+    spread_weights(base)
+    with pytest.warns(FamilyWarning):
+        model = TwigModel(base)  # its prompts of text are plain
+    for _ in range(2):  # and stays refused
+        with pytest.raises(CapabilityError, match=r"output of layer 0 differs by .* reach"):
+            model.generate(**inputs, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "cause"),
+    [
+        ("cohere", {}, "the logits differ by"),
+        ("gemma2", {"head_dim": 16}, "the logits differ by"),
+        ("gemma3_text", {"head_dim": 16}, "cannot be run one by one"),
+        (
+            "granite",
+            {"residual_multiplier": 0.5, "embedding_multiplier": 3.0},
+            "the embedded prompt",
+        ),
+        ("gpt_neox", {}, "no language model with"),
+    ],
+)
+def test_a_language_model_that_differs_is_refused(kind, settings, cause):
+    config = AutoConfig.for_model(kind, **TEXT, **settings)
+    base = spread_weights(AutoModelForCausalLM.from_config(config))
+    with pytest.raises(CapabilityError, match=cause) as refused:
+        TwigModel(base)
+    assert kind in str(refused.value)
+    assert "write one" in str(refused.value)
+
+
+def test_a_language_model_that_fits_is_used_with_a_notice(tmp_path):
+    config = AutoConfig.for_model("glm", **TEXT, head_dim=16)
+    spread_weights(AutoModelForCausalLM.from_config(config)).save_pretrained(tmp_path)
+    with pytest.warns(FamilyWarning):
+        model = TwigModel.from_pretrained(tmp_path, dtype="float32")
+    inputs = prompt(0)
+    own = model.base.generate(**inputs, max_new_tokens=6, do_sample=False)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=6), own)
+    with pytest.raises(CapabilityError, match="no visual tokens"):
+        model.generate(**inputs, budget=0.5)
+
+
+def test_a_language_model_loads_by_its_own_class(tmp_path):
+    spread_weights(LlamaForCausalLM(LlamaConfig(**TEXT))).save_pretrained(tmp_path)
+    model = TwigModel.from_pretrained(tmp_path, dtype="float32")
+    assert isinstance(model.base, LlamaForCausalLM)
+    model.grow(TwigSpec(base="tiny"))
+    inputs = prompt(0)
+    own = model.base.generate(**inputs, max_new_tokens=6, do_sample=False)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=6), own)
+    with pytest.raises(CapabilityError, match="no visual tokens"):
+        model.generate(**inputs, budget=0.5)
+
+
+def test_what_needs_remote_code_is_refused_before_anything_runs(tmp_path):
+    config = {"model_type": "qwen", "visual": {"layers": 48}}
+    config["auto_map"] = {"AutoConfig": "configuration_qwen.QWenConfig"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "configuration_qwen.py").write_text("raise SystemExit('remote code ran')")
+    with pytest.raises(CapabilityError, match="executes none"):
+        TwigModel.from_pretrained(tmp_path)
