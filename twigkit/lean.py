@@ -126,19 +126,20 @@ def lean(layers: list[nn.Module], probe: Callable[[nn.Module], Tensor]) -> list[
         probe: Runs one layer, stock or lean, over fixed random states; the results decide.
 
     Returns:
-        A lean layer where form and numbers agree, the stock layer elsewhere. One layer of each type
+        A lean layer where form and numbers agree, the stock layer elsewhere. One layer of each kind
         is compared.
     """
-    verdicts: dict[type[nn.Module], bool] = {}
+    verdicts: dict[object, bool] = {}
     result: list[nn.Module] = []
     for layer in layers:
         if not fits(layer):
             result.append(layer)
             continue
         candidate = LeanLayer(layer)
-        if type(layer) not in verdicts:
-            verdicts[type(layer)] = _agrees(layer, candidate, probe)
-        result.append(candidate if verdicts[type(layer)] else layer)
+        kind = _kind(layer)
+        if kind not in verdicts:
+            verdicts[kind] = _agrees(layer, candidate, probe)
+        result.append(candidate if verdicts[kind] else layer)
     return result
 
 
@@ -181,6 +182,20 @@ def _agrees(stock: nn.Module, candidate: LeanLayer, probe: Callable[[nn.Module],
     scale = expected.abs().max().clamp(min=1e-6)
     gap = (expected - found).abs().max() / scale
     return bool(gap <= _TOLERANCE.get(expected.dtype, 0.0))
+
+
+def _kind(layer: nn.Module) -> object:
+    """Return what layers that compute the same have in common: their type, and all plain settings.
+
+    Layers of one type may differ, as where every fourth has no rotary positions.
+    """
+    settings = [
+        (name, key, value)
+        for name, module in layer.named_modules()
+        for key, value in vars(module).items()
+        if key not in ("layer_idx", "training") and isinstance(value, bool | int | float | str)
+    ]
+    return type(layer), tuple(settings)
 
 
 def _epsilon(norm: nn.Module) -> float:
