@@ -111,6 +111,39 @@ def test_paths_are_lossless_under_pruning(kind, budget, bucketed):
                 assert torch.equal(plain, path)
 
 
+TREES = {
+    "default": {"kind": "tree-ssd", "threshold": 0.0},
+    "narrow": {"kind": "tree-ssd", "children": 3, "expanded": 2, "levels": 3, "nodes": 7},
+    "deep": {"kind": "tree-ssd", "children": 2, "expanded": 5, "levels": 6, "nodes": 12},
+    "path": {"kind": "tree-ssd", "children": 1, "expanded": 1, "levels": 4, "nodes": 4},
+}
+
+
+@pytest.mark.parametrize("drafter", TREES.values(), ids=TREES)
+@pytest.mark.parametrize("kind", ["untrained", "half", "perfect"])
+@torch.inference_mode()
+def test_trees_are_lossless(kind, drafter):
+    model = build(kind)
+    for rows in PROMPTS.values():
+        for budget, bucketed in ((None, False), (0.4, True)):
+            options = {**llava_inputs(rows), "max_new_tokens": 11, "budget": budget}
+            plain = model.generate(**options, drafter="plain")
+            tree = model.generate(**options, drafter=drafter, bucketed=bucketed)
+            assert torch.equal(plain, tree)
+
+
+@torch.inference_mode()
+def test_a_tree_of_one_child_is_a_path():
+    model = build("perfect")
+    inputs = llava_inputs(ROWS)
+    path = {"kind": "ssd", "length": 4, "threshold": 0.0}
+    stats = [
+        model.generate(**inputs, max_new_tokens=21, drafter=drafter).stats
+        for drafter in (path, {**TREES["path"], "threshold": 0.0})
+    ]
+    assert stats[0].accepted_lengths == stats[1].accepted_lengths == [[5] * 4] * len(ROWS)
+
+
 @torch.inference_mode()
 def test_rows_of_a_batch_equal_the_same_prompts_one_by_one():
     model = build("half")

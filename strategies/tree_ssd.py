@@ -1,0 +1,97 @@
+"""Tree self-speculative decoding: the shallow model drafts a tree, level by level."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from twigkit import hookimpl
+from twigkit.candidates import Candidates
+from twigkit.hookspecs import Register
+from twigkit.protocols import Shallow
+from twigkit.specs import DrafterSpec
+
+
+class TreeDrafterSpec(DrafterSpec):
+    """Settings of dynamic tree drafting; the defaults are the paper's (arXiv 2503.14075 v3)."""
+
+    kind: Literal["tree-ssd"] = "tree-ssd"
+    children: int = Field(10, ge=1, le=64, description="Children that an expanded node gets.")
+    expanded: int = Field(10, ge=1, le=64, description="Nodes of a level that are expanded.")
+    levels: int = Field(4, ge=1, le=16, description="Levels below the root.")
+    nodes: int = Field(60, ge=1, le=512, description="Nodes that are verified, root not counted.")
+    threshold: float = Field(
+        0.02,
+        ge=0.0,
+        le=1.0,
+        description="No further level is drafted once the best node's probability along its path is "
+        "below this; 0 drafts all levels.",
+    )
+    head: str = Field("lm", description="Name of the twig head that drafts.")
+
+
+class TreeDrafter:
+    """Expands the most probable nodes of each level and keeps the best of all."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
+    linear: ClassVar[bool] = False
+
+    def __init__(self, spec: TreeDrafterSpec) -> None:
+        """Take the spec."""
+        self.spec = spec
+        self.heads = (spec.head,)
+
+    @property
+    def capacity(self) -> int:
+        """Nodes of all levels before the tree is cut, root included."""
+        spec, width, total = self.spec, 1, 1
+        for _ in range(spec.levels):
+            total += width * spec.children
+            width = min(spec.expanded, width * spec.children)
+        return total
+
+    @property
+    def size(self) -> int:
+        """Nodes of the cut tree, root included."""
+        return min(self.spec.nodes + 1, self.capacity)
+
+    @property
+    def height(self) -> int:
+        """Most drafts on a path."""
+        return self.spec.levels
+
+    def draft(
+        self, shallow: Shallow, candidates: Candidates, room: int
+    ) -> tuple[Candidates, Tensor]:
+        """Draft level after level, one call of the shallow model each, then cut."""
+        levels = min(self.spec.levels, room)
+        nodes: range | Tensor = range(1)
+        floor = math.log(self.spec.threshold) if self.spec.threshold else -math.inf
+        for level in range(levels):
+            hidden = shallow.expand(candidates, nodes)
+            logprobs = shallow.logits(hidden, self.spec.head).float().log_softmax(-1)
+            best, tokens = logprobs.topk(self.spec.children)
+            added = candidates.add(tokens.flatten(1), self._parents(nodes, tokens), best.flatten(1))
+            if level + 1 == levels:
+                break
+            if shallow.eager and float(candidates.score[:, added.start : added.stop].max()) < floor:
+                break
+            nodes = candidates.best(added, self.spec.expanded)
+        drafted = candidates.size - 1 if shallow.eager else self.size - 1
+        return candidates.cut(min(self.size - 1, drafted))
+
+    def _parents(self, nodes: range | Tensor, tokens: Tensor) -> Tensor:
+        """Node id of each child's parent, ``[batch, nodes * children]``."""
+        batch, width, children = tokens.shape
+        if isinstance(nodes, range):
+            return tokens.new_full((batch, width * children), nodes.start)
+        return nodes.repeat_interleave(children, 1)
+
+
+@hookimpl
+def register_drafters(register: Register) -> None:
+    """Register dynamic tree drafting."""
+    register("tree-ssd", TreeDrafter, TreeDrafterSpec)
