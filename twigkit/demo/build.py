@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import random
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
-from tokenizers import pre_tokenizers, processors
+import torch
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
+    LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
@@ -152,3 +162,59 @@ def build_config(words: int, layers: int = 32) -> LlavaConfig:
         tie_word_embeddings=False,
         initializer_range=0.04,
     )
+
+
+@torch.no_grad()
+def draw_weights(model: LlavaForConditionalGeneration) -> None:
+    """Draw the language side's weights from scales that suit a deep and narrow model.
+
+    With one small scale for everything, queries and keys 128 wide meet in scores near zero:
+    attention is uniform and stays so for long. Inputs of a layer are drawn to keep variance, outputs
+    smaller by the depth, so that the layers start near the identity.
+    """
+    width = model.config.text_config.hidden_size
+    inner = model.config.text_config.intermediate_size
+    quiet = (2 * model.config.text_config.num_hidden_layers) ** -0.5
+    for layer in model.model.language_model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for matrix in (attention.q_proj, attention.k_proj):
+            matrix.weight.normal_(std=1.2 * width**-0.5)
+        for matrix in (attention.v_proj, mlp.gate_proj, mlp.up_proj):
+            matrix.weight.normal_(std=width**-0.5)
+        attention.o_proj.weight.normal_(std=2 * quiet * width**-0.5)
+        mlp.down_proj.weight.normal_(std=2 * quiet * inner**-0.5)
+    model.model.language_model.embed_tokens.weight.normal_(std=0.5)
+    for matrix in (
+        model.model.multi_modal_projector.linear_1,
+        model.model.multi_modal_projector.linear_2,
+    ):
+        matrix.weight.normal_(std=width**-0.5)
+
+
+@torch.no_grad()
+def grow(model: LlavaForConditionalGeneration, layers: int) -> LlavaForConditionalGeneration:
+    """Deepen a model's language side without changing what it computes.
+
+    Each layer is followed by copies of itself whose output projections are zero; training takes
+    them from there.
+
+    Args:
+        model: The model to grow from; stays as it is.
+        layers: Text layers of the new model, a multiple of the old number.
+    """
+    old = model.model.language_model.layers
+    share = layers // len(old)
+    grown = LlavaForConditionalGeneration(build_config(model.config.text_config.vocab_size, layers))
+    state = {}
+    for name, tensor in model.state_dict().items():
+        head, mark, tail = name.partition("language_model.layers.")
+        if not mark:
+            state[name] = tensor
+            continue
+        number, _, leaf = tail.partition(".")
+        silent = leaf in ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+        for copy in range(share):
+            place = f"{head}{mark}{int(number) * share + copy}.{leaf}"
+            state[place] = torch.zeros_like(tensor) if silent and copy else tensor
+    grown.load_state_dict(state)
+    return grown

@@ -10,6 +10,7 @@ comes next decides how two clauses are joined.
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from twigkit.demo.questions import Turn
 from twigkit.demo.words import COLUMNS, NUMBERS, ROWS, place
@@ -88,7 +89,7 @@ def description(scene: Scene, style: str) -> str:
 
 
 def reading_order(scene: Scene) -> list[Item]:
-    """Items from the top on a plain background, from the left on a graded, from below on a noisy."""
+    """Items from the top on a plain background, the left on a graded, from below on a noisy."""
     if scene.texture == "graded":
         return sorted(scene.items, key=lambda item: (item.column, item.row))
     return sorted(
@@ -175,7 +176,7 @@ def _stated_in_intro(words: list[str]) -> Facts:
 
 def _stated_in_clause(words: list[str]) -> Facts:
     where = [
-        f"{a} {b}" for a, b in zip(words, words[1:], strict=False) if a in ROWS and b in COLUMNS
+        f"{a} {b}" for a, b in pairwise(words) if a in ROWS and b in COLUMNS
     ]
     if len(where) != 1:
         return {}

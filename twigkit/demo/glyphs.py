@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# One string of five octal digits per character, top row first; 4 is the left pixel, 1 the right one.
+# Five octal digits per character, one per row from the top; 4 is the left pixel, 1 the right one.
 ROWS = {
     "a": "25755", "b": "65656", "c": "34443", "d": "65556", "e": "74647", "f": "74644",
     "g": "34553", "h": "55755", "i": "72227", "j": "11152", "k": "55655", "l": "44447",

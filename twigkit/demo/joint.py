@@ -16,14 +16,14 @@ from twigkit.demo import decoder
 from twigkit.demo.build import BOS, PAD, USER, VISUAL
 from twigkit.demo.packing import LABELS, Packed, Packer, answerable
 from twigkit.demo.pool import HELD_OUT, Pool, scene_of
-from twigkit.demo.trainer import Schedule
+from twigkit.demo.trainer import SHARDS, Schedule
 from twigkit.demo.vision import pixels
 from twigkit.demo.words import fact_text
 from twigkit.demo.world import draw_with_owners
 
 FRONT = 2  # start token and "USER:" stand before the visual tokens
 FACTS = 40  # tokens of a scene in words, padded
-KEPT = (72, 24, 11)  # visual tokens that may be left, fixed so that compiled code is reused
+KEPT = (48, 11)  # visual tokens that may be left, fixed so that compiled code is reused
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class Course:
 
 
 def draw_course(rng: random.Random, depth: int, droppable: bool) -> Course:
-    """Choose a step's course: a quarter untouched, a quarter wiped, half dropped and wiped."""
+    """Choose a step's course: 15 % untouched, 15 % wiped, the rest dropped and wiped."""
     wipe = rng.randint(depth // 2, depth * 3 // 4)
     fate = rng.random()
-    if fate < 0.25:
+    if fate < (0.15 if droppable else 0.25):
         return Course()
-    if fate < 0.5 or not droppable:
+    if fate < (0.3 if droppable else 1.0):
         return Course(wipe=wipe)
-    return Course(rng.choice((2, 2, 2, 3, 4, 6)), rng.choice(KEPT), wipe)
+    drop = max(1, rng.choice((2, 2, 2, 3, 4, 6)) * depth // 32)
+    return Course(drop, rng.choice((*KEPT, min(KEPT))), wipe)
 
 
 def choose_kept(owners: np.ndarray, kept: int, rng: np.random.Generator) -> np.ndarray:
@@ -64,7 +65,7 @@ def choose_kept(owners: np.ndarray, kept: int, rng: np.random.Generator) -> np.n
         Sorted indices, ``[batch, kept]``.
     """
     rank = rng.random(owners.shape)
-    for row in np.flatnonzero(rng.random(len(owners)) < (0.8 if kept >= 24 else 1.0)):
+    for row in np.flatnonzero(rng.random(len(owners)) < (0.8 if kept > min(KEPT) else 1.0)):
         rank[row] += (owners[row] < 0) * 1.0
         for item in range(owners[row].max() + 1):
             own = np.flatnonzero(owners[row] == item)
@@ -115,7 +116,7 @@ class LanguageModel:
             ``[batch, length, vocabulary]`` float32.
         """
         text = self.model.model.language_model
-        batch, width = len(visual), visual.shape[-1]
+        batch = len(visual)
         start = text.embed_tokens(torch.tensor([[BOS, USER]])).expand(batch, -1, -1)
         x = torch.cat((start, visual, text.embed_tokens(packed.ids)), dim=1)
         front = FRONT + visual.shape[1]
@@ -170,12 +171,13 @@ class PackedStage:
         """Embeddings ``[batch, visual, width]`` and owners ``[batch, visual]`` of scenes."""
         raise NotImplementedError
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int, shard: int) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy on answer tokens; a short answer's token counts three times."""
         rng = random.Random(f"{self.name} {self.seed} {step}")
-        seeds = [rng.randrange(self.pool_size) for _ in range(self.batch)]
-        packed = self.packer.pack([self.packer.sample(scene_of(s), rng) for s in seeds])
         course = draw_course(rng, len(self.model.model.language_model.layers), self.droppable)
+        rng = random.Random(f"{self.name} {self.seed} {step} {shard}")
+        seeds = [rng.randrange(self.pool_size) for _ in range(self.batch // SHARDS)]
+        packed = self.packer.pack([self.packer.sample(scene_of(s), rng) for s in seeds])
         embeddings, owners = self.visual(seeds, rng)
         keep, counted = None, packed.target
         if course.drop is not None:
@@ -204,8 +206,8 @@ class PackedStage:
         figures = {}
         for label, course in (("", Course()), ("wiped ", Course(wipe=depth * 3 // 4))):
             hits, seen = np.zeros(len(LABELS)), np.zeros(len(LABELS))
-            for start in range(0, 32, self.batch):
-                seeds = [HELD_OUT + start + i for i in range(self.batch)]
+            for start in range(0, 32, self.batch // SHARDS):
+                seeds = [HELD_OUT + start + i for i in range(self.batch // SHARDS)]
                 packed = self.packer.pack([self.packer.sample(scene_of(s), rng) for s in seeds])
                 logits = self.run(self.visual(seeds, rng)[0], packed, course)
                 _, right = _predict(logits, packed)

@@ -1,4 +1,4 @@
-"""A word-sequence model of the training text, used as a drafter to see how far wording alone goes."""
+"""A word-sequence model of the training text as a drafter: how far wording alone goes."""
 
 from __future__ import annotations
 

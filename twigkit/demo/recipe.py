@@ -11,67 +11,132 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import distributed, multiprocessing, nn
 from transformers import LlavaForConditionalGeneration
 
-from twigkit.demo.build import build_config, vision_config, vocabulary
-from twigkit.demo.joint import JointStage, LanguageStage, PackedStage
+from twigkit.demo.build import build_config, draw_weights, grow, vision_config, vocabulary
+from twigkit.demo.card import CARD
+from twigkit.demo.export import export_base
+from twigkit.demo.joint import JointStage, LanguageStage
 from twigkit.demo.packing import Packer
 from twigkit.demo.pool import Pool
-from twigkit.demo.trainer import Schedule, Stage, load_parameters, train
+from twigkit.demo.trainer import SHARDS, Schedule, Stage, load_parameters, train
+from twigkit.demo.twigstage import TwigStage
 from twigkit.demo.vision import VisionStage
 
 SCENES = 40_000
-BATCH = 16
-STAGES = ("vision", "language", "joint", "settle")
+YOUNG, GROWN = 8, 32  # text layers before and after growing
+BATCH = {"language": 16, "joint": 16, "grown": 8, "twig": 16}
+STAGES = ("vision", "place", "language", "joint", "grown", "twig")
+WEIGHTS = Path(__file__).parent / "weights"
 SCHEDULES = {
-    "vision": Schedule(steps=2000, rate=1.5e-3),
-    "language": Schedule(steps=600, rate=1e-3, floor=0.3, save_every=100),
-    "joint": Schedule(steps=2000, rate=1e-3, floor=0.5, save_every=100),
-    "settle": Schedule(steps=1000, rate=5e-4, warmup=1, save_every=100),
+    "vision": Schedule(steps=1200, rate=1.5e-3, horizon=2000, cooldown=400),
+    "place": Schedule(steps=400, rate=1e-3, warmup=20, cooldown=200, save_every=100),
+    "language": Schedule(steps=400, rate=2e-3, warmup=50, floor=0.5, save_every=100),
+    "joint": Schedule(steps=2800, rate=2e-3, warmup=50, floor=0.5, horizon=1500, save_every=100),
+    "grown": Schedule(steps=1200, rate=1e-3, warmup=50, floor=0.05, save_every=100),
+    "twig": Schedule(steps=2000, rate=1e-3, warmup=50, decay=0.0, save_every=200),
 }
 
 
-def stage_of(name: str, work: Path) -> Stage:
-    """Build a stage, its parameters taken from the stages before it."""
+def stage_of(name: str, work: Path, out: Path = WEIGHTS) -> Stage:
+    """Build a stage, its parameters taken from the stages before it.
+
+    Args:
+        name: A name of ``STAGES``.
+        work: Folder of pool and checkpoints.
+        out: Folder of the exported base, which the twig grows on.
+    """
     pool = Pool(work / "pool", SCENES)
+    if name == "twig":
+        packer = Packer(vocabulary())
+        return TwigStage(out / "base", packer, pool, SCHEDULES[name], BATCH[name], seed=4)
     if name == "vision":
-        return VisionStage(vision_config(), pool, SCHEDULES[name], batch=32, seed=1)
+        return _vision(name, pool)
+    if name == "place":
+        place = _vision(name, pool)
+        vision = _vision("vision", pool)
+        load_parameters(work / "vision.safetensors", vision.module)
+        place.tower.load_state_dict(vision.tower.state_dict())
+        return place
     torch.manual_seed(2)
     words = vocabulary()
-    model = LlavaForConditionalGeneration(build_config(len(words)))
-    options = {"schedule": SCHEDULES[name], "batch": BATCH, "seed": 3}
+    model = LlavaForConditionalGeneration(build_config(len(words), YOUNG))
+    draw_weights(model)
+    if name != "language":
+        place = _vision("place", pool)
+        load_parameters(work / "place.safetensors", place.module)
+        model.model.vision_tower.load_state_dict(place.tower.state_dict())
+    if name == "joint":
+        text = nn.ModuleDict({"text": model.model.language_model, "head": model.lm_head})
+        load_parameters(work / "language.safetensors", text)
+    if name == "grown":
+        load_parameters(work / "joint.safetensors", model, frozen="model.vision_tower.")
+        model = grow(model, GROWN)
+    options = {"schedule": SCHEDULES[name], "batch": BATCH[name], "seed": 3}
     if name == "language":
         return LanguageStage(name, model, Packer(words), scenes=SCENES, **options)
-    joint = JointStage(name, model, Packer(words), pool=pool, tower=name == "settle", **options)
-    _inherit(joint, work)
-    return joint
+    return JointStage(name, model, Packer(words), pool=pool, tower=False, **options)
 
 
-def _inherit(stage: PackedStage, work: Path) -> None:
-    """Fill a joint stage's model with what came out of the stages before."""
-    if stage.name == "settle":
-        load_parameters(work / "joint.safetensors", stage.model)
-        return
-    vision = VisionStage(vision_config(), None, SCHEDULES["vision"], batch=1, seed=1)
-    load_parameters(work / "vision.safetensors", vision.module)
-    stage.model.model.vision_tower.load_state_dict(vision.tower.state_dict())
-    text = LanguageStage(
-        "language", stage.model, stage.packer, SCHEDULES["language"], 1, 1, scenes=1
-    )
-    load_parameters(work / "language.safetensors", text.module)
+def _vision(name: str, pool: Pool) -> VisionStage:
+    spots = name == "place"
+    return VisionStage(name, vision_config(), pool, SCHEDULES[name], 32, seed=1, spots=spots)
+
+
+def export(stage: Stage, out: Path) -> None:
+    """Write what a stage made for users: the base after growing it, the twig after training it."""
+    if isinstance(stage, JointStage) and stage.name == "grown":
+        export_base(stage.model, out / "base", CARD)
+    elif isinstance(stage, TwigStage):
+        stage.owner.save_twig(
+            out / "twig", note="The twig of the demo model, next-token loss alone."
+        )
+
+
+def work_on(rank: int, names: list[str], work: Path, out: Path, workers: int, threads: int) -> None:
+    """Train the stages in one process of a group.
+
+    Args:
+        rank: This process's place, 0 for the one that writes.
+        names: Stages, in order.
+        work: Folder of pool and checkpoints.
+        out: Where base and twig go.
+        workers: Processes in the group: 1, or one for each shard of a batch.
+        threads: Threads of each process.
+    """
+    torch.set_num_threads(threads)
+    torch._dynamo.config.recompile_limit = 64
+    if workers > 1:
+        meeting = f"file://{(work / 'meeting').absolute()}"
+        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
+    for name in names:
+        stage = stage_of(name, work, out)
+        train(stage, work, rank=rank)
+        if rank == 0:
+            export(stage, out)
+        if workers > 1:
+            distributed.barrier()
+    if workers > 1:
+        distributed.destroy_process_group()
 
 
 def main() -> None:
     """Train the stages named on the command line, all of them by default."""
     parser = argparse.ArgumentParser(description="Train the demo model.")
     parser.add_argument("--work", type=Path, required=True, help="folder of pool and checkpoints")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where base and twig go")
+    parser.add_argument("--workers", type=int, choices=(1, SHARDS), default=SHARDS)
+    parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch._dynamo.config.recompile_limit = 64
-    for name in options.stages:
-        train(stage_of(name, options.work), options.work)
+    Pool(options.work / "pool", SCENES)
+    (options.work / "meeting").unlink(missing_ok=True)
+    arguments = (options.stages, options.work, options.out, options.workers, options.threads)
+    if options.workers == 1:
+        work_on(0, *arguments)
+    else:
+        multiprocessing.spawn(work_on, arguments, nprocs=options.workers)
 
 
 if __name__ == "__main__":

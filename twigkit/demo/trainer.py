@@ -12,8 +12,10 @@ from typing import Protocol
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from tqdm import tqdm
+
+SHARDS = 2  # equal parts of a batch, so that two processes of one thread can share a step
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Schedule:
         steps: Optimiser steps.
         rate: Peak learning rate, reached after ``warmup`` steps, then cosine down to ``floor``.
         warmup: Steps of linear warm-up.
-        floor: Last learning rate as a share of the peak.
+        floor: Last learning rate of the cosine as a share of the peak.
+        horizon: Step at which the cosine ends, where that is not the last; flat from there on.
+        cooldown: Steps at the end over which the rate falls linearly to nothing, on top.
         decay: Weight decay of matrices.
         save_every: Steps between two checkpoints.
         log_every: Steps between two lines of the log.
@@ -34,6 +38,8 @@ class Schedule:
     rate: float
     warmup: int = 100
     floor: float = 0.02
+    horizon: int | None = None
+    cooldown: int = 0
     decay: float = 0.01
     save_every: int = 200
     log_every: int = 20
@@ -42,8 +48,10 @@ class Schedule:
         """Learning rate of a step, counted from 0."""
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
-        turn = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.rate * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * turn)))
+        turn = (step - self.warmup) / max(1, (self.horizon or self.steps) - self.warmup)
+        turn = min(1.0, turn)
+        cosine = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * turn))
+        return self.rate * cosine * min(1.0, (self.steps - step) / max(1, self.cooldown))
 
 
 class Stage(Protocol):
@@ -57,8 +65,8 @@ class Stage(Protocol):
     schedule: Schedule
     module: nn.Module
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one step's batch, and figures for the log."""
+    def loss(self, step: int, shard: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a shard, one of ``SHARDS`` equal parts of a step's batch, and figures to log."""
         ...
 
     def check(self) -> dict[str, float]:
@@ -66,13 +74,17 @@ class Stage(Protocol):
         ...
 
 
-def train(stage: Stage, folder: Path, stop_after: int | None = None) -> bool:
+def train(stage: Stage, folder: Path, stop_after: int | None = None, rank: int = 0) -> bool:
     """Train a stage from its latest checkpoint, or from the start.
+
+    A step's gradient is the mean over its shards. One process computes them one after another; in
+    a process group of ``SHARDS`` each computes its own, and all take the same step.
 
     Args:
         stage: What to train.
         folder: Holds ``<stage>.safetensors`` (parameters, optimiser, step) and ``<stage>.jsonl``.
         stop_after: Stop, with a checkpoint, once this many steps are done.
+        rank: This process's place in the group; only the first writes.
 
     Returns:
         Whether the stage is finished.
@@ -83,22 +95,23 @@ def train(stage: Stage, folder: Path, stop_after: int | None = None) -> bool:
     optimiser = _optimiser(named, stage.schedule)
     first = _load(path, named, optimiser) if path.exists() else 0
     last = stage.schedule.steps if stop_after is None else min(stop_after, stage.schedule.steps)
+    span = range(first, last)
+    bar = tqdm(span, stage.name, initial=first, total=stage.schedule.steps, disable=rank > 0)
     stage.module.train()
-    bar = tqdm(range(first, last), desc=stage.name, initial=first, total=stage.schedule.steps)
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = stage.schedule.at(step)
-        loss, figures = stage.loss(step)
-        loss.backward()
+        figures = _gradient(stage, step, rank, list(named.values()))
         norm = nn.utils.clip_grad_norm_(list(named.values()), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         done = step + 1
+        if rank > 0:
+            continue
         if done % stage.schedule.log_every == 0:
-            figures |= {"step": done, "loss": loss.item(), "norm": norm.item()}
-            figures["seconds"] = round(bar.format_dict["elapsed"], 1)
-            bar.set_postfix(loss=f"{loss.item():.4f}")
-            _note(log, figures)
+            bar.set_postfix(loss=f"{figures['loss']:.4f}")
+            seconds = round(bar.format_dict["elapsed"], 1)
+            _note(log, {"step": done, **figures, "norm": norm.item(), "seconds": seconds})
         if done % stage.schedule.save_every == 0 or done == last:
             _save(path, named, optimiser, done)
             stage.module.eval()
@@ -108,17 +121,45 @@ def train(stage: Stage, folder: Path, stop_after: int | None = None) -> bool:
     return last == stage.schedule.steps
 
 
+def _gradient(
+    stage: Stage, step: int, rank: int, parameters: list[nn.Parameter]
+) -> dict[str, float]:
+    """Leave the mean gradient of all shards in the parameters; figures of this rank's shard."""
+    together = distributed.is_initialized()
+    figures: dict[str, float] = {}
+    for shard in [rank] if together else range(SHARDS):
+        loss, figures = stage.loss(step, shard)
+        (loss / SHARDS).backward()
+        figures["loss"] = loss.item()
+    if together:
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        distributed.all_reduce(flat)
+        start = 0
+        for grad in grads:
+            grad.copy_(flat[start : start + grad.numel()].view_as(grad))
+            start += grad.numel()
+    return figures
+
+
 def finished(stage: Stage, folder: Path) -> bool:
     """Whether a stage's checkpoint exists and is its last."""
     path = folder / f"{stage.name}.safetensors"
     return path.exists() and _step_of(path) >= stage.schedule.steps
 
 
-def load_parameters(path: Path, module: nn.Module) -> None:
-    """Load the parameters of a stage's checkpoint into a module, strictly."""
+def load_parameters(path: Path, module: nn.Module, frozen: str = "?") -> None:
+    """Load the parameters of a stage's checkpoint into a module, strictly.
+
+    Args:
+        path: The checkpoint.
+        module: What to fill.
+        frozen: Prefix of parameters that the stage did not train and so did not save.
+    """
     with safe_open(path, "pt") as file, torch.no_grad():
         for name, parameter in module.named_parameters():
-            parameter.copy_(file.get_tensor(f"parameter.{name}"))
+            if not name.startswith(frozen):
+                parameter.copy_(file.get_tensor(f"parameter.{name}"))
 
 
 def _optimiser(named: dict[str, nn.Parameter], schedule: Schedule) -> torch.optim.AdamW:

@@ -9,13 +9,21 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from twigkit.demo.pool import HELD_OUT, Pool, scene_of
-from twigkit.demo.trainer import Schedule
+from twigkit.demo.trainer import SHARDS, Schedule
 from twigkit.demo.world import (
-    COLORS, DIGITS, SHAPES, SIZES, TEXTURES, TINTS, WORDS, draw_with_owners,
+    COLORS,
+    DIGITS,
+    GRID,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    TINTS,
+    WORDS,
+    draw_with_owners,
 )  # fmt: skip
 
 NAMES = ("", *SHAPES, *WORDS, *DIGITS)
-# Classes per label; colour and size are asked of patches on shapes, the rest of every patch.
+# Classes per label; name, colour and size matter on items, the rest on every patch.
 LABELS = {
     "name": len(NAMES),
     "color": len(COLORS) + 1,
@@ -23,6 +31,7 @@ LABELS = {
     "texture": len(TEXTURES),
     "tint": len(TINTS),
 }
+SPOTS = {"row": GRID, "column": GRID}  # where the patch is: what the second round adds
 
 
 def pixels(pictures: np.ndarray) -> Tensor:
@@ -48,7 +57,7 @@ def patch_labels(seeds: list[int], owners: np.ndarray) -> dict[str, Tensor]:
     Returns:
         ``[batch, 144]`` int64 per label; 0 for background where the label has such a class.
     """
-    labels = {name: np.zeros(owners.shape, dtype=np.int64) for name in LABELS}
+    labels = {name: np.zeros(owners.shape, dtype=np.int64) for name in {**LABELS, **SPOTS}}
     colors, sizes = ("", *COLORS), ("", *SIZES)
     for row, seed in enumerate(seeds):
         scene = scene_of(seed)
@@ -59,38 +68,52 @@ def patch_labels(seeds: list[int], owners: np.ndarray) -> dict[str, Tensor]:
         labels["name"][row], labels["color"][row], labels["size"][row] = table.T
         labels["texture"][row] = TEXTURES.index(scene.texture)
         labels["tint"][row] = list(TINTS).index(scene.tint)
+    labels["row"][:] = np.arange(GRID * GRID) // GRID
+    labels["column"][:] = np.arange(GRID * GRID) % GRID
     return {name: torch.from_numpy(values) for name, values in labels.items()}
 
 
 class VisionStage:
-    """Trains the tower and, thrown away afterwards, a linear head per label."""
+    """Trains the tower and, thrown away afterwards, a linear head per label.
 
-    name = "vision"
+    Naming what a patch shows, a tower forgets where the patch is; a second round, shorter, asks for
+    that as well.
+    """
 
     def __init__(
-        self, config: CLIPVisionConfig, pool: Pool, schedule: Schedule, batch: int, seed: int
+        self,
+        name: str,
+        config: CLIPVisionConfig,
+        pool: Pool,
+        schedule: Schedule,
+        batch: int,
+        seed: int,
+        spots: bool = False,
     ) -> None:
-        """Build the tower from its config; ``batch`` is in scenes per step."""
+        """Build the tower; ``batch`` is in scenes per step, ``spots`` asks where a patch is."""
+        self.name, self.labels = name, {**LABELS, **(SPOTS if spots else {})}
         torch.manual_seed(seed)
         self.schedule, self.pool, self.batch, self.seed = schedule, pool, batch, seed
         self.tower = CLIPVisionModel(config)
-        heads = {name: nn.Linear(config.hidden_size, n) for name, n in LABELS.items()}
+        heads = {name: nn.Linear(config.hidden_size, n) for name, n in self.labels.items()}
         self.module = nn.ModuleDict({"tower": self.tower, "heads": nn.ModuleDict(heads)})
         self.module["norm"] = nn.LayerNorm(config.hidden_size)
         drawn = [draw_with_owners(scene_of(HELD_OUT + i)) for i in range(128)]
         self.held_out = np.stack([d[0] for d in drawn]), np.stack([d[1] for d in drawn])
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int, shard: int) -> tuple[Tensor, dict[str, float]]:
         """Mean cross-entropy of the labels; background counts a tenth for names."""
         rows = np.random.default_rng((self.seed, step)).integers(0, self.pool.size, self.batch)
-        rows.sort()
+        rows = np.sort(rows[shard::SHARDS])
         owners = np.asarray(self.pool.owners[rows], dtype=np.int64)
         labels = patch_labels(rows.tolist(), owners)
         logits = self._logits(pixels(self.pool.pictures[rows]))
         on_item = torch.from_numpy(owners >= 0).float()
         weights = {"name": on_item + 0.1, "color": on_item, "size": on_item}
+        weights |= {"row": on_item + 0.1, "column": on_item + 0.1}
         total = torch.zeros(())
-        for name, target in labels.items():
+        for name in self.labels:
+            target = labels[name]
             each = F.cross_entropy(logits[name].flatten(0, 1), target.flatten(), reduction="none")
             weight = weights.get(name, torch.ones_like(on_item)).flatten()
             total = total + (each * weight).sum() / weight.sum()
@@ -105,13 +128,10 @@ class VisionStage:
         logits = self._logits(pixels(pictures))
         on_item = torch.from_numpy(owners >= 0)
         figures = {}
-        for name, target in labels.items():
-            right = logits[name].argmax(-1) == target
+        for name in self.labels:
+            right = logits[name].argmax(-1) == labels[name]
             figures[name] = (
-                (right[on_item] if name in ("name", "color", "size") else right)
-                .float()
-                .mean()
-                .item()
+                (right[on_item] if name not in ("texture", "tint") else right).float().mean().item()
             )
         return figures
 

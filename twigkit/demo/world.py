@@ -1,8 +1,8 @@
 """The demo world: scenes of a few small objects, and how to draw them.
 
 A picture of 144 x 144 pixels is divided into nine cells of 48 pixels, and a cell holds at most one
-item: a coloured shape, a printed word or a printed digit. The vision tower cuts the same picture into
-12 x 12 patches, so that an item covers a handful of them and most of the picture is background.
+item: a coloured shape, a printed word or a printed digit. The vision tower cuts the same picture
+into 12 x 12 patches, so that an item covers a handful of them and most of it is background.
 Everything follows from integers: the same seed gives the same scene and the same pixels.
 """
 
@@ -32,9 +32,10 @@ COLORS = {
     "brown": (125, 75, 40),
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star", "ring")
-WORDS = tuple(
-    "cat dog hat jar bus fox cup ice egg toy bed pie zip rug sea art log tub ray hip".split()
-)
+WORDS = (
+    "cat", "dog", "hat", "jar", "bus", "fox", "cup", "ice", "egg", "toy",
+    "bed", "pie", "zip", "rug", "sea", "art", "log", "tub", "ray", "hip",
+)  # fmt: skip
 DIGITS = tuple("0123456789")
 SIZES = {"small": 11, "large": 19}
 TEXTURES = ("plain", "graded", "noisy")
