@@ -10,7 +10,7 @@ import functools
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -46,39 +46,53 @@ class Source:
         target: What it names, such as ``"package.module"``.
         distribution: Name of the distribution.
         version: Version of the distribution.
+        rivals: Entry points of other distributions that claim the same name.
     """
 
     name: str
     target: str
     distribution: str
     version: str
+    rivals: tuple[Source, ...] = ()
 
     def load(self) -> Any:
         """Import what the entry point names.
 
         Returns:
             The module, or the object in it.
+
+        Raises:
+            PluginError: If it has rivals, between which choosing would be a guess.
         """
+        if self.rivals:
+            others = " and ".join(f"{r.distribution} {r.version}" for r in self.rivals)
+            raise PluginError(
+                f"{others} claims the name {self.name!r} too; uninstall all but one of them"
+            )
         return metadata.EntryPoint(self.name, self.target, GROUP).load()
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A plug-in that was left out.
+    """A plug-in, or one name of it, that was left out.
 
     Attributes:
-        source: The entry point that did not load.
+        source: The entry point that did not load, or whose name others claim too.
         cause: Why, on one line.
+        whole: Whether nothing of the plug-in is there, or only one name is missing.
     """
 
     source: Source
     cause: str
+    whole: bool = True
 
     def __str__(self) -> str:
         """Name the distribution, the module and the cause."""
+        source = self.source
+        what = "" if self.whole else "a name of "
         return (
-            f"plug-in {self.source.name!r} of {self.source.distribution} {self.source.version} "
-            f"({self.source.target}) was left out: {self.cause}"
+            f"{what}plug-in {source.name!r} of {source.distribution} {source.version} "
+            f"({source.target}) was left out: {self.cause}"
         )
 
 
@@ -99,28 +113,31 @@ def discover(path: Sequence[str] | None = None) -> Discovery:
     """Load every plug-in of the installed distributions into a new registry.
 
     A plug-in that cannot be loaded is reported as a :class:`~twigkit.errors.PluginWarning` and in
-    ``problems``; the others still load.
+    ``problems``; the others still load. A name that two distributions claim goes to neither: it is
+    reported in the same way, and asking for it is an error that names both.
 
     Args:
         path: Folders to search for distributions instead of ``sys.path``.
 
     Returns:
         The registry and the problems.
-
-    Raises:
-        RegistryError: If two distributions register the same name for the same kind.
     """
     registry = Registry()
-    problems = []
+    problems: list[Problem] = []
     for source in sources(GROUP, path):
         try:
             entries = _load(source)
         except Exception as error:  # a stranger's import may raise anything
             problems.append(Problem(source, _one_line(error)))
-            warnings.warn(str(problems[-1]), PluginWarning, stacklevel=2)
+            registry.note(str(problems[-1]))
             continue
         for entry in entries:
-            registry.add(entry)
+            if registry.claims(entry.kind, entry.name):
+                problems.append(Problem(source, registry.contest(entry), whole=False))
+            else:
+                registry.add(entry)
+    for problem in problems:
+        warnings.warn(str(problem), PluginWarning, stacklevel=2)
     return Discovery(registry, tuple(problems))
 
 
@@ -130,9 +147,6 @@ def default_discovery() -> Discovery:
 
     Returns:
         The same discovery on every call.
-
-    Raises:
-        RegistryError: If two distributions register the same name for the same kind.
     """
     return discover()
 
@@ -142,9 +156,6 @@ def default_registry() -> Registry:
 
     Returns:
         The same registry on every call.
-
-    Raises:
-        RegistryError: If two distributions register the same name for the same kind.
     """
     return default_discovery().registry
 
@@ -156,19 +167,15 @@ def commands(path: Sequence[str] | None = None) -> dict[str, Source]:
         path: Folders to search for distributions instead of ``sys.path``.
 
     Returns:
-        Command name to the entry point behind it, in alphabetical order.
-
-    Raises:
-        PluginError: If two distributions bring a command of the same name.
+        Command name to the entry point behind it, in alphabetical order. One that several
+        distributions claim has ``rivals`` and refuses to load.
     """
     found: dict[str, Source] = {}
     for source in sources(COMMAND_GROUP, path):
-        other = found.setdefault(source.name, source)
-        if other is not source:
-            raise PluginError(
-                f"two plug-ins bring the command {source.name!r}: {other.distribution} "
-                f"{other.version} and {source.distribution} {source.version}; uninstall one of them"
-            )
+        first = found.get(source.name)
+        found[source.name] = (
+            source if first is None else replace(first, rivals=(*first.rivals, source))
+        )
     return dict(sorted(found.items()))
 
 

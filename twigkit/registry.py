@@ -71,6 +71,8 @@ class Registry:
             RegistryError: If two of them conflict.
         """
         self._entries: dict[tuple[str, str], Entry] = {}
+        self._contested: dict[tuple[str, str], list[Entry]] = {}
+        self._notes: list[str] = []
         for entry in entries:
             self.add(entry)
 
@@ -85,13 +87,46 @@ class Registry:
         """
         _check_kind(entry.kind)
         key = (entry.kind, entry.name)
-        if key in self._entries:
-            raise RegistryError(
-                f"two plug-ins register the {entry.kind} {entry.name!r}: "
-                f"{self._entries[key].origin} and {entry.origin}; "
-                "a name must be unique, so uninstall one of them or rename its registration"
-            )
+        claims = self._contested.get(key) or [self._entries[key]] if self.claims(*key) else []
+        if claims:
+            raise RegistryError(_conflict([*claims, entry]))
         self._entries[key] = entry
+
+    def claims(self, kind: str, name: str) -> int:
+        """Count the plug-ins that claim a name.
+
+        Args:
+            kind: One of :data:`KINDS`.
+            name: The registered name.
+
+        Returns:
+            0, 1, or more for a name that was taken away from all of them.
+        """
+        return len(self._contested.get((kind, name), ())) or int((kind, name) in self._entries)
+
+    def contest(self, entry: Entry) -> str:
+        """Take a name away from all that claim it: giving it to one of them would be a guess.
+
+        Args:
+            entry: The entry that claims a name of another one.
+
+        Returns:
+            What anybody who asks for the name will be told.
+        """
+        key = (entry.kind, entry.name)
+        if key in self._entries:
+            self._contested[key] = [self._entries.pop(key)]
+        claims = self._contested.setdefault(key, [])
+        claims.append(entry)
+        return _conflict(claims)
+
+    def note(self, problem: str) -> None:
+        """Remember what was left out, to tell it to whoever asks for an unknown name.
+
+        Args:
+            problem: What and why, in one sentence.
+        """
+        self._notes.append(problem)
 
     def get(self, kind: str, name: str) -> Entry:
         """Find an entry by kind and name.
@@ -104,7 +139,8 @@ class Registry:
             The entry.
 
         Raises:
-            RegistryError: If nothing of that kind has the name; the known names are listed.
+            RegistryError: If nothing of that kind has the name, or several plug-ins claim it; the
+                known names are listed, or the claims.
         """
         _check_kind(kind)
         try:
@@ -144,19 +180,32 @@ class Registry:
         return sorted(chosen, key=lambda entry: (KINDS.index(entry.kind), entry.name))
 
     def _unknown(self, kind: str, name: str) -> str:
-        """Say which names a kind knows and which one was probably meant."""
+        """Say which names a kind knows, which one was probably meant, and what was left out."""
+        if (kind, name) in self._contested:
+            return _conflict(self._contested[kind, name])
+        left_out = "".join(f". Left out: {note}" for note in self._notes)
         known = self.names(kind)
         if not known:
             return (
                 f"unknown {kind} {name!r}: no {kind} is registered; "
-                "install twigkit (or the plug-in's package) and see `twigkit plugins`"
+                f"install twigkit (or the plug-in's package) and see `twigkit plugins`{left_out}"
             )
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         return (
             f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}; "
-            "choose one of these or install a package that brings it"
+            f"choose one of these or install a package that brings it{left_out}"
         )
+
+
+def _conflict(claims: list[Entry]) -> str:
+    """Say who claims the same name."""
+    first, many = claims[0], len(claims) > 2
+    return (
+        f"{len(claims) if many else 'two'} plug-ins register the {first.kind} {first.name!r}: "
+        f"{' and '.join(claim.origin for claim in claims)}; a name must be unique, so uninstall "
+        f"{'all but one' if many else 'one'} of them or rename its registration"
+    )
 
 
 def _check_kind(kind: str) -> None:

@@ -1,7 +1,6 @@
 """The four recipes are followed to the letter: every file written, every command run.
 
-A fence that names a file (as in ``python norm.py``) is that file; the shell blocks run in the folder of
-the files.
+A fence that names a file (as in ``python norm.py``) is that file; shell blocks run beside the files.
 """
 
 import contextlib

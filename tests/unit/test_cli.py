@@ -169,16 +169,16 @@ def test_plugins_shows_problems_below(fake_distribution, capsys):
     assert problem["distribution"] == "broken-kit"
 
 
-def test_two_plugins_of_one_name_are_an_error(fake_distribution, capsys):
+def test_a_name_that_two_plugins_claim_is_shown_as_a_problem(fake_distribution, capsys):
     source = (
         "from twigkit import hookimpl\nclass T: pass\n"
         "@hookimpl\ndef register_heads(register): register('lm', T)\n"
     )
     fake_distribution("usurper", plugins={"usurper_mod": source})
-    assert main(["plugins"]) == 2
-    line = told(capsys)
-    assert "usurper 1.0" in line
-    assert "twigkit 0." in line
+    assert main(["plugins"]) == 0
+    told_of = capsys.readouterr().out.partition("problems:")[2]
+    assert "usurper 1.0" in told_of
+    assert "twigkit 0." in told_of
 
 
 def test_spec_example_checks_out(tmp_path, capsys):
@@ -230,9 +230,24 @@ def test_a_broken_command_names_its_distribution(fake_distribution, capsys, sour
 
 def test_a_plugin_cannot_take_a_built_in_command(fake_distribution, capsys):
     fake_distribution("gadget-kit", commands={"spec": GADGET})
-    assert main(["--help"]) == 2
-    assert "gadget-kit 1.0 brings the command 'spec', which is built in" in told(capsys)
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr()
+    assert "gadget-kit 1.0 brings the command 'spec', which is built in" in said.err
+    assert "From gadget-kit" not in said.out
     assert main(["spec", "example"]) == 0
+
+
+def test_a_command_that_two_distributions_bring_runs_neither(fake_distribution, capsys):
+    fake_distribution("gadget-kit", commands={"gadget": GADGET})
+    fake_distribution("rival-kit", version="2.0", commands={"gadget": GADGET})
+    fake_distribution("fine-kit", commands={"widget": GADGET})
+    assert main(["gadget"]) == 2
+    line = told(capsys)
+    assert "gadget-kit 1.0" in line
+    assert "rival-kit 2.0 claims the name 'gadget' too; uninstall all but one" in line
+    assert main(["widget", "--turns", "1"]) == 7
 
 
 def test_a_reader_that_stops_early_is_no_error():

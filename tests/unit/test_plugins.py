@@ -48,11 +48,34 @@ def test_a_plugin_is_entered_with_its_origin(fake_distribution):
     assert entry.capabilities == {"a", "b"}
 
 
-def test_a_duplicate_name_is_an_error_that_names_both_distributions(fake_distribution):
+def test_a_name_claimed_twice_goes_to_neither_and_the_rest_loads(fake_distribution):
     first = fake_distribution("alpha", plugins={"alpha_mod": good()})
     second = fake_distribution("beta", version="2.0", plugins={"beta_mod": good()})
-    with pytest.raises(RegistryError, match=r"'quick'.*alpha 1\.0.*beta 2\.0"):
-        discover([str(first), str(second)])
+    third = fake_distribution("fine-kit", plugins={"fine_mod": good("steady")})
+    sites = [str(first), str(second), str(third)]
+    both = r"'quick'.*alpha 1\.0.*beta 2\.0.*uninstall one of them"
+    with pytest.warns(PluginWarning, match=both):
+        found = discover(sites)
+    assert found.registry.names("drafter") == ["steady"]
+    assert found.problems[0].source.distribution == "beta"
+    with pytest.raises(RegistryError, match=both):
+        found.registry.get("drafter", "quick")
+
+
+def test_a_name_claimed_three_times_names_all(fake_distribution):
+    names = ("alpha", "beta", "gamma")
+    sites = [fake_distribution(n, plugins={f"{n}_mod": good()}) for n in names]
+    registry = discover_quietly(*sites).registry
+    told = r"3 plug-ins .*alpha 1\.0.*beta 1\.0.*gamma 1\.0.*all but one"
+    with pytest.raises(RegistryError, match=told):
+        registry.get("drafter", "quick")
+
+
+def test_who_asks_for_an_unknown_name_is_told_what_was_left_out(fake_distribution):
+    site = fake_distribution("broken-kit", version="0.3", plugins={"broken_mod": "import nothing_"})
+    registry = discover_quietly(site).registry
+    with pytest.raises(RegistryError, match=r"'quick'.*broken-kit 0\.3 .*ModuleNotFoundError"):
+        registry.get("drafter", "quick")
 
 
 def test_the_same_distribution_twice_on_the_path_counts_once(fake_distribution):
@@ -155,8 +178,10 @@ def test_commands_are_listed_without_being_imported(fake_distribution):
 def test_a_duplicate_command_names_both_distributions(fake_distribution):
     first = fake_distribution("alpha", commands={"gadget": ""})
     second = fake_distribution("beta", commands={"gadget": ""})
-    with pytest.raises(PluginError, match=r"'gadget': alpha 1\.0 and beta 1\.0"):
-        commands([str(first), str(second)])
+    (found,) = commands([str(first), str(second)]).values()
+    assert found.distribution == "alpha"
+    with pytest.raises(PluginError, match=r"beta 1\.0 claims the name 'gadget' too"):
+        found.load()
 
 
 def test_the_built_in_plugins_are_found_like_a_strangers():

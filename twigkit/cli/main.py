@@ -133,17 +133,17 @@ def _parser(extra: dict[str, Source]) -> tuple[Parser, dict[str, argparse.Argume
 
 
 def _plugin_commands() -> dict[str, Source]:
-    """List the commands of plug-ins, none of which may hide a built-in one."""
+    """List the commands of plug-ins; one that would hide a built-in one is left out and told."""
     from twigkit.plugins import commands
 
     found = commands()
-    for name in COMMANDS:
-        if name in found:
-            source = found[name]
-            raise PluginError(
-                f"{source.distribution} {source.version} brings the command {name!r}, which is "
-                "built in; uninstall it or ask its authors to rename the command"
-            )
+    for name in sorted(set(COMMANDS) & set(found)):
+        source = found.pop(name)
+        print(
+            f"twigkit: warning: {source.distribution} {source.version} brings the command "
+            f"{name!r}, which is built in; uninstall it or ask its authors to rename the command",
+            file=sys.stderr,
+        )
     return found
 
 

@@ -31,9 +31,6 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         0; a plug-in that was left out is shown, and is no failure of the command.
-
-    Raises:
-        RegistryError: If two distributions register the same name.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PluginWarning)  # the problems are shown below the table
