@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from twigkit.ancestry import clear, inherit, own
 from twigkit.errors import CapabilityError, InputError
 from twigkit.sampling import Generators, draw, uniforms
 
@@ -118,7 +119,8 @@ class Candidates:
             size=1,
             linear=linear,
         )
-        table._template = (ids[:, None] == ids) | (ids == 0)
+        table._template = own(capacity, device)
+        table.size = capacity  # all of it is new and to be cleared
         table.reset(root)
         return table
 
@@ -147,7 +149,7 @@ class Candidates:
         if not self.linear:
             self.parent.zero_()
             self.depth.copy_(self._ids > 0)
-            self.ancestors.copy_(self._template)
+            clear(self.ancestors, self._template, self.size)
         self.sampled = False
         self.size = 1
         self.height = 0
@@ -207,9 +209,7 @@ class Candidates:
             self.score[:, first:last] = self.score.gather(1, parent) + gain
             upper = self.alive.gather(1, parent)
             self.alive[:, first:last] = upper if alive is None else upper & alive
-            upper = self.ancestors.flatten(0, 1).index_select(0, (parent + self._offset).flatten())
-            upper = upper.view(*parent.shape, self.capacity)
-            self.ancestors[:, first:last] = upper | self._template[first:last]
+            inherit(self.ancestors, parent, self._offset, first)
         self.size = last
         self.height += tokens.shape[1] if self.linear else 1
         return range(first, last)

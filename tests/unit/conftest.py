@@ -84,7 +84,7 @@ def fill(rng, table: Candidates, plain: list[PlainTree], vocabulary=5) -> None:
     until = rng.randint(1, table.capacity)
     while table.size < until:
         size = table.size
-        count = rng.randint(1, until - size)
+        count = rng.randint(1, -(-(until - size) // 2))
         everyone = rng.random() < 0.3
         new = [
             [

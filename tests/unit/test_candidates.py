@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from twigkit.candidates import Candidates
@@ -35,6 +36,18 @@ def test_growth_matches_lists(seed, linear, grow):
         table, plain = grow(rng, rng.randint(1, 6), rng.randint(1, 24), linear)
         assert table.size == len(plain[0].tokens)
         check(table, plain)
+
+
+def test_wide_trees_in_large_batches_match_lists(grow):
+    """Here the ancestors are copied in pieces."""
+    rng = random.Random(9)
+    for _ in range(8):
+        table, plain = grow(rng, 7, 300)
+        check(table, plain)
+        roots = torch.tensor([tree.tokens[0] for tree in plain])
+        table.reset(roots)
+        fresh = Candidates.start(roots, 300)
+        assert torch.equal(table.ancestors, fresh.ancestors)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -164,6 +177,16 @@ def test_no_value_reaches_the_host():
             cut, old = step(Candidates.start(root, 10), root, count)
             assert cut.ancestors.shape == (2, count + 1, count + 1)
             assert old.shape == (2, count + 1)
+
+
+def test_a_step_compiles_as_one_graph_and_only_once():
+    count = CompileCounter()
+    compiled = torch.compile(
+        lambda root: step(Candidates.start(root, 10), root, 4)[1], fullgraph=True, backend=count
+    )
+    for root in ([1, 2], [3, 4], [5, 6]):
+        assert compiled(torch.tensor(root)).shape == (2, 5)
+    assert count.frame_count == 1
 
 
 def test_path_costs_no_ancestor_storage():
