@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
-from tests.tiny import IMAGE_TOKEN, tiny_llava
+from tests.tiny import IMAGE_TOKEN, spread_weights, tiny_llava
+from twigkit import TwigModel, TwigSpec
 
 WORDS = "what is in the picture there a red blue green circle square how many USER: ASSISTANT: ?"
 """The vocabulary's words; the rest of its ids are called ``w20`` and so on."""
@@ -57,3 +61,35 @@ def write_base(folder: Path, *, layers: int = 8, seed: int = 0, chat: bool = Tru
     tiny_llava(layers, seed=seed).save_pretrained(folder)
     tiny_processor(chat=chat).save_pretrained(folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What a user of the command line has at hand; not to be changed.
+
+    Attributes:
+        base: A tiny base of 8 layers, with processor.
+        twig: A twig of 2 layers on layer 2 of it.
+        picture: A PNG.
+    """
+
+    base: Path
+    twig: Path
+    picture: Path
+
+    @property
+    def model(self) -> list[str]:
+        """Options that name base and twig."""
+        return ["--base", str(self.base), "--twig", str(self.twig)]
+
+
+def write_folders(folder: Path) -> Folders:
+    """Write a base, a twig on it and a picture."""
+    base = write_base(folder / "base")
+    model = TwigModel.from_pretrained(base)
+    twig = model.grow(TwigSpec(base=str(base), exit_layer=2, depth=2))
+    spread_weights(twig, seed=1)
+    model.save_twig(folder / "twig")
+    noise = random.Random(0).randbytes(40 * 30 * 3)
+    Image.frombytes("RGB", (40, 30), noise).save(folder / "picture.png")
+    return Folders(base, folder / "twig", folder / "picture.png")

@@ -63,3 +63,11 @@ def fake_distribution(tmp_path, monkeypatch) -> Callable[..., Path]:
     yield make
     for module in made:
         sys.modules.pop(module, None)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A tiny base with its processor, a twig on it and a picture (``checkpoints.Folders``)."""
+    from tests.checkpoints import write_folders
+
+    return write_folders(tmp_path_factory.mktemp("folders"))

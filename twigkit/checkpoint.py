@@ -190,7 +190,7 @@ def load_twig(
     """
     folder = _locate(source, revision)
     manifest = _read_manifest(folder)
-    spec = TwigSpec.model_validate(manifest["spec"])
+    spec = TwigSpec.parse(manifest["spec"])
     problems = compare_fingerprints(manifest["base"], fingerprint(stack))
     if problems and not allow_other_base:
         raise CheckpointError(

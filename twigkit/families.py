@@ -115,7 +115,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         model, report = loader.from_pretrained(
             base, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise _unloadable(base, error) from error
     except (RuntimeError, AssertionError) as error:  # a device that is not there, or is full
         line = str(error).strip().splitlines()[0].rstrip(".")

@@ -84,7 +84,7 @@ def import_reference(
     state = read_checkpoint(folder)
     _check_depth(state, depth, folder)
     heads = _heads(state, stack, depth)
-    spec = TwigSpec.model_validate(
+    spec = TwigSpec.parse(
         {
             "base": base,
             "revision": revision,

@@ -32,11 +32,13 @@ p { margin: 0 0 10px; max-width: 76ch; }
 .tile { padding: 16px 18px; }
 .tile b { display: block; font-size: 26px; line-height: 1.25; letter-spacing: -0.01em; }
 .tile span { color: var(--soft); font-size: 13px; }
+.tile b.good { color: var(--good); } .tile b.bad { color: var(--bad); }
 .sheet { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 10px 12px; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
-th { font-size: 12px; color: var(--soft); font-weight: 600; }
+th { font-size: 12px; line-height: 1.3; color: var(--soft); font-weight: 600;
+  white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
 tr:last-child td { border-bottom: 0; }
 td:first-child { font-weight: 600; }
@@ -45,8 +47,9 @@ td:first-child { font-weight: 600; }
 .good { color: var(--good); font-weight: 600; }
 .bad { color: var(--bad); font-weight: 600; }
 .card { padding: 18px; margin: 0 0 16px; }
+.scene { display: grid; grid-template-columns: 220px 1fr; gap: 22px; }
 .card > h3 { margin: 0 0 12px; font-size: 14px; color: var(--soft); font-weight: 600; }
-.panel { display: grid; grid-template-columns: 200px 200px 1fr; gap: 18px; padding: 14px 0;
+.panel { display: grid; grid-template-columns: 170px 1fr; gap: 18px; padding: 14px 0;
   border-top: 1px solid var(--line); align-items: start; }
 .panel:first-of-type { border-top: 0; padding-top: 0; }
 figure { margin: 0; }
@@ -55,12 +58,12 @@ figcaption { font-size: 12px; color: var(--soft); margin-top: 6px; }
 .question { font-weight: 600; margin: 0 0 6px; }
 .answer { margin: 0 0 8px; }
 details { font-size: 13px; color: var(--soft); }
-details img { max-width: 200px; margin-top: 8px; }
+details img { max-width: 170px; margin-top: 8px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0;
   font-size: 13px; }
 dt { color: var(--soft); } dd { margin: 0; }
 @media (max-width: 820px) { .tiles { grid-template-columns: repeat(2, 1fr); }
-  .panel { grid-template-columns: 1fr 1fr; } .panel > div { grid-column: 1 / -1; } }
+  .scene { grid-template-columns: 1fr; } }
 @media print { body { background: #fff; } .card { break-inside: avoid; } }
 """
 
@@ -111,19 +114,26 @@ def _tiles(show: Show) -> str:
     """The four numbers to take home."""
     comparison = show.comparison
     first, both = comparison.rows[0], comparison.rows[-1]
+    speed = comparison.speed(both.method.name, first.method.name)
     kept = len(show.exhibits[0].panels[-1].kept)
-    lossless = comparison.lossless
+    memory = both.kv_bytes + both.draft_kv_bytes
     tiles = [
-        (f"{comparison.speed(both.method.name, first.method.name):.2f}&times;",
-         f"the speed of {escape(first.method.name)}, with {escape(both.method.name)}"),
-        (f"{kept} of {show.visual}", f"visual tokens kept behind layer {show.exit_layer}"),
-        (f"{first.kv_bytes / both.kv_bytes:.1f}&times; smaller",
-         f"keys and values: {size(both.kv_bytes)} instead of {size(first.kv_bytes)}"),
-        (f'<span class="{"good" if lossless else "bad"}" style="font-size:inherit">'
-         f'{"yes" if lossless else "no"}</span>', "same tokens as the target"),
-    ]  # fmt: skip
-    inner = "".join(f'<div class="tile"><b>{big}</b><span>{text}</span></div>'
-                    for big, text in tiles)  # fmt: skip
+        ("", f"{speed:.2f}x", f"the speed of {first.method.name}, with {both.method.name}"),
+        ("", f"{kept} of {show.visual}", f"visual tokens kept behind layer {show.exit_layer}"),
+        (
+            "",
+            f"{first.kv_bytes / memory:.1f}x smaller",
+            f"keys and values: {size(memory)}, the twig's included, instead of "
+            f"{size(first.kv_bytes)}",
+        ),
+        ("good", "yes", "same tokens as the target")
+        if comparison.lossless
+        else ("bad", "no", "same tokens as the target"),
+    ]
+    inner = "".join(
+        f'<div class="tile"><b class="{mark}">{escape(big)}</b><span>{escape(text)}</span></div>'
+        for mark, big, text in tiles
+    )
     return f'<div class="tiles">{inner}</div>'
 
 
@@ -163,19 +173,20 @@ def _line(cells: list[str], row: Row, fastest: float) -> str:
 def _exhibit(number: int, exhibit: Exhibit, show: Show) -> str:
     """One scene with its questions."""
     picture = _image(enlarge(exhibit.picture, exhibit.grid), f"scene {number}")
-    panels = "".join(_panel(panel, exhibit, picture, show) for panel in reversed(exhibit.panels))
-    return f'<section class="card"><h3>Scene {number}</h3>{panels}</section>'
+    panels = "".join(_panel(panel, exhibit, show) for panel in reversed(exhibit.panels))
+    return f"""<section class="card"><h3>Scene {number}</h3>
+<div class="scene"><figure>{picture}<figcaption>the picture</figcaption></figure>
+<div>{panels}</div></div></section>"""
 
 
-def _panel(panel: Panel, exhibit: Exhibit, picture: str, show: Show) -> str:
-    """One question: the picture, what was kept of it, and the answer."""
+def _panel(panel: Panel, exhibit: Exhibit, show: Show) -> str:
+    """One question: what was kept of the picture, and the answer."""
     kept = _image(draw_kept(exhibit.picture, exhibit.grid, panel.kept), "kept visual tokens")
     heat = _image(draw_heat(exhibit.picture, exhibit.grid, panel.scores), "scores")
     mark = "good" if panel.right else "bad"
     same = panel.unpruned == panel.answer
     unpruned = "the same answer" if same else f"“{escape(panel.unpruned)}”"
     return f"""<div class="panel">
-<figure>{picture}<figcaption>the picture</figcaption></figure>
 <figure>{kept}<figcaption>{len(panel.kept)} of {show.visual} tokens kept</figcaption></figure>
 <div>
 <p class="question">{escape(panel.turn.question)}</p>
