@@ -49,6 +49,44 @@ def find_adapter(config: Mapping[str, Any]) -> Adapter:
     return adapter
 
 
+def check_request(
+    adapter: Adapter, inputs: Mapping[str, Any], model_type: str, *, prunes: bool
+) -> None:
+    """Refuse to ask an adapter for what it does not declare.
+
+    Args:
+        adapter: The adapter that serves the model.
+        inputs: The processor's outputs.
+        model_type: The model's type, for the message.
+        prunes: Whether visual tokens are to be dropped.
+
+    Raises:
+        CapabilityError: Naming the adapter, its distribution, what is missing and what to do.
+    """
+    asked = {}
+    if inputs["input_ids"].shape[0] > 1:
+        asked["batch"] = f"{model_type} takes no batches; give one prompt at a time"
+    for name, value in inputs.items():
+        if name.startswith("pixel_values") and value is not None:
+            kind = "video" if "video" in name else "image"
+            asked[kind] = f"{model_type} takes no {kind} ({name}); leave it out"
+    if prunes:
+        asked["pruning"] = (
+            f"{model_type} has no visual tokens in its prompt to prune; leave budget out"
+        )
+    for capability, way in asked.items():
+        if capability not in adapter.capabilities:
+            raise CapabilityError(f"{_named(adapter)} does not declare {capability!r}: {way}")
+
+
+def _named(adapter: Adapter) -> str:
+    """Name an adapter and where it comes from."""
+    for entry in default_registry().entries("adapter"):
+        if entry.cls is type(adapter):
+            return f"the adapter {entry.name!r} of {entry.origin}"
+    return f"the adapter {type(adapter).__name__}"
+
+
 def adapter_entries() -> list[Entry]:
     """Return the registered adapters; what is no :class:`Adapter` is left out with a warning."""
     entries = []

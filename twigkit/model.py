@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from twigkit.checkpoint import load_twig, save_twig
 from twigkit.errors import CapabilityError, InputError
-from twigkit.families import find_adapter, load_base
+from twigkit.families import check_request, find_adapter, load_base
 from twigkit.generation import Generation, GenerationStats, decode, sequences
 from twigkit.plugins import default_registry
 from twigkit.prefill import Kept, Storage, prefill
@@ -189,6 +189,12 @@ class TwigModel:
         )
         settings = resolve_settings(self.base, ids.shape[1], kwargs)
         strategy = self._drafter(spec)
+        check_request(
+            self.adapter,
+            settings.inputs,
+            self.base.config.model_type,
+            prunes=spec.budget is not None,
+        )
         prompt = self.stack.embed_prompt(**self._on_device(settings.inputs))
         self._check_context(prompt, settings)
         chosen, stages = self._plan(spec, prompt)
@@ -267,11 +273,6 @@ class TwigModel:
         """Make the pruner and its stages, if there is anything to prune."""
         if spec.budget is None:
             return None, []
-        if "pruning" not in self.adapter.capabilities:
-            raise CapabilityError(
-                f"{self.base.config.model_type} has no visual tokens in its prompt to prune; leave "
-                "budget out"
-            )
         pruner: Pruner = default_registry().get("pruner", spec.pruner.kind).cls(spec.pruner)
         if pruner.needs_twig and self.twig is None:
             raise CapabilityError(f"the pruner {spec.pruner.kind!r} scores with a twig; load one")
