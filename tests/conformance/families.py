@@ -3,12 +3,15 @@
 _PICTURES = {"batch", "image", "multi-image", "pruning", "text-only"}
 _VIDEOS = {"video", "mixed-media"}
 
-REQUIRED = {
+REQUIRED: dict[str, set[str]] = {
+    "causal_lm": {"batch", "text-only", "sliding-window"},
     "gemma3": _PICTURES | {"bidirectional-image", "layered-rope", "sliding-window"},
     "llava": _PICTURES,
     "llava_next": _PICTURES | {"dynamic-resolution", "sliding-window"},
+    "mllama": set(),  # recognised and refused
     "qwen2_vl": _PICTURES | _VIDEOS | {"dynamic-resolution", "m-rope"},
     "qwen3_vl": _PICTURES | _VIDEOS | {"deepstack", "dynamic-resolution", "m-rope"},
-    "smolvlm": _PICTURES,
+    "qwen_vl": set(),  # recognised and refused
+    "smolvlm": _PICTURES | _VIDEOS | {"dynamic-resolution"},
     "video_llava": _PICTURES | _VIDEOS,
 }
