@@ -175,7 +175,7 @@ def test_a_twig_for_another_base(desk, capsys):
 
 OPTIONS = {
     "unknown pruner": (["--budget", "8", "--pruner", "shears"], "unknown pruner 'shears'; known: "),
-    "unknown drafter": (["--drafter", "poet"], "unknown drafter 'poet'; known: plain, ssd"),
+    "unknown drafter": (["--drafter", "poet"], "unknown drafter 'poet'; known: "),
     "unknown dtype": (["--dtype", "float4"], "invalid choice: 'float4'"),
     "budget below the floor": (["--budget", "3"], "below the floor of 4"),
     "fraction below the floor": (["--budget", "0.1"], "below the floor of 4"),

@@ -1,0 +1,215 @@
+"""Methods side by side: the arithmetic of the tables, and a drafter that breaks its promise."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from tests.broken import plant
+from tests.checkpoints import tiny_processor
+from twigkit import TwigModel
+from twigkit.bench import suite
+from twigkit.bench.compare import compare, first_difference
+from twigkit.bench.conditions import conditions
+from twigkit.bench.memory import measure_memory, token_bytes, visual_per_layer
+from twigkit.bench.methods import Method, answer, standard_methods
+from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, text_table
+from twigkit.cli.main import main
+from twigkit.demo.unseen import unseen
+from twigkit.inputs import prepare
+
+
+@pytest.fixture(scope="module")
+def model(folders):
+    return TwigModel.from_pretrained(folders.base, twig=folders.twig)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return [
+        prepare(tiny_processor(), s.description.question, [s.picture])
+        for s in unseen(2, seed=1, short=0)
+    ]
+
+
+@pytest.fixture(scope="module")
+def comparison(model, prompts):
+    return compare(model, prompts, standard_methods(8), max_new_tokens=9, rounds=2)
+
+
+def test_every_method_repeats_its_target(comparison):
+    assert comparison.lossless
+    names = [row.method.name for row in comparison.rows]
+    assert names == ["Hugging Face generate", "twigkit plain", "TTP", "SSD", "TTP + SSD"]
+    assert [row.same for row in comparison.rows] == [
+        "is a target", "yes", "is a target", "yes", "yes",
+    ]  # fmt: skip
+
+
+def test_a_row_holds_what_its_answers_say(comparison):
+    for row in comparison.rows:
+        answers = comparison.answers[row.method.name]
+        assert row.tokens == sum(len(given.tokens) for given in answers)
+        assert row.prefill_seconds > 0
+        assert row.decode_seconds > 0
+        whole = 2 * (row.prefill_seconds + row.decode_seconds)
+        assert row.tokens_per_second == pytest.approx(row.tokens / whole)
+        decode = (row.tokens - 2) / (2 * row.decode_seconds)
+        assert row.decode_tokens_per_second == pytest.approx(decode)
+    plain, both = comparison.row("twigkit plain"), comparison.row("TTP + SSD")
+    assert plain.accepted_length == 1
+    assert comparison.row("Hugging Face generate").accepted_length is None
+    assert plain.draft_kv_bytes == 0 < both.draft_kv_bytes
+    assert both.kv_bytes < plain.kv_bytes
+    speed = comparison.speed("TTP", "SSD")
+    assert speed == pytest.approx(
+        comparison.row("TTP").tokens_per_second / comparison.row("SSD").tokens_per_second
+    )
+
+
+def test_both_engines_measure_the_same_cache(comparison, model):
+    """Hugging Face's cache and twigkit's hold the same tokens when nothing is pruned."""
+    hugging_face = comparison.row("Hugging Face generate")
+    assert hugging_face.kv_bytes == comparison.row("twigkit plain").kv_bytes
+    each = token_bytes(model)
+    assert each == 2 * 2 * 16 * 4  # keys and values, 2 groups of 16 numbers of 4 bytes
+    assert 2 * hugging_face.kv_bytes % (each * model.stack.depth) == 0  # the mean of two prompts
+
+
+def test_a_static_cache_says_the_same(model, prompts):
+    method = Method("static", engine="hugging-face", cache="static")
+    dynamic = answer(model, prompts[0], Method("d", engine="hugging-face"), max_new_tokens=5)
+    static = answer(model, prompts[0], method, max_new_tokens=5)
+    assert static.tokens == dynamic.tokens
+    assert static.kv_bytes == dynamic.kv_bytes
+    assert static.kv_bytes_allocated >= static.kv_bytes
+
+
+def test_a_broken_drafter_is_seen(model, prompts, monkeypatch):
+    plant(monkeypatch)
+    methods = standard_methods(8, drafter="broken")
+    found = compare(model, prompts, methods, max_new_tokens=9)
+    assert not found.lossless
+    assert found.row("twigkit plain").same == "yes"
+    assert found.row("SSD").same.startswith("no (prompt 1, token ")
+    assert found.row("TTP + SSD").same.startswith("no (prompt ")
+    row = found.row("SSD")
+    at = row.difference.token
+    own, target = (found.answers[name][0].tokens for name in ("SSD", "twigkit plain"))
+    assert own[:at] == target[:at]
+    assert own[at : at + 1] != target[at : at + 1]
+
+
+def test_the_first_difference():
+    assert first_difference([1, 2, 3], [1, 2, 3]) is None
+    assert first_difference([1, 2, 3], [1, 5, 3]) == 1
+    assert first_difference([1, 2], [1, 2, 3]) == 2
+    assert first_difference([], []) is None
+
+
+def test_visual_tokens_per_layer():
+    assert visual_per_layer(16, {}, 4) == [16] * 4
+    assert visual_per_layer(16, {2: 5, 3: 0}, 5) == [16, 16, 5, 0, 0]
+    assert visual_per_layer(16, {0: 5}, 2) == [5, 5]
+
+
+@pytest.mark.parametrize("drafter", ["plain", "ssd"])
+@pytest.mark.parametrize("budget", [None, 8, 0.5])
+def test_the_storages_hold_what_the_arithmetic_says(model, prompts, budget, drafter):
+    memory = measure_memory(
+        model, prompts[0], "run", budget=budget, drafter=drafter, max_new_tokens=7, slots=61
+    )
+    assert memory.deviation == 0
+    assert memory.average == (16 if budget is None else 8)
+    assert memory.bytes_used <= memory.allocated <= memory.allowed
+    assert (memory.twig_bytes > 0) == (drafter == "ssd")
+
+
+def test_a_cache_that_kept_too_much_is_seen():
+    memory = suite.Memory("run", 8.0, 1000, 1000, 1030, 1000, 1, 2, 0)
+    assert memory.deviation == pytest.approx(0.03)
+    memory = dataclasses.replace(memory, bytes_used=1000, prompt_bytes=900)
+    assert memory.deviation == pytest.approx(0.1)
+
+
+def test_ratios_take_the_better_cache_and_know_their_targets(comparison):
+    rates = {suite.DYNAMIC: 10.0, suite.STATIC: 16.0, suite.PLAIN: 20.0, suite.SSD: 26.0,
+             suite.TTP: 24.0, suite.BOTH: 32.0}  # fmt: skip
+    row = comparison.rows[0]
+    rows = [
+        dataclasses.replace(row, method=Method(name), tokens_per_second=rate)
+        for name, rate in rates.items()
+    ]
+    decoding = dataclasses.replace(comparison, rows=rows)
+    times = {suite.UNPRUNED: 0.3, suite.PRUNED: 0.2}
+    rows = [
+        dataclasses.replace(row, method=Method(name), prefill_seconds=seconds)
+        for name, seconds in times.items()
+    ]
+    found = suite.ratios(decoding, dataclasses.replace(comparison, rows=rows))
+    assert [(ratio.value, ratio.verdict) for ratio in found] == [
+        (pytest.approx(1.25), "met"),
+        (pytest.approx(1.3), "missed"),
+        (pytest.approx(26 / 16), "-"),
+        (pytest.approx(1.5), "-"),
+        (pytest.approx(2.0), "-"),
+        (pytest.approx(1.5), "met"),
+    ]
+    assert found[0].name == "twigkit plain / Hugging Face, static cache"
+    assert found[0].target == 1.2
+    assert found[1].target == 1.4
+
+
+def test_tables(comparison):
+    cells = comparison_cells(comparison)
+    assert len(cells) == 5
+    assert all(len(row) == len(HEADER) for row in cells)
+    assert cells[0][5] == "1.00x"
+    lines = text_table(["name", "count"], [["a", "5"], ["long", "125"]]).splitlines()
+    assert lines == ["name  count", "----  -----", "a         5", "long    125"]
+    assert markdown_table(["name", "count"], [["a", "5"]]).splitlines() == [
+        "| name | count |", "| --- | ---: |", "| a | 5 |",
+    ]  # fmt: skip
+    assert [size(n) for n in (5, 1500, 2_500_000, 3e9)] == ["5 B", "1.50 kB", "2.50 MB", "3.00 GB"]
+
+
+def test_conditions_name_what_matters(model):
+    found = conditions(model)
+    assert found["dtype"] == "float32"
+    assert found["threads"] == str(torch.get_num_threads())
+    assert found["torch"] == torch.__version__
+    assert found["processor"]
+    assert "8 layers of width 64" in found["base"]
+    assert "2 layers on layer 2" in found["twig"]
+
+
+def test_unseen_scenes_are_long_enough_and_repeat_themselves():
+    samples = unseen(4, seed=3, short=2)
+    assert [len(sample.turns) for sample in samples] == [3] * 4
+    assert all(len(sample.description.answer.split()) >= 60 for sample in samples)
+    assert [s.turns for s in unseen(4, seed=3, short=2)] == [s.turns for s in samples]
+    assert unseen(1, seed=4)[0].scene != samples[0].scene
+    assert len({sample.scene for sample in samples}) == 4
+
+
+def test_the_command_writes_json_and_markdown(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(suite, "NINTH", 0.5)
+    halves = [dataclasses.replace(method, budget=method.budget and 0.5) for method in suite.METHODS]
+    monkeypatch.setattr(suite, "METHODS", tuple(halves))
+    before = torch.get_num_threads()
+    words = ["bench", "--quick", "--threads", "1", "--max-new-tokens", "6", "--out", tmp_path]
+    assert main([*map(str, words), *folders.model]) == 0
+    assert torch.get_num_threads() == before
+    data = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["method"]["name"] for row in data["decoding"]] == [
+        suite.DYNAMIC, suite.STATIC, suite.PLAIN, suite.SSD, suite.TTP, suite.BOTH,
+    ]  # fmt: skip
+    assert data["conditions"]["threads"] == "1"
+    assert all(row["difference"] is None for row in data["decoding"])
+    assert all(entry["deviation"] < 0.02 for entry in data["memory"])
+    assert all(entry["allocated"] <= entry["allowed"] for entry in data["memory"])
+    text = (tmp_path / "bench.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    assert "twigkit plain / Hugging Face" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]

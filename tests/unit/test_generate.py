@@ -1,0 +1,98 @@
+"""``twigkit generate``: the user's own pictures, through processor and chat template."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from tests.checkpoints import tiny_processor, write_base
+from twigkit import TwigModel
+from twigkit.cli.main import main
+from twigkit.inputs import load_processor, open_picture, prepare
+
+ASK = ["--prompt", "what is in the picture ?", "--max-new-tokens", "6"]
+
+
+def run(capsys, *words):
+    assert main(["generate", *map(str, words)]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+@pytest.fixture
+def words(folders):
+    return [*folders.model, "--image", str(folders.picture), *ASK]
+
+
+def expected(folders, pictures=1, **settings):
+    """What the base's own generate says to the templated prompt."""
+    model = TwigModel.from_pretrained(folders.base, twig=folders.twig)
+    processor = tiny_processor()
+    text = "USER: " + "<image> " * pictures + "what is in the picture ? ASSISTANT:"
+    images = [Image.open(folders.picture).convert("RGB")] * pictures
+    inputs = processor(text=text, images=images, return_tensors="pt")
+    output = model.base.generate(**inputs, max_new_tokens=6, do_sample=False, **settings)
+    return output[0, inputs["input_ids"].shape[1] :].tolist(), processor
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_the_answer_is_the_bases_own(folders, words, capsys, pictures):
+    more = ["--image", folders.picture] * (pictures - 1)
+    data = json.loads(run(capsys, *words, *more, "--json"))
+    tokens, processor = expected(folders, pictures)
+    assert data["tokens"] == tokens
+    assert data["answer"] == processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    assert data["stats"]["visual_tokens"] == [16 * pictures]
+
+
+def test_answer_and_one_line_of_statistics(words, capsys):
+    answer, stats = run(capsys, *words, "--budget", "0.5").splitlines()
+    assert answer
+    assert re.fullmatch(
+        r"\[6 tokens, [\d.]+ per second \| prefill \d+ ms \| decode \d+ ms \| accepted length "
+        r"[\d.]+ \| visual tokens: 16, 8 behind layer 2, 0 behind layer 6 \| "
+        r"KV [\d.]+ kB \+ [\d.]+ kB twig\]",
+        stats,
+    )
+
+
+def test_streaming_says_the_same(words, capsys):
+    whole = run(capsys, *words).splitlines()[0]
+    assert run(capsys, *words, "--stream").splitlines()[0].strip() == whole
+
+
+def test_no_picture_at_all(folders, capsys):
+    data = json.loads(run(capsys, *folders.model, *ASK, "--json", "--budget", "8"))
+    assert data["stats"]["visual_tokens"] == [0]
+    assert len(data["tokens"]) == 6
+
+
+def test_the_raw_prompt_is_the_users(folders, words, capsys):
+    raw = "USER: <image> what is in the picture ? ASSISTANT:"
+    templated = json.loads(run(capsys, *words, "--json"))["tokens"]
+    assert (
+        json.loads(run(capsys, *words, "--json", "--raw", "--prompt", raw))["tokens"] == templated
+    )
+
+
+def test_without_a_template_the_prompt_is_taken_as_it_is(folders, tmp_path, capsys):
+    base = write_base(tmp_path / "base", chat=False)
+    raw = "USER: <image> what is in the picture ? ASSISTANT:"
+    said = run(capsys, "--base", base, "--image", folders.picture, *ASK, "--prompt", raw, "--json")
+    assert json.loads(said)["tokens"] == expected(folders)[0]
+
+
+def test_every_kind_of_picture_becomes_rgb(tmp_path):
+    for mode in ("L", "RGBA", "P", "1", "CMYK"):
+        path = tmp_path / f"{mode}.tiff"
+        Image.new(mode, (5, 4)).save(path)
+        assert open_picture(path).mode == "RGB"
+
+
+def test_the_processor_pads_on_the_left(folders):
+    processor = load_processor(folders.base)
+    assert processor.tokenizer.padding_side == "left"
+    inputs = prepare(processor, "what ?", [Image.new("RGB", (9, 9))])
+    assert int((inputs["input_ids"] == 99).sum()) == 16
