@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from twigkit import hookimpl
+from twigkit.front import Prompt
 from twigkit.hookspecs import Register
 from twigkit.preset import VisualTokens
 from twigkit.protocols import Adapter, TinyFamily
-from twigkit.stack import LayerStack, Prompt, Rope
+from twigkit.stack import LayerStack, Rope
 from twigkit.tiny import Medium, TinyPrompts, draw
 
 IMAGE, BEGIN, END, SIDE, TOKENS = 99, 98, 97, 16, 4

@@ -15,10 +15,11 @@ from transformers import (
 )
 
 from twigkit import hookimpl
+from twigkit.front import Prompt
 from twigkit.hookspecs import Register
 from twigkit.preset import Preset, VisualTokens
 from twigkit.protocols import Adapter, TinyFamily
-from twigkit.stack import LayerStack, Prompt
+from twigkit.stack import LayerStack
 from twigkit.tiny import Medium, TinyPrompts, draw, pick
 
 IMAGE, VIDEO, START, END = 99, 98, 97, 96

@@ -47,7 +47,8 @@ class LmHead(Head):
         super().__init__()
         if linear.out_features > vocabulary:
             raise SpecError(
-                f"the head has {linear.out_features} rows but the base's vocabulary only {vocabulary}"
+                f"the head has {linear.out_features} rows but the base's vocabulary only "
+                f"{vocabulary}"
             )
         self.linear = linear
         self.vocabulary = vocabulary

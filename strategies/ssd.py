@@ -22,8 +22,8 @@ class PathDrafterSpec(DrafterSpec):
         0.6,
         ge=0.0,
         le=1.0,
-        description="Drafting stops at a token whose probability is below this; the token itself is "
-        "still proposed.",
+        description="Drafting stops at a token whose probability is below this; the token itself "
+        "is still proposed.",
     )
     head: str = Field("lm", description="Name of the twig head that drafts.")
 

@@ -27,8 +27,8 @@ class TreeDrafterSpec(DrafterSpec):
         0.02,
         ge=0.0,
         le=1.0,
-        description="No further level is drafted once the best node's probability along its path is "
-        "below this; 0 drafts all levels.",
+        description="No further level is drafted once the best node's probability along its path "
+        "is below this; 0 drafts all levels.",
     )
     head: str = Field("lm", description="Name of the twig head that drafts.")
 

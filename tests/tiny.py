@@ -1,4 +1,4 @@
-"""Tiny models for the tests, built from their configuration, with weights that make masks matter."""
+"""Tiny models for the tests, built from their configuration; their weights make masks matter."""
 
 from __future__ import annotations
 

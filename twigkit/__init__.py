@@ -42,7 +42,7 @@ _EXPORTS = {
     "TinyRow": "protocols",
     "VisualTokens": "preset",
     "LayerStack": "stack",
-    "Prompt": "stack",
+    "Prompt": "front",
     "LayerCache": "cache",
     "Candidates": "candidates",
     "Drafter": "protocols",
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from twigkit.errors import RegistryError as RegistryError
     from twigkit.errors import SpecError as SpecError
     from twigkit.errors import TwigkitError as TwigkitError
+    from twigkit.front import Prompt as Prompt
     from twigkit.hookspecs import HOOKS_VERSION as HOOKS_VERSION
     from twigkit.hookspecs import hookimpl as hookimpl
     from twigkit.model import TwigModel as TwigModel
@@ -100,7 +101,6 @@ if TYPE_CHECKING:
     from twigkit.specs import RuntimeSpec as RuntimeSpec
     from twigkit.specs import TwigSpec as TwigSpec
     from twigkit.stack import LayerStack as LayerStack
-    from twigkit.stack import Prompt as Prompt
     from twigkit.twig import Twig as Twig
 
 __all__ = ["__version__", *_EXPORTS]

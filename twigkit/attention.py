@@ -87,8 +87,8 @@ def twig_attention(
         key: ``[batch, kv_heads, keys, width]``.
         value: ``[batch, kv_heads, keys, value_width]``.
         attention_mask: ``None`` (one query sees all keys, a square is causal), or bool or additive
-            ``[batch, 1, queries, keys]``, where ``queries`` may be repeated once per query head of a
-            group, head after head, so that grouped heads are packed into the query axis.
+            ``[batch, 1, queries, keys]``, where ``queries`` may be repeated once per query head of
+            a group, head after head, so that grouped heads are packed into the query axis.
         scaling: Factor on the dot products; default ``width ** -0.5``.
         dropout: Probability of dropping a weight.
         probe: Where to record single rows.
@@ -109,7 +109,7 @@ def twig_attention(
     repeat = heads // groups
     packed = attention_mask is not None and attention_mask.shape[2] == repeat * queries
     if repeat > 1 and (queries == 1 or packed):
-        batch, _, _, width = query.shape
+        batch, width = query.shape[0], query.shape[3]
         output = F.scaled_dot_product_attention(
             query.reshape(batch, groups, repeat * queries, width),
             key,

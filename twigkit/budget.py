@@ -53,8 +53,8 @@ def keep_counts(
         wipe: Layers after which none is left, Kf; equal to ``depth`` if none are wiped.
 
     Returns:
-        Tokens to keep per row, R. A row with fewer keeps all it has; a row without visual tokens has
-        nothing to lose.
+        Tokens to keep per row, R. A row with fewer keeps all it has; a row without visual tokens
+        has nothing to lose.
 
     Raises:
         BudgetError: If the budget lies below the floor that the first K layers set, above what the
@@ -91,9 +91,9 @@ def _keep_count(
     floor, ceiling = exit_layer * count / depth, count * wipe / depth
     if average < floor - _ROUNDING:
         raise BudgetError(
-            f"budget {budget} means {average:g} of {count} visual tokens per layer, below the floor "
-            f"of {floor:g} that {exit_layer} of {depth} unpruned layers set; ask for {floor:g} or "
-            "more, or grow the twig on an earlier exit layer"
+            f"budget {budget} means {average:g} of {count} visual tokens per layer, below the "
+            f"floor of {floor:g} that {exit_layer} of {depth} unpruned layers set; ask for "
+            f"{floor:g} or more, or grow the twig on an earlier exit layer"
         )
     if average > ceiling + _ROUNDING:
         if not largest and isinstance(budget, int):

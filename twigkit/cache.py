@@ -1,9 +1,10 @@
 """Preallocated keys and values of a range of layers: stage, commit, roll back.
 
-A prompt that loses visual tokens on its way has layers of different lengths, so the cache of a model
-is a list of segments, one per range of layers that hold the same tokens. A row's tokens lie in the
-slots ``0 .. length - 1`` without gaps: padding and dropped tokens are not stored at all. The nodes of
-a speculative step are staged in the slots after ``length`` and count only once they are committed.
+A prompt that loses visual tokens on its way has layers of different lengths, so the cache of a
+model is a list of segments, one per range of layers that hold the same tokens. A row's tokens lie
+in the slots ``0 .. length - 1`` without gaps: padding and dropped tokens are not stored at all. The
+nodes of a speculative step are staged in the slots after ``length`` and count only once they are
+committed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Segment:
         first: Index of the first layer, as the layers' own ``layer_idx`` counts.
         last: Index behind the last layer.
         capacity: Slots per row.
-        bucketed: Whether the view's length is a multiple of :data:`BUCKET` (few different shapes, for
-            compiled steps) instead of the used length.
+        bucketed: Whether the view's length is a multiple of :data:`BUCKET` (few different shapes,
+            for compiled steps) instead of the used length.
         length: Committed tokens per row, ``[batch]`` long.
         index: Original sequence index of each slot's token, ``[batch, capacity]`` long.
         lengths: The same on the host, so that no step has to ask the device.
@@ -100,8 +101,8 @@ class Segment:
     ) -> tuple[Tensor, Tensor]:
         """Store one layer's keys and values and return what its queries attend to.
 
-        The name and the first arguments are those of transformers' caches, because the layers of the
-        base call it.
+        The name and the first arguments are those of transformers' caches, because the layers of
+        the base call it.
 
         Args:
             key: ``[batch, kv_heads, tokens, width]``.
@@ -148,8 +149,8 @@ class Segment:
         """Say which slots of the view the nodes staged last may attend to.
 
         Args:
-            among: Which staged nodes each of them may see, ``[batch, nodes, staged]`` bool; ``None``
-                for a path, where a node sees all that were staged before it and itself.
+            among: Which staged nodes each of them may see, ``[batch, nodes, staged]`` bool;
+                ``None`` for a path, where a node sees all that were staged before it and itself.
             window: Only tokens whose original index is less than this far back, if given.
 
         Returns:
@@ -184,8 +185,8 @@ class Segment:
         Args:
             count: Nodes to keep per row, ``[batch]``.
             counts: The same on the host.
-            offsets: Which staged nodes to keep, in order, ``[batch, any]`` (entries beyond ``count``
-                are ignored); ``None`` for the first ones.
+            offsets: Which staged nodes to keep, in order, ``[batch, any]`` (entries beyond
+                ``count`` are ignored); ``None`` for the first ones.
         """
         longest = max(counts)
         if offsets is not None and self._k is not None and self._v is not None and longest:
@@ -250,8 +251,8 @@ class LayerCache:
 
     Attributes:
         shallow: Segments of the base layers up to the exit layer, from the ground up.
-        deep: Segments of the base layers behind it; one per set of tokens that the pruner leaves and
-            per device.
+        deep: Segments of the base layers behind it; one per set of tokens that the pruner leaves
+            and per device.
         twig: The twig's layers, or ``None`` if nothing drafts.
     """
 

@@ -50,9 +50,9 @@ def fingerprint(stack: LayerStack) -> dict[str, Any]:
         stack: The base.
 
     Returns:
-        The text configuration's shape-giving fields, and name, shape and a few values of the weights
-        that the twig depends on: the embedding and the layers that it shares or copies are sampled
-        evenly over the depth.
+        The text configuration's shape-giving fields, and name, shape and a few values of the
+        weights that the twig depends on: the embedding and the layers that it shares or copies are
+        sampled evenly over the depth.
     """
     config = stack.config.to_dict()
     weights = {}
@@ -194,12 +194,14 @@ def load_twig(
     problems = compare_fingerprints(manifest["base"], fingerprint(stack))
     if problems and not allow_other_base:
         raise CheckpointError(
-            f"the twig in {source} was grown on another base ({spec.base}): {'; '.join(problems[:3])}. "
+            f"the twig in {source} was grown on another base ({spec.base}): "
+            f"{'; '.join(problems[:3])}. "
             "Load that base, or pass allow_other_base=True if this one is a fine-tune of it"
         )
     if spec.exit_layer + spec.depth > stack.depth:
         raise CheckpointError(
-            f"the twig in {source} needs {spec.exit_layer + spec.depth} layers, the base has {stack.depth}"
+            f"the twig in {source} needs {spec.exit_layer + spec.depth} layers, the base has "
+            f"{stack.depth}; load the base that it grew on"
         )
     twig = grow(spec, stack)
     if manifest.get("sources") != twig.sources:
@@ -243,7 +245,8 @@ def _locate(source: str | Path, revision: str | None) -> Path:
         return Path(snapshot_download(str(source), revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
-            f"{source} is neither a folder nor a twig that the Hub gives: {str(error).splitlines()[0]}"
+            f"{source} is neither a folder nor a twig that the Hub gives: "
+            f"{str(error).splitlines()[0]}"
         ) from error
 
 

@@ -10,13 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from twigkit.acceptance import Accepted, accept
+from twigkit.acceptance import Accepted
 from twigkit.candidates import Candidates
+from twigkit.choosing import Chooser, Decoding, GreedyChooser, ProcessedChooser, Texts
+from twigkit.front import Prompt
 from twigkit.prefill import Kept, Prefilled
 from twigkit.protocols import Drafter
 from twigkit.shallow import Frontier, ShallowModel
-from twigkit.stack import LayerStack, Prompt
-from twigkit.target import Target, greedy
+from twigkit.stack import LayerStack
+from twigkit.target import Target
 from twigkit.twig import Twig
 
 StopCheck = Callable[[Tensor], bool]
@@ -95,12 +97,14 @@ class Limits:
     Attributes:
         max_new_tokens: Most tokens per row; never exceeded.
         eos: Token ids that end a row; they are part of the output.
+        padding: Token id behind rows that stopped early.
         checks: Asked after every token.
         streamer: Where tokens of a single row go as they come.
     """
 
     max_new_tokens: int
     eos: frozenset[int] = frozenset()
+    padding: int = 0
     checks: Sequence[StopCheck] = ()
     streamer: Streamer | None = None
 
@@ -109,7 +113,12 @@ class Row:
     """The tokens of one row so far, on the host."""
 
     def __init__(self, prompt: Tensor, limits: Limits) -> None:
-        """Start with nothing generated."""
+        """Start with nothing generated.
+
+        Args:
+            prompt: The prompt's ids, padding included, as transformers shows them to criteria.
+            limits: When the row stops.
+        """
         self.prompt, self.limits = prompt, limits
         self.tokens: list[int] = []
         self.done = False
@@ -150,6 +159,8 @@ class Generation:
         twig: Twig | None = None,
         bucketed: bool = False,
         compiled: Callable[..., Tensor] | None = None,
+        decoding: Decoding | None = None,
+        seeds: Sequence[int] = (),
     ) -> None:
         """Start behind a prefilled prompt.
 
@@ -162,6 +173,8 @@ class Generation:
             twig: The twig, if the drafter uses one.
             bucketed: Whether steps have fixed shapes, and the device is asked once per step only.
             compiled: A compiled verification step.
+            decoding: How the target's tokens are chosen; ``None`` takes the most likely ones.
+            seeds: One seed per row, if tokens are drawn.
         """
         self.stack, self.drafter, self.limits = stack, drafter, limits
         self.bucketed = bucketed
@@ -169,12 +182,17 @@ class Generation:
         cache = prefilled.cache
         self.shallow = ShallowModel(stack, twig, cache, self.frontier, eager=not bucketed)
         self.target = Target(stack, cache, compiled=compiled)
-        self.rows = [
-            Row(ids[valid], limits) for ids, valid in zip(prompt.ids, prompt.valid, strict=True)
-        ]
+        self.rows = [Row(ids, limits) for ids in prompt.ids]
         self.gains: list[list[int]] = [[] for _ in self.rows]
         self.steps = self.drafted = 0
-        self.choose = greedy
+        self.chooser: Chooser = GreedyChooser()
+        if decoding is not None and not decoding.plain:
+            texts = Texts(
+                prompt.ids, prompt.valid, [row.tokens for row in self.rows], limits.padding
+            )
+            self.chooser = ProcessedChooser(
+                decoding, texts, length=limits.max_new_tokens, seeds=seeds, eager=not bucketed
+            )
 
     def first(self, hidden: Tensor) -> Tensor:
         """Emit the first token of every row.
@@ -185,7 +203,7 @@ class Generation:
         Returns:
             The roots of the first step, ``[batch]``.
         """
-        root = self.choose(self.stack.head(self.stack.norm(hidden)))
+        root = self.chooser.first(self.stack.head(self.stack.norm(hidden)))
         for row, token in zip(self.rows, root.tolist(), strict=True):
             row.push([token])
         return root
@@ -210,15 +228,7 @@ class Generation:
             table, _ = table.cut(table.size - 1)
         states = self.shallow.exit_states(table, source)
         logits = self.target.logits(states, table, self.frontier)
-        accepted = accept(
-            table.tokens,
-            table.ancestors,
-            table.depth,
-            table.alive,
-            self.choose(logits),
-            parent=table.parent,
-            longest=self.drafter.height,
-        )
+        accepted = self.chooser.accept(table, logits, self.drafter.height)
         self._commit(table, accepted, active)
         return accepted.next_token
 

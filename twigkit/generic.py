@@ -16,10 +16,11 @@ from transformers.models.auto.modeling_auto import (
 from twigkit.attention import RowProbe
 from twigkit.candidates import Candidates
 from twigkit.errors import CapabilityError, FamilyWarning, TwigkitError
+from twigkit.front import Prompt
 from twigkit.prefill import Storage, prefill, prompt_masks, row_probe
 from twigkit.protocols import Adapter
 from twigkit.shallow import Frontier
-from twigkit.stack import LayerStack, Prompt
+from twigkit.stack import LayerStack
 from twigkit.target import Target
 
 _KNOWN = {
@@ -135,7 +136,7 @@ class GenericStack(LayerStack):
         words[torch.isin(words, torch.tensor(self.visual_ids, dtype=torch.long))] = 3
         mask = torch.ones_like(words)
         mask[1, : max(_PROBE) - min(_PROBE)] = 0
-        device = self.model.get_input_embeddings().weight.device  # type: ignore[operator]
+        device = self.model.get_input_embeddings().weight.device
         return {"input_ids": words.to(device), "attention_mask": mask.to(device)}
 
     @torch.inference_mode()
@@ -175,7 +176,7 @@ class GenericStack(LayerStack):
                 return f"{name} {'differ' if name.endswith('s') else 'differs'} by {gap}"
         if any(prompt.visual_counts) and any(probe.query is None for probe in probes.values()):
             return "its layers do not use the attention function they are told to"
-        out = self.model.generate(  # type: ignore[operator]
+        out = self.model.generate(
             **inputs,
             do_sample=False,
             num_beams=1,

@@ -1,14 +1,15 @@
 """Lean decoder layers: the arithmetic of the common pre-norm layer in a third of the calls.
 
-A stock layer of transformers spends most of a one-token step on dispatch: module calls, a norm of six
-operations, rotary positions of a dozen. Most families share one form of layer; where a layer has its
-parts and gives its numbers, :class:`LeanLayer` computes the same from the same parameters. What has
-another form, or other numbers, runs as it is.
+A stock layer of transformers spends most of a one-token step on dispatch: module calls, a norm of
+six operations, rotary positions of a dozen. Most families share one form of layer; where a layer
+has its parts and gives its numbers, :class:`LeanLayer` computes the same from the same parameters.
+What has another form, or other numbers, runs as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,8 @@ def fold(rope: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Table]:
         rope: Cosines and sines by key, ``[batch, tokens, width]``.
 
     Returns:
-        The same with a head axis, the sines negated in their first half, so that a rotation is a roll
-        and a multiply-add. Tables of another shape are left out.
+        The same with a head axis, the sines negated in their first half, so that a rotation is a
+        roll and a multiply-add. Tables of another shape are left out.
     """
     tables = {}
     for key, (cos, sin) in rope.items():
@@ -54,27 +55,30 @@ class LeanLayer(nn.Module):
     def __init__(self, source: nn.Module) -> None:
         """Take a layer that :func:`fits`."""
         super().__init__()
-        attention, mlp = source.self_attn, source.mlp
-        self.source = source
+        layer: Any = source
+        attention, mlp = layer.self_attn, layer.mlp
+        self.source: Any = source
         self._index = int(attention.layer_idx)
         self._width = int(attention.head_dim)
         self._heads = attention.q_proj.out_features // self._width
         self._groups = attention.k_proj.out_features // self._width
         self._scaling = float(attention.scaling)
-        self._norms = tuple(
+        self._norms: tuple[tuple[Tensor, float], ...] = tuple(
             (norm.weight, _epsilon(norm))
-            for norm in (source.input_layernorm, source.post_attention_layernorm)
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm)
         )
-        self._qk_norms = None
+        self._qk_norms: tuple[tuple[Tensor, float], ...] | None = None
         if hasattr(attention, "q_norm"):
             self._qk_norms = tuple(
                 (norm.weight, _epsilon(norm)) for norm in (attention.q_norm, attention.k_norm)
             )
         linears = [getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
         linears += [getattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj")]
-        self._linears = tuple((linear.weight, linear.bias) for linear in linears)
+        self._linears: tuple[tuple[Tensor, Tensor | None], ...] = tuple(
+            (linear.weight, linear.bias) for linear in linears
+        )
         silu = type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
-        self._activate: tuple[Callable[[Tensor], Tensor]] = (F.silu if silu else mlp.act_fn,)
+        self._activate: tuple[Callable[..., Tensor]] = (F.silu if silu else mlp.act_fn,)
 
     def forward(
         self,
@@ -105,7 +109,7 @@ class LeanLayer(nn.Module):
             k = _rms(k.view(batch, tokens, -1, self._width), *self._qk_norms[1]).flatten(2)
         both = torch.cat((q, k), -1).view(batch, tokens, -1, self._width).transpose(1, 2)
         both = torch.addcmul(both * table[0], both.roll(self._width // 2, -1), table[1])
-        q, k = both.split((self._heads, self._groups), 1)
+        q, k = torch.split(both, [self._heads, self._groups], 1)
         v = F.linear(states, *value).view(batch, tokens, -1, self._width).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(k, v, self._index)
@@ -143,7 +147,7 @@ def lean(layers: list[nn.Module], probe: Callable[[nn.Module], Tensor]) -> list[
     return result
 
 
-def fits(layer: nn.Module) -> bool:
+def fits(layer: Any) -> bool:
     """Say whether a layer is made of the common form's parts, with plain weights in memory."""
     if {name for name, _ in layer.named_children()} != _LAYER:
         return False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from twigkit.checkpoint import load_twig, save_twig
+from twigkit.choosing import Decoding, row_seeds
 from twigkit.errors import CapabilityError, InputError
 from twigkit.families import check_request, find_adapter, load_base
+from twigkit.front import Prompt
 from twigkit.generation import Generation, GenerationStats, decode, sequences
 from twigkit.plugins import default_registry
 from twigkit.prefill import Kept, Storage, prefill
 from twigkit.protocols import Drafter, PromptLayout, Pruner, Stage
 from twigkit.settings import Settings, resolve_settings
 from twigkit.specs import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
-from twigkit.stack import LayerStack, Prompt
+from twigkit.stack import LayerStack
 from twigkit.target import run_deep
 from twigkit.twig import Twig, grow
 
@@ -61,8 +64,8 @@ class TwigModel:
         Raises:
             CapabilityError: If no adapter serves the model's family.
         """
-        self.base = base.eval()
-        self.adapter = find_adapter(base.config.to_dict())
+        self.base: Any = base.eval()
+        self.adapter = find_adapter(self.base.config.to_dict())
         self.stack: LayerStack = self.adapter.stack(base)
         self.twig = twig
         self._compiled: Callable[..., Tensor] | None = None
@@ -96,7 +99,8 @@ class TwigModel:
             The model, in evaluation mode.
 
         Raises:
-            CheckpointError: If something is missing or damaged, or the twig belongs to another base.
+            CheckpointError: If something is missing or damaged, or the twig belongs to another
+                base.
             CapabilityError: If no adapter serves the base.
         """
         if isinstance(base, nn.Module):
@@ -145,13 +149,14 @@ class TwigModel:
         draft_cache: str = "full",
         bucketed: bool | None = None,
         generator: torch.Generator | None = None,
+        seed: int | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> Tensor | TwigOutput:
         """Generate answers.
 
         Args:
-            budget: Average number of visual tokens per layer, as a count or a fraction in ``(0, 1]``;
-                ``None`` prunes nothing.
+            budget: Average number of visual tokens per layer, as a count or a fraction in ``(0,
+                1]``; ``None`` prunes nothing.
             pruner: Chooses the visual tokens that stay, by name or spec.
             drafter: Proposes tokens, by name or spec; ``None`` takes ``"ssd"`` with a twig and
                 ``"plain"`` without.
@@ -159,10 +164,15 @@ class TwigModel:
             draft_cache: Whether the twig keeps every prompt token for drafting (``"full"``, as
                 published) or only those that the base keeps (``"kept"``).
             bucketed: Fixed shapes for compiled steps; ``None`` chooses them on anything but a CPU.
-            generator: Random numbers for pruners that draw.
-            **kwargs: The processor's outputs, and whatever of transformers' generation settings is
-                greedy: ``max_new_tokens``, ``eos_token_id``, ``stop_strings`` with ``tokenizer``,
-                ``stopping_criteria``, ``streamer``, ``return_dict_in_generate``, ...
+            generator: Random numbers for pruners that draw and, without ``seed``, for the tokens;
+                ``None`` takes torch's own.
+            seed: Of the tokens that are drawn: one per row, or one number from which the rows
+                count up. The same seed gives the same tokens with every drafter.
+            **kwargs: The processor's outputs, and transformers' generation settings:
+                ``max_new_tokens``, ``eos_token_id``, ``stop_strings`` with ``tokenizer``,
+                ``do_sample`` with ``temperature``, ``top_k``, ``top_p`` and ``min_p``,
+                ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``, ``streamer``,
+                ``return_dict_in_generate``, ...
 
         Returns:
             ``[batch, tokens]`` long, prompts in front, as the base's own ``generate`` returns them,
@@ -188,7 +198,10 @@ class TwigModel:
             draft_cache=draft_cache,
         )
         settings = resolve_settings(self.base, ids.shape[1], kwargs)
-        strategy = self._drafter(spec)
+        strategy = self._drafter(_in_lockstep(spec, settings.decoding))
+        seeds = []
+        if settings.decoding.draws:
+            seeds = row_seeds(seed, generator, settings.inputs["input_ids"].shape[0])
         check_request(
             self.adapter,
             settings.inputs,
@@ -226,18 +239,20 @@ class TwigModel:
             twig=self.twig,
             bucketed=bucketed,
             compiled=self._compiled,
+            decoding=settings.decoding,
+            seeds=seeds,
         )
         stats = decode(generation, prefilled, prompt, started)
         if settings.limits.streamer is not None:
             settings.limits.streamer.end()
-        output = sequences(ids, generation.rows, settings.padding)
+        output = sequences(ids, generation.rows, settings.limits.padding)
         if settings.return_dict:
             return TwigOutput(sequences=output, stats=stats, kept=prefilled.kept)
         output.stats = stats  # type: ignore[attr-defined]
         return output
 
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Move the processor's outputs to where the embedding is, pixels in the base's precision."""
+        """Move the processor's outputs to the embedding's device and pixels to its precision."""
         weight = self.base.get_input_embeddings().weight
         moved = {}
         for name, value in inputs.items():
@@ -260,7 +275,8 @@ class TwigModel:
             return
         if self.twig is None:
             raise CapabilityError(
-                f"the {kind} {name!r} needs a twig with the head {heads[0]!r}; load one with twig=..."
+                f"the {kind} {name!r} needs a twig with the head {heads[0]!r}; load one with "
+                "twig=..."
             )
         for head in heads:
             if head not in self.twig.heads:
@@ -296,3 +312,16 @@ class TwigModel:
                 f"{prompt.span} prompt tokens and {settings.limits.max_new_tokens} new ones make "
                 f"{wanted}, but the model's context holds {context}; ask for fewer"
             )
+
+
+def _in_lockstep(spec: GenerationSpec, decoding: Decoding) -> GenerationSpec:
+    """Return the settings with plain decoding where a processor must see all rows at once."""
+    if not decoding.lockstep or spec.drafter.kind == "plain":
+        return spec
+    names = ", ".join(type(processor).__name__ for processor in decoding.processors)
+    warnings.warn(
+        f"among the logits processors ({names}) is one that is not known to depend on the ids of "
+        f"its row alone, so the drafter {spec.drafter.kind!r} is left out and decoding is plain",
+        stacklevel=4,
+    )
+    return GenerationSpec(**{**dict(spec), "drafter": "plain"})

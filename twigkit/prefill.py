@@ -11,8 +11,9 @@ from torch import Tensor
 from twigkit.attention import RowProbe
 from twigkit.cache import LayerCache, Segment
 from twigkit.errors import CapabilityError
+from twigkit.front import Prompt
 from twigkit.protocols import PruneContext, Pruner, Selection, Stage
-from twigkit.stack import LayerStack, Prompt, Rope
+from twigkit.stack import LayerStack, Rope
 from twigkit.twig import Twig
 
 

@@ -244,7 +244,8 @@ class Shallow(Protocol):
         """Pass nodes through the shallow model.
 
         Args:
-            candidates: The step's nodes. The root must be passed first; a node's ancestors before it.
+            candidates: The step's nodes. The root must be passed first; a node's ancestors before
+                it.
             nodes: Ids of nodes not passed yet: a range, or ``[batch, nodes]``.
 
         Returns:

@@ -210,7 +210,8 @@ class ShallowModel:
 
         Args:
             table: The nodes to verify.
-            source: Ids that they had when they were passed, ``[batch, nodes]``; ``None`` if the same.
+            source: Ids that they had when they were passed, ``[batch, nodes]``; ``None`` if the
+                same.
 
         Returns:
             ``[batch, nodes, width]`` in the table's order.

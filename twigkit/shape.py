@@ -201,8 +201,8 @@ def _parameters(adapter: Adapter, config: Any) -> tuple[int, int, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FamilyWarning)
         stack = adapter.stack(model)
-    head: Mapping[str, Any] = stack.model.get_output_embeddings().state_dict()  # type: ignore[operator]
-    rest = [*stack.text.norm.parameters(), *head.values()]  # type: ignore[union-attr]
+    head: Mapping[str, Any] = stack.model.get_output_embeddings().state_dict()
+    rest = [*stack.text.norm.parameters(), *head.values()]
     layer = sum(parameter.numel() for parameter in stack.layers[0].parameters())
     return layer, sum(tensor.numel() for tensor in rest), stack.vocabulary
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from twigkit.cache import LayerCache, Segment
@@ -51,7 +50,7 @@ class Target:
         positions = frontier.rope[:, None] + depth
         rope = self.stack.rope(states, positions.expand(self.stack.channels, -1, -1))
         among = None if table.linear else table.ancestors[:, :nodes, :nodes]
-        masks = []
+        masks: list[Masks] = []
         for segment in self.cache.deep:
             windows = self.stack.windows(segment.first, segment.last)
             masks.append(stage_segment(self.stack, segment, index, among, windows, states.dtype))
@@ -75,8 +74,8 @@ def run_deep(
 ) -> Tensor:
     """Run the deep layers and the head over staged nodes: the verification step.
 
-    Tensors and layers only, so that ``torch.compile(run_deep, fullgraph=True)`` holds; in the bucketed
-    view its shapes change only when a bucket is full.
+    Tensors and layers only, so that ``torch.compile(run_deep, fullgraph=True)`` holds; in the
+    bucketed view its shapes change only when a bucket is full.
 
     Args:
         stack: The base.
@@ -93,8 +92,3 @@ def run_deep(
             hidden, segment.first, segment.last, rope=rope, masks=mask, cache=segment
         )
     return stack.head(stack.norm(hidden))
-
-
-def greedy(logits: Tensor) -> Tensor:
-    """Return the most likely token, ``[..., vocabulary]`` to ``[...]`` long."""
-    return torch.argmax(logits, -1)

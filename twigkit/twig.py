@@ -65,8 +65,8 @@ class Twig(nn.Module):
         """
         if name not in self.heads:
             raise CapabilityError(
-                f"the twig has no head {name!r}; it has {', '.join(self.heads) or 'none'}. Train one, "
-                "or choose a strategy that does without"
+                f"the twig has no head {name!r}; it has {', '.join(self.heads) or 'none'}. Train "
+                "one, or choose a strategy that does without"
             )
         return self.heads[name]
 
@@ -137,7 +137,7 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
     sources = _sources(spec, stack.depth)
     config = stack.own_config()
     layers = [stack.make_twig_layer(source, i, config) for i, source in enumerate(sources)]
-    norm = copy.deepcopy(stack.text.norm)
+    norm: nn.Module = copy.deepcopy(stack.text.norm)
     registry = default_registry()
     heads: dict[str, nn.Module] = {}
     for name, head_spec in spec.heads.items():

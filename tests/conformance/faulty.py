@@ -12,10 +12,11 @@ import torch
 
 import twigkit.prefill
 from twigkit.cache import Segment
+from twigkit.front import Prompt
 from twigkit.plugins import default_registry
 from twigkit.prefill import keep_indices
 from twigkit.protocols import Stage
-from twigkit.stack import LayerStack, Prompt, render
+from twigkit.stack import LayerStack, render
 from twigkit.testing import (
     AdapterConformance,
     DrafterConformance,

@@ -1,6 +1,7 @@
 """The four recipes are followed to the letter: every file written, every command run.
 
-A fence that names a file (as in ``python norm.py``) is that file; shell blocks run beside the files.
+A fence that names a file (as in ``python norm.py``) is that file; shell blocks run beside the
+files.
 """
 
 import contextlib

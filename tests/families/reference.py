@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twigkit.stack import LayerStack, Prompt
+from twigkit.front import Prompt
+from twigkit.stack import LayerStack
 
 
 class FullLength:

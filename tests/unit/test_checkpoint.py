@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from tests.tiny import llava_inputs, tiny_llava
 from torch import nn
 
+from tests.tiny import llava_inputs, tiny_llava
 from twigkit import CheckpointError, SpecError, TwigModel, TwigSpec
 from twigkit.checkpoint import MANIFEST, WEIGHTS
 
@@ -164,7 +164,8 @@ def test_where_layers_start():
 
     twig = model.grow(SPEC)
     assert twig.sources == [2, 3]
-    assert all(torch.equal(weights(t), weights(layers[i])) for t, i in zip(twig.layers, (2, 3)))
+    for layer, source in zip(twig.layers, (2, 3), strict=True):
+        assert torch.equal(weights(layer), weights(layers[source]))
     assert torch.equal(twig.heads["lm"].linear.weight, model.base.lm_head.weight)
     twig = model.grow(SPEC.replace(init="last"))
     assert twig.sources == [4, 5]

@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 import torch
-from tests.tiny import llava_inputs, tiny_llava
 from torch import nn
 
+from tests.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
 
 MARGIN = 1e-4

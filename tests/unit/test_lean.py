@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import llava_inputs, spread_weights, tiny_llava
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from tests.tiny import llava_inputs, spread_weights, tiny_llava
 from twigkit import TwigModel, TwigSpec
 from twigkit.lean import LeanLayer, fits, fold
 from twigkit.prefill import prompt_masks

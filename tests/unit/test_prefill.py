@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import VISUAL, llava_inputs, tiny_llava
 
+from tests.tiny import VISUAL, llava_inputs, tiny_llava
 from twigkit import CapabilityError, TwigModel, TwigSpec
 from twigkit.prefill import Storage, keep_indices, prefill, prompt_masks
 from twigkit.protocols import Selection, Stage

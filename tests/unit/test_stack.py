@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from tests.tiny import IMAGE_TOKEN, llava_inputs, tiny_llava
 
+from tests.tiny import IMAGE_TOKEN, llava_inputs, tiny_llava
 from twigkit import InputError, TwigModel
 from twigkit.prefill import prompt_masks
 

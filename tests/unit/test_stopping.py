@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import llava_inputs, tiny_llava
 from transformers import GenerationConfig
 
+from tests.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, InputError, TwigModel, TwigSpec
 
 DRAFTERS = ["plain", {"kind": "ssd", "threshold": 0.0}, {"kind": "tree-ssd", "threshold": 0.0}]

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.errors import CapabilityError
+from twigkit.front import Prompt
 from twigkit.generation import Generation, Limits
 from twigkit.plugins import default_registry
 from twigkit.prefill import Prefilled, Storage, prefill
 from twigkit.protocols import PromptLayout, TinyFamily, TinyRow
 from twigkit.specs import TwigSpec
-from twigkit.stack import Prompt
 from twigkit.testing.reference import end_tokens, masked_logits, own_tokens
 from twigkit.testing.scripted import AGREEMENTS, ScriptedHead, middle
 from twigkit.testing.shapes import NothingDrafter
