@@ -175,9 +175,7 @@ def _stated_in_intro(words: list[str]) -> Facts:
 
 
 def _stated_in_clause(words: list[str]) -> Facts:
-    where = [
-        f"{a} {b}" for a, b in pairwise(words) if a in ROWS and b in COLUMNS
-    ]
+    where = [f"{a} {b}" for a, b in pairwise(words) if a in ROWS and b in COLUMNS]
     if len(where) != 1:
         return {}
     found: Facts = {}

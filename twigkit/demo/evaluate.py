@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +16,18 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, DynamicCache, LlavaForConditionalGeneration
 
 from twigkit.demo.build import ASSISTANT, BOS, EOS, IMAGE, USER, VISUAL, vocabulary
+from twigkit.demo.card import card
 from twigkit.demo.describe import PROMPTS, description, facts, stated_facts
 from twigkit.demo.joint import FRONT, Course, LanguageModel, choose_kept
 from twigkit.demo.ngram import NgramDrafter
-from twigkit.demo.packing import LABELS, Packed, Packer
+from twigkit.demo.packing import Packed, Packer
 from twigkit.demo.pool import HELD_OUT, scene_of
 from twigkit.demo.questions import KINDS, Turn, ask
 from twigkit.demo.vision import pixels
 from twigkit.demo.world import draw_with_owners
 
 SHORT = tuple(KINDS)
+WEIGHTS = Path(__file__).parent / "weights"
 FIRST = HELD_OUT + 10_000  # scenes of the report; the ones before serve the checks while training
 
 
@@ -230,4 +235,23 @@ def evaluate(folder: Path, scenes: int = 480, per_prompt: int = 16) -> dict[str,
     }
 
 
-assert len(LABELS) == len(SHORT) + 1
+def main() -> None:
+    """Evaluate a checkpoint folder; put ``figures.json`` and the model card beside the weights."""
+    parser = argparse.ArgumentParser(description="Measure the demo model on held-out scenes.")
+    parser.add_argument("--base", type=Path, default=WEIGHTS / "base", help="checkpoint folder")
+    parser.add_argument("--scenes", type=int, default=480, help="scenes with short questions")
+    parser.add_argument("--per-prompt", type=int, default=16, help="descriptions per prompt")
+    options = parser.parse_args()
+    figures = evaluate(options.base, options.scenes, options.per_prompt)
+    for name, text in (
+        ("figures.json", json.dumps(figures, indent=2)),
+        ("README.md", card(figures)),
+    ):
+        part = options.base / f"{name}.part"
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, options.base / name)
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

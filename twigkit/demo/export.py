@@ -34,6 +34,7 @@ def export_base(model: LlavaForConditionalGeneration, folder: Path, card: str) -
     half.to(torch.float16).save_pretrained(part)
     build_processor().save_pretrained(part)
     _say_float32(part / "config.json")
+    (part / "model.safetensors").chmod(0o644)
     (part / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)

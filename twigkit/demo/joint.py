@@ -16,10 +16,11 @@ from twigkit.demo import decoder
 from twigkit.demo.build import BOS, PAD, USER, VISUAL
 from twigkit.demo.packing import LABELS, Packed, Packer, answerable
 from twigkit.demo.pool import HELD_OUT, Pool, scene_of
+from twigkit.demo.questions import Turn
 from twigkit.demo.trainer import SHARDS, Schedule
 from twigkit.demo.vision import pixels
 from twigkit.demo.words import fact_text
-from twigkit.demo.world import draw_with_owners
+from twigkit.demo.world import Scene, draw_with_owners
 
 FRONT = 2  # start token and "USER:" stand before the visual tokens
 FACTS = 40  # tokens of a scene in words, padded
@@ -158,8 +159,22 @@ class PackedStage:
         batch: int,
         seed: int,
         compiled: bool = True,
+        described: float | None = None,
     ) -> None:
-        """Prepare a stage; ``batch`` is in pictures per step."""
+        """Prepare a stage.
+
+        Args:
+            name: Name of the stage's files.
+            model: The model to train.
+            packer: Makes and packs the turns.
+            schedule: How long and how fast.
+            batch: Pictures per step.
+            seed: Decides all the chance.
+            compiled: Compile the layer.
+            described: Share of rows with a description in a drill of the hard kinds; None for rows
+                with a description and one question of each kind.
+        """
+        self.described = described
         self.name, self.model, self.packer, self.schedule = name, model, packer, schedule
         self.batch, self.seed = batch, seed
         self.run = LanguageModel(model, compiled)
@@ -177,7 +192,7 @@ class PackedStage:
         course = draw_course(rng, len(self.model.model.language_model.layers), self.droppable)
         rng = random.Random(f"{self.name} {self.seed} {step} {shard}")
         seeds = [rng.randrange(self.pool_size) for _ in range(self.batch // SHARDS)]
-        packed = self.packer.pack([self.packer.sample(scene_of(s), rng) for s in seeds])
+        packed = self.packer.pack([self._turns(scene_of(s), rng) for s in seeds])
         embeddings, owners = self.visual(seeds, rng)
         keep, counted = None, packed.target
         if course.drop is not None:
@@ -197,6 +212,12 @@ class PackedStage:
             "wipe": course.wipe or 0,
         }
         return loss, figures
+
+    def _turns(self, scene: Scene, rng: random.Random) -> list[Turn]:
+        """Turns about a scene: one of each kind, or a drill."""
+        if self.described is None:
+            return self.packer.sample(scene, rng)
+        return self.packer.drill(scene, rng, self.described)
 
     @torch.no_grad()
     def check(self) -> dict[str, float]:

@@ -16,6 +16,7 @@ from twigkit.demo.world import Scene
 
 LENGTH = 208  # text tokens of a row: a description of any length and about seven questions
 LABELS = (*KINDS, "describe")
+HARD = ("compare", "count", "exists", "place", "relation", "size")  # more than one look at a thing
 
 
 @dataclass
@@ -71,6 +72,26 @@ class Packer:
         for kind in ["describe", *rng.sample(sorted(KINDS), len(KINDS))]:
             turn = describe(scene, rng) if kind == "describe" else ask(kind, scene, rng)
             if turn is None:
+                continue
+            room -= len(turn.question.split()) + len(turn.answer.split()) + 2
+            if room < 0:
+                break
+            turns.append(turn)
+        return turns
+
+    def drill(self, scene: Scene, rng: random.Random, described: float) -> list[Turn]:
+        """A row that asks of the hard kinds three times as often, and several times over.
+
+        Args:
+            scene: What to ask about.
+            rng: Source of chance.
+            described: Share of the rows that begin with a description.
+        """
+        turns, room, kinds = [], self.length, ["describe"] if rng.random() < described else []
+        kinds += rng.choices(sorted(KINDS), [3 if k in HARD else 1 for k in sorted(KINDS)], k=40)
+        for kind in kinds:
+            turn = describe(scene, rng) if kind == "describe" else ask(kind, scene, rng)
+            if turn is None or turn in turns:
                 continue
             room -= len(turn.question.split()) + len(turn.answer.split()) + 2
             if room < 0:

@@ -25,16 +25,18 @@ from twigkit.demo.twigstage import TwigStage
 from twigkit.demo.vision import VisionStage
 
 SCENES = 40_000
+DESCRIBED = {"joint": None, "drill": 0.3, "grown": 0.5}
 YOUNG, GROWN = 8, 32  # text layers before and after growing
-BATCH = {"language": 16, "joint": 16, "grown": 8, "twig": 16}
-STAGES = ("vision", "place", "language", "joint", "grown", "twig")
+BATCH = {"language": 16, "joint": 16, "drill": 16, "grown": 8, "twig": 16}
+STAGES = ("vision", "place", "language", "joint", "drill", "grown", "twig")
 WEIGHTS = Path(__file__).parent / "weights"
 SCHEDULES = {
     "vision": Schedule(steps=1200, rate=1.5e-3, horizon=2000, cooldown=400),
     "place": Schedule(steps=400, rate=1e-3, warmup=20, cooldown=200, save_every=100),
     "language": Schedule(steps=400, rate=2e-3, warmup=50, floor=0.5, save_every=100),
-    "joint": Schedule(steps=2800, rate=2e-3, warmup=50, floor=0.5, horizon=1500, save_every=100),
-    "grown": Schedule(steps=1200, rate=1e-3, warmup=50, floor=0.05, save_every=100),
+    "joint": Schedule(steps=2500, rate=2e-3, warmup=50, floor=0.5, horizon=1500, save_every=100),
+    "drill": Schedule(steps=900, rate=1.5e-3, warmup=20, floor=0.5, save_every=100),
+    "grown": Schedule(steps=900, rate=1e-3, warmup=50, floor=0.05, save_every=100),
     "twig": Schedule(steps=2000, rate=1e-3, warmup=50, decay=0.0, save_every=200),
 }
 
@@ -70,13 +72,17 @@ def stage_of(name: str, work: Path, out: Path = WEIGHTS) -> Stage:
     if name == "joint":
         text = nn.ModuleDict({"text": model.model.language_model, "head": model.lm_head})
         load_parameters(work / "language.safetensors", text)
-    if name == "grown":
+    if name == "drill":
         load_parameters(work / "joint.safetensors", model, frozen="model.vision_tower.")
+    if name == "grown":
+        load_parameters(work / "drill.safetensors", model, frozen="model.vision_tower.")
         model = grow(model, GROWN)
     options = {"schedule": SCHEDULES[name], "batch": BATCH[name], "seed": 3}
     if name == "language":
         return LanguageStage(name, model, Packer(words), scenes=SCENES, **options)
-    return JointStage(name, model, Packer(words), pool=pool, tower=False, **options)
+    return JointStage(
+        name, model, Packer(words), pool=pool, tower=False, described=DESCRIBED[name], **options
+    )
 
 
 def _vision(name: str, pool: Pool) -> VisionStage:
