@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
+from collections.abc import Sequence
 
 import torch
 from tokenizers import (
@@ -169,8 +171,8 @@ def draw_weights(model: LlavaForConditionalGeneration) -> None:
     """Draw the language side's weights from scales that suit a deep and narrow model.
 
     With one small scale for everything, queries and keys 128 wide meet in scores near zero:
-    attention is uniform and stays so for long. Inputs of a layer are drawn to keep variance, outputs
-    smaller by the depth, so that the layers start near the identity.
+    attention is uniform and stays so for long. Inputs of a layer are drawn to keep variance,
+    outputs smaller by the depth, so that the layers start near the identity.
     """
     width = model.config.text_config.hidden_size
     inner = model.config.text_config.intermediate_size
@@ -192,29 +194,30 @@ def draw_weights(model: LlavaForConditionalGeneration) -> None:
 
 
 @torch.no_grad()
-def grow(model: LlavaForConditionalGeneration, layers: int) -> LlavaForConditionalGeneration:
+def grow(
+    model: LlavaForConditionalGeneration, layers: int, places: Sequence[int]
+) -> LlavaForConditionalGeneration:
     """Deepen a model's language side without changing what it computes.
 
-    Each layer is followed by copies of itself whose output projections are zero; training takes
-    them from there.
+    The old layers move to the given places. Between them stand copies of the old layer before,
+    their output projections zero; training takes them from there.
 
     Args:
         model: The model to grow from; stays as it is.
-        layers: Text layers of the new model, a multiple of the old number.
+        layers: Text layers of the new model.
+        places: New place of each old layer, ascending from 0.
     """
+    config = build_config(model.config.text_config.vocab_size, layers)
+    grown = LlavaForConditionalGeneration(config)
+    grown.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if "language_model.layers." not in k},
+        strict=False,
+    )
     old = model.model.language_model.layers
-    share = layers // len(old)
-    grown = LlavaForConditionalGeneration(build_config(model.config.text_config.vocab_size, layers))
-    state = {}
-    for name, tensor in model.state_dict().items():
-        head, mark, tail = name.partition("language_model.layers.")
-        if not mark:
-            state[name] = tensor
-            continue
-        number, _, leaf = tail.partition(".")
-        silent = leaf in ("self_attn.o_proj.weight", "mlp.down_proj.weight")
-        for copy in range(share):
-            place = f"{head}{mark}{int(number) * share + copy}.{leaf}"
-            state[place] = torch.zeros_like(tensor) if silent and copy else tensor
-    grown.load_state_dict(state)
+    for number, layer in enumerate(grown.model.language_model.layers):
+        source = bisect_right(places, number) - 1
+        layer.load_state_dict(old[source].state_dict())
+        if number not in places:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
     return grown

@@ -23,8 +23,10 @@ On generated scenes, on a CPU, by `python -m twigkit.demo.recipe --work DIR`:
 
 1. `vision`: the tower names what each patch shows (patch labels); `place`: and where it is.
 2. `language`: the text model alone, 8 layers, the scene's facts in words in the picture's place.
-3. `joint`: tower (frozen), projector and text model, still 8 layers.
-4. `grown`: 32 layers. Each layer is followed by three copies whose outputs start at zero.
+3. `joint`: tower (frozen), projector and text model, still 8 layers; `drill`: kinds that look at
+   more than one thing asked three times as often.
+4. `grown`: 32 layers. The eight stand at 0, 2, 3, 4, 10, 17, 24 and 31, between them copies of the
+   layer before whose outputs start at zero; all layers learn.
 5. `twig`: the twig in the folder beside this one, on the frozen base.
 
 Redundancy is part of the training, from the first joint step on: in 15 % of the steps nothing is
@@ -68,6 +70,6 @@ def card(figures: Mapping[str, object]) -> str:
         "visual tokens after layer 24. The last two columns keep 11 of 144 tokens between layers 2 "
         "and 24, chosen by what the picture is known to show and at random.", "",
         *lines, "", "Descriptions of held-out scenes:", "", *long, "",
-        f"A 4-gram drafter made of the training text: {figures['ngram_accepted_length']:.2f} tokens "
-        "a step.", "",
+        f"A 4-gram drafter made of the training text: {figures['ngram_accepted_length']:.2f} "
+        "tokens a step.", "",
     ])  # fmt: skip

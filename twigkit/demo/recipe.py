@@ -27,6 +27,9 @@ from twigkit.demo.vision import VisionStage
 SCENES = 40_000
 DESCRIBED = {"joint": None, "drill": 0.3, "grown": 0.5}
 YOUNG, GROWN = 8, 32  # text layers before and after growing
+# Where the young layers go: one before the exit layer, three that a twig starts from, the last two
+# behind the wipe layer, so that every part of the depth has work to do.
+PLACES = (0, 2, 3, 4, 10, 17, 24, 31)
 BATCH = {"language": 16, "joint": 16, "drill": 16, "grown": 8, "twig": 16}
 STAGES = ("vision", "place", "language", "joint", "drill", "grown", "twig")
 WEIGHTS = Path(__file__).parent / "weights"
@@ -35,7 +38,7 @@ SCHEDULES = {
     "place": Schedule(steps=400, rate=1e-3, warmup=20, cooldown=200, save_every=100),
     "language": Schedule(steps=400, rate=2e-3, warmup=50, floor=0.5, save_every=100),
     "joint": Schedule(steps=2500, rate=2e-3, warmup=50, floor=0.5, horizon=1500, save_every=100),
-    "drill": Schedule(steps=900, rate=1.5e-3, warmup=20, floor=0.5, save_every=100),
+    "drill": Schedule(steps=1300, rate=1.5e-3, warmup=20, floor=0.5, horizon=900, save_every=100),
     "grown": Schedule(steps=900, rate=1e-3, warmup=50, floor=0.05, save_every=100),
     "twig": Schedule(steps=2000, rate=1e-3, warmup=50, decay=0.0, save_every=200),
 }
@@ -76,7 +79,7 @@ def stage_of(name: str, work: Path, out: Path = WEIGHTS) -> Stage:
         load_parameters(work / "joint.safetensors", model, frozen="model.vision_tower.")
     if name == "grown":
         load_parameters(work / "drill.safetensors", model, frozen="model.vision_tower.")
-        model = grow(model, GROWN)
+        model = grow(model, GROWN, PLACES)
     options = {"schedule": SCHEDULES[name], "batch": BATCH[name], "seed": 3}
     if name == "language":
         return LanguageStage(name, model, Packer(words), scenes=SCENES, **options)
