@@ -122,7 +122,9 @@ def accept(
     return Accepted(path, count, choice.gather(1, last).squeeze(1))
 
 
-def walk(candidates: Candidates, choose: Callable[[Tensor, int], Tensor]) -> Accepted:
+def walk(
+    candidates: Candidates, choose: Callable[[Tensor, int], Tensor], *, eager: bool = False
+) -> Accepted:
     """Walk down from the root, asking for the target's choice only where the walk passes.
 
     Gives what :func:`accept` gives with ``choice`` filled by ``choose``. It asks for one node per
@@ -134,6 +136,7 @@ def walk(candidates: Candidates, choose: Callable[[Tensor, int], Tensor]) -> Acc
         choose: Given node ids ``[B]`` and their depth, the target's token after each, ``[B]``. It
             is called ``height + 1`` times; for rows whose walk has ended, again with their last
             node, and what it then returns is ignored.
+        eager: Ask the device at every level, and stop when all walks have ended.
 
     Returns:
         The accepted path, ``height + 1`` wide.
@@ -154,7 +157,10 @@ def walk(candidates: Candidates, choose: Callable[[Tensor, int], Tensor]) -> Acc
         fits &= tokens == choice.unsqueeze(1)
         child = torch.where(fits, ids, size).amin(1)
         walking = walking & (child < size)
+        if eager and not bool(walking.any()):
+            break
         node = torch.where(walking, child, node)
         count = count + walking
         path.append(torch.where(walking, child, 0))
+    path += [torch.zeros_like(node)] * (candidates.height + 1 - len(path))
     return Accepted(torch.stack(path, 1), count, next_token)

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import GenerationConfig, RepetitionPenaltyLogitsProcessor, StopStringCriteria
 
-from twigkit.errors import CapabilityError, InputError
 from twigkit.choosing import Decoding, Processor
+from twigkit.errors import CapabilityError, InputError
 from twigkit.generation import Limits, StopCheck
 from twigkit.sampling import Sampling
 
@@ -134,7 +134,8 @@ def resolve_settings(model: nn.Module, prompt_length: int, kwargs: dict[str, Any
             f"a streamer takes one prompt, but the batch has {batch}; stream one by one"
         )
     padding = config.pad_token_id if config.pad_token_id is not None else min(ids, default=0)
-    limits = Limits(_max_new_tokens(config, prompt_length), ids, padding, checks, streamer)
+    length = _max_new_tokens(config, prompt_length)
+    limits = Limits(length, ids, padding=padding, checks=checks, streamer=streamer)
     decoding = _decoding(config, processors)
     return Settings(limits, decoding, bool(config.return_dict_in_generate), inputs)
 
