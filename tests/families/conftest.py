@@ -17,6 +17,9 @@ from twigkit.tiny import spread_weights
 
 BUILT_IN = [e for e in default_registry().entries("adapter") if e.distribution == "twigkit"]
 VARIANTS = [(entry.name, variant) for entry in BUILT_IN for variant in entry.cls().variants()]
+PRUNABLE = {entry.name for entry in BUILT_IN if "pruning" in entry.capabilities}
+VISUAL = [pair for pair in VARIANTS if pair[0] in PRUNABLE]
+TEXTUAL = [pair for pair in VARIANTS if pair[0] not in PRUNABLE]
 ROWS = {
     "image": [TinyRow(("image",), 4, 0)],
     "multi-image": [TinyRow(("image", "image"), 2, 7)],
@@ -101,10 +104,3 @@ def make_family(name: str, variant: str, exit_layer: int = 2) -> Family:
 def family(request) -> Family:
     torch.set_num_threads(1)
     return make_family(*request.param)
-
-
-@pytest.fixture
-def visual_family(family) -> Family:
-    if not family.visual:
-        pytest.skip("its adapter declares no visual tokens to prune")
-    return family

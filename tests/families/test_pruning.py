@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.families.conftest import TEXTUAL, VISUAL
 from tests.families.reference import FullLength, eager_row, greedy
 from twigkit import CapabilityError
 from twigkit.prefill import Storage, prefill
 from twigkit.protocols import PromptLayout
 from twigkit.strategies.ttp import TtpPruner, TtpPrunerSpec
+
+visual = pytest.mark.parametrize("family", VISUAL, indirect=True, ids="-".join, scope="session")
+textual = pytest.mark.parametrize("family", TEXTUAL, indirect=True, ids="-".join, scope="session")
 
 NEW = 6
 BUDGET = 0.5
@@ -41,9 +45,10 @@ def alive(prompt, kept):
     return seen
 
 
+@visual
 @torch.inference_mode()
-def test_pruning_equals_full_length_with_masks(visual_family):
-    family, stack = visual_family, visual_family.model.stack
+def test_pruning_equals_full_length_with_masks(family):
+    stack = family.model.stack
     for name, inputs in family.visual_prompts().items():
         prompt, done = prefilled(family, inputs)
         seen = {kept.stage.layer: alive(prompt, kept) for kept in done.kept}
@@ -63,18 +68,19 @@ def test_pruning_equals_full_length_with_masks(visual_family):
         assert torch.equal(output[:, -NEW:], tokens), name
 
 
+@visual
 @torch.inference_mode()
-def test_pruning_matters(visual_family):
+def test_pruning_matters(family):
     """The reference would be no test if dropped tokens made no difference."""
-    family, stack = visual_family, visual_family.model.stack
+    stack = family.model.stack
     prompt, done = prefilled(family, family.visual_prompts()["image"])
     whole = FullLength(stack, prompt, {}).logits()
     assert (stack.head(stack.norm(done.hidden)) - whole).abs().max() > 1e-2
 
 
+@visual
 @torch.inference_mode()
-def test_the_scores_are_the_eager_row_of_the_last_twig_layer(visual_family):
-    family = visual_family
+def test_the_scores_are_the_eager_row_of_the_last_twig_layer(family):
     for name, inputs in family.visual_prompts().items():
         prompt, done = prefilled(family, inputs)
         expected = eager_row(family.model.twig, family.model.stack, prompt)
@@ -92,8 +98,8 @@ def test_the_scores_are_the_eager_row_of_the_last_twig_layer(visual_family):
             assert (kept >= least - 1e-6).all(), name
 
 
-def test_speculation_under_pruning_equals_plain_decoding_under_pruning(visual_family):
-    family = visual_family
+@visual
+def test_speculation_under_pruning_equals_plain_decoding_under_pruning(family):
     for draft_cache in ("full", "kept"):
         for name, inputs in family.visual_prompts().items():
             options = {"budget": BUDGET, "max_new_tokens": 10, "wipe_layer": WIPE}
@@ -105,9 +111,8 @@ def test_speculation_under_pruning_equals_plain_decoding_under_pruning(visual_fa
             assert torch.equal(plain, fast), name
 
 
+@textual
 def test_a_family_without_visual_tokens_refuses_to_prune(family):
-    if family.visual:
-        pytest.skip("it has visual tokens")
     inputs = next(iter(family.prompts().values()))
     with pytest.raises(CapabilityError, match="no visual tokens"):
         family.model.generate(**inputs, budget=0.5, max_new_tokens=2)

@@ -20,6 +20,16 @@ their usual names, and the ids of visual tokens are read from its configuration.
 compared with the model's own, on a small prompt of text when it is loaded and on the first prompt
 with pictures: layer by layer, and one step of decoding further. If all agree it is used, with a
 warning that says so; if not, the error names the first place that differs.
+
+## Shapes
+
+```sh
+twigkit presets
+```
+
+shows the shapes of well-known models and what a twig on each costs; with a name behind it, one of them
+in full and a run to start from. `twigkit inspect MODEL` prints the same for any model, from its
+configuration alone.
 """
 
 
