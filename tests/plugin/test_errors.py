@@ -111,6 +111,8 @@ from twigkit_hello.adapter import HelloAdapter
 from twigkit_hello.model import HelloConfig, HelloForConditionalGeneration, tiny_config
 class ModestConfig(HelloConfig):
     model_type = "modest"
+    def __init__(self, **options):
+        HelloConfig.__init__(self, **options)
 class Modest(HelloAdapter):
     model_types = ("modest",)
     capabilities = frozenset({"text-only"})

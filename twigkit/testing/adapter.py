@@ -267,7 +267,7 @@ class AdapterConformance:
         """Drafting in any shape, in a batch, pruned or not, changes no token."""
         rows = lab.batch() if "batch" in lab.capabilities else lab.batch()[:1]
         drafter = ShapedDrafter(SHAPES[shape], spare=3 if shape == "cut tree" else 0)
-        pruners = [None]
+        pruners: list[ScoredPruner | None] = [None]
         if "pruning" in lab.capabilities:
             pruners.append(self._pruner(lab, wipes=True))
         for pruner in pruners:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -175,7 +177,7 @@ def kept_as_scored(trace: Trace) -> None:
             )
 
 
-def _expected(trace: Trace, number: int, row: int, answer: object) -> list[int]:
+def _expected(trace: Trace, number: int, row: int, answer: Any) -> list[int]:
     """Work out on plain lists what a stage must keep of a row."""
     prompt, stage = trace.prompt, trace.prefilled.kept[number].stage
     places = prompt.valid[row].nonzero()[:, 0]
@@ -186,7 +188,7 @@ def _expected(trace: Trace, number: int, row: int, answer: object) -> list[int]:
     text = [index for index in before if not visual[index]]
     if answer is None:
         return text
-    _, context, selection = answer  # type: ignore[misc]
+    _, context, selection = answer
     score = {
         index: value
         for index, value, alive in zip(

@@ -57,7 +57,7 @@ class HeadConformance:
         with torch.no_grad():
             for parameter in head.parameters():
                 if not _shared(parameter, lab):
-                    parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+                    parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
         return head
 
     def use(self, head: nn.Module, hidden: Tensor, lab: Lab) -> Tensor:
@@ -97,7 +97,7 @@ class HeadConformance:
         """Logits cover the base's vocabulary; what each token gets depends on its state alone."""
         with torch.inference_mode():
             output = self.use(head, hidden, lab)
-        capabilities = getattr(head, "capabilities", frozenset())
+        capabilities: frozenset[str] = getattr(head, "capabilities", frozenset())
         if bool(output.isnan().any()):
             pytest.fail("the output holds NaN")
         if not {"next-token", "several-tokens"} & set(capabilities):
@@ -134,7 +134,7 @@ class HeadConformance:
             output = self.use(head, hidden, lab)
             finite = torch.where(output.isfinite(), output, 0.0)
             if any(True for _ in head.parameters()):
-                finite.square().mean().backward()
+                finite.square().mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             touched = [name for name, p in base.named_parameters() if p.grad is not None]
             moved = [n for n, p in base.named_parameters() if not torch.equal(p, before[n])]

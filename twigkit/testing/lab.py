@@ -67,7 +67,7 @@ class Trace:
         """Sequence indices of a row that a stage kept, in the order in which they lie there."""
         kept = self.prefilled.kept[stage]
         places = kept.positions[row][kept.alive[row]]
-        return self.prompt.index[row, places].tolist()  # type: ignore[no-any-return]
+        return self.prompt.index[row, places].tolist()
 
     def seen_by_layer(self, row: int, depth: int) -> list[Tensor | None]:
         """Which prompt positions each layer sees, ``[prompt]`` bool or ``None`` for all."""
@@ -118,7 +118,8 @@ class Lab:
 
     def _never_say(self, tokens: tuple[int, ...]) -> None:
         """Keep some tokens out of the answers; random weights would end or spoil them."""
-        for model in (self.own, self.family.model):
+        models: tuple[Any, ...] = (self.own, self.family.model)
+        for model in models:
             with torch.no_grad():
                 model.get_output_embeddings().weight[list(tokens)] = 0.0
 
@@ -239,8 +240,8 @@ class Lab:
         handle = self.family.model.get_output_embeddings().register_forward_hook(  # type: ignore[operator]
             lambda module, args, output: logits.append(output)
         )
-        watched = WatchedDrafter(drafter, layers)
-        watched_pruner = None if pruner is None else WatchedPruner(pruner)
+        watched: Any = WatchedDrafter(drafter, layers)
+        watched_pruner: Any = None if pruner is None else WatchedPruner(pruner)
         storage = Storage(
             new_tokens + drafter.capacity,
             drafts=bool(drafter.heads),
