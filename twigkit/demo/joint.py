@@ -14,7 +14,7 @@ from transformers import LlavaForConditionalGeneration
 
 from twigkit.demo import decoder
 from twigkit.demo.build import BOS, PAD, USER, VISUAL
-from twigkit.demo.packing import LABELS, Packed, Packer, answerable
+from twigkit.demo.packing import LABELS, Drill, Packed, Packer, answerable
 from twigkit.demo.pool import HELD_OUT, Pool, scene_of
 from twigkit.demo.questions import Turn
 from twigkit.demo.trainer import SHARDS, Schedule
@@ -159,7 +159,7 @@ class PackedStage:
         batch: int,
         seed: int,
         compiled: bool = True,
-        described: float | None = None,
+        drill: Drill | None = None,
     ) -> None:
         """Prepare a stage.
 
@@ -171,10 +171,10 @@ class PackedStage:
             batch: Pictures per step.
             seed: Decides all the chance.
             compiled: Compile the layer.
-            described: Share of rows with a description in a drill of the hard kinds; None for rows
-                with a description and one question of each kind.
+            drill: What to ask more often; None for rows with a description and one question of
+                each kind.
         """
-        self.described = described
+        self.drill = drill
         self.name, self.model, self.packer, self.schedule = name, model, packer, schedule
         self.batch, self.seed = batch, seed
         self.run = LanguageModel(model, compiled)
@@ -215,9 +215,9 @@ class PackedStage:
 
     def _turns(self, scene: Scene, rng: random.Random) -> list[Turn]:
         """Turns about a scene: one of each kind, or a drill."""
-        if self.described is None:
+        if self.drill is None:
             return self.packer.sample(scene, rng)
-        return self.packer.drill(scene, rng, self.described)
+        return self.packer.drill(scene, rng, self.drill)
 
     @torch.no_grad()
     def check(self) -> dict[str, float]:

@@ -50,6 +50,19 @@ class Packed:
         return torch.zeros(seen.shape).masked_fill_(~seen, -1e9)
 
 
+@dataclass(frozen=True)
+class Drill:
+    """What a stage asks more often.
+
+    Attributes:
+        described: Share of the rows that begin with a description.
+        often: How often a kind of question comes, where that is not once.
+    """
+
+    described: float
+    often: dict[str, int]
+
+
 class Packer:
     """Makes turns about scenes and packs them.
 
@@ -79,16 +92,10 @@ class Packer:
             turns.append(turn)
         return turns
 
-    def drill(self, scene: Scene, rng: random.Random, described: float) -> list[Turn]:
-        """A row that asks of the hard kinds three times as often, and several times over.
-
-        Args:
-            scene: What to ask about.
-            rng: Source of chance.
-            described: Share of the rows that begin with a description.
-        """
-        turns, room, kinds = [], self.length, ["describe"] if rng.random() < described else []
-        kinds += rng.choices(sorted(KINDS), [3 if k in HARD else 1 for k in sorted(KINDS)], k=40)
+    def drill(self, scene: Scene, rng: random.Random, plan: Drill) -> list[Turn]:
+        """A row that asks of some kinds more often, and several times over."""
+        turns, room, kinds = [], self.length, ["describe"] if rng.random() < plan.described else []
+        kinds += rng.choices(sorted(KINDS), [plan.often.get(k, 1) for k in sorted(KINDS)], k=40)
         for kind in kinds:
             turn = describe(scene, rng) if kind == "describe" else ask(kind, scene, rng)
             if turn is None or turn in turns:

@@ -1,7 +1,7 @@
 """The recipe of the demo model, stage by stage.
 
 ``python -m twigkit.demo.recipe --work DIR`` trains every stage that is not finished, each from the
-one before, and exports the result. Interrupt it at any time: the same command goes on from the last
+ones before, and exports base and twig. Interrupt it at any time: the same command goes on from the last
 checkpoint and ends in the same weights, given the same number of threads.
 """
 
@@ -18,20 +18,24 @@ from twigkit.demo.build import build_config, draw_weights, grow, vision_config, 
 from twigkit.demo.card import CARD
 from twigkit.demo.export import export_base
 from twigkit.demo.joint import JointStage, LanguageStage
-from twigkit.demo.packing import Packer
+from twigkit.demo.packing import HARD, Drill, Packer
 from twigkit.demo.pool import Pool
 from twigkit.demo.trainer import SHARDS, Schedule, Stage, load_parameters, train
 from twigkit.demo.twigstage import TwigStage
 from twigkit.demo.vision import VisionStage
 
 SCENES = 40_000
-DESCRIBED = {"joint": None, "drill": 0.3, "grown": 0.5}
+DRILLS = {
+    "drill": Drill(0.3, dict.fromkeys(HARD, 3)),
+    "grown": Drill(0.5, dict.fromkeys(HARD, 3)),
+    "polish": Drill(0.4, dict.fromkeys(HARD, 3) | {"size": 12, "count": 5}),
+}
 YOUNG, GROWN = 8, 32  # text layers before and after growing
 # Where the young layers go: one before the exit layer, three that a twig starts from, the last two
 # behind the wipe layer, so that every part of the depth has work to do.
 PLACES = (0, 2, 3, 4, 10, 17, 24, 31)
-BATCH = {"language": 16, "joint": 16, "drill": 16, "grown": 8, "twig": 16}
-STAGES = ("vision", "place", "language", "joint", "drill", "grown", "twig")
+BATCH = {"language": 16, "joint": 16, "drill": 16, "grown": 8, "polish": 8, "twig": 16}
+STAGES = ("vision", "place", "language", "joint", "drill", "grown", "polish", "twig")
 WEIGHTS = Path(__file__).parent / "weights"
 SCHEDULES = {
     "vision": Schedule(steps=1200, rate=1.5e-3, horizon=2000, cooldown=400),
@@ -39,8 +43,9 @@ SCHEDULES = {
     "language": Schedule(steps=400, rate=2e-3, warmup=50, floor=0.5, save_every=100),
     "joint": Schedule(steps=2500, rate=2e-3, warmup=50, floor=0.5, horizon=1500, save_every=100),
     "drill": Schedule(steps=1300, rate=1.5e-3, warmup=20, floor=0.5, horizon=900, save_every=100),
-    "grown": Schedule(steps=900, rate=1e-3, warmup=50, floor=0.05, save_every=100),
-    "twig": Schedule(steps=2000, rate=1e-3, warmup=50, decay=0.0, save_every=200),
+    "grown": Schedule(steps=400, rate=1e-3, warmup=50, floor=0.05, horizon=900, save_every=100),
+    "polish": Schedule(steps=350, rate=7e-4, warmup=20, floor=0.03, save_every=50),
+    "twig": Schedule(steps=1600, rate=1e-3, warmup=50, decay=0.0, save_every=100),
 }
 
 
@@ -80,11 +85,15 @@ def stage_of(name: str, work: Path, out: Path = WEIGHTS) -> Stage:
     if name == "grown":
         load_parameters(work / "drill.safetensors", model, frozen="model.vision_tower.")
         model = grow(model, GROWN, PLACES)
+    if name == "polish":
+        model = LlavaForConditionalGeneration(build_config(len(words), GROWN))
+        model.model.vision_tower.load_state_dict(place.tower.state_dict())
+        load_parameters(work / "grown.safetensors", model, frozen="model.vision_tower.")
     options = {"schedule": SCHEDULES[name], "batch": BATCH[name], "seed": 3}
     if name == "language":
         return LanguageStage(name, model, Packer(words), scenes=SCENES, **options)
     return JointStage(
-        name, model, Packer(words), pool=pool, tower=False, described=DESCRIBED[name], **options
+        name, model, Packer(words), pool=pool, tower=False, drill=DRILLS.get(name), **options
     )
 
 
@@ -95,7 +104,7 @@ def _vision(name: str, pool: Pool) -> VisionStage:
 
 def export(stage: Stage, out: Path) -> None:
     """Write what a stage made for users: the base after growing it, the twig after training it."""
-    if isinstance(stage, JointStage) and stage.name == "grown":
+    if isinstance(stage, JointStage) and stage.name == "polish":
         export_base(stage.model, out / "base", CARD)
     elif isinstance(stage, TwigStage):
         stage.owner.save_twig(
