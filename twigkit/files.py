@@ -9,12 +9,12 @@ from pathlib import Path
 from twigkit.errors import InputError
 
 
-def write_whole(path: str | Path, text: str) -> Path:
-    """Write a text file under a temporary name and rename it.
+def write_whole(path: str | Path, content: str | bytes) -> Path:
+    """Write a file under a temporary name and rename it.
 
     Args:
         path: Where it goes; folders are made, an older file is replaced.
-        text: What it says.
+        content: What it holds; text is written as UTF-8.
 
     Returns:
         The path.
@@ -31,8 +31,8 @@ def write_whole(path: str | Path, text: str) -> Path:
             f"cannot write {target}: {error.strerror}; choose another place"
         ) from error
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
         os.chmod(scratch, 0o644)
         os.replace(scratch, target)
     except BaseException:

@@ -158,7 +158,8 @@ def test_the_command_says_yes(folders, tmp_path, capsys):
     assert "same tokens as the target: yes" in said.out
     assert f"Report with pictures: {out / 'report.html'}" in said.out
     assert said.err == ""
-    assert [path.name for path in out.iterdir()] == ["report.html"]
+    assert {path.name for path in out.iterdir()} == {"report.html", "scene-1.png"}
+    assert Image.open(out / "scene-1.png").size == (144, 144)
     assert "same tokens as the target: yes" in (out / "report.html").read_text()
 
 

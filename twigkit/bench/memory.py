@@ -50,7 +50,8 @@ def token_bytes(model: TwigModel) -> int:
     heads = int(config.num_attention_heads)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    return 2 * groups * width * next(model.base.parameters()).element_size()
+    each: int = next(model.base.parameters()).element_size()
+    return 2 * groups * width * each
 
 
 def visual_per_layer(visual: int, kept: dict[int, int], depth: int) -> list[int]:

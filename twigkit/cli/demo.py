@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
             progress=tell,
         )
     path = write_whole(folder / "report.html", report.render(shown))
+    for number, sample in enumerate(samples, 1):
+        write_whole(folder / f"scene-{number}.png", report.png(sample.picture))
     print(page.render(shown))
     print(f"\nReport with pictures: {Path(path).resolve()}")
     return 0 if shown.comparison.lossless else 1

@@ -200,7 +200,16 @@ def _panel(panel: Panel, exhibit: Exhibit, show: Show) -> str:
 
 def _image(image: Image.Image, title: str) -> str:
     """An image tag that holds its picture."""
+    data = base64.b64encode(png(image)).decode("ascii")
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+
+
+def png(image: Image.Image) -> bytes:
+    """Encode a picture as a PNG file.
+
+    Args:
+        image: The picture.
+    """
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+    return buffer.getvalue()
