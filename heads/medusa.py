@@ -1,0 +1,88 @@
+"""Heads that look further ahead: one guess for each of several tokens behind the next one."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from twigkit import hookimpl
+from twigkit.hookspecs import Register
+from twigkit.protocols import Head
+from twigkit.specs import HeadSpec
+from twigkit.stack import LayerStack
+
+
+class MedusaHeadSpec(HeadSpec):
+    """Settings of the heads that look further ahead."""
+
+    kind: Literal["medusa"] = "medusa"
+    offsets: int = Field(
+        3,
+        ge=1,
+        le=16,
+        description="Tokens to predict behind the next one, which is the language-model head's.",
+    )
+
+
+class MedusaHead(Head):
+    """One residual block and one map to the vocabulary per offset.
+
+    Of the twig's normed state at position t, the i-th of them, counted from 1, makes logits for
+    the token at t + 1 + i.
+
+    Attributes:
+        blocks: Linear maps inside the residual blocks, which start at zero: a fresh block passes
+            its input on.
+        outputs: Maps to the base's vocabulary.
+
+    Source: Cai et al. 2024, arXiv 2401.10774 §2.1.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"several-tokens"})
+
+    def __init__(self, width: int, outputs: list[nn.Linear]) -> None:
+        """Put a fresh block in front of each output map."""
+        super().__init__()
+        dtype = outputs[0].weight.dtype
+        self.blocks = nn.ModuleList(nn.Linear(width, width, dtype=dtype) for _ in outputs)
+        for block in self.blocks:
+            nn.init.zeros_(block.weight)
+            nn.init.zeros_(block.bias)
+        self.outputs = nn.ModuleList(outputs)
+
+    @classmethod
+    def grow(cls, spec: MedusaHeadSpec, stack: LayerStack) -> MedusaHead:
+        """Start every output map as a copy of the base's head."""
+        base = stack.model.get_output_embeddings()
+        rows, width = base.weight.shape
+        outputs = []
+        for _ in range(spec.offsets):
+            linear = nn.Linear(width, rows, bias=base.bias is not None, dtype=base.weight.dtype)
+            with torch.no_grad():
+                linear.weight.copy_(base.weight)
+                if base.bias is not None:
+                    linear.bias.copy_(base.bias)
+            outputs.append(linear)
+        return cls(width, outputs)
+
+    @property
+    def offsets(self) -> int:
+        """Tokens that are predicted behind the next one."""
+        return len(self.outputs)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return logits of all offsets, ``[batch, tokens, offsets, vocabulary]``."""
+        ahead = [
+            output(hidden + nn.functional.silu(block(hidden)))
+            for block, output in zip(self.blocks, self.outputs, strict=True)
+        ]
+        return torch.stack(ahead, 2)
+
+
+@hookimpl
+def register_heads(register: Register) -> None:
+    """Register the heads that look further ahead."""
+    register("medusa", MedusaHead, MedusaHeadSpec)
