@@ -95,11 +95,11 @@ def environment(tmp_path_factory):
     return made
 
 
-def package(folder, name, modules, commands=()):
+def package(folder, name, modules):
     """Write the sources of a package of single modules: ``{module: source}``."""
     folder = folder / name
     folder.mkdir()
-    points = "".join(f'{module} = "{module}"\n' for module in modules if module not in commands)
+    points = "".join(f'{module} = "{module}"\n' for module in modules)
     listed = ", ".join(f'"{module}"' for module in modules)
     (folder / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -112,7 +112,7 @@ def package(folder, name, modules, commands=()):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_package():
     """The function that writes the sources of a package."""
     return package

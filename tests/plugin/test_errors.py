@@ -1,11 +1,14 @@
-"""What goes wrong with installed packages: who, why and the way out; everything else works."""
+"""What goes wrong with installed packages: who, why and the way out; everything else works.
+
+All the trouble is installed at once, so that every test also shows that the rest keeps working.
+"""
 
 import json
 
 import pytest
 
 RIVAL = """
-from twigkit import DrafterSpec, hookimpl
+from twigkit import hookimpl
 class Rival: pass
 class Other: pass
 @hookimpl
@@ -13,81 +16,25 @@ def register_drafters(register):
     register("hello", Rival)
     register("other", Other)
 """
-RUN = "twig: {base: b}\ngeneration: {drafter: %s}\n"
-
-
-def listed(environment):
-    """Names by kind that are there, and the problems."""
-    done = environment.run("twigkit", "plugins", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    return {(e["kind"], e["name"]) for e in found["plugins"]}, found["problems"]
-
-
-def check(environment, folder, drafter):
-    """Validate a run that names a drafter; return the status and what was said."""
-    file = folder / "run.yaml"
-    file.write_text(RUN % drafter)
-    done = environment.run("twigkit", "spec", "check", file)
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.fixture
-def beside(environment, tmp_path, write_package):
-    """The environment with one more package of one module."""
-
-    def make(name, source):
-        module = name.replace("-", "_")
-        folder = write_package(tmp_path, name, {module: source})
-        return environment.with_packages(tmp_path / "site", folder)
-
-    return make
-
-
-def test_two_distributions_that_claim_a_name(beside, tmp_path):
-    both = beside("rival-kit", RIVAL)
-    names, (problem,) = listed(both)
-    assert ("drafter", "hello") not in names
-    assert names >= {("drafter", "other"), ("drafter", "ssd"), ("pruner", "hello")}
-    for said in (problem["cause"], check(both, tmp_path, "hello")[1]):
-        assert "two plug-ins register the drafter 'hello'" in said
-        assert "rival-kit 1.0 (rival_kit)" in said
-        assert "twigkit-hello 0.1.0 (twigkit_hello.drafter)" in said
-        assert "uninstall one of them or rename its registration" in said
-    assert check(both, tmp_path, "hello")[0] == 2
-    assert check(both, tmp_path, "ssd")[0] == 0
-
-
-def test_a_plugin_that_fails_to_import(beside, tmp_path):
-    broken = beside("broken-kit", "import a_module_that_nobody_has\n")
-    names, (problem,) = listed(broken)
-    assert ("drafter", "hello") in names
-    assert (problem["distribution"], problem["version"]) == ("broken-kit", "1.0")
-    assert problem["cause"] == "ModuleNotFoundError: No module named 'a_module_that_nobody_has'"
-    status, said = check(broken, tmp_path, "wanted")
-    assert status == 2
-    assert "unknown drafter 'wanted'" in said
-    assert "Left out: plug-in 'broken_kit' of broken-kit 1.0" in said
-    assert check(broken, tmp_path, "hello")[0] == 0
-
-
-def test_a_plugin_for_other_hooks(beside):
-    old = beside("old-kit", "TWIGKIT_HOOKS = 7\n" + RIVAL)
-    names, (problem,) = listed(old)
-    assert ("drafter", "hello") in names
-    assert ("drafter", "other") not in names
-    assert problem["distribution"] == "old-kit"
-    assert "built for version 7 of the hooks and this twigkit has version" in problem["cause"]
-    assert "install a matching version of old-kit" in problem["cause"]
-
-
-def test_a_spec_that_names_what_is_not_installed(environment, tmp_path):
-    status, said = check(environment, tmp_path, "helo")
-    assert status == 2
-    assert "unknown drafter 'helo' (did you mean 'hello'?)" in said
-    assert "choose one of these or install a package that brings it" in said
-
-
+OLD = """
+TWIGKIT_HOOKS = 7
+from twigkit import hookimpl
+class Old: pass
+@hookimpl
+def register_drafters(register):
+    register("old", Old)
+"""
+CHECK = """
+import json
+from twigkit import GenerationSpec, SpecError
+said = {}
+for name in ("hello", "old", "othr", "ssd", "other"):
+    try:
+        said[name] = GenerationSpec(drafter=name).drafter.kind
+    except SpecError as error:
+        said[name] = str(error)
+print(json.dumps(said))
+"""
 ASK = """
 import torch
 from twigkit import CapabilityError, TwigModel
@@ -125,8 +72,85 @@ def register_adapters(register):
 """
 
 
-def test_an_adapter_that_is_asked_for_what_it_does_not_declare(beside):
-    done = beside("modest-kit", MODEST).run("python", "-c", ASK)
+@pytest.fixture(scope="module")
+def troubled(environment, write_package, tmp_path_factory):
+    """The environment with a rival, a broken plug-in, an outdated one and a modest one."""
+    folder = tmp_path_factory.mktemp("trouble")
+    broken = "import a_module_that_nobody_has"
+    sources = {"rival": RIVAL, "broken": broken, "old": OLD, "modest": MODEST}
+    packages = [
+        write_package(folder, f"{name}-kit", {f"{name}_kit": source})
+        for name, source in sources.items()
+    ]
+    return environment.with_packages(folder / "site", *packages)
+
+
+@pytest.fixture(scope="module")
+def listed(troubled):
+    """What ``twigkit plugins`` shows: names by kind, and problems by distribution."""
+    done = troubled.run("twigkit", "plugins", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    names = {(entry["kind"], entry["name"]) for entry in found["plugins"]}
+    return names, {problem["distribution"]: problem for problem in found["problems"]}
+
+
+@pytest.fixture(scope="module")
+def said(troubled):
+    """What a spec says that names a drafter: the drafter's kind, or the error."""
+    done = troubled.run("python", "-c", CHECK)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_everything_else_keeps_working(listed, said):
+    names, problems = listed
+    assert names >= {("drafter", "other"), ("drafter", "ssd"), ("pruner", "hello")}
+    assert set(problems) == {"broken-kit", "old-kit", "twigkit-hello"}
+    assert (said["ssd"], said["other"]) == ("ssd", "other")
+
+
+def test_two_distributions_that_claim_a_name(listed, said):
+    names, problems = listed
+    assert ("drafter", "hello") not in names
+    for message in (problems["twigkit-hello"]["cause"], said["hello"]):
+        assert "two plug-ins register the drafter 'hello'" in message
+        assert "rival-kit 1.0 (rival_kit)" in message
+        assert "twigkit-hello 0.1.0 (twigkit_hello.drafter)" in message
+        assert "uninstall one of them or rename its registration" in message
+
+
+def test_the_command_line_says_so_too(troubled, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("twig: {base: b}\ngeneration: {drafter: hello}\n")
+    done = troubled.run("twigkit", "spec", "check", file)
+    assert done.returncode == 2
+    assert "two plug-ins register the drafter 'hello'" in done.stderr
+
+
+def test_a_plugin_that_fails_to_import(listed):
+    problem = listed[1]["broken-kit"]
+    assert problem["version"] == "1.0"
+    assert problem["cause"] == "ModuleNotFoundError: No module named 'a_module_that_nobody_has'"
+
+
+def test_a_plugin_for_other_hooks(listed, said):
+    names, problems = listed
+    assert ("drafter", "old") not in names
+    cause = problems["old-kit"]["cause"]
+    assert "built for version 7 of the hooks and this twigkit has version" in cause
+    assert "install a matching version of old-kit" in cause
+    assert "Left out: plug-in 'old_kit' of old-kit 1.0 (old_kit)" in said["old"]
+
+
+def test_a_spec_that_names_what_is_not_installed(said):
+    assert "unknown drafter 'othr' (did you mean 'other'?)" in said["othr"]
+    assert "choose one of these or install a package that brings it" in said["othr"]
+    assert "Left out: plug-in 'broken_kit' of broken-kit 1.0" in said["othr"]
+
+
+def test_an_adapter_that_is_asked_for_what_it_does_not_declare(troubled):
+    done = troubled.run("python", "-c", ASK)
     assert done.returncode == 0, done.stderr
     image, batch, pruning, length = done.stdout.splitlines()
     for said, capability in ((image, "image"), (batch, "batch"), (pruning, "pruning")):

@@ -30,7 +30,6 @@ def test_it_is_composed_from_yaml_with_built_in_parts_and_runs(environment, tmp_
     run = tmp_path / "run.yaml"
     text = (HELLO / "run.yaml").read_text().replace("base: base", f"base: {tmp_path / 'base'}")
     run.write_text(text.replace("depth: 2", "depth: 2\n  init: random"))
-    assert environment.run("twigkit", "spec", "check", run).returncode == 0
     code = """
 import sys, torch
 from twigkit import RunSpec, TwigModel
