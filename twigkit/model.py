@@ -144,7 +144,7 @@ class TwigModel:
         *,
         budget: int | float | None = None,
         pruner: str | PrunerSpec | dict[str, Any] = "ttp",
-        drafter: str | DrafterSpec | dict[str, Any] | None = None,
+        drafter: str | DrafterSpec | dict[str, Any] | Drafter | None = None,
         wipe_layer: int | float | None = None,
         draft_cache: str = "full",
         bucketed: bool | None = None,
@@ -158,8 +158,8 @@ class TwigModel:
             budget: Average number of visual tokens per layer, as a count or a fraction in ``(0,
                 1]``; ``None`` prunes nothing.
             pruner: Chooses the visual tokens that stay, by name or spec.
-            drafter: Proposes tokens, by name or spec; ``None`` takes ``"ssd"`` with a twig and
-                ``"plain"`` without.
+            drafter: Proposes tokens, by name or spec, or an object that does; ``None`` takes
+                ``"ssd"`` with a twig and ``"plain"`` without.
             wipe_layer: Layer after which no visual token is left; ``None`` leaves it to the pruner.
             draft_cache: Whether the twig keeps every prompt token for drafting (``"full"``, as
                 published) or only those that the base keeps (``"kept"``).
@@ -190,15 +190,19 @@ class TwigModel:
             raise InputError(
                 "the prompt is empty; pass the processor's outputs, input_ids at least"
             )
+        if drafter is None:
+            drafter = "plain" if self.twig is None else "ssd"
+        ready = None if isinstance(drafter, str | dict | DrafterSpec) else drafter
         spec = GenerationSpec(
             budget=budget,
             pruner=pruner,
-            drafter=drafter if drafter is not None else "plain" if self.twig is None else "ssd",
+            drafter="plain" if ready else drafter,
             wipe_layer=wipe_layer,
             draft_cache=draft_cache,
         )
         settings = resolve_settings(self.base, ids.shape[1], kwargs)
-        strategy = self._drafter(_in_lockstep(spec, settings.decoding))
+        spec, ready = _in_lockstep(spec, ready, settings.decoding)
+        strategy = self._drafter(spec, ready)
         seeds = []
         if settings.decoding.draws:
             seeds = row_seeds(seed, generator, settings.inputs["input_ids"].shape[0])
@@ -263,8 +267,11 @@ class TwigModel:
             moved[name] = value
         return moved
 
-    def _drafter(self, spec: GenerationSpec) -> Drafter:
+    def _drafter(self, spec: GenerationSpec, ready: Drafter | None) -> Drafter:
         """Make the drafter and check that the twig has what it needs."""
+        if ready is not None:
+            self._need_heads("drafter", type(ready).__name__, ready.heads)
+            return ready
         drafter: Drafter = default_registry().get("drafter", spec.drafter.kind).cls(spec.drafter)
         self._need_heads("drafter", spec.drafter.kind, drafter.heads)
         return drafter
@@ -314,14 +321,17 @@ class TwigModel:
             )
 
 
-def _in_lockstep(spec: GenerationSpec, decoding: Decoding) -> GenerationSpec:
-    """Return the settings with plain decoding where a processor must see all rows at once."""
-    if not decoding.lockstep or spec.drafter.kind == "plain":
-        return spec
+def _in_lockstep(
+    spec: GenerationSpec, ready: Drafter | None, decoding: Decoding
+) -> tuple[GenerationSpec, Drafter | None]:
+    """Return the drafter, which is a plain one where a processor must see all rows at once."""
+    name = spec.drafter.kind if ready is None else type(ready).__name__
+    if not decoding.lockstep or name == "plain":
+        return spec, ready
     names = ", ".join(type(processor).__name__ for processor in decoding.processors)
     warnings.warn(
         f"among the logits processors ({names}) is one that is not known to depend on the ids of "
-        f"its row alone, so the drafter {spec.drafter.kind!r} is left out and decoding is plain",
+        f"its row alone, so the drafter {name!r} is left out and decoding is plain",
         stacklevel=4,
     )
-    return GenerationSpec(**{**dict(spec), "drafter": "plain"})
+    return GenerationSpec(**{**dict(spec), "drafter": "plain"}), None

@@ -1,0 +1,100 @@
+"""``twigkit tune-tree``: find the static token tree that suits a twig's heads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from twigkit.cli.generate import count_or_fraction
+from twigkit.cli.loading import add_model_arguments, base_folder, load_model
+from twigkit.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command.
+
+    Args:
+        parser: The command's parser.
+    """
+    add_model_arguments(parser)
+    group = parser.add_argument_group("prompts")
+    group.add_argument(
+        "--prompt", action="append", required=True, help="a question; may be repeated"
+    )
+    group.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture; none at all, or one for each --prompt, in the same order",
+    )
+    group.add_argument(
+        "--budget", type=count_or_fraction, metavar="R", help="average visual tokens"
+    )
+    group.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="(128)")
+    group = parser.add_argument_group("tree")
+    group.add_argument("--nodes", type=int, default=32, metavar="N", help="most nodes (32)")
+    group.add_argument("--ranks", type=int, default=8, metavar="N", help="guesses per depth (8)")
+    group.add_argument("--head", default="lm", metavar="NAME", help="head of the next token (lm)")
+    group.add_argument(
+        "--ahead", default="medusa", metavar="NAME", help="head of the tokens behind it (medusa)"
+    )
+    group.add_argument(
+        "--out", metavar="FILE", help="where the generation spec goes (default: it is printed)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure the heads, search the tree and write its spec.
+
+    Args:
+        args: The parsed options.
+
+    Returns:
+        0.
+
+    Raises:
+        TwigkitError: If a model, a picture or an option cannot be used.
+    """
+    if args.nodes < 1 or args.ranks < 1:
+        raise InputError("--nodes and --ranks are 1 or more")
+    if args.image and len(args.image) != len(args.prompt):
+        raise InputError(
+            f"{len(args.image)} --image for {len(args.prompt)} --prompt; give none, or one for each"
+        )
+    from twigkit.inputs import load_processor, open_picture, prepare
+
+    pictures = [[open_picture(path)] for path in args.image] or [[] for _ in args.prompt]
+    model = load_model(args)
+    processor = load_processor(base_folder(args.base), revision=args.revision)
+    from twigkit.specs import GenerationSpec
+    from twigkit.topology import expected_length, search
+    from twigkit.tuning import measure
+
+    prompts = [
+        prepare(processor, prompt, shown)
+        for prompt, shown in zip(args.prompt, pictures, strict=True)
+    ]
+    accuracies = measure(
+        model,
+        prompts,
+        head=args.head,
+        ahead=args.ahead,
+        ranks=args.ranks,
+        max_new_tokens=args.max_new_tokens,
+        budget=args.budget,
+    )
+    paths = search(accuracies, args.nodes)
+    drafter = {"kind": "medusa-tree", "paths": paths, "head": args.head, "ahead": args.ahead}
+    spec = GenerationSpec.model_validate({"budget": args.budget, "drafter": drafter})
+    for depth, shares in enumerate(accuracies, 1):
+        best = ", ".join(f"{share:.3f}" for share in shares)
+        print(f"# {depth} ahead: guesses right in {best} of the places")
+    expected = expected_length(paths, accuracies)
+    print(f"# {len(paths)} nodes, expected accepted length {expected:.2f}")
+    if args.out is None:
+        print(spec.to_yaml(), end="")
+    else:
+        Path(args.out).write_text(spec.to_yaml(), encoding="utf-8")
+        print(f"# written to {args.out}")
+    return 0
