@@ -21,7 +21,7 @@ from twigkit.front import Prompt
 from twigkit.generation import Generation, GenerationStats, decode, sequences
 from twigkit.plugins import default_registry
 from twigkit.prefill import Kept, Storage, prefill
-from twigkit.protocols import Drafter, PromptLayout, Pruner, Stage
+from twigkit.protocols import Drafter, PromptLayout, Pruner, Remembers, Stage
 from twigkit.settings import Settings, resolve_settings
 from twigkit.specs import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
 from twigkit.stack import LayerStack
@@ -65,10 +65,12 @@ class TwigModel:
             CapabilityError: If no adapter serves the model's family.
         """
         self.base: Any = base.eval()
-        self.adapter = find_adapter(self.base.config.to_dict())
+        config: Any = base.config
+        self.adapter = find_adapter(config.to_dict())
         self.stack: LayerStack = self.adapter.stack(base)
         self.twig = twig
         self._compiled: Callable[..., Tensor] | None = None
+        self._memories: dict[tuple[str, int], dict[str, Any]] = {}
 
     @classmethod
     def from_pretrained(
@@ -118,6 +120,7 @@ class TwigModel:
     def grow(self, spec: TwigSpec) -> Twig:
         """Grow a fresh twig on the base and hold it."""
         self.twig = grow(spec, self.stack)
+        self._memories.clear()
         return self.twig
 
     def save_twig(self, folder: str | Path, *, note: str = "") -> Path:
@@ -273,6 +276,9 @@ class TwigModel:
             self._need_heads("drafter", type(ready).__name__, ready.heads)
             return ready
         drafter: Drafter = default_registry().get("drafter", spec.drafter.kind).cls(spec.drafter)
+        if isinstance(drafter, Remembers):
+            key = (spec.drafter.to_json(), id(self.twig))
+            drafter.memory = self._memories.setdefault(key, {})
         self._need_heads("drafter", spec.drafter.kind, drafter.heads)
         return drafter
 

@@ -262,6 +262,22 @@ class Shallow(Protocol):
         """Whether asking the device for a value is cheap, so that a drafter may stop early."""
         ...
 
+    @property
+    def gained(self) -> list[int]:
+        """Tokens that each row gained in the last step, on the host; empty in the first step."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """What a drafter adds that learns from one call of ``generate`` for the next.
+
+    Attributes:
+        memory: Kept by the model for all drafters of the same spec, until the twig changes.
+    """
+
+    memory: dict[str, Any]
+
 
 class Drafter(Protocol):
     """Proposes the tokens below the last accepted one.
@@ -319,6 +335,7 @@ __all__ = [
     "PromptLayout",
     "PruneContext",
     "Pruner",
+    "Remembers",
     "Selection",
     "Shallow",
     "Stage",

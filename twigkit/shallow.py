@@ -94,6 +94,7 @@ class ShallowModel:
         frontier: Where the next root stands.
         passed: Nodes of this step that the base's shallow layers have passed; a host integer.
         drafted: Those of them that the twig has passed.
+        gained: Tokens that each row gained in the last step, on the host; 0 for finished rows.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class ShallowModel:
         self.stack, self.twig, self.cache, self.frontier = stack, twig, cache, frontier
         self._eager = eager
         self.passed = self.drafted = 0
+        self.gained: list[int] = []
         self._order: list[Tensor] = []
         self._exits: list[Tensor] = []
         self._slot: Tensor | None = None
@@ -232,7 +234,8 @@ class ShallowModel:
             self._slot = self._slot.gather(1, source)
             self._order = [_renumber(order, source) for order in self._order]
         missing = self._slot < 0
-        most = int(missing.sum(1).max()) if self._eager else table.size - 1
+        # Whoever drafts passes the root at least.
+        most = int(missing.sum(1).max()) if self._eager else table.size - min(self.passed, 1)
         if most:
             rest = (~missing).long().sort(dim=1, stable=True).indices[:, :most]
             self._pass_base(table, rest, missing.gather(1, rest))
@@ -270,6 +273,7 @@ class ShallowModel:
             seen: How many of those the twig has passed, ``[batch]``.
             seens: The same on the host.
         """
+        self.gained = counts
         offsets = None if self._slot is None else self._slot.gather(1, path).clamp(min=0)
         for segment in self.cache.shallow:
             segment.commit(count, counts, offsets)

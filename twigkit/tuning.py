@@ -24,10 +24,10 @@ class RankMeter:
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch"})
-    linear: ClassVar[bool] = True
-    capacity: ClassVar[int] = 1
-    size: ClassVar[int] = 1
-    height: ClassVar[int] = 0
+    linear: bool = True
+    capacity: int = 1
+    size: int = 1
+    height: int = 0
 
     def __init__(self, head: str = "lm", ahead: str | None = "medusa", ranks: int = 10) -> None:
         """Say what to ask.
@@ -37,7 +37,7 @@ class RankMeter:
             ahead: Name of the one that drafts those behind it; ``None`` for none.
             ranks: Guesses per depth.
         """
-        self.heads = (head,) if ahead is None else (head, ahead)
+        self.heads: tuple[str, ...] = (head,) if ahead is None else (head, ahead)
         self._ranks = ranks
         self.guesses: list[Tensor] = []
 

@@ -1,0 +1,220 @@
+"""A controller that measures, as it goes, whether drafting pays, and which tree pays most."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from twigkit import hookimpl
+from twigkit.candidates import Candidates
+from twigkit.hookspecs import Register
+from twigkit.plugins import default_registry
+from twigkit.protocols import Drafter, Shallow
+from twigkit.specfile import problem
+from twigkit.specs import DrafterField, DrafterSpec
+
+WARM = 3  # steps of a kind before its measurements count
+SEEN = 6  # steps of every tree before all of them can be given up
+
+
+def _trees() -> tuple[DrafterSpec, ...]:
+    """A path, a small tree and the paper's."""
+    tree = default_registry().get("drafter", "tree-ssd").spec
+    assert tree is not None
+    path = {"children": 1, "expanded": 1, "levels": 5, "nodes": 5, "threshold": 0.3}
+    small = {"children": 4, "expanded": 4, "levels": 4, "nodes": 16}
+    return tuple(tree.model_validate(fields) for fields in (path, small, {}))  # type: ignore[misc]
+
+
+class AutoDrafterSpec(DrafterSpec):
+    """Settings of the controller."""
+
+    kind: Literal["auto"] = "auto"
+    trees: tuple[DrafterField, ...] = Field(
+        default_factory=_trees,
+        min_length=1,
+        description="Tree drafters to choose from, besides plain decoding; a path is a tree with "
+        "one child per node.",
+    )
+    risk: float = Field(
+        0.02,
+        gt=0.0,
+        le=1.0,
+        description="Share of the time that may be lost to trying what turns out slower.",
+    )
+
+    @model_validator(mode="after")
+    def _only_trees(self) -> AutoDrafterSpec:
+        """Refuse drafters whose steps need another kind of table."""
+        for spec in self.trees:
+            if default_registry().get("drafter", spec.kind).cls.linear:
+                raise problem(
+                    f"{spec.kind!r} proposes paths only; give a tree with one child per node"
+                )
+        return self
+
+
+@dataclass
+class Record:
+    """What was measured of one way to make a step.
+
+    Attributes:
+        steps: How often it was taken.
+        seconds: What a step takes, a running mean.
+        tokens: What a step gains in a row, a running mean.
+        last: Number of the step, over all, when it was last taken.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    tokens: float = 1.0
+    last: int = 0
+
+    def add(self, seconds: float, tokens: float, now: int) -> None:
+        """Take a step into account; a spell of other work on the machine counts four times."""
+        self.steps += 1
+        self.last = now
+        share = max(1 / self.steps, 0.05)
+        if self.steps > WARM:
+            seconds = min(seconds, 4 * self.seconds)
+        self.seconds += share * (seconds - self.seconds)
+        self.tokens += share * (tokens - self.tokens)
+
+    @property
+    def cost(self) -> float:
+        """Seconds per token."""
+        return self.seconds / max(self.tokens, 1e-9)
+
+
+class AutoDrafter:
+    """Takes the way with the fewest seconds per token, and tries the others within a limit.
+
+    The time of a step, from one draft to the next, is all of it: drafting, verification,
+    acceptance and what lies between. What trying has lost is kept below a share of all time spent,
+    and in each answer below three times that share or four plain steps.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
+    linear: ClassVar[bool] = False
+
+    def __init__(self, spec: AutoDrafterSpec) -> None:
+        """Make the drafters to choose from."""
+        self.spec = spec
+        registry = default_registry()
+        self._arms: list[Drafter] = [registry.get("drafter", t.kind).cls(t) for t in spec.trees]
+        self.capacity = max(arm.capacity for arm in self._arms)
+        self.size = max(arm.size for arm in self._arms)
+        self.height = max(arm.height for arm in self._arms)
+        self.memory: dict[str, Any] = {}
+        self._heads: tuple[str, ...] | None = None
+        self._taken: int | None = None
+        self._began = self._spent = self._lost = 0.0
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads of all drafters; none in an answer that will not draft.
+
+        Where no tree has ever paid, most answers do without the twig altogether.
+        """
+        if self._heads is None:
+            self._answers = self.memory["answers"] = self.memory.get("answers", 0) + 1
+            given_up = (
+                all(record.steps >= SEEN for record in self._records[1:])
+                and self._best() == 0
+                and self._answers % 16
+            )
+            names = [name for arm in self._arms for name in arm.heads]
+            self._heads = () if given_up else tuple(dict.fromkeys(names))
+        return self._heads
+
+    @property
+    def _records(self) -> list[Record]:
+        """What was measured: plain decoding, then the drafters."""
+        fresh = self.memory.setdefault("records", [])
+        if not fresh:
+            fresh.extend(Record() for _ in range(len(self._arms) + 1))
+        return fresh  # type: ignore[no-any-return]
+
+    def draft(
+        self, shallow: Shallow, candidates: Candidates, room: int
+    ) -> Candidates | tuple[Candidates, Tensor]:
+        """Take the last step into account, choose, and let the chosen drafter draft."""
+        now = time.perf_counter()
+        gained = [tokens for tokens in shallow.gained if tokens]
+        if self._taken is not None and gained:
+            self._learn(self._taken, now - self._began, sum(gained) / len(gained))
+        self._began = now
+        self._taken = self._choose() if self.heads and room > 0 else 0
+        if self._taken == 0:
+            return _root(candidates)
+        drafted = self._arms[self._taken - 1].draft(shallow, candidates, room)
+        if isinstance(drafted, tuple) or drafted.size == drafted.capacity:
+            return drafted
+        return drafted.cut(drafted.size - 1)
+
+    def _best(self) -> int:
+        """The way with the fewest seconds per token among those that were measured."""
+        known = [n for n, record in enumerate(self._records) if record.steps >= WARM]
+        return min(known, key=lambda n: self._records[n].cost, default=0)
+
+    def _learn(self, taken: int, seconds: float, tokens: float) -> None:
+        """Take a step into account, and what it lost against the best way."""
+        count = self.memory["steps"] = self.memory.get("steps", 0) + 1
+        self._records[taken].add(seconds, tokens, count)
+        self._spent += seconds
+        self.memory["spent"] = self.memory.get("spent", 0.0) + seconds
+        best = self._best()
+        if taken != best and self._records[best].steps >= WARM:
+            loss = max(0.0, seconds - tokens * self._records[best].cost)
+            self._lost += loss
+            self.memory["lost"] = self.memory.get("lost", 0.0) + loss
+
+    def _choose(self) -> int:
+        """The best way known, or another one that is due and within the limit."""
+        records = self._records
+        if records[0].steps < WARM:
+            return 0
+        best, count = self._best(), self.memory.get("steps", 0)
+        step = records[0].seconds
+        room = min(
+            8 * step
+            + self.spec.risk * self.memory.get("spent", 0.0)
+            - self.memory.get("lost", 0.0),
+            max(4 * step, 3 * self.spec.risk * self._spent) - self._lost,
+        )
+        due = []
+        for number, record in enumerate(records):
+            if number == best:
+                continue
+            wait = 0 if record.steps < WARM else 2 ** min(record.steps, 9)
+            loss = 2 * step
+            if record.steps:
+                loss = max(0.0, record.seconds - record.tokens * records[best].cost)
+            if count - record.last >= wait and loss <= room:
+                due.append((record.steps, record.last, number))
+        return min(due)[2] if due else best
+
+
+def _root(candidates: Candidates) -> tuple[Candidates, Tensor]:
+    """The root alone, as a path that costs what plain decoding costs."""
+    table = Candidates(
+        candidates.tokens[:, :1],
+        candidates.parent[:, :1],
+        candidates.depth[:, :1],
+        candidates.score[:, :1],
+        candidates.alive[:, :1],
+        candidates.ancestors[:, :1, :1],
+        size=1,
+        linear=True,
+    )
+    return table, candidates.parent[:, :1]
+
+
+@hookimpl
+def register_drafters(register: Register) -> None:
+    """Register the controller."""
+    register("auto", AutoDrafter, AutoDrafterSpec)
