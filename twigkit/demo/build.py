@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from tokenizers import (
@@ -56,7 +57,8 @@ TEMPLATE = (
 )
 
 
-def vocabulary() -> list[str]:
+@cache
+def vocabulary() -> tuple[str, ...]:
     """Every token in the order of its id: special ones, the two roles, then words by alphabet."""
     rng = random.Random(0)
     found = {*COLORS, *SHAPES, *WORDS, *DIGITS, *NUMBERS}
@@ -69,7 +71,7 @@ def vocabulary() -> list[str]:
             turn = ask(kind, scene, rng)
             texts += [turn.question, turn.answer] if turn else []
         found |= {word for text in texts for word in text.split()}
-    return [*SPECIAL, *ROLES, *sorted(found)]
+    return (*SPECIAL, *ROLES, *sorted(found))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +56,7 @@ class Drill:
     """What a stage asks more often.
 
     Attributes:
-        described: Share of the rows that begin with a description.
+        described: Descriptions in front of a row, on average.
         often: How often a kind of question comes, where that is not once.
     """
 
@@ -70,7 +71,7 @@ class Packer:
         ids: Token id of each word.
     """
 
-    def __init__(self, words: list[str], length: int = LENGTH) -> None:
+    def __init__(self, words: Sequence[str], length: int = LENGTH) -> None:
         """Keep the vocabulary, token ids in order, and the length of a row."""
         self.ids = {word: index for index, word in enumerate(words)}
         self.length = length
@@ -94,7 +95,8 @@ class Packer:
 
     def drill(self, scene: Scene, rng: random.Random, plan: Drill) -> list[Turn]:
         """A row that asks of some kinds more often, and several times over."""
-        turns, room, kinds = [], self.length, ["describe"] if rng.random() < plan.described else []
+        turns, room = [], self.length
+        kinds = ["describe"] * (int(plan.described) + (rng.random() < plan.described % 1))
         kinds += rng.choices(sorted(KINDS), [plan.often.get(k, 1) for k in sorted(KINDS)], k=40)
         for kind in kinds:
             turn = describe(scene, rng) if kind == "describe" else ask(kind, scene, rng)

@@ -1,8 +1,9 @@
 """The recipe of the demo model, stage by stage.
 
 ``python -m twigkit.demo.recipe --work DIR`` trains every stage that is not finished, each from the
-ones before, and exports base and twig. Interrupt it at any time: the same command goes on from the last
-checkpoint and ends in the same weights, given the same number of threads.
+ones before, and exports base and twig. Interrupt it at any time: the same command goes on from the
+last checkpoint and ends in the same weights. Two processes of one thread each share every step; one
+process alone (``--workers 1``) computes the same in twice the time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from twigkit.demo.joint import JointStage, LanguageStage
 from twigkit.demo.packing import HARD, Drill, Packer
 from twigkit.demo.pool import Pool
 from twigkit.demo.trainer import SHARDS, Schedule, Stage, load_parameters, train
-from twigkit.demo.twigstage import TwigStage
+from twigkit.demo.twigstage import EXIT, TwigStage
 from twigkit.demo.vision import VisionStage
 
 SCENES = 40_000
@@ -29,13 +30,14 @@ DRILLS = {
     "drill": Drill(0.3, dict.fromkeys(HARD, 3)),
     "grown": Drill(0.5, dict.fromkeys(HARD, 3)),
     "polish": Drill(0.4, dict.fromkeys(HARD, 3) | {"size": 12, "count": 5}),
+    "recite": Drill(2.0, dict.fromkeys(HARD, 3)),
 }
 YOUNG, GROWN = 8, 32  # text layers before and after growing
 # Where the young layers go: one before the exit layer, three that a twig starts from, the last two
 # behind the wipe layer, so that every part of the depth has work to do.
 PLACES = (0, 2, 3, 4, 10, 17, 24, 31)
-BATCH = {"language": 16, "joint": 16, "drill": 16, "grown": 8, "polish": 8, "twig": 16}
-STAGES = ("vision", "place", "language", "joint", "drill", "grown", "polish", "twig")
+BATCH = {"language": 16, "joint": 16, "drill": 16, "grown": 8, "polish": 8, "recite": 8, "twig": 16}
+STAGES = ("vision", "place", "language", "joint", "drill", "grown", "polish", "recite", "twig")
 WEIGHTS = Path(__file__).parent / "weights"
 SCHEDULES = {
     "vision": Schedule(steps=1200, rate=1.5e-3, horizon=2000, cooldown=400),
@@ -45,6 +47,7 @@ SCHEDULES = {
     "drill": Schedule(steps=1300, rate=1.5e-3, warmup=20, floor=0.5, horizon=900, save_every=100),
     "grown": Schedule(steps=400, rate=1e-3, warmup=50, floor=0.05, horizon=900, save_every=100),
     "polish": Schedule(steps=350, rate=7e-4, warmup=20, floor=0.03, save_every=50),
+    "recite": Schedule(steps=360, rate=6e-4, warmup=20, floor=0.03, save_every=60),
     "twig": Schedule(steps=1600, rate=1e-3, warmup=50, decay=0.0, save_every=100),
 }
 
@@ -85,10 +88,16 @@ def stage_of(name: str, work: Path, out: Path = WEIGHTS) -> Stage:
     if name == "grown":
         load_parameters(work / "drill.safetensors", model, frozen="model.vision_tower.")
         model = grow(model, GROWN, PLACES)
-    if name == "polish":
+    if name in ("polish", "recite"):
         model = LlavaForConditionalGeneration(build_config(len(words), GROWN))
         model.model.vision_tower.load_state_dict(place.tower.state_dict())
-        load_parameters(work / "grown.safetensors", model, frozen="model.vision_tower.")
+        before = "grown" if name == "polish" else "polish"
+        load_parameters(work / f"{before}.safetensors", model, frozen="model.vision_tower.")
+    if name == "recite":
+        model.requires_grad_(False)
+        text = model.model.language_model
+        for part in (*text.layers[EXIT:], text.norm, model.lm_head):
+            part.requires_grad_(True)
     options = {"schedule": SCHEDULES[name], "batch": BATCH[name], "seed": 3}
     if name == "language":
         return LanguageStage(name, model, Packer(words), scenes=SCENES, **options)
@@ -104,7 +113,7 @@ def _vision(name: str, pool: Pool) -> VisionStage:
 
 def export(stage: Stage, out: Path) -> None:
     """Write what a stage made for users: the base after growing it, the twig after training it."""
-    if isinstance(stage, JointStage) and stage.name == "polish":
+    if isinstance(stage, JointStage) and stage.name == "recite":
         export_base(stage.model, out / "base", CARD)
     elif isinstance(stage, TwigStage):
         stage.owner.save_twig(

@@ -62,7 +62,9 @@ def test_every_word_of_the_world_has_a_token(processor: LlavaProcessor) -> None:
 
 
 def test_token_ids_are_those_the_model_is_trained_with(processor: LlavaProcessor) -> None:
-    assert processor.tokenizer.convert_ids_to_tokens(range(len(vocabulary()))) == vocabulary()
+    assert (
+        tuple(processor.tokenizer.convert_ids_to_tokens(range(len(vocabulary())))) == vocabulary()
+    )
     assert len(processor.tokenizer) == len(vocabulary())
     assert processor.image_token_id == IMAGE < len(vocabulary())
 
