@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "Show the method at work on unseen pictures, with a report to open in a browser.",
     "generate": "Answer a question about your own pictures.",
     "bench": "Measure speed and memory side by side with Hugging Face's generate.",
+    "show": "Draw what happens inside: the token tree of a step.",
     "tune-tree": "Find the static token tree that suits a twig's heads.",
     "import-reference": "Turn a published TwigVLM checkpoint into a twig.",
     "new-plugin": "Write a plug-in package to start from.",

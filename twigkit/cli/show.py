@@ -1,0 +1,157 @@
+"""``twigkit show``: pictures of what happens inside."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twigkit.cli.generate import count_or_fraction
+from twigkit.cli.loading import add_model_arguments, base_folder, load_model
+from twigkit.errors import InputError
+
+if TYPE_CHECKING:
+    from twigkit.drawing import StepDrawing
+    from twigkit.model import TwigModel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what can be shown.
+
+    Args:
+        parser: The command's parser.
+    """
+    things = parser.add_subparsers(dest="thing", required=True, metavar="THING")
+    tree = things.add_parser("tree", help="draw the token tree of one step")
+    add_model_arguments(tree)
+    tree.add_argument("--prompt", required=True, help="the question")
+    tree.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated"
+    )
+    tree.add_argument("--drafter", default="tree-ssd", metavar="NAME", help="(tree-ssd)")
+    tree.add_argument("--budget", type=count_or_fraction, metavar="R", help="average visual tokens")
+    tree.add_argument("--step", type=int, default=1, metavar="N", help="which step, from 1 (1)")
+    tree.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="(64)")
+    tree.add_argument("--font", metavar="FILE", help="a TrueType font for other scripts than Latin")
+    tree.add_argument("--out", default="tree.png", metavar="FILE", help="the picture (tree.png)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the step.
+
+    Args:
+        args: The parsed options.
+
+    Returns:
+        0.
+
+    Raises:
+        TwigkitError: If a model, a picture or an option cannot be used, or there is no such step.
+    """
+    if args.step < 1:
+        raise InputError(f"--step is {args.step}; the first one is 1")
+    from twigkit.drawing import draw_step
+    from twigkit.inputs import load_processor, open_picture, prepare
+
+    pictures = [open_picture(path) for path in args.image]
+    model = load_model(args)
+    processor = load_processor(base_folder(args.base), revision=args.revision)
+    inputs = prepare(processor, args.prompt, pictures)
+    step = take_step(
+        model,
+        inputs,
+        args.drafter,
+        args.step,
+        processor.tokenizer,
+        font=args.font,
+        budget=args.budget,
+        max_new_tokens=args.max_new_tokens,
+    )
+    try:
+        draw_step(step).save(args.out)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {args.out}: {error}; name a .png file") from error
+    print(f"{Path(args.out)}: {step.title}")
+    return 0
+
+
+class Recorder:
+    """Any drafter, with the table of one step written down."""
+
+    def __init__(self, inner: Any, step: int) -> None:
+        """Wrap a drafter; steps count from 1."""
+        self.inner, self._left = inner, step
+        self.nodes: list[tuple[int, int, float]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Be what the wrapped drafter is."""
+        return getattr(self.inner, name)
+
+    def draft(self, shallow: Any, candidates: Any, room: int) -> Any:
+        """Draft, and write tokens, parents and probabilities down in the step asked for."""
+        drafted = self.inner.draft(shallow, candidates, room)
+        self._left -= 1
+        if self._left == 0:
+            table = drafted[0] if isinstance(drafted, tuple) else drafted
+            score, parent = table.score[0].tolist(), table.parent[0].tolist()
+            alive, tokens = table.alive[0].tolist(), table.tokens[0].tolist()
+            place: dict[int, int] = {}
+            for node in range(table.size):
+                if alive[node]:
+                    place[node] = len(place)
+                    chance = math.exp(min(0.0, score[node] - score[parent[node]]))
+                    self.nodes.append((tokens[node], place[parent[node]], chance))
+        return drafted
+
+
+def take_step(
+    model: TwigModel,
+    inputs: dict[str, Any],
+    drafter: str,
+    step: int,
+    tokenizer: Any,
+    *,
+    font: str | None = None,
+    **options: Any,
+) -> StepDrawing:
+    """Answer a prompt and describe one of the steps.
+
+    Args:
+        model: A model with a twig.
+        inputs: What the processor returns for one prompt.
+        drafter: Name of the drafter.
+        step: Which step, from 1.
+        tokenizer: Turns token ids into text.
+        font: Path of a font for the picture.
+        **options: More arguments of ``generate``.
+
+    Raises:
+        InputError: If the answer has fewer steps.
+    """
+    from twigkit.drawing import StepDrawing
+    from twigkit.plugins import default_registry
+    from twigkit.specs import GenerationSpec
+
+    spec = GenerationSpec.model_validate({"drafter": drafter}).drafter
+    recorder: Any = Recorder(default_registry().get("drafter", spec.kind).cls(spec), step)
+    output: Any = model.generate(**inputs, drafter=recorder, **options)
+    gains = output.stats.accepted_lengths[0]
+    if len(gains) < step:
+        raise InputError(f"the answer took {len(gains)} steps; ask for one of them with --step")
+    start = inputs["input_ids"].shape[1] + 1 + sum(gains[: step - 1])
+    text = output[0, start : start + gains[step - 1]].tolist()
+    accepted: list[int] = []
+    for token in text[:-1]:
+        above = accepted[-1] if accepted else 0
+        fits = [n for n, (t, p, _) in enumerate(recorder.nodes) if n and p == above and t == token]
+        accepted.append(fits[0])
+    return StepDrawing(
+        labels=[tokenizer.decode([token]) for token, _, _ in recorder.nodes],
+        parents=[parent for _, parent, _ in recorder.nodes],
+        probabilities=[chance for _, _, chance in recorder.nodes],
+        accepted=accepted,
+        next_label=tokenizer.decode([text[-1]]),
+        title=f"step {step}: {len(recorder.nodes) - 1} drafts, {len(accepted)} accepted",
+        font=font,
+    )
