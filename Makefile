@@ -12,8 +12,9 @@ BUILD := build
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
 
+# Two processes of one thread each: the models of the tests are too small to share between threads.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
