@@ -7,6 +7,7 @@ Nothing here needs torch; resolving a kind imports the plug-ins.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,10 @@ class PrunerSpec(PluginSpec):
 
 class DrafterSpec(PluginSpec):
     """Settings of a drafter."""
+
+
+_describing: ContextVar[frozenset[str]] = ContextVar("twigkit_schema", default=frozenset())
+"""Kinds whose union is being described, so that a spec can hold others of its own kind."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +129,26 @@ class ByKind:
     def __get_pydantic_json_schema__(
         self, schema: object, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Describe the union of the registered kinds: a bare name or one of their specs."""
+        """Describe the union of the registered kinds: a bare name or one of their specs.
+
+        A spec may itself hold plug-ins of its own kind; those are described by name alone, since
+        the full union stands around them already.
+        """
         entries = default_registry().entries(self.kind)
-        options: list[JsonSchemaValue] = [
-            {"type": "string", "enum": [entry.name for entry in entries]}
-        ]
-        for entry in entries:
-            if entry.spec is not None:
+        names = [entry.name for entry in entries]
+        options: list[JsonSchemaValue] = [{"type": "string", "enum": names}]
+        if self.kind in _describing.get():
+            return {"anyOf": [*options, _named_schema(names)]}
+        token = _describing.set(_describing.get() | {self.kind})
+        try:
+            for entry in entries:
+                if entry.spec is None:
+                    options.append(_bare_schema(entry.name))
+                    continue
                 settings = handler(entry.spec.__pydantic_core_schema__)
                 options.append({**settings, "required": [*settings.get("required", ()), "kind"]})
-            else:
-                options.append(_bare_schema(entry.name))
+        finally:
+            _describing.reset(token)
         return {"anyOf": options}
 
 
@@ -251,6 +265,15 @@ class RunSpec(Spec):
     runtime: RuntimeSpec = Field(
         default_factory=RuntimeSpec, description="Where the model runs, and how precisely."
     )
+
+
+def _named_schema(names: list[str]) -> JsonSchemaValue:
+    """Describe a mapping that names one of some plug-ins, whatever its settings."""
+    return {
+        "type": "object",
+        "properties": {"kind": {"type": "string", "enum": names}},
+        "required": ["kind"],
+    }
 
 
 def _bare_schema(name: str) -> JsonSchemaValue:

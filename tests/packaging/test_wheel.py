@@ -82,6 +82,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(names):
 def test_the_wheel_holds_the_data(names):
     data = {"twigkit/py.typed"} | {p for p in tree("*") if p.startswith("twigkit/demo/weights/")}
     data |= {path for path in tree("*.md") if path.startswith("twigkit/demo/")}
+    data |= {path for path in tree("*.tmpl") if path.startswith("twigkit/cli/template/")}
     others = {name for name in names if ".dist-info/" not in name and not name.endswith(".py")}
     assert others == data
 
