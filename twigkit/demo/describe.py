@@ -3,8 +3,8 @@
 The wording varies, yet nothing about it is random: it follows from the style that the prompt asks
 for and from what the picture shows, so that a model which sees the picture can predict it and a
 model of word sequences alone cannot. The background decides the order of the items, an item's place
-the words for its size and the verb, the way from one item to the next opens a clause, and what
-comes next decides how two clauses are joined.
+the words for its size and the verb, the way from one item to the next opens a clause, and clauses
+are joined by turns.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ CLAUSES = {
         "digit": "{ordinal} {move} the digit {name} {at} the {place}",
     },
 }
+JOINTS = (",", "and", ";")  # by turns: what comes next is out of a short memory's sight
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 SIZE_WORDS = {"large": ("large", "big", "huge"), "small": ("small", "tiny", "little")}
 VERBS = {
@@ -84,7 +85,7 @@ def description(scene: Scene, style: str) -> str:
     parts = [INTROS[style].format(background=f"{scene.texture} {scene.tint}", **words)]
     for index, item in enumerate(items):
         parts.append(_clause(style, index, item, items[index - 1] if index else None))
-        parts.append(_joint(item, items[index + 1]) if index + 1 < len(items) else ".")
+        parts.append(JOINTS[index % len(JOINTS)] if index + 1 < len(items) else ".")
     return " ".join(" ".join(parts).split())
 
 
@@ -117,13 +118,6 @@ def _move(before: Item | None, item: Item) -> str:
     right = item.column > before.column
     across = "right" if right else "left" if item.column < before.column else ""
     return f"{down} {across} of it"
-
-
-def _joint(item: Item, after: Item) -> str:
-    """How a clause leads to the next one."""
-    if after.kind != "shape":
-        return ";"
-    return "and" if item.kind == "shape" and after.size == item.size else ","
 
 
 Facts = dict[tuple[str, str], str]

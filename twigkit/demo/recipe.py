@@ -47,8 +47,8 @@ SCHEDULES = {
     "drill": Schedule(steps=1300, rate=1.5e-3, warmup=20, floor=0.5, horizon=900, save_every=100),
     "grown": Schedule(steps=400, rate=1e-3, warmup=50, floor=0.05, horizon=900, save_every=100),
     "polish": Schedule(steps=350, rate=7e-4, warmup=20, floor=0.03, save_every=50),
-    "recite": Schedule(steps=360, rate=6e-4, warmup=20, floor=0.03, save_every=60),
-    "twig": Schedule(steps=1600, rate=1e-3, warmup=50, decay=0.0, save_every=100),
+    "recite": Schedule(steps=360, rate=8e-4, warmup=20, horizon=470, cooldown=80, save_every=120),
+    "twig": Schedule(steps=2000, rate=1e-3, warmup=50, floor=0.2, cooldown=100, decay=0.0),
 }
 
 
