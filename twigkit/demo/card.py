@@ -26,7 +26,8 @@ On generated scenes, on a CPU, by `python -m twigkit.demo.recipe --work DIR`:
 3. `joint`: tower (frozen), projector and text model, still 8 layers; `drill`: kinds that look at
    more than one thing asked three times as often.
 4. `grown`: 32 layers. The eight stand at 0, 2, 3, 4, 10, 17, 24 and 31, between them copies of the
-   layer before whose outputs start at zero; all layers learn. `polish`: more of the kinds that lag.
+   layer before whose outputs start at zero; all layers learn. `polish`: more of the kinds that lag;
+   `recite`: descriptions, the first two layers frozen.
 5. `twig`: the twig in the folder beside this one, on the frozen base.
 
 Redundancy is part of the training, from the first joint step on: in 15 % of the steps nothing is
