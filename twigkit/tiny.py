@@ -107,7 +107,10 @@ def pick(generator: torch.Generator, *choices: Any) -> Any:
 
 
 def spread_weights(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw all weights anew: matrices with a spread of :data:`STD`, vectors around what they were.
+    """Draw all weights anew: matrices with a spread of :data:`STD`, vectors around their mean.
+
+    Nothing of what the model was born with but that mean is left, so that the same seed gives the
+    same model.
 
     Args:
         model: The model; changed in place.
@@ -120,7 +123,7 @@ def spread_weights(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator) * STD
-            parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+            parameter.copy_(noise if parameter.ndim > 1 else parameter.mean() + noise)
     settings: Any = getattr(model, "generation_config", None)
     if settings is not None:
         settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = BOS, EOS, PAD

@@ -29,7 +29,7 @@ SCENES = 40_000
 DRILLS = {
     "drill": Drill(0.3, dict.fromkeys(HARD, 3)),
     "grown": Drill(0.5, dict.fromkeys(HARD, 3)),
-    "polish": Drill(0.4, dict.fromkeys(HARD, 3) | {"size": 12, "count": 5}),
+    "polish": Drill(0.4, dict.fromkeys(HARD, 3) | {"count": 6}),
     "recite": Drill(2.0, dict.fromkeys(HARD, 3)),
 }
 YOUNG, GROWN = 8, 32  # text layers before and after growing

@@ -131,10 +131,10 @@ class Lab:
 
     def visual_row(self, words: int = 4, seed: int = 1) -> TinyRow:
         """Return a prompt with as many visual tokens as the family easily takes."""
-        for capability in ("multi-image", "image", "video"):
-            if capability in self.capabilities:
-                return self.row(capability, words, seed)
-        return pytest.skip("the family takes neither images nor videos")
+        kinds = [kind for kind in ("multi-image", "image", "video") if kind in self.capabilities]
+        if not kinds:
+            pytest.skip("the family takes neither images nor videos")
+        return self.row(kinds[0], words, seed)
 
     def batch(self) -> list[TinyRow]:
         """Return prompts of different lengths, one for each kind of media that is declared."""
@@ -197,7 +197,9 @@ class Lab:
         head = self.own.get_output_embeddings()
         handle = head.register_forward_pre_hook(lambda module, args: states.append(args[0][0]))
         try:
-            for row in (self.batch()[0], self.batch()[-1]):
+            text_alone = self.capabilities.isdisjoint(("multi-image", "image", "video"))
+            usual = self.batch()[0] if text_alone else self.visual_row()
+            for row in (usual, self.batch()[0], self.batch()[-1]):
                 tokens = self.own_tokens([row])[0]
                 self.own_logits(row, tokens[:-1])
                 states[-1] = states[-1][-len(tokens) :]

@@ -107,7 +107,8 @@ def _expected(kind: str, scene: Scene, question: str) -> str:
         return "more" if a > b else "fewer" if a < b else "equal"
     if kind == "size":
         a, b = (_one(scene, part) for part in _split(question, "than", "with"))
-        return "same" if a.size == b.size else "larger" if a.size == "large" else "smaller"
+        verdict = "same" if a.size == b.size else "larger" if a.size == "large" else "smaller"
+        return f"{a.size} and {b.size} : {verdict}"
     if kind in ("word", "digit"):
         return next(i.name for i in scene.items if i.kind == kind)
     if kind == "background":
