@@ -18,6 +18,7 @@ from twigkit.prefill import Kept, Prefilled
 from twigkit.protocols import Drafter
 from twigkit.shallow import Frontier, ShallowModel
 from twigkit.stack import LayerStack
+from twigkit.stopwatch import Stopwatch
 from twigkit.target import Target
 from twigkit.twig import Twig
 
@@ -54,6 +55,7 @@ class GenerationStats:
         kv_bytes_allocated: Size of the base cache's storages.
         draft_kv_bytes: The twig's cache in use at the end; 0 if nothing drafted.
         draft_kv_bytes_allocated: Size of the twig's storages.
+        step_seconds: What the steps took, by part, as :data:`twigkit.stopwatch.PARTS` names them.
     """
 
     prompt_tokens: list[int] = field(default_factory=list)
@@ -70,6 +72,7 @@ class GenerationStats:
     kv_bytes_allocated: int = 0
     draft_kv_bytes: int = 0
     draft_kv_bytes_allocated: int = 0
+    step_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def accepted_length(self) -> float:
@@ -180,7 +183,10 @@ class Generation:
         self.bucketed = bucketed
         self.frontier = Frontier(prompt.next_rope, prompt.next_index)
         cache = prefilled.cache
-        self.shallow = ShallowModel(stack, twig, cache, self.frontier, eager=not bucketed)
+        self.watch = Stopwatch()
+        self.shallow = ShallowModel(
+            stack, twig, cache, self.frontier, eager=not bucketed, watch=self.watch
+        )
         self.target = Target(stack, cache, compiled=compiled)
         self.rows = [Row(ids, limits) for ids in prompt.ids]
         self.gains: list[list[int]] = [[] for _ in self.rows]
@@ -211,6 +217,7 @@ class Generation:
     def run(self, root: Tensor) -> None:
         """Draft, verify and accept until every row has stopped."""
         table = Candidates.start(root, self.drafter.capacity, linear=self.drafter.linear)
+        self.watch.start()
         while True:
             active = [not row.done for row in self.rows]
             if not any(active):
@@ -222,14 +229,19 @@ class Generation:
     def _step(self, candidates: Candidates, active: list[bool]) -> Tensor:
         """Run one step and return the next roots."""
         self.shallow.begin(candidates)
+        self.watch.lap("host")
         drafted = self.drafter.draft(self.shallow, candidates, self._room())
         table, source = drafted if isinstance(drafted, tuple) else (drafted, None)
         if table.linear and table.size < table.capacity:
             table, _ = table.cut(table.size - 1)
+        self.watch.lap("propose")
         states = self.shallow.exit_states(table, source)
         logits = self.target.logits(states, table, self.frontier)
+        self.watch.lap("verify")
         accepted = self.chooser.accept(table, logits, self.drafter.height)
+        self.watch.lap("accept")
         self._commit(table, accepted, active)
+        self.watch.lap("host")
         return accepted.next_token
 
     def _room(self) -> int:
@@ -296,6 +308,7 @@ def decode(
         kv_bytes_prompt=behind_prompt,
         kv_bytes=cache.bytes_used(),
         kv_bytes_allocated=cache.bytes_allocated(),
+        step_seconds=dict(generation.watch.seconds),
     )
     if cache.twig is not None:
         stats.draft_kv_bytes = cache.twig.bytes_used()

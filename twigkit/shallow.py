@@ -11,6 +11,7 @@ from twigkit.cache import LayerCache, Segment
 from twigkit.candidates import Candidates
 from twigkit.errors import CapabilityError
 from twigkit.stack import LayerStack, Rope, render
+from twigkit.stopwatch import Stopwatch
 from twigkit.twig import Twig
 
 
@@ -105,10 +106,11 @@ class ShallowModel:
         frontier: Frontier,
         *,
         eager: bool,
+        watch: Stopwatch | None = None,
     ) -> None:
         """Start behind a prefilled prompt."""
         self.stack, self.twig, self.cache, self.frontier = stack, twig, cache, frontier
-        self._eager = eager
+        self._eager, self._watch = eager, watch or Stopwatch()
         self.passed = self.drafted = 0
         self.gained: list[int] = []
         self._order: list[Tensor] = []
@@ -148,6 +150,7 @@ class ShallowModel:
         segment = self.cache.twig
         if self.twig is None or segment is None:
             raise CapabilityError("drafting needs a twig; load one, or use the drafter 'plain'")
+        self._watch.lap("propose")
         ids = _ids(candidates, nodes)
         hidden = self._pass_base(candidates, ids, None)
         self.drafted = self.passed
@@ -164,13 +167,18 @@ class ShallowModel:
         masks = stage_segment(self.stack, segment, index, among, windows, hidden.dtype)
         rope = self._rope(hidden, steps)
         states = self.twig.run(hidden, self.stack, rope=rope, masks=masks, cache=segment)
-        return self.twig.norm(states[:, -ids.shape[1] :])  # type: ignore[no-any-return]
+        normed: Tensor = self.twig.norm(states[:, -ids.shape[1] :])
+        self._watch.lap("draft")
+        return normed
 
     def logits(self, hidden: Tensor, head: str = "lm") -> Tensor:
         """Apply a head of the twig, ``[batch, nodes, width]`` to its output."""
         if self.twig is None:
             raise CapabilityError("there is no twig, so there are no heads")
-        return self.twig.head(head)(hidden)  # type: ignore[no-any-return]
+        self._watch.lap("propose")
+        logits: Tensor = self.twig.head(head)(hidden)
+        self._watch.lap("draft")
+        return logits
 
     def _pass_base(self, candidates: Candidates, ids: Tensor, real: Tensor | None) -> Tensor:
         """Pass nodes through the base layers up to the exit layer.
