@@ -20,6 +20,7 @@ _EXPORTS = {
     "PluginWarning": "errors",
     "RegistryError": "errors",
     "SpecError": "errors",
+    "TrainingError": "errors",
     "TwigkitError": "errors",
     "HOOKS_VERSION": "hookspecs",
     "hookimpl": "hookspecs",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from twigkit.errors import PluginWarning as PluginWarning
     from twigkit.errors import RegistryError as RegistryError
     from twigkit.errors import SpecError as SpecError
+    from twigkit.errors import TrainingError as TrainingError
     from twigkit.errors import TwigkitError as TwigkitError
     from twigkit.front import Prompt as Prompt
     from twigkit.hookspecs import HOOKS_VERSION as HOOKS_VERSION

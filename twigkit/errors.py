@@ -39,6 +39,10 @@ class InputError(TwigkitError):
     """A prompt, an image or an option cannot be used as given."""
 
 
+class TrainingError(TwigkitError):
+    """A training run cannot begin or go on; what it had saved is intact."""
+
+
 class PluginWarning(UserWarning):
     """A plug-in was left out; the message names its distribution and the cause."""
 
