@@ -1,4 +1,4 @@
-"""``twigkit spec``: the schema of run files, a check of one, and an example to start from."""
+"""``twigkit spec``: the schema of spec files, a check of one, and an example to start from."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import json
 
 from twigkit.specfile import Spec
 from twigkit.specs import GenerationSpec, RunSpec, RuntimeSpec, TwigSpec
+from twigkit.training.spec import TrainingSpec
+from twigkit.training.spec import example as training_example
 
 SPECS: dict[str, type[Spec]] = {
     "run": RunSpec,
     "twig": TwigSpec,
     "generation": GenerationSpec,
     "runtime": RuntimeSpec,
+    "training": TrainingSpec,
 }
 """The specs that a file may hold."""
 
@@ -29,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("file", help="the file to validate")
     example = actions.add_parser("example", help="print a complete example with every default")
     example.add_argument("--json", action="store_true", help="print JSON instead of YAML")
+    example.add_argument(
+        "--of", choices=("run", "training"), default="run", help="of what (default: %(default)s)"
+    )
     for action in (schema, check):
         action.add_argument(
             "--of", choices=SPECS, default="run", help="which spec (default: %(default)s)"
@@ -53,8 +59,12 @@ def run(args: argparse.Namespace) -> int:
         SPECS[args.of].from_file(args.file)
         print(f"{args.file}: a valid {args.of} spec")
     else:
-        example = RunSpec(
-            twig=TwigSpec(base="path/to/base-model"), generation=GenerationSpec(budget=64)
-        )
+        example = training_example() if args.of == "training" else _run_example()
         print(example.to_json() if args.json else example.to_yaml(), end="")
     return 0
+
+
+def _run_example() -> RunSpec:
+    """Give a run to start from."""
+    twig = TwigSpec(base="path/to/base-model")
+    return RunSpec(twig=twig, generation=GenerationSpec(budget=64))

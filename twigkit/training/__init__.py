@@ -1,0 +1,1 @@
+"""Training of twigs: data, losses of the two stages, and the loop that loses no work."""
