@@ -28,7 +28,7 @@ from twigkit.specs import CountOrFraction, RuntimeSpec, TwigSpec
 DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A factory by name, ``package.module:factory``."""
 
-READERS = ("llava", "datasets")
+READERS = ("conversations", "datasets")
 """Sources that twigkit reads itself; any other is a factory by name."""
 
 
@@ -67,8 +67,8 @@ class DataSpec(Spec):
     """Where the samples come from and how they are dealt out."""
 
     source: str = Field(
-        "llava",
-        description="'llava' (conversations in JSON or JSONL beside a folder of pictures), "
+        "conversations",
+        description="'conversations' (turns in JSON or JSONL beside a folder of pictures), "
         "'datasets' (Hugging Face datasets), or 'package.module:factory' of a function that "
         "returns a sequence of samples.",
     )
