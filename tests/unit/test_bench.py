@@ -10,14 +10,17 @@ from tests.broken import plant
 from tests.checkpoints import tiny_processor
 from twigkit import TwigModel
 from twigkit.bench import suite
-from twigkit.bench.compare import compare, first_difference
+from twigkit.bench.batches import BatchRow, compare_batches
+from twigkit.bench.compare import Difference, compare, first_difference
 from twigkit.bench.conditions import conditions
+from twigkit.bench.control import compare_control
 from twigkit.bench.memory import measure_memory, token_bytes, visual_per_layer
 from twigkit.bench.methods import Method, answer, standard_methods
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, text_table
 from twigkit.cli.main import main
 from twigkit.demo.unseen import unseen
 from twigkit.inputs import prepare
+from twigkit.stopwatch import PARTS
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +136,21 @@ def test_a_cache_that_kept_too_much_is_seen():
     assert memory.deviation == pytest.approx(0.1)
 
 
-def test_ratios_take_the_better_cache_and_know_their_targets(comparison):
+@pytest.fixture
+def measured(comparison):
+    """Decoding, prefill and batches with made-up figures."""
     rates = {suite.DYNAMIC: 10.0, suite.STATIC: 16.0, suite.PLAIN: 20.0, suite.SSD: 26.0,
-             suite.TTP: 24.0, suite.BOTH: 32.0}  # fmt: skip
-    row = comparison.rows[0]
+             suite.TREE: 40.0, suite.TTP: 24.0, suite.BOTH: 32.0}  # fmt: skip
+    lengths = {suite.SSD: 4.0, suite.TREE: 5.0}
+    seconds = {"draft": 1.0, "verify": 3.0, "propose": 0.5, "accept": 0.25, "host": 0.25}
+    row = dataclasses.replace(comparison.rows[0], step_seconds=seconds)
     rows = [
-        dataclasses.replace(row, method=Method(name), tokens_per_second=rate)
+        dataclasses.replace(
+            row,
+            method=Method(name, target=suite.PLAIN if name in lengths else ""),
+            tokens_per_second=rate,
+            accepted_length=lengths.get(name),
+        )
         for name, rate in rates.items()
     ]
     decoding = dataclasses.replace(comparison, rows=rows)
@@ -147,18 +159,66 @@ def test_ratios_take_the_better_cache_and_know_their_targets(comparison):
         dataclasses.replace(row, method=Method(name), prefill_seconds=seconds)
         for name, seconds in times.items()
     ]
-    found = suite.ratios(decoding, dataclasses.replace(comparison, rows=rows))
-    assert [(ratio.value, ratio.verdict) for ratio in found] == [
-        (pytest.approx(1.25), "met"),
-        (pytest.approx(1.3), "missed"),
-        (pytest.approx(26 / 16), "-"),
-        (pytest.approx(1.5), "-"),
-        (pytest.approx(2.0), "-"),
-        (pytest.approx(1.5), "met"),
+    batches = [
+        BatchRow(Method(name), 4, tokens, 1.0, True)
+        for name, tokens in ((suite.PLAIN, 50), (suite.TREE, 80))
     ]
-    assert found[0].name == "twigkit plain / Hugging Face, static cache"
-    assert found[0].target == 1.2
-    assert found[1].target == 1.4
+    return decoding, dataclasses.replace(comparison, rows=rows), batches
+
+
+def test_ratios_take_the_better_cache_and_know_their_targets(measured):
+    found = {ratio.name: ratio for ratio in suite.ratios(*measured)}
+    assert {name: (ratio.value, ratio.verdict) for name, ratio in found.items()} == {
+        "twigkit plain / Hugging Face, static cache": (pytest.approx(1.25), "met"),
+        "SSD / twigkit plain": (pytest.approx(1.3), "missed"),
+        "best drafter (tree SSD) / Hugging Face, static cache": (pytest.approx(2.5), "met"),
+        "best drafter (tree SSD) / twigkit plain": (pytest.approx(2.0), "met"),
+        "accepted length, tree SSD / SSD, depth 5": (pytest.approx(1.25), "met"),
+        "gain of tree SSD in batches of 4 / alone": (pytest.approx(0.6), "missed"),
+        "share of a step outside of model calls, tree SSD": (pytest.approx(0.2), "missed"),
+        "TTP / Hugging Face, static cache": (pytest.approx(1.5), "-"),
+        "TTP + SSD / Hugging Face, static cache": (pytest.approx(2.0), "-"),
+        "prefill, unpruned / pruned to 1/9": (pytest.approx(1.5), "met"),
+    }
+
+
+def test_a_drafter_that_changes_the_answer_is_not_the_best(measured):
+    decoding = measured[0]
+    tree = decoding.row(suite.TREE)
+    wrong = dataclasses.replace(tree, difference=Difference(0, 3))
+    rows = [wrong if row is tree else row for row in decoding.rows]
+    assert suite.best_drafter(dataclasses.replace(decoding, rows=rows)) == suite.SSD
+
+
+def test_the_parts_of_a_step_make_up_its_time(model, prompts):
+    given = answer(model, prompts[0], Method("SSD", drafter="ssd"), max_new_tokens=9)
+    assert set(given.step_seconds) == set(PARTS)
+    assert min(given.step_seconds["draft"], given.step_seconds["verify"]) > 0
+    whole = sum(given.step_seconds.values())
+    assert 0.5 * given.decode_seconds < whole <= given.decode_seconds
+    plain = answer(model, prompts[0], Method("plain"), max_new_tokens=9)
+    assert plain.step_seconds["draft"] == 0 < plain.step_seconds["verify"]
+
+
+def test_batches_repeat_what_rows_say_alone(model, prompts):
+    methods = [Method("plain"), Method("SSD", drafter="ssd")]
+    rows = compare_batches(model, prompts * 2, methods, size=2, max_new_tokens=7, rounds=1)
+    assert [row.same for row in rows] == [True, True]
+    assert [row.tokens for row in rows] == [28, 28]
+    assert all(row.seconds > 0 for row in rows)
+    broken = [Method("plain"), Method("pruned", budget=0.5)]
+    assert not compare_batches(model, prompts, broken, size=2, max_new_tokens=7, rounds=1)[1].same
+
+
+def test_the_controller_is_held_against_its_own_choices(model, prompts):
+    control = compare_control(model, prompts, max_new_tokens=7)
+    assert control.prompts == 2
+    assert set(control.total) == {"auto", "auto, untrained twig", "plain", *control.fixed}
+    assert len(control.fixed) == 3
+    assert control.worst["auto"] == 0  # no answer is long enough to be judged
+    assert len(control.rows) == len(control.total)
+    slow = dict.fromkeys(control.cpu_total, 2.0) | {control.fixed[1]: 1.0}
+    assert dataclasses.replace(control, cpu_total=slow).best_fixed == control.fixed[1]
 
 
 def test_tables(comparison):
@@ -193,18 +253,20 @@ def test_unseen_scenes_are_long_enough_and_repeat_themselves():
     assert len({sample.scene for sample in samples}) == 4
 
 
-def test_the_command_writes_json_and_markdown(folders, tmp_path, capsys, monkeypatch):
+def test_the_command_writes_json_and_markdown(model, folders, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(suite, "NINTH", 0.5)
     halves = [dataclasses.replace(method, budget=method.budget and 0.5) for method in suite.METHODS]
     monkeypatch.setattr(suite, "METHODS", tuple(halves))
     before = torch.get_num_threads()
     words = ["bench", "--quick", "--threads", "1", "--max-new-tokens", "6", "--out", tmp_path]
+    words += ["--control", "1"]
     assert main([*map(str, words), *folders.model]) == 0
     assert torch.get_num_threads() == before
     data = json.loads((tmp_path / "bench.json").read_text())
     assert [row["method"]["name"] for row in data["decoding"]] == [
-        suite.DYNAMIC, suite.STATIC, suite.PLAIN, suite.SSD, suite.TTP, suite.BOTH,
-    ]  # fmt: skip
+        method.name for method in suite.methods(model)
+    ]
+    assert data["control"]["prompts"] == 1
     assert data["conditions"]["threads"] == "1"
     assert all(row["difference"] is None for row in data["decoding"])
     assert all(entry["deviation"] < 0.02 for entry in data["memory"])
@@ -212,4 +274,5 @@ def test_the_command_writes_json_and_markdown(folders, tmp_path, capsys, monkeyp
     text = (tmp_path / "bench.md").read_text()
     assert text.strip() in capsys.readouterr().out
     assert "twigkit plain / Hugging Face" in text
+    assert "## The controller" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from twigkit.bench.methods import Answer, Inputs, Method, answer
@@ -40,6 +40,8 @@ class Row:
         draft_kv_bytes: The twig's share, likewise, not part of ``kv_bytes``.
         difference: Where the tokens leave the target's; ``None`` if they nowhere do.
         checked: Whether there is a target, so that ``difference`` means something.
+        steps: Verifications of the last round, over all prompts.
+        step_seconds: What they took, by part of a step; empty where nothing measures it.
     """
 
     method: Method
@@ -54,6 +56,15 @@ class Row:
     draft_kv_bytes: float
     difference: Difference | None
     checked: bool
+    steps: int = 0
+    step_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def overhead(self) -> float | None:
+        """Share of the steps' time that no model call took; ``None`` where it is not measured."""
+        whole = sum(self.step_seconds.values())
+        models = sum(self.step_seconds.get(part, 0.0) for part in ("draft", "verify"))
+        return 1 - models / whole if whole else None
 
     @property
     def same(self) -> str:
@@ -154,6 +165,11 @@ def _row(method: Method, runs: dict[str, list[list[Answer]]]) -> Row:
         draft_kv_bytes=fmean(run.draft_kv_bytes for run in last),
         difference=_difference(own, runs[method.target]) if method.target else None,
         checked=bool(method.target),
+        steps=len(gains),
+        step_seconds={
+            part: sum(run.step_seconds[part] for run in last)
+            for part in (last[0].step_seconds if last else ())
+        },
     )
 
 

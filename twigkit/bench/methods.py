@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -53,6 +53,7 @@ class Answer:
         kv_bytes_allocated: Size of the storages.
         draft_kv_bytes: The twig's own, in use at the end.
         kept: What each stage of the pruner kept.
+        step_seconds: What the steps took, by part; empty where nothing measures it.
     """
 
     tokens: list[int]
@@ -64,6 +65,7 @@ class Answer:
     kv_bytes_allocated: int
     draft_kv_bytes: int = 0
     kept: tuple[Kept, ...] = ()
+    step_seconds: dict[str, float] = field(default_factory=dict)
 
 
 def standard_methods(
@@ -123,6 +125,7 @@ def answer(model: TwigModel, inputs: Inputs, method: Method, *, max_new_tokens: 
         kv_bytes_allocated=stats.kv_bytes_allocated,
         draft_kv_bytes=stats.draft_kv_bytes,
         kept=tuple(output.kept),
+        step_seconds=stats.step_seconds,
     )
 
 

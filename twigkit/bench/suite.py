@@ -1,18 +1,18 @@
-"""The benchmark: decoding, prefill and memory in one run, and its report as JSON and Markdown."""
+"""The benchmark: decoding, batches, prefill and memory in one run."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from twigkit.bench.batches import BatchRow, compare_batches
 from twigkit.bench.compare import Comparison, compare
 from twigkit.bench.conditions import conditions
+from twigkit.bench.control import Control
 from twigkit.bench.memory import Memory, measure_memory
 from twigkit.bench.methods import Inputs, Method
-from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size
 from twigkit.model import TwigModel
+from twigkit.plugins import default_registry
 
 NINTH = 1 / 9
 """The budget at which the paper prunes most: 64 of 576 visual tokens."""
@@ -22,16 +22,39 @@ TREE_SLOTS = 61
 
 DYNAMIC, STATIC = "Hugging Face, dynamic cache", "Hugging Face, static cache"
 PLAIN, SSD, TTP, BOTH = "twigkit plain", "SSD", "TTP", "TTP + SSD"
+TREE, MEDUSA, LOOKUP, AUTO = "tree SSD", "Medusa tree", "prompt lookup", "auto"
 UNPRUNED, PRUNED = "unpruned", "pruned to 1/9"
+
+DEPTH = 5
+"""Drafts on a path, of the path and of the tree that are compared."""
+
+BATCH = 4
+"""Prompts at once where batches are measured."""
 
 METHODS = (
     Method(DYNAMIC, engine="hugging-face", cache="dynamic"),
     Method(STATIC, engine="hugging-face", cache="static", target=DYNAMIC),
     Method(PLAIN, target=DYNAMIC),
-    Method(SSD, target=PLAIN, drafter="ssd"),
+    Method(SSD, target=PLAIN, drafter={"kind": "ssd", "length": DEPTH}),
+    Method(TREE, target=PLAIN, drafter={"kind": "tree-ssd", "levels": DEPTH}),
+    Method(MEDUSA, target=PLAIN, drafter="medusa-tree"),
+    Method(LOOKUP, target=PLAIN, drafter="prompt-lookup"),
+    Method(AUTO, target=PLAIN, drafter="auto"),
     Method(TTP, budget=NINTH),
     Method(BOTH, target=TTP, budget=NINTH, drafter="ssd"),
 )
+
+
+def methods(model: TwigModel) -> tuple[Method, ...]:
+    """Return those of :data:`METHODS` whose drafters are installed and find their heads."""
+    heads = () if model.twig is None else tuple(model.twig.heads)
+    known = {entry.name for entry in default_registry().entries("drafter")}
+    kinds = {
+        m.name: m.drafter if isinstance(m.drafter, str) else m.drafter["kind"] for m in METHODS
+    }
+    return tuple(
+        m for m in METHODS if kinds[m.name] in known and (m.name != MEDUSA or "medusa" in heads)
+    )
 
 
 @dataclass(frozen=True)
@@ -42,18 +65,21 @@ class Ratio:
         name: What is divided by what.
         value: The ratio.
         target: What it should reach; ``None`` if nothing was promised.
+        most: Whether the target is the most that it should be, instead of the least.
     """
 
     name: str
     value: float
     target: float | None = None
+    most: bool = False
 
     @property
     def verdict(self) -> str:
         """Whether the target is met, in a word."""
         if self.target is None:
             return "-"
-        return "met" if self.value >= self.target else "missed"
+        met = self.value <= self.target if self.most else self.value >= self.target
+        return "met" if met else "missed"
 
 
 @dataclass(frozen=True)
@@ -65,16 +91,20 @@ class Result:
         rounds: Measured rounds.
         decoding: All methods on long answers.
         prefill: Pruned and unpruned, one token each.
+        batches: Plain decoding and drafters, several prompts at once.
         ratios: What they come to.
         memory: The cache beside the arithmetic.
+        control: The controller beside its choices; ``None`` if it was not asked for.
     """
 
     conditions: dict[str, str]
     rounds: int
     decoding: Comparison
     prefill: Comparison
+    batches: list[BatchRow]
     ratios: list[Ratio]
     memory: list[Memory]
+    control: Control | None = None
 
 
 def run(
@@ -101,7 +131,7 @@ def run(
     decoding = compare(
         model,
         prompts,
-        METHODS,
+        methods(model),
         max_new_tokens=max_new_tokens,
         rounds=rounds,
         progress=say("decoding"),
@@ -113,6 +143,17 @@ def run(
         max_new_tokens=1,
         rounds=3 * rounds,
         progress=say("prefill"),
+    )
+    fastest = next(m for m in methods(model) if m.name == best_drafter(decoding))
+    together = [*prompts, *prompts[: -len(prompts) % BATCH]]
+    batches = compare_batches(
+        model,
+        (together * BATCH)[: max(BATCH, len(together))],
+        [Method(PLAIN), Method(fastest.name, drafter=fastest.drafter)],
+        size=BATCH,
+        max_new_tokens=max_new_tokens,
+        rounds=rounds,
+        progress=say("batches"),
     )
     memory = [
         measure_memory(
@@ -127,97 +168,41 @@ def run(
         for name, budget in ((UNPRUNED, None), (PRUNED, NINTH))
         for drafter in ("plain", "ssd")
     ]
-    return Result(conditions(model), rounds, decoding, prefill, ratios(decoding, prefill), memory)
+    numbers = ratios(decoding, prefill, batches)
+    return Result(conditions(model), rounds, decoding, prefill, batches, numbers, memory)
 
 
-def ratios(decoding: Comparison, prefill: Comparison) -> list[Ratio]:
+def best_drafter(decoding: Comparison) -> str:
+    """Name the fastest of the drafters that leave the unpruned answers as they are."""
+    rows = [row for row in decoding.rows if row.method.target == PLAIN and row.difference is None]
+    return max(rows, key=lambda row: row.tokens_per_second).method.name
+
+
+def ratios(decoding: Comparison, prefill: Comparison, batches: list[BatchRow]) -> list[Ratio]:
     """Divide what the targets are about.
 
     Args:
         decoding: The comparison of :data:`METHODS`.
         prefill: Unpruned and pruned.
+        batches: Plain decoding and the fastest drafter, several prompts at once.
     """
+    best = best_drafter(decoding)
+    gain = decoding.speed(best, PLAIN) - 1
+    batch_gain = batches[1].tokens_per_second / batches[0].tokens_per_second - 1
+    tree, path = (decoding.row(name).accepted_length or 0.0 for name in (TREE, SSD))
     better = max((DYNAMIC, STATIC), key=lambda name: decoding.row(name).tokens_per_second)
     unpruned = prefill.row(UNPRUNED).prefill_seconds
     pruned = prefill.row(PRUNED).prefill_seconds
     return [
         Ratio(f"{PLAIN} / {better}", decoding.speed(PLAIN, better), 1.2),
         Ratio(f"{SSD} / {PLAIN}", decoding.speed(SSD, PLAIN), 1.4),
-        Ratio(f"{SSD} / {better}", decoding.speed(SSD, better)),
+        Ratio(f"best drafter ({best}) / {better}", decoding.speed(best, better), 2.5),
+        Ratio(f"best drafter ({best}) / {PLAIN}", decoding.speed(best, PLAIN), 1.6),
+        Ratio(f"accepted length, {TREE} / {SSD}, depth {DEPTH}", tree / path if path else 0.0, 1.0),
+        Ratio(f"gain of {best} in batches of {BATCH} / alone", batch_gain / gain, 0.7),
+        Ratio(f"share of a step outside of model calls, {best}",
+              decoding.row(best).overhead or 0.0, 0.15, most=True),
         Ratio(f"{TTP} / {better}", decoding.speed(TTP, better)),
         Ratio(f"{BOTH} / {better}", decoding.speed(BOTH, better)),
         Ratio("prefill, unpruned / pruned to 1/9", unpruned / pruned if pruned else 0.0, 1.0),
-    ]
-
-
-def as_data(result: Result) -> dict[str, Any]:
-    """Give a result as plain data, for JSON."""
-    return {
-        "conditions": result.conditions,
-        "rounds": result.rounds,
-        "decoding": _rows(result.decoding),
-        "prefill": _rows(result.prefill),
-        "ratios": [
-            {**dataclasses.asdict(ratio), "verdict": ratio.verdict} for ratio in result.ratios
-        ],
-        "memory": [
-            {**dataclasses.asdict(memory), "deviation": memory.deviation}
-            for memory in result.memory
-        ],
-    }
-
-
-def _rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Give the rows of a comparison as plain data."""
-    return [
-        {**dataclasses.asdict(row), "same_tokens_as_target": row.same} for row in comparison.rows
-    ]
-
-
-def as_markdown(result: Result) -> str:
-    """Give a result as a page of Markdown."""
-    facts = "\n".join(f"- {name}: {value}" for name, value in result.conditions.items())
-    prefill = [
-        [row.method.name, f"{1000 * row.prefill_seconds:.1f}"] for row in result.prefill.rows
-    ]
-    targets = [
-        [ratio.name, f"{ratio.value:.2f}", f"{ratio.target:.1f}" if ratio.target else "-",
-         ratio.verdict]
-        for ratio in result.ratios
     ]  # fmt: skip
-    memory = [
-        [
-            entry.name,
-            f"{entry.average:.1f}",
-            size(entry.bytes_used),
-            size(entry.expected),
-            f"{100 * entry.deviation:.2f}%",
-            size(entry.allocated),
-            size(entry.allowed),
-            size(entry.twig_bytes) if entry.twig_bytes else "-",
-        ]
-        for entry in result.memory
-    ]
-    answers = len(next(iter(result.decoding.answers.values())))
-    parts = [
-        "# Benchmark",
-        f"Greedy, one prompt at a time, {answers} prompts. All methods of a table take turns in "
-        f"one run; times are medians of {result.rounds} rounds, means over the prompts. Tokens "
-        "per second are those of whole calls, prefill included; speed is relative to the first "
-        "row.",
-        facts,
-        "## Long answers",
-        markdown_table(HEADER, comparison_cells(result.decoding)),
-        "## Ratios",
-        markdown_table(["ratio", "measured", "target", "verdict"], targets),
-        "## Prefill",
-        markdown_table(["prompt", "ms to the first token"], prefill),
-        "## Keys and values",
-        markdown_table(
-            ["run", "visual tokens per layer", "in use", "arithmetic", "deviation", "allocated",
-             "allowed", "twig's share, apart"],
-            memory,
-        ),
-        f"Allowed is the full length in all layers plus {TREE_SLOTS} slots for a step's nodes.",
-    ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 
 from twigkit.cli.loading import add_model_arguments, base_folder, load_model, progress, writable
@@ -26,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=128, metavar="N", help="(%(default)s)"
     )
+    parser.add_argument(
+        "--control",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also hold the drafter 'auto' against plain decoding and fixed drafters, on N prompts",
+    )
     add_model_arguments(parser)
 
 
@@ -45,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rounds", "prompts", "threads"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}; give 1 or more")
+    if args.control < 0:
+        raise InputError(f"--control is {args.control}; give a number of prompts, or 0 for none")
     folder = writable(args.out)
     model = load_model(args)
     if model.twig is None:
@@ -53,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         )
     import torch
 
-    from twigkit.bench import suite
+    from twigkit.bench import report, suite
+    from twigkit.bench.control import compare_control
     from twigkit.demo.unseen import unseen
     from twigkit.files import write_whole
     from twigkit.inputs import load_processor, prepare
@@ -72,10 +83,21 @@ def run(args: argparse.Namespace) -> int:
                 max_new_tokens=args.max_new_tokens,
                 progress=tell,
             )
+            control = None
+            if args.control:
+                samples = unseen(args.control, seed=args.seed + 1, short=1, words=20)
+                turns = [(s.picture, turn) for s in samples for turn in s.turns]
+                control = compare_control(
+                    model,
+                    [prepare(processor, turn.question, [p]) for p, turn in turns[: args.control]],
+                    max_new_tokens=args.max_new_tokens,
+                    progress=tell,
+                )
     finally:
         torch.set_num_threads(before)
-    text = suite.as_markdown(result)
-    write_whole(folder / "bench.json", json.dumps(suite.as_data(result), indent=2) + "\n")
+    result = dataclasses.replace(result, control=control)
+    text = report.as_markdown(result)
+    write_whole(folder / "bench.json", json.dumps(report.as_data(result), indent=2) + "\n")
     write_whole(folder / "bench.md", text)
     print(text)
     print(f"Written to {folder / 'bench.json'} and {folder / 'bench.md'}.")

@@ -1,0 +1,138 @@
+"""The benchmark's report, as plain data for JSON and as a page of Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from twigkit.bench.compare import Comparison
+from twigkit.bench.control import LONG, Control
+from twigkit.bench.suite import TREE_SLOTS, Ratio, Result
+from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size
+from twigkit.stopwatch import PARTS
+
+
+def as_data(result: Result) -> dict[str, Any]:
+    """Give a result as plain data, for JSON."""
+    return {
+        "conditions": result.conditions,
+        "rounds": result.rounds,
+        "decoding": _rows(result.decoding),
+        "prefill": _rows(result.prefill),
+        "batches": [
+            {**dataclasses.asdict(row), "tokens_per_second": row.tokens_per_second}
+            for row in result.batches
+        ],
+        "ratios": [
+            {**dataclasses.asdict(ratio), "verdict": ratio.verdict} for ratio in result.ratios
+        ],
+        "memory": [
+            {**dataclasses.asdict(memory), "deviation": memory.deviation}
+            for memory in result.memory
+        ],
+        "control": result.control and dataclasses.asdict(result.control),
+    }
+
+
+def _rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Give the rows of a comparison as plain data."""
+    return [
+        {**dataclasses.asdict(row), "same_tokens_as_target": row.same} for row in comparison.rows
+    ]
+
+
+def as_markdown(result: Result) -> str:
+    """Give a result as a page of Markdown."""
+    facts = "\n".join(f"- {name}: {value}" for name, value in result.conditions.items())
+    prefill = [
+        [row.method.name, f"{1000 * row.prefill_seconds:.1f}"] for row in result.prefill.rows
+    ]
+    targets = [
+        [ratio.name, f"{ratio.value:.2f}", _target(ratio), ratio.verdict] for ratio in result.ratios
+    ]
+    batches = [
+        [row.method.name, str(row.size), str(row.tokens), f"{row.tokens_per_second:.1f}",
+         "yes" if row.same else "no"]
+        for row in result.batches
+    ]  # fmt: skip
+    memory = [
+        [
+            entry.name,
+            f"{entry.average:.1f}",
+            size(entry.bytes_used),
+            size(entry.expected),
+            f"{100 * entry.deviation:.2f}%",
+            size(entry.allocated),
+            size(entry.allowed),
+            size(entry.twig_bytes) if entry.twig_bytes else "-",
+        ]
+        for entry in result.memory
+    ]
+    answers = len(next(iter(result.decoding.answers.values())))
+    parts = [
+        "# Benchmark",
+        f"Greedy, one prompt at a time, {answers} prompts. All methods of a table take turns in "
+        f"one run; times are medians of {result.rounds} rounds, means over the prompts. Tokens "
+        "per second are those of whole calls, prefill included; speed is relative to the first "
+        "row.",
+        facts,
+        "## Long answers",
+        markdown_table(HEADER, comparison_cells(result.decoding)),
+        "## Where a step's time goes",
+        "Shares of all steps of the last round; only draft and verify call a model.",
+        markdown_table(["method", "steps", "ms a step", *PARTS], _parts(result.decoding)),
+        "## Several prompts at once",
+        markdown_table(
+            ["method", "prompts at once", "tokens", "tokens/s", "same tokens as plain"], batches
+        ),
+        "## Ratios",
+        markdown_table(["ratio", "measured", "target", "verdict"], targets),
+        "## Prefill",
+        markdown_table(["prompt", "ms to the first token"], prefill),
+        "## Keys and values",
+        markdown_table(
+            ["run", "visual tokens per layer", "in use", "arithmetic", "deviation", "allocated",
+             "allowed", "twig's share, apart"],
+            memory,
+        ),
+        f"Allowed is the full length in all layers plus {TREE_SLOTS} slots for a step's nodes.",
+        *_control(result.control),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _control(control: Control | None) -> list[str]:
+    """Say what the controller took beside its choices."""
+    if control is None:
+        return []
+    best = control.best_fixed
+    ratio = control.cpu_total["auto"] / control.cpu_total[best]
+    return [
+        "## The controller",
+        f"{control.prompts} prompts, each by all ways in turn. Process time, because it leaves out "
+        "what else the machine does; the last column is the worst ratio to plain decoding on an "
+        f"answer of {LONG} tokens or more (for plain itself: of its two runs to their mean).",
+        markdown_table(["way", "s", "process s", "times plain", "worst long answer"], control.rows),
+        f"With the trained twig the controller takes {ratio:.3f} times the best fixed choice "
+        f"({best}).",
+    ]
+
+
+def _target(ratio: Ratio) -> str:
+    """Put a target into words."""
+    if ratio.target is None:
+        return "-"
+    return f"at most {ratio.target:.2f}" if ratio.most else f"{ratio.target:.1f}"
+
+
+def _parts(comparison: Comparison) -> list[list[str]]:
+    """Say where the steps of each method that has any spent their time."""
+    cells = []
+    for row in comparison.rows:
+        whole = sum(row.step_seconds.values())
+        if whole:
+            shares = [f"{100 * row.step_seconds[part] / whole:.0f}%" for part in PARTS]
+            cells.append(
+                [row.method.name, str(row.steps), f"{1000 * whole / row.steps:.1f}", *shares]
+            )
+    return cells
