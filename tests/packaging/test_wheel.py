@@ -1,5 +1,6 @@
 """The wheel holds what the tree holds, and brings the plug-ins and the command along."""
 
+import ast
 import configparser
 import email
 import re
@@ -140,6 +141,24 @@ def _requirements():
     extras = PROJECT["project"]["optional-dependencies"]
     listed = PROJECT["project"]["dependencies"] + extras["test"] + extras["dev"]
     return [requirement for requirement in listed if not requirement.startswith("twigkit")]
+
+
+def test_every_package_that_is_imported_is_required():
+    """What only happens to come along with something else may go with its next version."""
+    named = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic"}
+    imported = set()
+    for path in tree("*.py"):
+        inside = path.removeprefix("twigkit/")
+        source = ROOT / (inside if inside.split("/")[0] in FOLDERS.values() else path)
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    found = {named.get(name, name) for name in imported - set(sys.stdlib_module_names)}
+    listed = {re.match(r"[\w-]+", wanted)[0].replace("-", "_") for wanted in _requirements()}
+    assert found - {"twigkit"} <= listed
+    assert "torch" in found
 
 
 @pytest.mark.parametrize("requirement", _requirements())
