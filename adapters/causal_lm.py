@@ -13,7 +13,7 @@ from twigkit import hookimpl
 from twigkit.hookspecs import Register
 from twigkit.protocols import Adapter, TinyFamily
 from twigkit.stack import LayerStack
-from twigkit.tiny import TinyPrompts
+from twigkit.tiny import BOS, EOS, PAD, TinyPrompts, text_config
 
 TINY: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -54,17 +54,7 @@ def _tiny(kind: str) -> TinyFamily:
     """Build a model of a type."""
     config = AutoConfig.for_model(
         kind,
-        vocab_size=100,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=8,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        **TINY[kind],
+        **text_config(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, **TINY[kind]),
     )
     return TinyFamily(AutoModelForCausalLM.from_config(config), TinyPrompts())
 

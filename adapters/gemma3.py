@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from twigkit import hookimpl
+from twigkit.capabilities import PICTURES
 from twigkit.front import Prompt
 from twigkit.hookspecs import Register
 from twigkit.preset import VisualTokens
 from twigkit.protocols import Adapter, TinyFamily
 from twigkit.stack import LayerStack, Rope
-from twigkit.tiny import Medium, TinyPrompts, draw
+from twigkit.tiny import Medium, TinyPrompts, draw, text_config, vision_config
 
 IMAGE, BEGIN, END, SIDE, TOKENS = 99, 98, 97, 16, 4
 
@@ -53,18 +54,11 @@ class Gemma3Adapter(Adapter):
     """Adapter of ``Gemma3ForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
-    capabilities: ClassVar[frozenset[str]] = frozenset(
-        {
-            "batch",
-            "bidirectional-image",
-            "image",
-            "layered-rope",
-            "multi-image",
-            "pruning",
-            "sliding-window",
-            "text-only",
-        }
-    )
+    capabilities: ClassVar[frozenset[str]] = PICTURES | {
+        "bidirectional-image",
+        "layered-rope",
+        "sliding-window",
+    }
 
     @classmethod
     def refusal(cls, config: Mapping[str, Any]) -> str | None:
@@ -95,27 +89,10 @@ class Gemma3Adapter(Adapter):
             boi_token_index=BEGIN,
             eoi_token_index=END,
             mm_tokens_per_image=TOKENS,
-            text_config={
-                "vocab_size": 100,
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 8,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "query_pre_attn_scalar": 16,
-                "max_position_embeddings": 1024,
-                "sliding_window": 12,
-                "layer_types": kinds[:8],
-            },
-            vision_config={
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": SIDE,
-                "patch_size": 4,
-            },
+            text_config=text_config(
+                head_dim=16, query_pre_attn_scalar=16, sliding_window=12, layer_types=kinds[:8]
+            ),
+            vision_config=vision_config(),
         )
         prompts = TinyPrompts({"image": _image}, finish=_mark_pictures)
         return TinyFamily(Gemma3ForConditionalGeneration(config), prompts)

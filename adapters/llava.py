@@ -10,22 +10,24 @@ from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from twigkit import hookimpl
+from twigkit.capabilities import PICTURES
 from twigkit.hookspecs import Register
 from twigkit.preset import Preset, VisualTokens
 from twigkit.protocols import Adapter, TinyFamily
 from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw
+from twigkit.tiny import Medium, TinyPrompts, draw, text_config, vision_config
 
 IMAGE, TILE, TOKENS = 99, 16, 16
+
+CLIP = {"model_type": "clip_vision_model", "projection_dim": 32}
+"""What a tiny vision tower has besides the usual where it is CLIP's."""
 
 
 class LlavaAdapter(Adapter):
     """Adapter of ``LlavaForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
-    capabilities: ClassVar[frozenset[str]] = frozenset(
-        {"batch", "image", "multi-image", "pruning", "text-only"}
-    )
+    capabilities: ClassVar[frozenset[str]] = PICTURES
 
     def stack(self, model: nn.Module) -> LayerStack:
         """Wrap a loaded model; its placeholder token stands for every visual token."""
@@ -52,26 +54,8 @@ class LlavaAdapter(Adapter):
         """Build a model 64 wide with 8 layers and 16 visual tokens per picture."""
         config = LlavaConfig(
             image_token_index=IMAGE,
-            text_config={
-                "model_type": "llama",
-                "vocab_size": 100,
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 8,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 512,
-            },
-            vision_config={
-                "model_type": "clip_vision_model",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": TILE,
-                "patch_size": 4,
-                "projection_dim": 32,
-            },
+            text_config=text_config(model_type="llama"),
+            vision_config=vision_config(**CLIP),
         )
 
         def image(generator: torch.Generator) -> Medium:
@@ -82,31 +66,41 @@ class LlavaAdapter(Adapter):
 
 def _published(width: int, inner: int, layers: int) -> dict[str, Any]:
     """Return the configuration of a published size."""
-    heads = width // 128
     return {
         "model_type": "llava",
         "image_token_index": 32000,
-        "text_config": {
-            "model_type": "llama",
-            "vocab_size": 32064,
-            "hidden_size": width,
-            "intermediate_size": inner,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-5,
-        },
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 336,
-            "patch_size": 14,
-            "projection_dim": 768,
-        },
+        "text_config": vicuna(width, inner, layers),
+        "vision_config": clip_large(336),
+    }
+
+
+def vicuna(width: int = 4096, inner: int = 11008, layers: int = 32) -> dict[str, Any]:
+    """Return the configuration of Vicuna 1.5 with room for image tokens; of the 7B by default."""
+    heads = width // 128
+    return {
+        "model_type": "llama",
+        "vocab_size": 32064,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    }
+
+
+def clip_large(side: int) -> dict[str, Any]:
+    """Return the configuration of CLIP ViT-L/14 for pictures of a size."""
+    return {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": side,
+        "patch_size": 14,
+        "projection_dim": 768,
     }
 
 

@@ -11,11 +11,13 @@ from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from twigkit import hookimpl
+from twigkit.adapters.llava import CLIP, clip_large, vicuna
+from twigkit.capabilities import PICTURES
 from twigkit.hookspecs import Register
 from twigkit.preset import Preset, VisualTokens
 from twigkit.protocols import Adapter, TinyFamily
 from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, pick
+from twigkit.tiny import Medium, TinyPrompts, draw, pick, text_config, vision_config
 
 IMAGE, TILE = 99, 16
 SIZES = ((16, 16), (24, 32), (40, 20), (30, 31))
@@ -26,20 +28,10 @@ class LlavaNextAdapter(Adapter):
     """Adapter of ``LlavaNextForConditionalGeneration``; newline tokens count as visual."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
-    capabilities: ClassVar[frozenset[str]] = frozenset(
-        {
-            "batch",
-            "dynamic-resolution",
-            "image",
-            "multi-image",
-            "pruning",
-            "sliding-window",
-            "text-only",
-        }
-    )
+    capabilities: ClassVar[frozenset[str]] = PICTURES | {"dynamic-resolution", "sliding-window"}
 
     def stack(self, model: nn.Module) -> LayerStack:
-        """Wrap a loaded model; with Mistral, every layer has its sliding window."""
+        """Wrap a loaded model; Mistral's layers may have sliding windows."""
         return LayerStack(
             model, model.model.language_model, visual_ids=(model.config.image_token_id,)
         )
@@ -56,15 +48,21 @@ class LlavaNextAdapter(Adapter):
     @classmethod
     def presets(cls) -> tuple[Preset, ...]:
         """Return the two 7B models."""
-        mistral = {"model_type": "mistral", "num_key_value_heads": 8, "intermediate_size": 14336}
-        mistral |= {"max_position_embeddings": 32768, "sliding_window": 4096}
-        vicuna = {"model_type": "llama", "num_key_value_heads": 32, "intermediate_size": 11008}
-        vicuna |= {"max_position_embeddings": 4096}
+        # Mistral 7B Instruct v0.2, the first without sliding windows.
+        mistral = vicuna(inner=14336) | {
+            "model_type": "mistral",
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+            "sliding_window": None,
+        }
         return (
             Preset(
                 "llava-next-mistral-7b", "llava-hf/llava-v1.6-mistral-7b-hf", _published(mistral)
             ),
-            Preset("llava-next-vicuna-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", _published(vicuna)),
+            Preset(
+                "llava-next-vicuna-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", _published(vicuna())
+            ),
         )
 
     def tiny(self) -> TinyFamily:
@@ -81,26 +79,8 @@ def _tiny(text: dict[str, Any]) -> TinyFamily:
     config = LlavaNextConfig(
         image_token_index=IMAGE,
         image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]],
-        text_config={
-            "vocab_size": 100,
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 1024,
-            **text,
-        },
-        vision_config={
-            "model_type": "clip_vision_model",
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": TILE,
-            "patch_size": 4,
-            "projection_dim": 32,
-        },
+        text_config=text_config(**text),
+        vision_config=vision_config(**CLIP),
     )
     model = LlavaNextForConditionalGeneration(config).eval()
 
@@ -130,24 +110,8 @@ def _published(text: dict[str, Any]) -> dict[str, Any]:
         "model_type": "llava_next",
         "image_token_index": 32000,
         "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
-        "text_config": {
-            "vocab_size": 32064,
-            "hidden_size": 4096,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "rms_norm_eps": 1e-5,
-            **text,
-        },
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 336,
-            "patch_size": 14,
-            "projection_dim": 768,
-        },
+        "text_config": text,
+        "vision_config": clip_large(336),
     }
 
 

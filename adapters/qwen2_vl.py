@@ -15,12 +15,13 @@ from transformers import (
 )
 
 from twigkit import hookimpl
+from twigkit.capabilities import VIDEOS
 from twigkit.front import Prompt
 from twigkit.hookspecs import Register
 from twigkit.preset import Preset, VisualTokens
 from twigkit.protocols import Adapter, TinyFamily
 from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, pick
+from twigkit.tiny import Medium, TinyPrompts, draw, pick, text_config
 
 IMAGE, VIDEO, START, END = 99, 98, 97, 96
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 6, 4))
@@ -61,24 +62,8 @@ class MropeStack(LayerStack):
         return super().embed_prompt(**inputs)
 
 
-class Qwen2VlAdapter(Adapter):
-    """Adapter of ``Qwen2VLForConditionalGeneration`` and ``Qwen2_5_VLForConditionalGeneration``."""
-
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
-    capabilities: ClassVar[frozenset[str]] = frozenset(
-        {
-            "batch",
-            "dynamic-resolution",
-            "image",
-            "m-rope",
-            "mixed-media",
-            "multi-image",
-            "pruning",
-            "sliding-window",
-            "text-only",
-            "video",
-        }
-    )
+class MropeAdapter(Adapter):
+    """What the generations share: every two by two patches are one visual token."""
 
     def stack(self, model: nn.Module) -> LayerStack:
         """Wrap a loaded model."""
@@ -90,6 +75,17 @@ class Qwen2VlAdapter(Adapter):
         vision = config["vision_config"]
         side = vision["patch_size"] * vision["spatial_merge_size"]
         return VisualTokens(round(PICTURE / side) ** 2, f"a picture ({PICTURE} x {PICTURE})")
+
+
+class Qwen2VlAdapter(MropeAdapter):
+    """Adapter of ``Qwen2VLForConditionalGeneration`` and ``Qwen2_5_VLForConditionalGeneration``."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
+    capabilities: ClassVar[frozenset[str]] = VIDEOS | {
+        "dynamic-resolution",
+        "m-rope",
+        "sliding-window",
+    }
 
     @classmethod
     def presets(cls) -> tuple[Preset, ...]:
@@ -135,17 +131,7 @@ def _tiny(vision: dict[str, Any], **text: Any) -> dict[str, Any]:
         "video_token_id": VIDEO,
         "vision_start_token_id": START,
         "vision_end_token_id": END,
-        "text_config": {
-            "vocab_size": 100,
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 1024,
-            "rope_parameters": rope,
-            **text,
-        },
+        "text_config": text_config(rope_parameters=rope, **text),
         "vision_config": {
             "depth": 2,
             "num_heads": 2,
@@ -203,6 +189,7 @@ def _published(
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
             "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6,
             "tie_word_embeddings": tied,
             "rope_parameters": {
                 "rope_type": "default",

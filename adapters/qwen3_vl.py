@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -10,12 +9,13 @@ from torch import Tensor, nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from twigkit import hookimpl
-from twigkit.adapters.qwen2_vl import PICTURE, MropeStack, mark_media
+from twigkit.adapters.qwen2_vl import MropeAdapter, MropeStack, mark_media
+from twigkit.capabilities import VIDEOS
 from twigkit.hookspecs import Register
-from twigkit.preset import Preset, VisualTokens
-from twigkit.protocols import Adapter, TinyFamily
+from twigkit.preset import Preset
+from twigkit.protocols import TinyFamily
 from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, pick
+from twigkit.tiny import Medium, TinyPrompts, draw, pick, text_config
 
 IMAGE, VIDEO, START, END = 99, 98, 97, 96
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 6, 4))
@@ -38,35 +38,15 @@ class DeepstackStack(MropeStack):
         return spread
 
 
-class Qwen3VlAdapter(Adapter):
+class Qwen3VlAdapter(MropeAdapter):
     """Adapter of ``Qwen3VLForConditionalGeneration``; a video is one grid per frame."""
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
-    capabilities: ClassVar[frozenset[str]] = frozenset(
-        {
-            "batch",
-            "deepstack",
-            "dynamic-resolution",
-            "image",
-            "m-rope",
-            "mixed-media",
-            "multi-image",
-            "pruning",
-            "text-only",
-            "video",
-        }
-    )
+    capabilities: ClassVar[frozenset[str]] = VIDEOS | {"deepstack", "dynamic-resolution", "m-rope"}
 
     def stack(self, model: nn.Module) -> LayerStack:
         """Wrap a loaded model."""
         return DeepstackStack(model)
-
-    @classmethod
-    def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
-        """Count the merged patches of a picture of a usual size."""
-        vision = config["vision_config"]
-        side = vision["patch_size"] * vision["spatial_merge_size"]
-        return VisualTokens(round(PICTURE / side) ** 2, f"a picture ({PICTURE} x {PICTURE})")
 
     @classmethod
     def presets(cls) -> tuple[Preset, ...]:
@@ -87,17 +67,7 @@ class Qwen3VlAdapter(Adapter):
             video_token_id=VIDEO,
             vision_start_token_id=START,
             vision_end_token_id=END,
-            text_config={
-                "vocab_size": 100,
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 8,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "head_dim": 16,
-                "max_position_embeddings": 1024,
-                "rope_parameters": rope,
-            },
+            text_config=text_config(head_dim=16, rope_parameters=rope),
             vision_config={
                 "depth": 3,
                 "hidden_size": 32,

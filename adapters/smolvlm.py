@@ -15,11 +15,12 @@ from transformers import (
 )
 
 from twigkit import hookimpl
+from twigkit.capabilities import VIDEOS
 from twigkit.hookspecs import Register
 from twigkit.preset import Preset, VisualTokens
 from twigkit.protocols import Adapter, TinyFamily
 from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, pick
+from twigkit.tiny import Medium, TinyPrompts, draw, pick, text_config, vision_config
 
 IMAGE, FENCE, PLACE, SIDE, TOKENS = 99, 98, 97, 16, 4
 
@@ -31,18 +32,7 @@ class SmolVlmAdapter(Adapter):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("smolvlm", "idefics3")
-    capabilities: ClassVar[frozenset[str]] = frozenset(
-        {
-            "batch",
-            "dynamic-resolution",
-            "image",
-            "mixed-media",
-            "multi-image",
-            "pruning",
-            "text-only",
-            "video",
-        }
-    )
+    capabilities: ClassVar[frozenset[str]] = VIDEOS | {"dynamic-resolution"}
 
     def stack(self, model: nn.Module) -> LayerStack:
         """Wrap a loaded model."""
@@ -69,6 +59,7 @@ class SmolVlmAdapter(Adapter):
             "head_dim": 64,
             "max_position_embeddings": 8192,
             "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 130000.0},
         }
         vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27}
         vision |= {"num_attention_heads": 16, "image_size": 384, "patch_size": 14}
@@ -94,25 +85,8 @@ def _tiny() -> dict[str, Any]:
     return {
         "image_token_id": IMAGE,
         "scale_factor": 2,
-        "text_config": {
-            "model_type": "llama",
-            "vocab_size": 100,
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 1024,
-            "pad_token_id": 0,
-        },
-        "vision_config": {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": SIDE,
-            "patch_size": 4,
-        },
+        "text_config": text_config(model_type="llama", pad_token_id=0),
+        "vision_config": vision_config(),
     }
 
 

@@ -10,11 +10,13 @@ from torch import nn
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from twigkit import hookimpl
+from twigkit.adapters.llava import CLIP, clip_large, vicuna
+from twigkit.capabilities import VIDEOS
 from twigkit.hookspecs import Register
 from twigkit.preset import Preset, VisualTokens
 from twigkit.protocols import Adapter, TinyFamily
 from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw
+from twigkit.tiny import Medium, TinyPrompts, draw, text_config, vision_config
 
 IMAGE, VIDEO, SIDE, TOKENS, FRAMES = 99, 98, 16, 16, 3
 PUBLISHED_FRAMES = 8
@@ -28,9 +30,7 @@ class VideoLlavaAdapter(Adapter):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("video_llava",)
-    capabilities: ClassVar[frozenset[str]] = frozenset(
-        {"batch", "image", "mixed-media", "multi-image", "pruning", "text-only", "video"}
-    )
+    capabilities: ClassVar[frozenset[str]] = VIDEOS
 
     def stack(self, model: nn.Module) -> LayerStack:
         """Wrap a loaded model; it has one placeholder for pictures and one for videos."""
@@ -51,29 +51,13 @@ class VideoLlavaAdapter(Adapter):
     @classmethod
     def presets(cls) -> tuple[Preset, ...]:
         """Return the published 7B."""
-        text = {
-            "model_type": "llama",
-            "vocab_size": 32064,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-5,
+        config = {
+            "model_type": "video_llava",
+            "image_token_index": 32000,
+            "video_token_index": 32001,
+            "text_config": vicuna(),
+            "vision_config": clip_large(224),
         }
-        vision = {
-            "model_type": "clip_vision_model",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 224,
-            "patch_size": 14,
-            "projection_dim": 768,
-        }
-        config = {"model_type": "video_llava", "image_token_index": 32000}
-        config |= {"video_token_index": 32001, "text_config": text, "vision_config": vision}
         return (Preset("video-llava-7b", "LanguageBind/Video-LLaVA-7B-hf", config),)
 
     def tiny(self) -> TinyFamily:
@@ -81,26 +65,8 @@ class VideoLlavaAdapter(Adapter):
         config = VideoLlavaConfig(
             image_token_index=IMAGE,
             video_token_index=VIDEO,
-            text_config={
-                "model_type": "llama",
-                "vocab_size": 100,
-                "hidden_size": 64,
-                "intermediate_size": 96,
-                "num_hidden_layers": 8,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 1024,
-            },
-            vision_config={
-                "model_type": "clip_vision_model",
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": SIDE,
-                "patch_size": 4,
-                "projection_dim": 32,
-            },
+            text_config=text_config(model_type="llama"),
+            vision_config=vision_config(**CLIP),
         )
         prompts = TinyPrompts({"image": _image, "video": _video})
         return TinyFamily(VideoLlavaForConditionalGeneration(config), prompts)

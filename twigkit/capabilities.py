@@ -18,3 +18,9 @@ ADAPTER_CAPABILITIES = {
     "deepstack": "Visual features are added behind early layers too, and go with their tokens.",
 }
 """Names that an adapter may put into ``capabilities``, and what each promises."""
+
+PICTURES = frozenset({"batch", "image", "multi-image", "pruning", "text-only"})
+"""What nearly every family with pictures in its prompt can do."""
+
+VIDEOS = PICTURES | {"mixed-media", "video"}
+"""The same with videos, alone and beside pictures."""

@@ -1,4 +1,4 @@
-"""Makes the prompts and weights of tiny models: what an adapter needs to bring one."""
+"""Makes the shapes, prompts and weights of tiny models: what an adapter needs to bring one."""
 
 from __future__ import annotations
 
@@ -77,6 +77,41 @@ class TinyPrompts:
     def _text(self, count: int, generator: torch.Generator) -> list[int]:
         drawn: list[int] = torch.randint(*self.words, (count,), generator=generator).tolist()
         return drawn
+
+
+def text_config(**differs: Any) -> dict[str, Any]:
+    """Return the settings of a tiny decoder: 64 wide, 8 layers, two query heads to a key.
+
+    Args:
+        **differs: Settings that a family adds or has otherwise.
+    """
+    return {
+        "vocab_size": 100,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        **differs,
+    }
+
+
+def vision_config(**differs: Any) -> dict[str, Any]:
+    """Return the settings of a tiny vision tower: two layers over four by four patches.
+
+    Args:
+        **differs: Settings that a family adds or has otherwise.
+    """
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 4,
+        **differs,
+    }
 
 
 def pad_left(prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:

@@ -34,9 +34,24 @@ PUBLISHED = {
 }
 """The published sizes, typed in here a second time."""
 
+SETTINGS = {
+    # vocabulary, context, base of the rotary angles, epsilon of the norms, sliding window
+    "llava-1.5-7b": (32064, 4096, 1e4, 1e-5, None),
+    "llava-1.5-13b": (32064, 4096, 1e4, 1e-5, None),
+    "llava-next-mistral-7b": (32064, 32768, 1e6, 1e-5, None),  # v0.2 gave the windows up
+    "llava-next-vicuna-7b": (32064, 4096, 1e4, 1e-5, None),
+    "qwen2.5-vl-3b": (151936, 128000, 1e6, 1e-6, None),
+    "qwen2.5-vl-7b": (152064, 128000, 1e6, 1e-6, None),
+    "qwen3-vl-4b": (151936, 262144, 5e6, 1e-6, None),
+    "qwen3-vl-8b": (151936, 262144, 5e6, 1e-6, None),
+    "smolvlm2-2.2b": (49280, 8192, 13e4, 1e-5, None),
+    "video-llava-7b": (32064, 4096, 1e4, 1e-5, None),
+}
+"""What no count of weights would notice."""
+
 
 def test_the_known_models_are_there():
-    assert set(PRESETS) == set(PUBLISHED)
+    assert set(PRESETS) == set(PUBLISHED) == set(SETTINGS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -56,6 +71,15 @@ def test_a_preset_has_the_published_shape(name):
     assert shape.twig_parameters == 3 * per_layer + shape.vocabulary * width + width
     assert shape.kv_bytes == 2 * layers * kv_heads * shape.head_width * 2
     assert shape.wipe_layer == layers * 3 // 4
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_has_the_published_settings(name):
+    config = AutoConfig.for_model(**PRESETS[name].config)
+    text = config.get_text_config(decoder=True)
+    theta = text.rope_parameters["rope_theta"]
+    found = (text.vocab_size, text.max_position_embeddings, theta, text.rms_norm_eps)
+    assert (*found, getattr(text, "sliding_window", None)) == SETTINGS[name]
 
 
 def test_the_papers_numbers_come_out():
