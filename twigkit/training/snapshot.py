@@ -1,0 +1,268 @@
+"""Snapshots of a training run: all that going on from a step needs, there whole or not at all.
+
+A run's folder holds ``snapshot-<step>.safetensors`` (trained parameters, both moments of AdamW, and
+where the run stands) and ``best-<step>.safetensors`` (the parameters of the best evaluation). A
+file is written in the folder ``writing``, forced to the disk and renamed, so that only a whole file
+ever bears a name. The snapshot is renamed last: what it refers to is there, and what nothing refers
+to is cleared away afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from twigkit.errors import TrainingError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two runs in one folder go unnoticed
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 1
+_RECORD = "twigkit"
+
+
+@dataclass
+class Standing:
+    """Where a run stands between two steps.
+
+    Attributes:
+        step: Optimiser steps that are done.
+        best: Held-out loss of the best evaluation so far; ``None`` before the first.
+        best_step: Its step.
+        stale: Evaluations since then.
+        finished: Whether there is nothing left to train.
+        window: Sums of the figures since the last line of the log, and the number of steps.
+    """
+
+    step: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    stale: int = 0
+    finished: bool = False
+    window: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a snapshot says besides its tensors.
+
+    Attributes:
+        standing: Where the run stands.
+        run: What the run is, as plain data: the spec, the base, the data. A run goes on only where
+            these are the same.
+    """
+
+    standing: Standing
+    run: dict[str, Any]
+
+
+class Snapshots:
+    """The snapshots in a run's folder.
+
+    Attributes:
+        folder: The folder.
+        keep: Snapshots that are kept.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+        """Name the folder; it is made when something is written."""
+        self.folder, self.keep = Path(folder), keep
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the snapshots, ascending."""
+        return _steps(self.folder, "snapshot")
+
+    def path(self, step: int) -> Path:
+        """Return the file of a step's snapshot."""
+        return self.folder / f"snapshot-{step:08d}.safetensors"
+
+    def best_path(self, step: int) -> Path:
+        """Return the file with a step's parameters, if they were the best."""
+        return self.folder / f"best-{step:08d}.safetensors"
+
+    def save(self, tensors: Mapping[str, Tensor], record: Record) -> Path:
+        """Write a snapshot and clear away what it makes superfluous.
+
+        Args:
+            tensors: By name; on the CPU or not.
+            record: Where the run stands, and what it is.
+
+        Returns:
+            The file.
+
+        Raises:
+            TrainingError: If it cannot be written, as on a full disk; earlier snapshots are intact.
+        """
+        path = self.path(record.standing.step)
+        self._write(path, tensors, {"standing": asdict(record.standing), "run": record.run})
+        self._clear()
+        return path
+
+    def save_best(self, tensors: Mapping[str, Tensor], step: int) -> Path:
+        """Write the parameters of an evaluation that was the best so far.
+
+        The next snapshot must say so, or they are cleared away with it.
+
+        Args:
+            tensors: By name.
+            step: Optimiser steps that are done.
+
+        Returns:
+            The file.
+
+        Raises:
+            TrainingError: If it cannot be written.
+        """
+        path = self.best_path(step)
+        self._write(path, tensors, {"step": step})
+        return path
+
+    def read_record(self, step: int) -> Record:
+        """Read what a snapshot says besides its tensors.
+
+        Args:
+            step: The snapshot's step.
+
+        Raises:
+            TrainingError: If the file is damaged or of another format.
+        """
+        path = self.path(step)
+        with _reading(path):
+            with safe_open(path, "pt") as file:
+                held = json.loads((file.metadata() or {}).get(_RECORD, "{}"))
+            if held.get("format") != FORMAT:
+                raise TrainingError(
+                    f"{path} has format {held.get('format')!r}, this twigkit reads format "
+                    f"{FORMAT}; go on with the version that wrote it, or train in another folder"
+                )
+            return Record(Standing(**held["standing"]), held["run"])
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """Read the tensors of a snapshot, or the best parameters.
+
+        Raises:
+            TrainingError: If the file is missing or damaged.
+        """
+        with _reading(path):
+            return load_file(path)
+
+    def _write(self, path: Path, tensors: Mapping[str, Tensor], held: dict[str, Any]) -> None:
+        """Write a file aside, force it to the disk, and give it its name."""
+        writing = self.folder / "writing"
+        flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            shutil.rmtree(writing, ignore_errors=True)  # a killed run's, perhaps gigabytes of it
+            writing.mkdir(parents=True)
+            scratch = writing / path.name
+            text = json.dumps({"format": FORMAT, **held})
+            save_file(flat, scratch, metadata={"format": "pt", _RECORD: text})
+            _force(scratch)
+            os.replace(scratch, path)
+            _force(self.folder)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(self._refused(path, flat, error)) from error
+        finally:
+            shutil.rmtree(writing, ignore_errors=True)
+
+    def _refused(self, path: Path, tensors: Mapping[str, Tensor], error: Exception) -> str:
+        """Say why a file was not written, and what is left."""
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        steps = self.steps
+        intact = f"the snapshot of step {steps[-1]} is intact" if steps else "there is none yet"
+        try:
+            free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB free"
+        except OSError:
+            free = "free space unknown"
+        return (
+            f"cannot write {path}, {size / 1e6:.1f} MB, {free}: {error}. Make room or mend the "
+            f"folder, then give the same command again; {intact}"
+        )
+
+    def _clear(self) -> None:
+        """Remove snapshots beyond the newest, and best parameters that none of these names."""
+        for step in self.steps[: -self.keep]:
+            self.path(step).unlink(missing_ok=True)
+        try:
+            named = {self.read_record(step).standing.best_step for step in self.steps}
+        except TrainingError:
+            return  # an older one is damaged; whoever goes on from it is told
+        for step in _steps(self.folder, "best"):
+            if step not in named:
+                self.best_path(step).unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder for as long as this one goes on.
+
+    The lock ends with the process, however that ends.
+
+    Raises:
+        TrainingError: If another run is at work there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write in {folder}: {error.strerror}; choose another 'out'"
+        ) from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise TrainingError(
+                    f"another run is at work in {folder}; wait for it, end it, or choose another "
+                    "'out'"
+                ) from error
+        yield
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say what to do about a file that cannot be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise TrainingError(
+            f"there is no {path}; train in another folder, or put it back"
+        ) from None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path} is damaged ({error}); remove it and give the same command again to go on "
+            "from the snapshot before it, or from the start if there is none"
+        ) from error
+
+
+def _steps(folder: Path, kind: str) -> list[int]:
+    """List the steps of the files of a kind, ascending."""
+    names = (
+        path.name.split(".")[0].partition("-")[2] for path in folder.glob(f"{kind}-*.safetensors")
+    )
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _force(path: Path) -> None:
+    """Wait until a file or a folder's entries are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot do it for folders
+            raise
+    finally:
+        os.close(handle)
