@@ -1,0 +1,56 @@
+"""FastV: the base's own attention at an early layer says which visual tokens stay."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from twigkit import hookimpl
+from twigkit.hookspecs import Register
+from twigkit.protocols import PromptLayout, PruneContext, Selection, Stage
+from twigkit.specs import PrunerSpec
+from twigkit.stages import cut_and_wipe
+
+
+class FastvPrunerSpec(PrunerSpec):
+    """Settings of FastV (Chen et al. 2024, arXiv 2403.06764 §4.1)."""
+
+    kind: Literal["fastv"] = "fastv"
+    layer: int = Field(
+        2, ge=1, description="Base layers that run before the cut; the last of them scores."
+    )
+    wipe_layer: int | float = Field(
+        1.0,
+        gt=0,
+        description="Base layers, or a fraction of them, after which no visual token is left; the "
+        "depth itself, as published, wipes nothing.",
+    )
+
+
+class FastvPruner:
+    """Keeps the visual tokens that the last prompt token attends to at an early base layer."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe"})
+    needs_twig: ClassVar[bool] = False
+    heads: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, spec: FastvPrunerSpec) -> None:
+        """Take the spec."""
+        self.spec = spec
+
+    def stages(self, layout: PromptLayout) -> list[Stage]:
+        """Plan the cut behind the layer that scores, and the wipe if one was asked for."""
+        layer = self.spec.layer
+        return cut_and_wipe(layout, layer, self.spec.wipe_layer, attention=layer - 1)
+
+    def select(self, stage: Stage, context: PruneContext) -> Selection:
+        """Score each token by the attention that it receives."""
+        assert context.attention is not None
+        return Selection(context.attention)
+
+
+@hookimpl
+def register_pruners(register: Register) -> None:
+    """Register FastV."""
+    register("fastv", FastvPruner, FastvPrunerSpec)

@@ -1,0 +1,1 @@
+"""Accuracy under pruning, relative to the unpruned base."""
