@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,14 @@ def compare_fingerprints(saved: dict[str, Any], found: dict[str, Any]) -> list[s
     return problems
 
 
-def save_twig(twig: Twig, stack: LayerStack, folder: str | Path, *, note: str = "") -> Path:
+def save_twig(
+    twig: Twig,
+    stack: LayerStack,
+    folder: str | Path,
+    *,
+    note: str = "",
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a twig to a folder, whole or not at all.
 
     Args:
@@ -103,6 +112,7 @@ def save_twig(twig: Twig, stack: LayerStack, folder: str | Path, *, note: str = 
         stack: The base that it grew on.
         folder: Where to; an existing twig there is replaced.
         note: A line for the model card.
+        provenance: What else to say about where the twig comes from, as plain data.
 
     Returns:
         The folder.
@@ -116,7 +126,7 @@ def save_twig(twig: Twig, stack: LayerStack, folder: str | Path, *, note: str = 
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _write(twig, stack, scratch, note)
+        _write(twig, stack, scratch, note, provenance)
         scratch.chmod(0o755)
         if target.exists():
             previous = scratch.with_name(scratch.name + "-old")
@@ -130,10 +140,62 @@ def save_twig(twig: Twig, stack: LayerStack, folder: str | Path, *, note: str = 
     return target
 
 
-def _write(twig: Twig, stack: LayerStack, folder: Path, note: str) -> None:
+def write_twig(
+    twig: Twig,
+    stack: LayerStack,
+    folder: str | Path,
+    *,
+    note: str = "",
+    provenance: Mapping[str, Any] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a twig's files into a folder that holds other things too, such as its training run.
+
+    Each file is there whole or not at all, the manifest last, so that what is cut off leaves no
+    twig or an older one of the same shapes.
+
+    Args:
+        twig: The twig.
+        stack: The base that it grew on.
+        folder: Where to.
+        note: A line for the model card.
+        provenance: What else to say about where the twig comes from, as plain data.
+        state: Weights that go in place of the twig's own, by name.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: If something cannot be written.
+        SafetensorError: If the weights cannot be written.
+    """
+    target = Path(folder)
+    scratch = target / ".writing"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        _write(twig, stack, scratch, note, provenance, state)
+        for name in (WEIGHTS, "README.md", MANIFEST):
+            with (scratch / name).open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(scratch / name, target / name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _write(
+    twig: Twig,
+    stack: LayerStack,
+    folder: Path,
+    note: str,
+    provenance: Mapping[str, Any] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the three files."""
-    state = {name: tensor.detach().contiguous().cpu() for name, tensor in twig.state_dict().items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    weights = {**twig.state_dict(), **(state or {})}
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
+    save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
     manifest = {
         "format": FORMAT,
         "spec": twig.spec.model_dump(mode="json"),
@@ -145,6 +207,7 @@ def _write(twig: Twig, stack: LayerStack, folder: Path, note: str) -> None:
             "transformers": version("transformers"),
             "python": platform.python_version(),
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv[0] else [],
+            **(provenance or {}),
         },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 PARTS = ("draft", "verify", "propose", "accept", "host")
 """Parts of a step: the shallow model's calls; the target's, with the layers that drafting left out;
@@ -17,12 +18,16 @@ class Stopwatch:
     say what launching takes, and the step's one synchronisation falls on ``"host"``.
 
     Attributes:
-        seconds: By part, of :data:`PARTS`.
+        seconds: By part.
     """
 
-    def __init__(self) -> None:
-        """Start now."""
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+    def __init__(self, parts: Iterable[str] = PARTS) -> None:
+        """Start now.
+
+        Args:
+            parts: Names of the parts.
+        """
+        self.seconds = dict.fromkeys(parts, 0.0)
         self._last = time.perf_counter()
 
     def start(self) -> None:
