@@ -11,12 +11,13 @@ from PIL import Image, UnidentifiedImageError
 from twigkit.errors import CheckpointError, InputError
 
 
-def load_processor(base: str | Path, *, revision: str | None = None) -> Any:
+def load_processor(base: str | Path, *, revision: str | None = None, pictures: bool = True) -> Any:
     """Load the processor of a base model.
 
     Args:
         base: Folder or Hub id of the base.
         revision: Revision on the Hub.
+        pictures: Whether it must take pictures; a text-only base has a tokenizer instead.
 
     Returns:
         Its processor, padding on the left, as generation needs it.
@@ -33,12 +34,12 @@ def load_processor(base: str | Path, *, revision: str | None = None) -> Any:
             f"cannot load the processor of {base}: {_first_line(error)}; name a base that "
             "comes with its processor and tokenizer"
         ) from error
-    if not hasattr(processor, "image_processor"):
+    if pictures and not hasattr(processor, "image_processor"):
         raise CheckpointError(
             f"{base} comes with a {type(processor).__name__}, which takes no pictures; add the "
             "base's processor files"
         )
-    processor.tokenizer.padding_side = "left"
+    getattr(processor, "tokenizer", processor).padding_side = "left"
     return processor
 
 
