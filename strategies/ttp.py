@@ -7,11 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from twigkit import hookimpl
-from twigkit.budget import keep_counts, wipe_layer
-from twigkit.errors import CapabilityError
 from twigkit.hookspecs import Register
 from twigkit.protocols import PromptLayout, PruneContext, Selection, Stage
 from twigkit.specs import PrunerSpec
+from twigkit.stages import twig_stages
 
 
 class TtpPrunerSpec(PrunerSpec):
@@ -44,21 +43,7 @@ class TtpPruner:
 
     def stages(self, layout: PromptLayout) -> list[Stage]:
         """Plan the cut behind the exit layer and the final wipe."""
-        if layout.exit_layer is None:
-            raise CapabilityError("the pruner 'ttp' scores with a twig; load one")
-        given = self.spec.wipe_layer if layout.wipe_layer is None else layout.wipe_layer
-        wipe = wipe_layer(layout.depth, given)
-        keep = keep_counts(
-            layout.visual,
-            layout.budget,
-            depth=layout.depth,
-            exit_layer=layout.exit_layer,
-            wipe=wipe,
-        )
-        stages = [Stage(layout.exit_layer, keep, attention="twig", rows=self.spec.rows)]
-        if wipe < layout.depth:
-            stages.append(Stage(wipe, [0] * len(keep)))
-        return stages
+        return twig_stages("ttp", layout, self.spec.wipe_layer, rows=self.spec.rows)
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:
         """Score each token by the attention that it receives."""

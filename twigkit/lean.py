@@ -103,6 +103,8 @@ class LeanLayer(nn.Module):
         query, key, value, output, gate, up, down = self._linears
         batch, tokens, _ = hidden.shape
         states = _rms(hidden, *self._norms[0])
+        if probe is not None:
+            probe.inputs = states
         q, k = F.linear(states, *query), F.linear(states, *key)
         if self._qk_norms is not None:
             q = _rms(q.view(batch, tokens, -1, self._width), *self._qk_norms[0]).flatten(2)

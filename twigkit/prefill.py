@@ -225,6 +225,7 @@ class _Prefill:
             )
         self.positions = self.positions.gather(1, order)
         self.attention = {key: rows.gather(1, order) for key, rows in self.attention.items()}
+        self.twig_probe = None  # its keys and inputs are of all tokens
         self.kept.append(Kept(stage, self.positions, alive, whole))
         if stage.layer == self.exit and self.twig_segment is not None and self.storage.kept_only:
             slots = (prompt.valid.long().cumsum(1) - 1).clamp(min=0).gather(1, order)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from twigkit.attention import RowProbe
 from twigkit.candidates import Candidates
 from twigkit.preset import Preset, VisualTokens
 from twigkit.specs import HeadSpec
@@ -128,6 +129,24 @@ class Head(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define 'forward'")
 
 
+@runtime_checkable
+class Scorer(Protocol):
+    """What a head adds that scores visual tokens (capability ``"scores"``)."""
+
+    def scores(self, probe: RowProbe, visual: Tensor) -> Tensor:
+        """Score the visual tokens, differentiably.
+
+        Args:
+            probe: The probe of the last twig layer, behind a run.
+            visual: Which tokens are visual, ``[batch, tokens]`` bool.
+
+        Returns:
+            One score per probed row and token, ``[batch, rows, tokens]`` float32. Those of the
+            visual tokens in front of a row add up to one; all others are zero.
+        """
+        ...
+
+
 HeadSpecs = dict[str, HeadSpec]
 
 
@@ -180,7 +199,8 @@ class PruneContext:
         attention: Attention that the tokens receive from the stage's rows, averaged over heads,
             ``[batch, tokens]`` float32; ``None`` if the stage asked for none.
         twig: The twig, if the stage asked for its attention; its heads may score.
-        twig_probe: The probe of the last twig layer.
+        twig_probe: The probe of the last twig layer; ``None`` once tokens have gone, since it holds
+            all of them.
         generator: Source of random numbers.
     """
 
@@ -336,6 +356,7 @@ __all__ = [
     "PruneContext",
     "Pruner",
     "Remembers",
+    "Scorer",
     "Selection",
     "Shallow",
     "Stage",

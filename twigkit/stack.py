@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twigkit.attention import IMPLEMENTATION, RowProbe
+from twigkit.attention import IMPLEMENTATION, RowProbe, note_inputs
 from twigkit.cache import Segment
 from twigkit.errors import CapabilityError
 from twigkit.front import FrontEnd
@@ -65,7 +65,9 @@ class LayerStack(FrontEnd):
         """Copy a layer's modules around the same parameters and buffers."""
         memo: dict[int, Any] = {id(p): p for p in (*layer.parameters(), *layer.buffers())}
         memo[id(self._config_of(layer))] = self.layer_config
-        return copy.deepcopy(layer, memo).eval()
+        shell = copy.deepcopy(layer, memo).eval()
+        note_inputs(shell)
+        return shell
 
     def _config_of(self, layer: nn.Module) -> Any:
         """Return the configuration object that a layer's attention looks its function up in."""
@@ -187,6 +189,9 @@ class LayerStack(FrontEnd):
             probe: Reads rows of the layer.
         """
         mask, key = masks[self.window(source)], self.rope_key(source)
+        if probe is not None:
+            stock: Any = layer.source if isinstance(layer, LeanLayer) else layer
+            probe.source = (getattr(stock, "self_attn", None), rope[key])
         if isinstance(layer, LeanLayer):
             return layer(hidden, mask, tables[key], cache, probe)  # type: ignore[no-any-return]
         return layer(  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twigkit.attention import RowProbe
+from twigkit.attention import RowProbe, note_inputs
 from twigkit.cache import Segment
 from twigkit.errors import CapabilityError, SpecError
 from twigkit.lean import fold
@@ -137,6 +137,8 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
     sources = _sources(spec, stack.depth)
     config = stack.own_config()
     layers = [stack.make_twig_layer(source, i, config) for i, source in enumerate(sources)]
+    for layer in layers:
+        note_inputs(layer)
     norm: nn.Module = copy.deepcopy(stack.text.norm)
     registry = default_registry()
     heads: dict[str, nn.Module] = {}

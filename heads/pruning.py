@@ -1,0 +1,143 @@
+"""The pruning head (P-Head): two learned gates turn the last twig layer's attention into scores."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from twigkit import hookimpl
+from twigkit.attention import RowProbe
+from twigkit.hookspecs import Register
+from twigkit.protocols import Head
+from twigkit.specs import HeadSpec
+from twigkit.stack import LayerStack
+
+ONE = 1.278464542761074
+"""Where a gate is one: ``relu(z) * sigmoid(z) = 1``."""
+
+
+class PruningHeadSpec(HeadSpec):
+    """Settings of the pruning head."""
+
+    kind: Literal["pruning"] = "pruning"
+    rotary: bool = Field(
+        True,
+        description="Whether queries and keys are taken after rotary position, as in the published "
+        "checkpoints; the paper's formula shows none.",
+    )
+    offset: float = Field(
+        ONE,
+        ge=0.0,
+        le=10.0,
+        description="Constant inside both gates, relu(z) * sigmoid(z) of z = W x + offset. With "
+        "the default and W at zero every gate is one, so that an untrained head scores by the "
+        "plain attention among visual tokens. The published checkpoints have 0.",
+    )
+
+
+class PruningHead(Head):
+    """Scores visual tokens by a gated attention row of the last twig layer.
+
+    Queries and keys are the layer's own; the gates, one per feature of every head, are functions of
+    what its self-attention is given. The softmax runs over the visual tokens alone.
+
+    A fresh head must start somewhere sensible, and bias-free gates have no such place: at zero
+    weights they are shut, and since the derivative is zero as well they stay shut; random weights
+    shut half of the features and scramble the ranking. With a constant inside, zero weights leave
+    every gate at one. Training then starts from the layer's attention to the visual tokens, which
+    is a good score already (TwigVLM's), and every gate can be opened and shut from there.
+
+    Attributes:
+        query: Map to the gates of the queries, ``width -> heads * head_width``.
+        key: Map to the gates of the keys, ``width -> kv_heads * head_width``.
+        offset: Constant inside the gates.
+        rotary: Whether queries and keys carry their rotary position.
+
+    Source: TwigVLM++, arXiv 2503.14075 v3.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
+
+    def __init__(self, query: nn.Linear, key: nn.Linear, *, offset: float, rotary: bool) -> None:
+        """Collect the maps."""
+        super().__init__()
+        self.query, self.key = query, key
+        self.offset, self.rotary = offset, rotary
+
+    @classmethod
+    def grow(cls, spec: PruningHeadSpec, stack: LayerStack) -> PruningHead:
+        """Start with gates of one; without an offset, which rules that out, with random ones."""
+        config = stack.config
+        width, heads = int(config.hidden_size), int(config.num_attention_heads)
+        groups = int(getattr(config, "num_key_value_heads", None) or heads)
+        each = int(getattr(config, "head_dim", None) or width // heads)
+        dtype = stack.model.get_output_embeddings().weight.dtype
+        maps = []
+        for count in (heads, groups):
+            linear = nn.Linear(width, count * each, bias=False, dtype=dtype)
+            if spec.offset:
+                nn.init.zeros_(linear.weight)
+            else:
+                nn.init.normal_(linear.weight, std=width**-0.5)
+            maps.append(linear)
+        return cls(*maps, offset=spec.offset, rotary=spec.rotary)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the gates of each token, queries' in front of keys'.
+
+        Args:
+            hidden: What the last twig layer's self-attention is given, ``[batch, tokens, width]``.
+
+        Returns:
+            ``[batch, tokens, (heads + kv_heads) * head_width]``, none negative.
+        """
+        return torch.cat((self._gates(self.query, hidden), self._gates(self.key, hidden)), -1)
+
+    def scores(self, probe: RowProbe, visual: Tensor) -> Tensor:
+        """Score the visual tokens in front of each probed row, also beyond a layer's window.
+
+        Args:
+            probe: The probe of the last twig layer, behind a run.
+            visual: Which tokens are visual, ``[batch, tokens]`` bool.
+
+        Returns:
+            ``[batch, rows, tokens]`` float32; those of a row add up to one, or are all zero where
+            no visual token lies in front of it.
+
+        Raises:
+            RuntimeError: If the layer did not run, so that nothing was recorded.
+        """
+        query, key, inputs = probe.recorded()
+        if not self.rotary:
+            query, key = probe.plain()
+        rows = inputs.gather(1, probe.rows[:, :, None].expand(-1, -1, inputs.shape[2]))
+        place = torch.arange(visual.shape[1], device=visual.device)
+        seen = visual[:, None] & (place <= probe.rows[:, :, None])
+        gated = RowProbe(
+            probe.rows,
+            seen,
+            query=query * _by_head(self._gates(self.query, rows), query),
+            key=key * _by_head(self._gates(self.key, inputs), key),
+            scaling=probe.scaling,
+        )
+        return gated.attention().masked_fill(~seen, 0.0)
+
+    def _gates(self, linear: nn.Linear, inputs: Tensor) -> Tensor:
+        """Open and shut features, ``[batch, tokens, features]``."""
+        logits = linear(inputs) + self.offset
+        return logits.relu() * logits.sigmoid()
+
+
+def _by_head(gates: Tensor, states: Tensor) -> Tensor:
+    """Lay gates ``[batch, tokens, heads * width]`` out like states."""
+    batch, heads, tokens, width = states.shape
+    return gates.view(batch, tokens, heads, width).transpose(1, 2)
+
+
+@hookimpl
+def register_heads(register: Register) -> None:
+    """Register the pruning head."""
+    register("pruning", PruningHead, PruningHeadSpec)
