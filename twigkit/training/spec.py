@@ -144,23 +144,29 @@ class DistillationSpec(Spec):
     """
 
     kind: Literal["distillation"] = Field("distillation", description="Name of the objective.")
-    next_token: float = Field(
-        1.0, ge=0.0, description="Weight of the cross-entropy on the answer tokens."
-    )
-    prediction: float = Field(
-        0.1, ge=0.0, description="Weight of the divergence from the base's predictions."
-    )
-    attention: float = Field(
-        1.0,
+    next_token: float | None = Field(
+        None,
         ge=0.0,
-        description="Weight of the divergence from the base's attention to visual tokens; used "
-        "when the twig has a pruning head.",
+        description="Weight of the cross-entropy on the answer tokens; None for 1.0 if the twig "
+        "has a head for the next token.",
     )
-    medusa: float = Field(
-        0.2,
+    prediction: float | None = Field(
+        None,
         ge=0.0,
-        description="Weight of the cross-entropy of the tokens further ahead; used when the twig "
-        "has such heads.",
+        description="Weight of the divergence from the base's predictions; None for 0.1 if the "
+        "twig has a head for the next token.",
+    )
+    attention: float | None = Field(
+        None,
+        ge=0.0,
+        description="Weight of the divergence from the base's attention to visual tokens; None for "
+        "1.0 if the twig has a pruning head.",
+    )
+    medusa: float | None = Field(
+        None,
+        ge=0.0,
+        description="Weight of the cross-entropy of the first token behind the next one; None for "
+        "0.2 if the twig has heads that look further ahead.",
     )
     medusa_decay: float = Field(
         0.8, gt=0.0, le=1.0, description="Factor on that weight per further token ahead."
