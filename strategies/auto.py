@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -21,24 +22,22 @@ WARM = 3  # steps of a kind before its measurements count
 SEEN = 6  # steps of every tree before all of them can be given up
 
 
-def _trees() -> tuple[DrafterSpec, ...]:
-    """A path, a small tree and the paper's."""
-    tree = default_registry().get("drafter", "tree-ssd").spec
-    assert tree is not None
-    path = {"children": 1, "expanded": 1, "levels": 5, "nodes": 5, "threshold": 0.3}
-    small = {"children": 4, "expanded": 4, "levels": 4, "nodes": 16}
-    return tuple(tree.model_validate(fields) for fields in (path, small, {}))  # type: ignore[misc]
+def _choices() -> tuple[dict[str, Any], ...]:
+    """The paper's path, a small tree and the paper's tree."""
+    small = {"kind": "tree-ssd", "children": 4, "expanded": 4, "levels": 4, "nodes": 16}
+    return {"kind": "ssd"}, small, {"kind": "tree-ssd"}
 
 
 class AutoDrafterSpec(DrafterSpec):
     """Settings of the controller."""
 
     kind: Literal["auto"] = "auto"
-    trees: tuple[DrafterField, ...] = Field(
-        default_factory=_trees,
+    drafters: tuple[DrafterField, ...] = Field(
+        default_factory=_choices,
+        validate_default=True,
         min_length=1,
-        description="Tree drafters to choose from, besides plain decoding; a path is a tree with "
-        "one child per node.",
+        description="Drafters to choose from, besides plain decoding; the twig needs the heads of "
+        "all of them.",
     )
     risk: float = Field(
         0.02,
@@ -48,13 +47,11 @@ class AutoDrafterSpec(DrafterSpec):
     )
 
     @model_validator(mode="after")
-    def _only_trees(self) -> AutoDrafterSpec:
-        """Refuse drafters whose steps need another kind of table."""
-        for spec in self.trees:
-            if default_registry().get("drafter", spec.kind).cls.linear:
-                raise problem(
-                    f"{spec.kind!r} proposes paths only; give a tree with one child per node"
-                )
+    def _no_controllers(self) -> AutoDrafterSpec:
+        """Refuse drafters that choose for themselves."""
+        for spec in self.drafters:
+            if isinstance(spec, AutoDrafterSpec):
+                raise problem("'auto' cannot choose itself; name the drafters to choose from")
         return self
 
 
@@ -99,13 +96,12 @@ class AutoDrafter:
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
-    linear: ClassVar[bool] = False
 
     def __init__(self, spec: AutoDrafterSpec) -> None:
         """Make the drafters to choose from."""
         self.spec = spec
         registry = default_registry()
-        self._arms: list[Drafter] = [registry.get("drafter", t.kind).cls(t) for t in spec.trees]
+        self._arms: list[Drafter] = [registry.get("drafter", d.kind).cls(d) for d in spec.drafters]
         self.capacity = max(arm.capacity for arm in self._arms)
         self.size = max(arm.size for arm in self._arms)
         self.height = max(arm.height for arm in self._arms)
@@ -132,6 +128,13 @@ class AutoDrafter:
         return self._heads
 
     @property
+    def linear(self) -> bool:
+        """Whether what was chosen for this step proposes paths only; plain decoding does."""
+        if self._taken is None:
+            return False
+        return self._taken == 0 or self._arms[self._taken - 1].linear
+
+    @property
     def _records(self) -> list[Record]:
         """What was measured: plain decoding, then the drafters."""
         fresh = self.memory.setdefault("records", [])
@@ -139,22 +142,24 @@ class AutoDrafter:
             fresh.extend(Record() for _ in range(len(self._arms) + 1))
         return fresh  # type: ignore[no-any-return]
 
+    def decide(self, gained: Sequence[int], room: int) -> None:
+        """Take the last step into account and choose the way of this one."""
+        now = time.perf_counter()
+        gains = [tokens for tokens in gained if tokens]
+        if self._taken is not None and gains:
+            self._learn(self._taken, now - self._began, sum(gains) / len(gains))
+        self._began = now
+        self._taken = self._choose() if self.heads and room > 0 else 0
+
     def draft(
         self, shallow: Shallow, candidates: Candidates, room: int
     ) -> Candidates | tuple[Candidates, Tensor]:
-        """Take the last step into account, choose, and let the chosen drafter draft."""
-        now = time.perf_counter()
-        gained = [tokens for tokens in shallow.gained if tokens]
-        if self._taken is not None and gained:
-            self._learn(self._taken, now - self._began, sum(gained) / len(gained))
-        self._began = now
-        self._taken = self._choose() if self.heads and room > 0 else 0
-        if self._taken == 0:
-            return _root(candidates)
+        """Let the chosen drafter draft; plain decoding is the root alone."""
+        if not self._taken:
+            return candidates
         drafted = self._arms[self._taken - 1].draft(shallow, candidates, room)
-        if isinstance(drafted, tuple) or drafted.size == drafted.capacity:
-            return drafted
-        return drafted.cut(drafted.size - 1)
+        whole = isinstance(drafted, tuple) or drafted.size == drafted.capacity
+        return drafted if whole or drafted.linear else drafted.cut(drafted.size - 1)
 
     def _best(self) -> int:
         """The way with the fewest seconds per token among those that were measured."""
@@ -197,21 +202,6 @@ class AutoDrafter:
             if count - record.last >= wait and loss <= room:
                 due.append((record.steps, record.last, number))
         return min(due)[2] if due else best
-
-
-def _root(candidates: Candidates) -> tuple[Candidates, Tensor]:
-    """The root alone, as a path that costs what plain decoding costs."""
-    table = Candidates(
-        candidates.tokens[:, :1],
-        candidates.parent[:, :1],
-        candidates.depth[:, :1],
-        candidates.score[:, :1],
-        candidates.alive[:, :1],
-        candidates.ancestors[:, :1, :1],
-        size=1,
-        linear=True,
-    )
-    return table, candidates.parent[:, :1]
 
 
 @hookimpl

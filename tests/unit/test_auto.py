@@ -43,6 +43,7 @@ class Answers:
         self.now += PREFILL if drafter.heads else 0.0
         shallow = SimpleNamespace(gained=[])
         while left > 0:
+            drafter.decide(shallow.gained, left - 1)
             drafter.draft(shallow, self.table, left - 1)
             cost, gain = self.ways[drafter._taken]
             self.taken[drafter._taken] += 1
@@ -123,6 +124,15 @@ def test_what_was_measured_is_kept_for_the_next_answer():
     assert not model._memories
 
 
-def test_only_trees_can_be_chosen_from():
-    with pytest.raises(SpecError, match="'ssd' proposes paths only"):
-        GenerationSpec(drafter={"kind": "auto", "trees": ["ssd"]})
+def test_a_controller_cannot_choose_itself():
+    with pytest.raises(SpecError, match="'auto' cannot choose itself"):
+        GenerationSpec(drafter={"kind": "auto", "drafters": ["ssd", "auto"]})
+
+
+def test_the_table_of_a_step_is_of_the_kind_that_was_chosen():
+    drafter = auto.AutoDrafter(auto.AutoDrafterSpec(drafters=["tree-ssd", "ssd"]))
+    found = {}
+    for way in (None, 0, 1, 2):
+        drafter._taken = way
+        found[way] = drafter.linear
+    assert found == {None: False, 0: True, 1: False, 2: True}

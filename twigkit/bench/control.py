@@ -133,7 +133,7 @@ def _arms(auto: Any) -> tuple[Any, ...]:
     from twigkit.specs import GenerationSpec
 
     drafter: Any = GenerationSpec(drafter=auto).drafter
-    return tuple(drafter.trees)
+    return tuple(drafter.drafters)
 
 
 def _name(spec: Any) -> str:
