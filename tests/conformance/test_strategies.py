@@ -52,6 +52,6 @@ class TestBuiltInDrafters(DrafterConformance):
     def drafter(cls, request):
         drafter = request.param.cls(settings(request.param))
         if isinstance(drafter, Remembers):  # what it picks depends on what the clock says
-            picks = itertools.cycle(range(1, len(drafter.spec.trees) + 1))
+            picks = itertools.cycle(range(1, len(drafter.spec.drafters) + 1))
             drafter._choose = lambda: next(picks)
         return drafter
