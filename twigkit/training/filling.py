@@ -11,8 +11,9 @@ import numpy as np
 from twigkit.errors import TwigkitError
 from twigkit.training.batch import Batch, Broken
 from twigkit.training.conversation import BrokenSampleError
-from twigkit.training.encoding import BrokenRowsError, Encoder, Text
+from twigkit.training.encoding import BrokenRowsError, Encoder
 from twigkit.training.order import Array
+from twigkit.training.rendering import Text
 from twigkit.training.sources import Reader
 
 ATTEMPTS = 20

@@ -11,14 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from twigkit.errors import InputError, SpecError
-from twigkit.training.conversation import (
-    IMAGE,
-    PLACEHOLDER,
-    BrokenSampleError,
-    Sample,
-    id_of,
-    sample_of,
-)
+from twigkit.training.conversation import IMAGE, PLACEHOLDER, BrokenSampleError, Sample
+from twigkit.training.record import id_of, sample_of
 from twigkit.training.spec import DataSpec
 
 VISUAL = 576
@@ -32,7 +26,7 @@ class Samples(Protocol):
     """Samples by number; what a factory returns.
 
     An item is a :class:`Sample`, or a record in one of the forms that
-    :func:`twigkit.training.conversation.sample_of` reads. A method ``lengths()`` is optional: it
+    :func:`twigkit.training.record.sample_of` reads. A method ``lengths()`` is optional: it
     gives each item's length in any unit, so that items of similar length can be grouped.
     """
 
