@@ -97,9 +97,9 @@ class RowProbe:
         Raises:
             RuntimeError: If the layer did not run, so that nothing was recorded.
         """
-        if self.source is None or self.source[0] is None or self.inputs is None:
+        attention, (cos, sin) = self.source or (None, (None, None))
+        if attention is None or cos is None or sin is None or self.inputs is None:
             raise RuntimeError(_NOTHING)
-        attention, (cos, sin) = self.source
         try:
             attention(
                 hidden_states=self.inputs,

@@ -296,15 +296,24 @@ def _causal(prompt: Prompt) -> Tensor:
     return seen | (place[:, None] == place)
 
 
-def row_probe(prompt: Prompt, rows: str, window: int | None) -> tuple[RowProbe, Tensor]:
-    """Make a probe of the last prompt token's row, or of all text rows.
+def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[RowProbe, Tensor]:
+    """Make a probe of some rows.
+
+    Args:
+        prompt: The tokens.
+        rows: ``"last"`` for the last prompt token's, ``"text"`` for those of all text tokens, or
+            positions, ``[batch, rows]`` long.
+        window: Window of the probed layer.
 
     Returns:
         The probe, and the weight of each of its rows, ``[batch, rows]`` float32.
     """
     tokens = prompt.hidden.shape[1]
     place = torch.arange(tokens, device=prompt.hidden.device)
-    if rows == "last":
+    if isinstance(rows, Tensor):
+        chosen = rows.to(place.device)
+        weight = torch.ones(chosen.shape, device=chosen.device)
+    elif rows == "last":
         chosen = place[-1:].expand(len(prompt.lengths), 1)
         weight = torch.ones(chosen.shape, device=chosen.device)
     else:
