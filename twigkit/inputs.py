@@ -29,7 +29,13 @@ def load_processor(base: str | Path, *, revision: str | None = None, pictures: b
 
     try:
         processor = AutoProcessor.from_pretrained(base, revision=revision)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except ImportError as error:
+        needed = _first_line(error).split(". ")[0]
+        raise CheckpointError(
+            f"the processor of {base} needs a package that is not there ({needed}); install it "
+            "and try again"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"cannot load the processor of {base}: {_first_line(error)}; name a base that "
             "comes with its processor and tokenizer"

@@ -265,7 +265,8 @@ class TwigModel:
         for name, value in inputs.items():
             if isinstance(value, Tensor):
                 value = value.to(weight.device)
-                if value.is_floating_point():
+                # One number per medium, such as a video's seconds per step, makes positions: exact.
+                if value.is_floating_point() and value.ndim > 1:
                     value = value.to(weight.dtype)
             moved[name] = value
         return moved
