@@ -170,7 +170,7 @@ class Tally:
         device = next(iter(parts.values())).total.device
         kind = torch.float32 if device.type == "mps" else torch.float64
         for name, value in found.items():
-            number = torch.as_tensor(value, device=device).to(kind)
+            number = torch.as_tensor(value, dtype=kind, device=device)
             self._sums[name] = self._sums[name] + number if name in self._sums else number
         self._units = {name: part.unit for name, part in parts.items()}
 
@@ -187,9 +187,7 @@ class Tally:
             vector = accelerator.reduce(vector, "sum")
         values = dict(zip(names, vector.tolist(), strict=True))
         scales = scales_of(counts)
-        parts = {
-            name: scales[unit] * values[f"part {name}"] for name, unit in self._units.items()
-        }
+        parts = {name: scales[unit] * values[f"part {name}"] for name, unit in self._units.items()}
         loss = sum(scales[unit] * values[f"loss {name}"] for name, unit in self._units.items())
         sums = {
             name.removeprefix("figure "): value

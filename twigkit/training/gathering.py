@@ -121,7 +121,8 @@ def spread(
         moments["state"] = {
             own: {
                 "step": torch.tensor(float(step)),
-                **{key: tensors[f"{kind}.{name}"] for kind, key in MOMENTS.items()},
+                # Copies, since AdamW keeps and changes what it is given, here a mapped file.
+                **{key: tensors[f"{kind}.{name}"].clone() for kind, key in MOMENTS.items()},
             }
             for own, name in names.items()
         }
@@ -138,7 +139,9 @@ def spread_parameters(
         names: Names by the module's own.
         tensors: By name; only the first process needs them.
     """
-    state = {own: tensors[name] for own, name in names.items() if name in tensors}
+    state: dict[str, Any] = {
+        own: tensors[name] for own, name in names.items() if name in tensors
+    }
     set_model_state_dict(module, state, options=_spreading())
 
 

@@ -47,24 +47,27 @@ def evaluate(accelerator: Any, module: nn.Module, batches: Iterable[Batch], seed
         _, parts, figures = module(held, 1.0, seed_here, scales_of(own))
         tally.add(parts, figures)
     if not counts:
-        raise TrainingError("there is nothing to evaluate on; set samples aside with data.evaluation")
+        raise TrainingError(
+            "there is nothing to evaluate on; set samples aside with data.evaluation"
+        )
     return tally.total(accelerator, over_processes(accelerator, counts))
 
 
-def judge(standing: Standing, loss: float, patience: int | None) -> bool:
+def judge(standing: Standing, criterion: float, patience: int | None) -> bool:
     """Enter an evaluation in a run's standing.
 
     Args:
         standing: Where the run stands; changed.
-        loss: The held-out loss.
-        patience: Evaluations without a better loss after which training stops.
+        criterion: The evaluation's number, lower being better.
+        patience: Evaluations without a better one after which training stops.
 
     Returns:
-        Whether the loss is the best so far.
+        Whether it is the best so far.
     """
-    if standing.best is None or loss < standing.best:
-        standing.best, standing.best_step, standing.stale = loss, standing.step, 0
+    standing.latest = criterion
+    if standing.best is None or criterion < standing.best:
+        standing.best, standing.best_step, standing.stale = criterion, standing.step, 0
         return True
     standing.stale += 1
-    standing.finished = patience is not None and standing.stale >= patience
+    standing.finished |= patience is not None and standing.stale >= patience
     return False

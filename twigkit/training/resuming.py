@@ -30,7 +30,9 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], place: object) 
         if old.get(name) != new.get(name)
         and not any(name == free or name.startswith(f"{free}.") for free in FREE)
     ]
-    problems += [f"of the base, {text}" for text in compare_fingerprints(saved["base"], now["base"])]
+    problems += [
+        f"of the base, {text}" for text in compare_fingerprints(saved["base"], now["base"])
+    ]
     data, other = flatten(saved["data"]), flatten(now["data"])
     problems += [
         f"the data's {name} was {data.get(name)!r} and is {other.get(name)!r}"

@@ -29,6 +29,9 @@ try:
 except ImportError:  # not a POSIX system: two runs in one folder go unnoticed
     fcntl = None  # type: ignore[assignment]
 
+FOLDER = "training"
+"""Folder within a run's ``out`` that all but the twig lies in."""
+
 FORMAT = 1
 _RECORD = "twigkit"
 
@@ -39,10 +42,13 @@ class Standing:
 
     Attributes:
         step: Optimiser steps that are done.
-        best: Held-out loss of the best evaluation so far; ``None`` before the first.
+        best: Criterion of the best evaluation so far, lower being better; ``None`` before the
+            first.
         best_step: Its step.
         stale: Evaluations since then.
+        latest: Criterion of the last evaluation.
         finished: Whether there is nothing left to train.
+        broken: Reasons of broken samples, by id.
         window: Sums of the figures since the last line of the log, and the number of steps.
     """
 
@@ -50,7 +56,9 @@ class Standing:
     best: float | None = None
     best_step: int | None = None
     stale: int = 0
+    latest: float | None = None
     finished: bool = False
+    broken: dict[str, str] = field(default_factory=dict)
     window: dict[str, Any] = field(default_factory=dict)
 
 

@@ -1,0 +1,294 @@
+"""Training from wherever the run stands: steps, evaluations, snapshots, and the twig at the end.
+
+``out`` holds a folder ``training`` with the log (``log.jsonl``) and the snapshots while the run
+goes on, and the twig itself once it is over. Whatever happens to the process, the same call again
+goes on from the last snapshot and, since every random number is a function of seed and step, comes
+to the weights of a run that nothing happened to.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twigkit.errors import CapabilityError, TrainingError
+from twigkit.model import TwigModel
+from twigkit.stopwatch import Stopwatch
+from twigkit.training.batch import Broken
+from twigkit.training.heldout import evaluate, judge
+from twigkit.training.journal import Journal, Line, Window, read_lines
+from twigkit.training.keeping import Keeper
+from twigkit.training.loader import Data, open_data, worker_deaths
+from twigkit.training.objective import Objective
+from twigkit.training.reporting import Reporter, check_trackers, means_of
+from twigkit.training.snapshot import Standing
+from twigkit.training.sources import Samples
+from twigkit.training.spec import TrainingSpec
+from twigkit.training.starting import accelerator_for, load_model
+from twigkit.training.stepping import PARTS, Stepper, Taken
+
+LOG = "log.jsonl"
+"""The run's log, in the folder of the run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        out: Folder of the twig.
+        log: File of the log.
+        steps: Optimiser steps that the weights in ``out`` have had.
+        trained: Optimiser steps of the whole run; fewer than planned if it stopped early.
+        resumed_from: Step that this call went on from; 0 if it began the run.
+        held_out: Criterion of the weights in ``out`` on held-out samples, the loss as a rule;
+            ``None`` if they were not evaluated.
+        seconds: What this call's steps took but for the first, in which workers start and memory is
+            allotted; without evaluations and snapshots.
+        tokens: Answer tokens of these steps.
+        overhead: Share of these seconds that is neither the objective nor the optimiser.
+    """
+
+    out: Path
+    log: Path
+    steps: int
+    trained: int
+    resumed_from: int
+    held_out: float | None
+    seconds: float
+    tokens: int
+    overhead: float
+
+    @property
+    def history(self) -> list[Line]:
+        """The lines of the log."""
+        return read_lines(self.log)
+
+
+def train(
+    spec: TrainingSpec,
+    *,
+    model: TwigModel | None = None,
+    dataset: Samples | None = None,
+    objective: Objective | None = None,
+    processor: Any = None,
+    show: bool = True,
+) -> Result:
+    """Train a twig, or go on with the run that lies in ``spec.out``.
+
+    Under ``accelerate launch`` every process calls this, and they share the work.
+
+    Args:
+        spec: The run.
+        model: Base and twig; ``None`` loads and grows what the spec says.
+        dataset: Samples in place of those that the spec names.
+        objective: What is learnt, in place of what the spec names.
+        processor: The base's processor; ``None`` loads it from where the base came from.
+        show: Whether to show a progress bar.
+
+    Returns:
+        How the run ended. The twig lies in ``spec.out`` and is held by the model.
+
+    Raises:
+        TrainingError: If the run cannot begin or go on; what it saved is intact, and the same call
+            goes on from there.
+        TwigkitError: If base, twig or data cannot be used.
+    """
+    check_trackers(spec.trackers)
+    accelerator = accelerator_for(spec, model)
+    model = model or load_model(spec, accelerator.device)
+    data = open_data(
+        spec,
+        model.base,
+        dataset=dataset,
+        processor=processor,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    if objective is None:
+        from twigkit.training.objectives import objective_of
+
+        objective = objective_of(spec, model)
+    return Training(spec, model, objective, data, accelerator, show=show).run()
+
+
+class Training:
+    """One run, in one of its processes."""
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        model: TwigModel,
+        objective: Objective,
+        data: Data,
+        accelerator: Any,
+        *,
+        show: bool = True,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            spec: The run.
+            model: Base and twig.
+            objective: What is learnt.
+            data: Loaders of this process.
+            accelerator: Accelerate's accelerator.
+            show: Whether to show a progress bar.
+
+        Raises:
+            CapabilityError: If there is no twig.
+            TrainingError: If the objective trains nothing.
+        """
+        if model.twig is None:
+            raise CapabilityError(
+                "there is no twig to train; grow one first, or let the spec do it"
+            )
+        self.spec, self.data, self.accelerator = spec, data, accelerator
+        total = spec.total_steps(data.train.samples)
+        self.stepper = Stepper(spec, objective, model.twig, accelerator, total)
+        held = 0 if data.evaluation is None else data.evaluation.samples
+        samples = {"samples": data.train.samples, "held out": held}
+        self.keeper = Keeper(spec, model, self.stepper, accelerator, samples)
+        self.journal = Journal(self.keeper.folder / LOG)
+        self.report = Reporter(spec, accelerator, self.journal, total, show)
+        self.standing, self.window = Standing(), Window()
+        self.tokens = 0
+
+    def run(self) -> Result:
+        """Train to the end, from the start or from the last snapshot.
+
+        Returns:
+            How it ended.
+
+        Raises:
+            TrainingError: If it cannot begin or go on.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self.keeper.alone())
+            stack.callback(self.report.close)
+            stack.enter_context(worker_deaths())
+            self.standing = self.keeper.resume()
+            resumed = self.standing.step
+            self.window = Window(**self.standing.window)
+            self.data.ledger.broken.update(self.standing.broken)
+            self.data.ledger.report = self._tell_broken
+            if not self.standing.finished:
+                self.keeper.in_main(lambda: self.report.start(resumed, self._launch()))
+            batches = self.data.train.steps(resumed)
+            self.stepper.watch.start()
+            while not self.standing.finished:
+                self._step(next(batches))
+                if self.standing.step == resumed + 1 and not self.standing.finished:
+                    self.stepper.watch, self.tokens = Stopwatch(PARTS), 0
+            steps = self.keeper.export(self.standing)
+        chosen = self.standing.latest if steps == self.standing.step else self.standing.best
+        clock = self._clock()
+        return Result(
+            out=self.keeper.out,
+            log=self.journal.path,
+            steps=steps,
+            trained=self.standing.step,
+            resumed_from=resumed,
+            held_out=chosen,
+            seconds=clock["seconds"],
+            tokens=self.tokens,
+            overhead=clock["overhead"],
+        )
+
+    def _step(self, batches: list[Any]) -> None:
+        """Take one optimiser step, and do what is due after it."""
+        step, watch = self.standing.step, self.stepper.watch
+        watch.lap("data")
+        numbers = [self.data.train.number(step, place) for place in range(len(batches))]
+        taken = self.stepper.take(step, batches, numbers, self.keeper.intact)
+        self.standing.step = step + 1
+        self.standing.finished = self.standing.step >= self.stepper.total
+        every = self.spec.evaluate_every
+        evaluating = self.data.evaluation is not None and (
+            self.standing.finished or (every is not None and self.standing.step % every == 0)
+        )
+        self._tell(taken, flush=evaluating)
+        watch.lap("host")
+        better = evaluating and self._evaluate()
+        if better or self.standing.finished or self.standing.step % self.spec.save_every == 0:
+            self.standing.window = asdict(self.window)
+            self.standing.broken = dict(self.data.ledger.broken)
+            self.keeper.save(self.standing, best=better, before=self.journal.sync)
+        watch.start()  # evaluations and snapshots are no part of a step
+
+    def _tell(self, taken: Taken, flush: bool) -> None:
+        """Show a step, and write a line of the log for every few of them."""
+        figures, step = taken.figures, self.standing.step
+        self.tokens += figures.counts.get("tokens", 0)
+        parts = {f"parts.{name}": value for name, value in figures.parts.items()}
+        means = {"loss": figures.loss, "norm": taken.norm, **parts, **means_of(figures)}
+        self.window.add(means)
+        self.report.advance(figures, self._clock()["tokens_per_second"])
+        if step % self.spec.log_every and not flush and not self.standing.finished:
+            return
+        means = self.window.means()
+        means_of_parts = {name: means.pop(f"parts.{name}") for name in figures.parts}
+        line = {**means, "parts": means_of_parts, "rate": taken.rate, "units": figures.counts}
+        self.report.tell("step", step, {**line, "clock": self._clock()})
+        self.window.clear()
+
+    def _clock(self) -> dict[str, float]:
+        """Say where the time of this call's steps went so far."""
+        seconds = dict(self.stepper.watch.seconds)
+        whole = sum(seconds.values()) or math.inf
+        return {
+            "seconds": round(sum(seconds.values()), 3),
+            "tokens_per_second": round(self.tokens / whole, 1),
+            "overhead": round((seconds["data"] + seconds["host"]) / whole, 4),
+            "data": round(seconds["data"] / whole, 4),
+        }
+
+    def _evaluate(self) -> bool:
+        """Evaluate, and return whether the parameters are to be kept as the best so far."""
+        started = time.perf_counter()
+        batches = () if self.data.evaluation is None else self.data.evaluation.once()
+        figures = evaluate(self.accelerator, self.stepper.module, batches, self.spec.seed)
+        means = means_of(figures)
+        criterion = self.stepper.objective.criterion(figures.loss, means)
+        if not math.isfinite(criterion):
+            raise TrainingError(
+                f"the evaluation behind step {self.standing.step} came to {criterion}; "
+                f"{self.keeper.intact()}. Lower optimiser.rate, or look at the held-out samples"
+            )
+        better = judge(self.standing, criterion, self.spec.patience)
+        line = {"loss": figures.loss, **means, "parts": figures.parts, "criterion": criterion}
+        clock = {"seconds": round(time.perf_counter() - started, 3)}
+        line |= {"best": better, "units": figures.counts, "clock": clock}
+        self.report.tell("evaluation", self.standing.step, line)
+        return better and self.spec.patience is not None
+
+    def _tell_broken(self, broken: Broken) -> None:
+        """Enter a broken sample in the log, with the step that it was meant for."""
+        self.report.tell(
+            "broken", self.standing.step + 1, {"id": broken.id, "reason": broken.reason}
+        )
+
+    def _launch(self) -> dict[str, Any]:
+        """Describe this call for the log."""
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]] if sys.argv else [],
+            "processes": self.accelerator.num_processes,
+            "device": str(self.accelerator.device),
+            "threads": torch.get_num_threads(),
+            "steps": self.stepper.total,
+            "parameters": sum(p.numel() for p in self.stepper.module.parameters()),
+            "twigkit": version("twigkit"),
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+        }
