@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from twigkit.errors import CapabilityError, CheckpointError, PluginWarning
 from twigkit.generic import GenericAdapter
+from twigkit.hub import download_options
 from twigkit.plugins import default_registry
 from twigkit.protocols import Adapter
 from twigkit.registry import Entry
@@ -122,7 +123,7 @@ def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]
             "or a Hub id"
         )
     try:
-        config, _ = PreTrainedConfig.get_config_dict(str(base), revision=revision)
+        config, _ = PreTrainedConfig.get_config_dict(str(base), **download_options(base, revision))
     except (OSError, ValueError, KeyError) as error:
         raise _unloadable(base, error) from error
     if "model_type" not in config:
@@ -149,6 +150,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
     """
     adapter = find_adapter(read_config(base, options.get("revision")))
     loader = getattr(transformers, adapter.auto_class)
+    options = {**options, **download_options(base, options.get("revision"))}
     try:
         model, report = loader.from_pretrained(
             base, output_loading_info=True, ignore_mismatched_sizes=True, **options

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from twigkit.errors import CheckpointError, InputError
+from twigkit.hub import download_options
 
 
 def load_processor(base: str | Path, *, revision: str | None = None, pictures: bool = True) -> Any:
@@ -28,7 +29,7 @@ def load_processor(base: str | Path, *, revision: str | None = None, pictures: b
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(base, revision=revision)
+        processor = AutoProcessor.from_pretrained(base, **download_options(base, revision))
     except ImportError as error:
         needed = _first_line(error).split(". ")[0]
         raise CheckpointError(

@@ -18,6 +18,7 @@ from twigkit.budget import keep_counts, wipe_layer
 from twigkit.errors import CheckpointError, FamilyWarning, InputError, PluginError
 from twigkit.families import adapter_entries, find_adapter, read_config
 from twigkit.generic import GenericAdapter
+from twigkit.hub import download_options
 from twigkit.preset import Preset, VisualTokens
 from twigkit.protocols import Adapter
 
@@ -110,7 +111,7 @@ def inspect_base(base: str | Path, revision: str | None = None) -> Shape:
     """
     find_adapter(read_config(base, revision))  # refuses what cannot be served before more is read
     try:
-        config = AutoConfig.from_pretrained(base, revision=revision)
+        config = AutoConfig.from_pretrained(base, **download_options(base, revision))
     except (OSError, ValueError, KeyError) as error:
         line = str(error).strip().splitlines()[0]
         raise CheckpointError(f"cannot read the configuration of {base}: {line}") from error
