@@ -9,6 +9,8 @@ committed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,13 +36,14 @@ class Segment:
         index: Original sequence index of each slot's token, ``[batch, capacity]`` long.
         lengths: The same on the host, so that no step has to ask the device.
         staged: Nodes that lie behind ``length`` in every row.
+        gone: Committed tokens of rows that have left.
     """
 
     def __init__(self, first: int, last: int, capacity: int, *, bucketed: bool = False) -> None:
         """Describe a segment; nothing is allocated yet."""
         self.first, self.last, self.bucketed = first, last, bucketed
         self.capacity = -(-capacity // BUCKET) * BUCKET if bucketed else capacity
-        self.staged = self.view = 0
+        self.staged = self.view = self.gone = 0
         self.lengths: list[int] = []
         self.length: Tensor
         self.index: Tensor
@@ -228,11 +231,42 @@ class Segment:
         self.length = alive.sum(1)
         self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
 
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows; the others leave.
+
+        No storage is allocated: a row that takes the place of one that leaves is copied there,
+        once, and the views become shorter.
+
+        Args:
+            rows: Which rows, in their new order. Row i either stays in place or comes from behind
+                the new end, so that no row is written over before it was copied.
+        """
+        kept = len(rows)
+        moved = [new for new, old in enumerate(rows) if new != old]
+        assert all(rows[new] >= kept for new in moved)
+        used = max((self.lengths[rows[new]] for new in moved), default=0)
+        order = torch.tensor(rows, device=self.length.device)
+        for name in ("_k", "_v"):
+            storage: Tensor | None = getattr(self, name)
+            if storage is None:
+                continue
+            if moved:
+                storage[:, moved, :, :used] = storage[:, order[moved], :, :used]
+            setattr(self, name, storage[:, :kept])
+        if self._k is not None and self._v is not None:
+            self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+        self.length, self.index = self.length[order], self.index[order]
+        self.gone += sum(self.lengths) - sum(self.lengths[row] for row in rows)
+        self.lengths = [self.lengths[row] for row in rows]
+
     # -- measuring ---------------------------------------------------------------------------------
 
     def bytes_used(self) -> int:
-        """Bytes that committed tokens take, from the storages and the lengths."""
-        return sum(self.lengths) * self._bytes_per_token()
+        """Bytes that committed tokens take, from the storages and the lengths.
+
+        Rows that have left count with what they held when they did.
+        """
+        return (sum(self.lengths) + self.gone) * self._bytes_per_token()
 
     def bytes_allocated(self) -> int:
         """Bytes of the storages."""
@@ -264,6 +298,11 @@ class LayerCache:
     def base(self) -> list[Segment]:
         """Segments of the base's layers, from the ground up."""
         return [*self.shallow, *self.deep]
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows in every segment; see :meth:`Segment.keep_rows`."""
+        for segment in [*self.base, *([] if self.twig is None else [self.twig])]:
+            segment.keep_rows(rows)
 
     def bytes_used(self) -> int:
         """Bytes of the base's committed tokens."""

@@ -9,12 +9,14 @@ graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from twigkit.ancestry import clear, inherit, own
 from twigkit.errors import CapabilityError, InputError
-from twigkit.sampling import Generators, draw, uniforms
+from twigkit.sampling import draw
 
 _IMPOSSIBLE = float("-inf")
 # Rank key of a node: |score| in the high 32 bits, then 16 bits of depth, then 16 bits of node id.
@@ -44,6 +46,8 @@ class Candidates:
         size: Nodes in use, root included; a host integer.
         height: Upper bound of ``depth``; a host integer.
         linear: Whether the table is a path: the parent of node i is node i - 1.
+        numbers: Gives the uniform numbers of this step, ``[B, n]`` float64 in [0, 1): number i
+            decides which token a drawn node i gets. The core sets it; None where nothing is drawn.
     """
 
     def __init__(
@@ -73,19 +77,27 @@ class Candidates:
         self.linear = linear
         self.height = height
         self.sampled = sampled
+        self.numbers: Callable[[], Tensor] | None = None
         rows, nodes = tokens.shape
         self._ids = torch.arange(nodes, device=tokens.device)
         self._offset = torch.arange(rows, device=tokens.device).unsqueeze(1) * nodes
         self._template: Tensor | None = None
 
     @classmethod
-    def start(cls, root: Tensor, capacity: int, linear: bool = False) -> Candidates:
+    def start(
+        cls,
+        root: Tensor,
+        capacity: int,
+        linear: bool = False,
+        numbers: Callable[[], Tensor] | None = None,
+    ) -> Candidates:
         """Allocate a table that holds the root alone.
 
         Args:
             root: Last accepted token per row, ``[B]``.
             capacity: Nodes that fit, root included.
             linear: Whether nodes will form a path; ancestors, depths and parents then cost nothing.
+            numbers: Gives the numbers that :meth:`sample` draws with; see the attribute.
 
         Returns:
             The table, on the root's device.
@@ -120,6 +132,7 @@ class Candidates:
             linear=linear,
         )
         table._template = own(capacity, device)
+        table.numbers = numbers
         table.size = capacity  # all of it is new and to be cleared
         table.reset(root)
         return table
@@ -186,12 +199,8 @@ class Candidates:
         self, tokens: Tensor, parent: Tensor | None, logprob: Tensor, alive: Tensor | None
     ) -> range:
         """Write nodes into the next free slots; see :meth:`add`."""
+        self._check_room(tokens.shape[1])
         first, last = self.size, self.size + tokens.shape[1]
-        if last > self.capacity or self._template is None:
-            raise InputError(
-                f"{tokens.shape[1]} nodes do not fit: {first} of {self.capacity} are in use; "
-                "start the table with a larger capacity"
-            )
         gain = logprob.float().nan_to_num(nan=_IMPOSSIBLE, neginf=_IMPOSSIBLE).clamp(max=0.0)
         self.tokens[:, first:last] = tokens
         if self.linear:
@@ -215,36 +224,58 @@ class Candidates:
         return range(first, last)
 
     def sample(
-        self,
-        nodes: Tensor,
-        proposal: Tensor,
-        width: int,
-        generators: Generators,
-        alive: Tensor | None = None,
+        self, nodes: Tensor, proposal: Tensor, width: int, alive: Tensor | None = None
     ) -> range:
         """Draw children for some nodes and append them: the one way to SAMPLED candidates.
 
-        The table draws and keeps q itself, so the acceptance rule that needs q can rely on it. How
-        many children a node gets, and which nodes get any, may depend on everything drawn before,
-        but not on the children: nothing may be dropped after it was drawn.
+        The table draws and keeps q itself, with numbers of its own, so the acceptance rule that
+        needs q can rely on it. How many children a node gets, and which nodes get any, may depend
+        on everything drawn before, but not on the children: nothing may be dropped after it was
+        drawn.
 
         Args:
             nodes: Node ids of the parents, ``[B, c]``; each node at most once in a step. In a
                 linear table ``c`` and ``width`` are 1 and the parent is the last node.
             proposal: The draft's processed distribution after each of them, ``[B, c, V]``.
             width: Children per node, drawn independently: the same token may come twice.
-            generators: Where the random numbers come from; see :func:`twigkit.sampling.uniforms`.
             alive: Which nodes get children, ``[B, c]`` bool, decided before drawing.
 
         Returns:
             The ids of the ``c * width`` new nodes, the children of a node side by side.
 
         Raises:
-            CapabilityError: If the step already holds tokens that were not drawn.
+            CapabilityError: If the step already holds tokens that were not drawn, or the table has
+                no numbers to draw with.
             InputError: If the nodes do not fit, or a path is asked to branch.
 
         Source: Leviathan et al. 2023 (path); SpecInfer, Miao et al. 2024 (tree).
         """
+        self._check_sample(nodes, width)
+        assert self.numbers is not None
+        rows, count, vocabulary = proposal.shape
+        if self.linear:
+            nodes = self._ids[self.size - 1].expand(rows, 1)
+        if self.proposal is None or self.proposal.shape[2] != vocabulary:
+            self.proposal = torch.zeros(rows, self.capacity, vocabulary, device=proposal.device)
+        index = nodes.unsqueeze(2).expand(-1, -1, vocabulary)
+        self.proposal.scatter_(1, index, proposal.float())
+        weights = proposal.repeat_interleave(width, 1)
+        tokens = draw(weights, self.numbers()[:, self.size : self.size + count * width])
+        chance = weights.gather(2, tokens.unsqueeze(2)).squeeze(2)
+        parent = nodes.repeat_interleave(width, 1)
+        if alive is not None:
+            alive = alive.repeat_interleave(width, 1)
+        added = self._append(tokens, parent, chance.log(), alive)
+        self.sampled = True
+        return added
+
+    def _check_sample(self, nodes: Tensor, width: int) -> None:
+        """Refuse draws that no acceptance rule covers, or that have no room."""
+        if self.numbers is None:
+            raise CapabilityError(
+                "this table has no numbers to draw with; a drafter draws with the table that it is "
+                "handed, others start one with `numbers`"
+            )
         if self.size > 1 and not self.sampled:
             raise CapabilityError(
                 "this step holds tokens that were chosen, not drawn, and no acceptance rule covers "
@@ -255,22 +286,15 @@ class Candidates:
                 f"{nodes.shape[1]} nodes with {width} children each do not continue a path; "
                 "sample one child of one node, or start the table with linear=False"
             )
-        rows, count, vocabulary = proposal.shape
-        if self.linear:
-            nodes = self._ids[self.size - 1].expand(rows, 1)
-        if self.proposal is None or self.proposal.shape[2] != vocabulary:
-            self.proposal = torch.zeros(rows, self.capacity, vocabulary, device=proposal.device)
-        index = nodes.unsqueeze(2).expand(-1, -1, vocabulary)
-        self.proposal.scatter_(1, index, proposal.float())
-        noise = uniforms(generators, rows, count * width, proposal.device)
-        tokens = draw(proposal.repeat_interleave(width, 1), noise)
-        chance = proposal.repeat_interleave(width, 1).gather(2, tokens.unsqueeze(2)).squeeze(2)
-        parent = nodes.repeat_interleave(width, 1)
-        if alive is not None:
-            alive = alive.repeat_interleave(width, 1)
-        added = self._append(tokens, parent, chance.log(), alive)
-        self.sampled = True
-        return added
+        self._check_room(nodes.shape[1] * width)
+
+    def _check_room(self, count: int) -> None:
+        """Refuse nodes that do not fit."""
+        if self.size + count > self.capacity or self._template is None:
+            raise InputError(
+                f"{count} nodes do not fit: {self.size} of {self.capacity} are in use; "
+                "start the table with a larger capacity"
+            )
 
     def best(self, nodes: range, count: int) -> Tensor:
         """Pick the nodes of a range with the highest scores, to expand them.

@@ -18,7 +18,7 @@ from twigkit.acceptance import Accepted, accept, rule, walk
 from twigkit.candidates import Candidates
 from twigkit.errors import InputError
 from twigkit.rejection import settle
-from twigkit.sampling import Noise, Sampling, draw_scores, process, seeded
+from twigkit.sampling import Noise, Sampling, draw_scores, process
 
 Processor = Callable[[Tensor, Tensor], Tensor]
 """Changes the scores ``[rows, vocabulary]`` of the token behind the ids ``[rows, tokens]``."""
@@ -31,21 +31,26 @@ class Decoding:
     Attributes:
         draws: Whether they are drawn; the most likely ones are taken otherwise.
         sampling: What happens to the logits before; applied in both cases.
-        processors: Processors of the user's own, behind the repetition penalty and in front of the
-            rest of ``sampling``.
-        lockstep: Whether one of the processors may depend on more than a row's own ids, so that
-            all rows must be decided at once, position by position.
+        before: Processors in front of the repetition penalty.
+        processors: Processors behind the repetition penalty and in front of the rest of
+            ``sampling``.
+        after: Processors behind all of it.
+        lockstep: What may depend on more than a row's own ids, by name, so that all rows must be
+            decided at once, position by position; empty if nothing does.
     """
 
     draws: bool = False
     sampling: Sampling = field(default_factory=Sampling)
+    before: tuple[Processor, ...] = ()
     processors: tuple[Processor, ...] = ()
-    lockstep: bool = False
+    after: tuple[Processor, ...] = ()
+    lockstep: tuple[str, ...] = ()
 
     @property
     def plain(self) -> bool:
         """Whether tokens are the most likely ones of the unprocessed logits."""
-        return not self.draws and not self.processors and self.sampling == Sampling()
+        own = self.before or self.processors or self.after
+        return not self.draws and not own and self.sampling == Sampling()
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ class Texts:
     tokens: Sequence[list[int]]
     padding: int = 0
 
+    def keep(self, rows: Sequence[int], order: Tensor) -> Texts:
+        """Return the texts of some rows, given on the host and on the device."""
+        tokens = [self.tokens[row] for row in rows]
+        return Texts(self.prompt[order], self.valid[order], tokens, self.padding)
+
 
 class Chooser(Protocol):
     """Decides which candidates the target accepts, and its own token behind them."""
@@ -80,6 +90,10 @@ class Chooser(Protocol):
             logits: The target's logits after every node, ``[batch, nodes, vocabulary]``.
             longest: Most drafts on a path.
         """
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows only, in the order given."""
         ...
 
 
@@ -102,6 +116,9 @@ class GreedyChooser:
             longest=longest,
         )
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows only; they leave nothing behind."""
+
 
 class ProcessedChooser:
     """Processes logits where the walk passes, and draws if asked to.
@@ -111,26 +128,20 @@ class ProcessedChooser:
         texts: The text so far.
     """
 
-    def __init__(
-        self, decoding: Decoding, texts: Texts, *, length: int, seeds: Sequence[int], eager: bool
-    ) -> None:
+    def __init__(self, decoding: Decoding, texts: Texts, noise: Noise, *, eager: bool) -> None:
         """Start behind the prompt.
 
         Args:
             decoding: How tokens are chosen.
             texts: The prompts, and lists that the generated tokens will be put into.
-            length: Most tokens per row.
-            seeds: One seed per row.
+            noise: The numbers that decide, if tokens are drawn.
             eager: Whether asking the device for a value is cheap.
         """
         self.decoding, self.texts, self._eager = decoding, texts, eager
         device = texts.prompt.device
         self._rows = torch.arange(texts.prompt.shape[0], device=device)
         self._place = torch.zeros_like(self._rows)
-        self._generators = seeded(seeds, device) if decoding.draws else []
-        self._noise = (
-            Noise(self._generators, len(self._rows), length, device) if decoding.draws else None
-        )
+        self._noise = noise
         self._penalty = replace(Sampling(), repetition_penalty=decoding.sampling.repetition_penalty)
         self._rest = replace(decoding.sampling, repetition_penalty=1.0)
         # One column more than the vocabulary takes in what does not count.
@@ -155,7 +166,8 @@ class ProcessedChooser:
                 for node in nodes
             ]
             target = torch.stack(scores, 1).softmax(-1)
-            accepted = settle(table, target, generators=self._generators)
+            noise = self._noise.table("acceptance", self._place, len(nodes))
+            accepted = settle(table, target, noise)
         else:
 
             def choose(node: Tensor, level: int) -> Tensor:
@@ -168,7 +180,7 @@ class ProcessedChooser:
 
     def _pick(self, scores: Tensor, place: Tensor) -> Tensor:
         """Choose from processed scores, ``[batch, vocabulary]``, the token of some places."""
-        if self._noise is None:
+        if not self.decoding.draws:
             return scores.argmax(-1)
         return draw_scores(scores, self._noise.at(place))
 
@@ -176,18 +188,26 @@ class ProcessedChooser:
         """Process the logits after one node per row, ``[batch, vocabulary]``."""
         scores = logits.float()
         path = table.ancestors[self._rows, node] if table is not None else None
+        scores = self._own(self.decoding.before, scores, table, path)
         if self._seen is not None:
             seen = self._seen
             if table is not None and path is not None:
                 held = table.tokens.masked_fill(~path, scores.shape[1])
                 seen = seen.scatter(1, held, True)
             scores = process(scores, self._penalty, seen[:, :-1])
-        if self.decoding.processors:
-            scores = self._own(scores, table, path)
-        return process(scores, self._rest)
+        scores = self._own(self.decoding.processors, scores, table, path)
+        return self._own(self.decoding.after, process(scores, self._rest), table, path)
 
-    def _own(self, scores: Tensor, table: Candidates | None, path: Tensor | None) -> Tensor:
-        """Apply the user's processors: to all rows at once where their texts are equally long."""
+    def _own(
+        self,
+        processors: Sequence[Processor],
+        scores: Tensor,
+        table: Candidates | None,
+        path: Tensor | None,
+    ) -> Tensor:
+        """Apply transformers' processors: to all rows at once where texts are equally long."""
+        if not processors:
+            return scores
         texts = list(map(list, self.texts.tokens))
         longest = max(map(len, texts))
         for row, text in enumerate(texts):
@@ -197,20 +217,22 @@ class ProcessedChooser:
                 text += table.tokens[row][path[row]].tolist()[1:]
         if len(set(map(len, texts))) == 1:
             tail = torch.tensor(texts, dtype=torch.long, device=scores.device)
-            return self._apply(torch.cat((self.texts.prompt, tail), 1), scores)
+            return _apply(processors, torch.cat((self.texts.prompt, tail), 1), scores)
         each = []
         for row, text in enumerate(texts):
             tail = torch.tensor([text], dtype=torch.long, device=scores.device)
             ids = torch.cat((self.texts.prompt[row : row + 1], tail), 1)
-            each.append(self._apply(ids, scores[row : row + 1]))
+            each.append(_apply(processors, ids, scores[row : row + 1]))
         return torch.cat(each)
 
-    def _apply(self, ids: Tensor, scores: Tensor) -> Tensor:
-        """Apply the user's processors one after another; they may write into what they get."""
-        scores = scores.clone()
-        for processor in self.decoding.processors:
-            scores = processor(ids, scores)
-        return scores
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows only, in the order given."""
+        order = torch.tensor(rows, device=self._place.device)
+        self.texts = self.texts.keep(rows, order)
+        self._place, self._noise = self._place[order], self._noise.rows(order)
+        self._rows = self._rows[: len(rows)]
+        if self._seen is not None:
+            self._seen = self._seen[order]
 
     def _advance(self, tokens: Tensor, count: Tensor) -> None:
         """Move behind the first ``count`` of the tokens that a step emitted, ``[batch, w]``."""
@@ -223,6 +245,14 @@ class ProcessedChooser:
         if self._seen is not None:
             spill = self._seen.shape[1] - 1
             self._seen.scatter_(1, tokens.clamp(max=spill).masked_fill(~real, spill), True)
+
+
+def _apply(processors: Sequence[Processor], ids: Tensor, scores: Tensor) -> Tensor:
+    """Apply processors one after another; they may write into what they get."""
+    scores = scores.clone()
+    for processor in processors:
+        scores = processor(ids, scores)
+    return scores
 
 
 def row_seeds(

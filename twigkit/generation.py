@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -16,6 +16,7 @@ from twigkit.choosing import Chooser, Decoding, GreedyChooser, ProcessedChooser,
 from twigkit.front import Prompt
 from twigkit.prefill import Kept, Prefilled
 from twigkit.protocols import Drafter
+from twigkit.sampling import Noise
 from twigkit.shallow import Frontier, ShallowModel
 from twigkit.stack import LayerStack
 from twigkit.stopwatch import Stopwatch
@@ -24,6 +25,9 @@ from twigkit.twig import Twig
 
 StopCheck = Callable[[Tensor], bool]
 """Whether a row's whole sequence, ``[1, tokens]`` with the prompt, ends here."""
+
+JointCheck = Callable[[Tensor], Sequence[bool]]
+"""Which rows end here; sees all of them, ``[batch, tokens]`` with prompts and padding."""
 
 
 class Streamer(Protocol):
@@ -102,6 +106,7 @@ class Limits:
         eos: Token ids that end a row; they are part of the output.
         padding: Token id behind rows that stopped early.
         checks: Asked after every token.
+        joint: Asked after every token of all rows, which then go in lockstep.
         streamer: Where tokens of a single row go as they come.
     """
 
@@ -109,22 +114,41 @@ class Limits:
     eos: frozenset[int] = frozenset()
     padding: int = 0
     checks: Sequence[StopCheck] = ()
+    joint: Sequence[JointCheck] = ()
     streamer: Streamer | None = None
 
 
 class Row:
     """The tokens of one row so far, on the host."""
 
-    def __init__(self, prompt: Tensor, limits: Limits) -> None:
+    def __init__(self, prompt: Prompt, number: int, limits: Limits) -> None:
         """Start with nothing generated.
 
         Args:
-            prompt: The prompt's ids, padding included, as transformers shows them to criteria.
+            prompt: The prompts.
+            number: Which of them is the row's.
             limits: When the row stops.
         """
-        self.prompt, self.limits = prompt, limits
+        self._prompt, self._number, self.limits = prompt, number, limits
         self.tokens: list[int] = []
         self.done = False
+        self._text: list[int] = []
+        self._told = -1  # tokens that the text holds; -1 before it holds the prompt
+
+    @property
+    def text(self) -> list[int]:
+        """Prompt without padding and what was generated; -1 stands for a visual token.
+
+        It is the same list every time, which grows.
+        """
+        if self._told < 0:
+            prompt, row = self._prompt, self._number
+            ids = prompt.ids[row].masked_fill(prompt.visual[row], -1)
+            self._text += ids[prompt.valid[row]].tolist()
+            self._told = 0
+        self._text += self.tokens[self._told :]
+        self._told = len(self.tokens)
+        return self._text
 
     def push(self, tokens: Sequence[int]) -> int:
         """Take tokens until one of them ends the row; return how many were taken."""
@@ -144,12 +168,18 @@ class Row:
     def _stopped(self) -> bool:
         if not self.limits.checks:
             return False
-        ids = torch.cat((self.prompt, torch.tensor(self.tokens, device=self.prompt.device)))[None]
+        prompt = self._prompt.ids[self._number]
+        ids = torch.cat((prompt, torch.tensor(self.tokens, device=prompt.device)))[None]
         return any(check(ids) for check in self.limits.checks)
 
 
 class Generation:
-    """The loop over one batch of prompts; it names no strategy."""
+    """The loop over one batch of prompts; it names no strategy.
+
+    Attributes:
+        rows: All rows, in the order of the prompts.
+        live: Numbers of those that are still in the batch, in the batch's own order.
+    """
 
     def __init__(
         self,
@@ -179,26 +209,35 @@ class Generation:
             decoding: How the target's tokens are chosen; ``None`` takes the most likely ones.
             seeds: One seed per row, if tokens are drawn.
         """
+        decoding = decoding or Decoding()
         self.stack, self.drafter, self.limits = stack, drafter, limits
-        self.bucketed = bucketed
+        self.prompt, self.cache, self.bucketed = prompt, prefilled.cache, bucketed
+        # A compiled step is made for one number of rows, and joint processors know each by place.
+        self._fixed = compiled is not None or bool(decoding.lockstep)
         self.frontier = Frontier(prompt.next_rope, prompt.next_index)
-        cache = prefilled.cache
-        self.watch = Stopwatch()
-        self.shallow = ShallowModel(
-            stack, twig, cache, self.frontier, eager=not bucketed, watch=self.watch
-        )
-        self.target = Target(stack, cache, compiled=compiled)
-        self.rows = [Row(ids, limits) for ids in prompt.ids]
+        self.rows = [Row(prompt, number, limits) for number in range(len(prompt.ids))]
+        self.live = list(range(len(self.rows)))
         self.gains: list[list[int]] = [[] for _ in self.rows]
         self.steps = self.drafted = 0
+        self.watch = Stopwatch()
+        self.shallow = ShallowModel(
+            stack,
+            twig,
+            self.cache,
+            self.frontier,
+            eager=not bucketed,
+            watch=self.watch,
+            texts=lambda: [self.rows[number].text for number in self.live],
+            sampling=replace(decoding.sampling, repetition_penalty=1.0) if decoding.draws else None,
+        )
+        self.target = Target(stack, self.cache, compiled=compiled)
+        self._noise = Noise.of(seeds or [0] * len(self.rows), prompt.ids.device)
         self.chooser: Chooser = GreedyChooser()
-        if decoding is not None and not decoding.plain:
+        if not decoding.plain:
             texts = Texts(
                 prompt.ids, prompt.valid, [row.tokens for row in self.rows], limits.padding
             )
-            self.chooser = ProcessedChooser(
-                decoding, texts, length=limits.max_new_tokens, seeds=seeds, eager=not bucketed
-            )
+            self.chooser = ProcessedChooser(decoding, texts, self._noise, eager=not bucketed)
 
     def first(self, hidden: Tensor) -> Tensor:
         """Emit the first token of every row.
@@ -212,19 +251,46 @@ class Generation:
         root = self.chooser.first(self.stack.head(self.stack.norm(hidden)))
         for row, token in zip(self.rows, root.tolist(), strict=True):
             row.push([token])
+        self._check_jointly()
         return root
 
     def run(self, root: Tensor) -> None:
         """Draft, verify and accept until every row has stopped."""
-        table = Candidates.start(root, self.drafter.capacity, linear=self.drafter.linear)
+        tables: dict[bool, Candidates] = {}
+        decide = getattr(self.drafter, "decide", None)  # see protocols.Decides
         self.watch.start()
         while True:
-            active = [not row.done for row in self.rows]
+            active = [not self.rows[number].done for number in self.live]
             if not any(active):
                 return
-            alive = None if all(active) else torch.tensor(active, device=root.device)
-            table.reset(root, alive)
+            if not self._fixed and not all(active):
+                order = staying(active)
+                root, active = root[torch.tensor(order, device=root.device)], [True] * len(order)
+                self._keep_rows(order)
+                tables = {}
+            if decide is not None:
+                decide(self.shallow.gained, self._room())
+            linear = self.drafter.linear
+            table = tables[linear] = tables.get(linear) or self._table(root)
+            table.reset(root, None if all(active) else torch.tensor(active, device=root.device))
             root = self._step(table, active)
+
+    def _table(self, root: Tensor) -> Candidates:
+        """Allocate the table of the steps to come."""
+        capacity, noise = self.drafter.capacity, self._noise
+
+        def numbers() -> Tensor:
+            return noise.table("draft", self.frontier.index, capacity)
+
+        return Candidates.start(root, capacity, linear=self.drafter.linear, numbers=numbers)
+
+    def _keep_rows(self, order: list[int]) -> None:
+        """Go on with some rows of the batch; those that have stopped cost nothing any more."""
+        self.live = [self.live[row] for row in order]
+        self.cache.keep_rows(order)
+        self.shallow.keep_rows(order)
+        self.chooser.keep(order)
+        self._noise = self._noise.rows(torch.tensor(order, device=self.frontier.index.device))
 
     def _step(self, candidates: Candidates, active: list[bool]) -> Tensor:
         """Run one step and return the next roots."""
@@ -248,7 +314,8 @@ class Generation:
         """Return the most drafts on a path that can still be used; fixed shapes ask for all."""
         if self.bucketed:
             return self.drafter.height
-        wanted = [self.limits.max_new_tokens - len(row.tokens) for row in self.rows if not row.done]
+        live = [self.rows[number] for number in self.live]
+        wanted = [self.limits.max_new_tokens - len(row.tokens) for row in live if not row.done]
         return max(wanted) - 1
 
     def _commit(self, table: Candidates, accepted: Accepted, active: list[bool]) -> None:
@@ -261,12 +328,13 @@ class Generation:
             (torch.stack((count, seen, proposed), 1), accepted.emitted(table.tokens)), 1
         ).tolist()
         counts, seens = [line[0] for line in report], [line[1] for line in report]
-        for number, (row, line) in enumerate(zip(self.rows, report, strict=True)):
-            if active[number]:
-                counts[number] = row.push(line[3 : 3 + line[0]])
-                self.gains[number].append(counts[number])
+        for place, (number, line) in enumerate(zip(self.live, report, strict=True)):
+            if active[place]:
+                counts[place] = self.rows[number].push(line[3 : 3 + line[0]])
+                self.gains[number].append(counts[place])
                 self.drafted += line[2]
-        if any(row.done and live for row, live in zip(self.rows, active, strict=True)):
+        self._check_jointly()
+        if any(self.rows[n].done and was for n, was in zip(self.live, active, strict=True)):
             # A row that has just stopped keeps no more than it emitted.
             count = torch.tensor(counts, device=count.device)
             seen = torch.minimum(seen, count)
@@ -274,6 +342,31 @@ class Generation:
         self.shallow.commit(accepted.path, count, counts, seen, seens)
         self.target.commit(accepted.path, count, counts, table.linear)
         self.steps += 1
+
+    def _check_jointly(self) -> None:
+        """Ask what looks at all rows at once, as transformers does after every token."""
+        if self.limits.joint:
+            ids = sequences(self.prompt.ids, self.rows, self.limits.padding)
+            for check in self.limits.joint:
+                for row, stops in zip(self.rows, check(ids), strict=True):
+                    row.done = row.done or stops
+
+
+def staying(active: Sequence[bool]) -> list[int]:
+    """Say which rows of a batch go on, in their new order.
+
+    A row keeps its place where it can; the places of those that have stopped are taken by rows
+    from the end, so that few have to move.
+
+    Args:
+        active: Which rows have not stopped.
+
+    Returns:
+        As many rows as are active; row i either is i or lies behind the new end.
+    """
+    left = sum(active)
+    behind = [row for row in range(left, len(active)) if active[row]]
+    return [row if active[row] else behind.pop(0) for row in range(left)]
 
 
 def decode(
@@ -344,4 +437,13 @@ def sequences(prompt: Tensor, rows: Sequence[Row], padding: int) -> Tensor:
     return torch.cat((prompt, tail), 1)
 
 
-__all__ = ["Generation", "GenerationStats", "Limits", "Row", "Streamer", "decode", "sequences"]
+__all__ = [
+    "Generation",
+    "GenerationStats",
+    "Limits",
+    "Row",
+    "Streamer",
+    "decode",
+    "sequences",
+    "staying",
+]

@@ -335,7 +335,7 @@ def _in_lockstep(
     name = spec.drafter.kind if ready is None else type(ready).__name__
     if not decoding.lockstep or name == "plain":
         return spec, ready
-    names = ", ".join(type(processor).__name__ for processor in decoding.processors)
+    names = ", ".join(decoding.lockstep)
     warnings.warn(
         f"among the logits processors ({names}) is one that is not known to depend on the ids of "
         f"its row alone, so the drafter {name!r} is left out and decoding is plain",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from twigkit.attention import RowProbe
 from twigkit.candidates import Candidates
 from twigkit.preset import Preset, VisualTokens
+from twigkit.sampling import Sampling
 from twigkit.specs import HeadSpec
 from twigkit.stack import LayerStack
 
@@ -284,7 +285,26 @@ class Shallow(Protocol):
 
     @property
     def gained(self) -> list[int]:
-        """Tokens that each row gained in the last step, on the host; empty in the first step."""
+        """Tokens that each row of the last step gained, on the host; empty in the first step."""
+        ...
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """Prompt without padding and answer so far of each row, on the host, the root last.
+
+        -1 stands for a visual token. A row's list is the same object in every step, and grows. Rows
+        that have stopped leave the batch, so that row i of one step need not be row i of the next.
+        """
+        ...
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How the target's tokens are drawn, without penalties; None if the best ones are taken.
+
+        Drafts may be chosen all the same. Those that ``candidates.sample`` draws from what
+        ``twigkit.sampling.process`` makes of the draft's logits with these settings are accepted
+        more often.
+        """
         ...
 
 
@@ -297,6 +317,24 @@ class Remembers(Protocol):
     """
 
     memory: dict[str, Any]
+
+
+@runtime_checkable
+class Decides(Protocol):
+    """What a drafter adds that chooses anew before each step; ``linear`` then says what it chose.
+
+    It counts as a drafter of trees: it declares ``"tree"``, and before the first choice ``linear``
+    is false.
+    """
+
+    def decide(self, gained: Sequence[int], room: int) -> None:
+        """Choose how to draft the next step.
+
+        Args:
+            gained: Tokens that each row gained in the last step; empty in the first step.
+            room: Most drafts that are worth proposing on a path.
+        """
+        ...
 
 
 class Drafter(Protocol):
@@ -349,6 +387,7 @@ class Drafter(Protocol):
 
 __all__ = [
     "Adapter",
+    "Decides",
     "Drafter",
     "HasTiny",
     "Head",

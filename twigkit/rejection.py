@@ -14,7 +14,7 @@ from torch import Tensor
 from twigkit.acceptance import Accepted, accept, rule
 from twigkit.candidates import Candidates
 from twigkit.errors import CapabilityError
-from twigkit.sampling import Generators, draw, uniforms
+from twigkit.sampling import draw
 
 
 def _proposal(candidates: Candidates) -> Tensor:
@@ -38,14 +38,15 @@ def _residual(target: Tensor, proposal: Tensor) -> Tensor:
     return torch.where(mass > 0, left / mass, target)
 
 
-def accept_path(candidates: Candidates, target: Tensor, generators: Generators) -> Accepted:
+def accept_path(candidates: Candidates, target: Tensor, noise: Tensor) -> Accepted:
     """Accept a prefix of a drawn path, then draw from the residual or from the target.
 
     Args:
         candidates: A linear table filled by :meth:`Candidates.sample`. Its dead nodes count as not
             drafted, so that deciding to stop must not depend on the token that would be dropped.
         target: The target's processed distribution after each node, ``[B, n, V]``.
-        generators: Where the random numbers come from, independent of the draft's.
+        noise: Uniform numbers, independent of the draft's, ``[B, n]`` float64: number i decides
+            whether node i passes, number 0 the token at the end.
 
     Returns:
         The accepted path, ``height + 1`` wide; tokens are distributed as the target's alone.
@@ -57,24 +58,22 @@ def accept_path(candidates: Candidates, target: Tensor, generators: Generators) 
     """
     proposal = _proposal(candidates)
     tokens, alive, height = candidates.tokens, candidates.alive, candidates.height
-    rows = tokens.shape[0]
-    noise = uniforms(generators, rows, height + 1, tokens.device)
     drafts, drafted = tokens[:, 1 : height + 1], alive[:, 1 : height + 1]
     p = target[:, :height].gather(2, drafts.unsqueeze(2)).squeeze(2)
     q = proposal[:, :height].gather(2, drafts.unsqueeze(2)).squeeze(2)
-    passed = drafted & (noise[:, :height] * q < p)
+    passed = drafted & (noise[:, 1 : height + 1] * q < p)
     count = passed.cumprod(1).sum(1)
     last = count.view(-1, 1, 1).expand(-1, 1, target.shape[2])
     end = target.gather(1, last).squeeze(1)
     # A rejected draft stands below the last accepted node; a path that simply ends there has none.
     refused = torch.nn.functional.pad(drafted, (0, 1)).gather(1, count.unsqueeze(1))
     left = _residual(end, proposal.gather(1, last).squeeze(1))
-    next_token = draw(torch.where(refused, left, end), noise[:, height])
+    next_token = draw(torch.where(refused, left, end), noise[:, 0])
     place = torch.arange(height + 1, device=tokens.device)
     return Accepted(place * (place <= count.unsqueeze(1)), count, next_token)
 
 
-def accept_siblings(candidates: Candidates, target: Tensor, generators: Generators) -> Accepted:
+def accept_siblings(candidates: Candidates, target: Tensor, noise: Tensor) -> Accepted:
     """Try the drawn children of each node in turn, keeping what a rejection leaves of the target.
 
     Lossless only for children that were drawn independently from their parent's q and are all still
@@ -84,7 +83,8 @@ def accept_siblings(candidates: Candidates, target: Tensor, generators: Generato
     Args:
         candidates: A tree filled by :meth:`Candidates.sample`.
         target: The target's processed distribution after each node, ``[B, n, V]``.
-        generators: Where the random numbers come from, independent of the draft's.
+        noise: Uniform numbers, independent of the draft's, ``[B, n]`` float64: number i decides
+            whether node i passes, number 0 the token at the end.
 
     Returns:
         The accepted path, ``height + 1`` wide; tokens are distributed as the target's alone.
@@ -97,7 +97,6 @@ def accept_siblings(candidates: Candidates, target: Tensor, generators: Generato
     proposal = _proposal(candidates)
     tokens, parent, alive = candidates.tokens, candidates.parent, candidates.alive
     rows, width = tokens.shape[0], candidates.height + 1
-    noise = uniforms(generators, rows, candidates.size, tokens.device)
     every = torch.arange(rows, device=tokens.device)
     node = torch.zeros_like(tokens[:, 0])
     count = torch.zeros_like(node)
@@ -122,49 +121,31 @@ def accept_siblings(candidates: Candidates, target: Tensor, generators: Generato
     return Accepted(path, count, draw(left, noise[:, 0]))
 
 
-def settle(
-    candidates: Candidates,
-    target: Tensor,
-    *,
-    noise: Tensor | None = None,
-    generators: Generators | None = None,
-) -> Accepted:
+def settle(candidates: Candidates, target: Tensor, noise: Tensor | None = None) -> Accepted:
     """Accept candidates by the one rule that is lossless for them.
 
     Args:
         candidates: The table to verify.
         target: The target's processed distribution after each node, ``[B, n, V]``, to draw from;
             for greedy decoding any scores.
-        noise: The number that decides each row's token after each node, ``[B, n]`` in [0, 1), for
-            candidates that were chosen; see :class:`twigkit.sampling.Noise`.
-        generators: Random numbers for candidates that were drawn. Neither this nor ``noise`` means
-            greedy decoding.
+        noise: Uniform numbers, ``[B, n]`` in [0, 1), independent of the candidates; None for greedy
+            decoding. For candidates that were chosen, number i decides the target's token after
+            node i; for those that were drawn, see :func:`accept_path`.
 
     Returns:
         The accepted path.
-
-    Raises:
-        CapabilityError: If sampling lacks the random numbers that the candidates' rule needs.
     """
-    sampling = noise is not None or generators is not None
-    kind = rule(candidates, sampling)
-    if kind != "choice":
-        if generators is None:
-            raise CapabilityError("drawn candidates need `generators`, not `noise`, to be accepted")
-        settled = accept_path if kind == "path" else accept_siblings
-        return settled(candidates, target, generators)
-    if not sampling:
-        choice = target.argmax(-1)
-    elif noise is None:
-        raise CapabilityError("chosen candidates need `noise`, not `generators`, to be accepted")
-    else:
-        choice = draw(target, noise)
+    kind = rule(candidates, noise is not None)
+    if kind == "path" and noise is not None:
+        return accept_path(candidates, target, noise)
+    if kind == "siblings" and noise is not None:
+        return accept_siblings(candidates, target, noise)
     return accept(
         candidates.tokens,
         candidates.ancestors,
         candidates.depth,
         candidates.alive,
-        choice,
+        target.argmax(-1) if noise is None else draw(target, noise),
         candidates.parent,
         candidates.height,
     )

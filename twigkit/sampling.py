@@ -2,24 +2,29 @@
 
 The processors give the values that Hugging Face's ``generate`` gives, in its order, for any number
 of nodes at once. Noise belongs to positions: the token at position t is a function of the
-distribution there and of the row's t-th uniform number. Decoding that looks ahead along a tree
-whose tokens do not depend on the noise therefore gives not only the distribution of plain decoding
-but its very tokens.
+distribution there and of the number that belongs to the row's seed and to t. Decoding that looks
+ahead along a tree whose tokens do not depend on the noise therefore gives not only the distribution
+of plain decoding but its very tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from twigkit.errors import InputError
 
-Generators = torch.Generator | Sequence[torch.Generator]
-"""One generator for all rows, or one per row: its numbers then do not depend on other rows."""
+Purpose = Literal["choice", "draft", "acceptance"]
+"""What a number decides: the target's own token, a drawn draft, or whether a drawn draft passes."""
 
+_PURPOSES: dict[Purpose, int] = {"choice": 0, "draft": 1, "acceptance": 2}
+_ITEMS = 16  # bits of a counter that number the items of one place: as many as a table has nodes
+_STRIDE = -7046029254386353131  # odd; 2**64 divided by the golden ratio
+_FACTORS = (-4658895280553007687, -7723592293110705685)
 _IMPOSSIBLE = float("-inf")
 
 
@@ -139,34 +144,6 @@ def seen_tokens(
     return seen[..., :vocabulary]
 
 
-def uniforms(generators: Generators, rows: int, count: int, device: torch.device) -> Tensor:
-    """Draw uniform numbers for every row.
-
-    Args:
-        generators: One generator for all rows, or one per row, on ``device``.
-        rows: Rows B.
-        count: Numbers per row.
-        device: Where the numbers go.
-
-    Returns:
-        Numbers in [0, 1), ``[B, count]`` float64.
-
-    Raises:
-        InputError: If there are as many generators as neither one nor rows.
-    """
-    if isinstance(generators, torch.Generator):
-        return torch.rand(rows, count, generator=generators, dtype=torch.float64, device=device)
-    if len(generators) != rows:
-        raise InputError(f"{len(generators)} generators for {rows} rows; give one, or one per row")
-    own = [torch.rand(count, generator=g, dtype=torch.float64, device=device) for g in generators]
-    return torch.stack(own)
-
-
-def seeded(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
-    """Make one generator per row from one seed per row."""
-    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     """Draw an index in proportion to weights: the inverse of their cumulative sum.
 
@@ -193,26 +170,72 @@ def draw_scores(scores: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Noise:
-    """The uniform numbers that decide a whole generation, one per row and position.
+    """Uniform numbers, each a function of a row's seed, a purpose, a place in its text and an item.
+
+    Nothing is stored and nothing advances: the same question has the same answer whenever and in
+    whatever company it is asked, without a host synchronisation, and different questions have
+    independent answers.
 
     Attributes:
-        table: ``[B, length]`` float64; column t decides the t-th generated token.
+        seeds: One per row, ``[B]`` long.
+
+    Source: the generator is SplitMix64 (Steele, Lea, Flood 2014), addressed by counter.
     """
 
-    def __init__(
-        self, generators: Generators, rows: int, length: int, device: torch.device
-    ) -> None:
-        """Draw the numbers of at most ``length`` tokens per row; see :func:`uniforms`."""
-        self.table = uniforms(generators, rows, length, device)
+    def __init__(self, seeds: Tensor) -> None:
+        """Start with one seed per row, ``[B]`` long."""
+        self.seeds = seeds
+        self._state = _mix(seeds + _STRIDE)
 
-    def at(self, position: Tensor) -> Tensor:
-        """Numbers for generated tokens, ``[B]`` or ``[B, n]`` in the same shape.
+    @classmethod
+    def of(cls, seeds: Sequence[int], device: torch.device) -> Noise:
+        """Start with seeds on the host; those of more than 64 bits lose the upper ones."""
+        folded = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
+        return cls(torch.tensor(folded, dtype=torch.long, device=device))
+
+    def rows(self, order: Tensor) -> Noise:
+        """Return the noise of some rows, ``[b]`` long."""
+        return Noise(self.seeds[order])
+
+    def at(self, place: Tensor) -> Tensor:
+        """Numbers that choose the target's tokens.
 
         Args:
-            position: How many tokens were generated before; the last number serves any beyond the
-                end.
+            place: How many tokens were generated before, ``[B]`` or ``[B, n]``.
+
+        Returns:
+            Numbers in [0, 1) in the same shape, float64.
         """
-        index = position.clamp(max=self.table.shape[1] - 1)
-        if index.ndim == 1:
-            return self.table.gather(1, index.unsqueeze(1)).squeeze(1)
-        return self.table.gather(1, index)
+        return self._number(place << _ITEMS + 2 | _PURPOSES["choice"])
+
+    def table(self, purpose: Purpose, place: Tensor, count: int) -> Tensor:
+        """Numbers for the items of one place in every row.
+
+        Args:
+            purpose: What they decide.
+            place: Which place, ``[B]``.
+            count: How many items.
+
+        Returns:
+            Numbers in [0, 1), ``[B, count]`` float64.
+        """
+        item = torch.arange(count, device=place.device) << 2
+        return self._number((place << _ITEMS + 2)[:, None] + item + _PURPOSES[purpose])
+
+    def _number(self, counter: Tensor) -> Tensor:
+        """The number at a counter, ``[B]`` or ``[B, n]``."""
+        state = self._state if counter.ndim == 1 else self._state[:, None]
+        bits = _mix(state + (counter + 1) * _STRIDE)
+        return _shift(bits, 11).double() * 2.0**-53
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Scatter 64-bit numbers so that neighbours have nothing in common; arithmetic wraps around."""
+    bits = (bits ^ _shift(bits, 30)) * _FACTORS[0]
+    bits = (bits ^ _shift(bits, 27)) * _FACTORS[1]
+    return bits ^ _shift(bits, 31)
+
+
+def _shift(bits: Tensor, count: int) -> Tensor:
+    """Shift right without copies of the sign."""
+    return (bits >> count) & ((1 << 64 - count) - 1)

@@ -172,8 +172,8 @@ def _decoding(config: GenerationConfig, processors: list[Processor]) -> Decoding
     draws = bool(config.do_sample)
     if not draws:
         values = {"repetition_penalty": values["repetition_penalty"]}
-    lockstep = not all(map(_ids_alone, processors))
-    return Decoding(draws, Sampling(**values), tuple(processors), lockstep)
+    lockstep = tuple(type(p).__name__ for p in processors if not _ids_alone(p))
+    return Decoding(draws, Sampling(**values), processors=tuple(processors), lockstep=lockstep)
 
 
 def _ids_alone(processor: Any) -> bool:

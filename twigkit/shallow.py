@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from twigkit.cache import LayerCache, Segment
 from twigkit.candidates import Candidates
 from twigkit.errors import CapabilityError
+from twigkit.sampling import Sampling
 from twigkit.stack import LayerStack, Rope, render
 from twigkit.stopwatch import Stopwatch
 from twigkit.twig import Twig
@@ -31,6 +33,11 @@ class Frontier:
         """Move behind the tokens that a step committed."""
         self.rope = self.rope + count
         self.index = self.index + count
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows, in the order given."""
+        order = torch.tensor(rows, device=self.index.device)
+        self.rope, self.index = self.rope[order], self.index[order]
 
 
 def stage_segment(
@@ -87,6 +94,14 @@ class Lag:
         """Positions relative to the root, ``[batch, lag]``, all negative."""
         return torch.arange(-self.size, 0, device=self.alive.device).expand(self.alive.shape)
 
+    def keep_rows(self, rows: Sequence[int]) -> Lag | None:
+        """Return what lags behind in some of the rows; ``None`` if nothing does."""
+        lengths = [self.lengths[row] for row in rows]
+        if not any(lengths):
+            return None
+        order = torch.tensor(rows, device=self.alive.device)
+        return Lag(self.hidden[order], self.alive[order], lengths)
+
 
 class ShallowModel:
     """Passes nodes through the shallow model, each at most once, and remembers their exit states.
@@ -95,7 +110,8 @@ class ShallowModel:
         frontier: Where the next root stands.
         passed: Nodes of this step that the base's shallow layers have passed; a host integer.
         drafted: Those of them that the twig has passed.
-        gained: Tokens that each row gained in the last step, on the host; 0 for finished rows.
+        gained: Tokens that each row of the last step gained, on the host; 0 for finished rows.
+        sampling: How the target's tokens are drawn; ``None`` if it takes the most likely ones.
     """
 
     def __init__(
@@ -107,10 +123,24 @@ class ShallowModel:
         *,
         eager: bool,
         watch: Stopwatch | None = None,
+        texts: Callable[[], list[list[int]]] = list,
+        sampling: Sampling | None = None,
     ) -> None:
-        """Start behind a prefilled prompt."""
+        """Start behind a prefilled prompt.
+
+        Args:
+            stack: The base.
+            twig: The twig, if anything drafts with one.
+            cache: The cache that prefill filled.
+            frontier: Where the first root stands.
+            eager: Whether asking the device for a value is cheap.
+            watch: Told where a step's time goes.
+            texts: Gives the texts of the rows so far.
+            sampling: How the target's tokens are drawn, if they are.
+        """
         self.stack, self.twig, self.cache, self.frontier = stack, twig, cache, frontier
         self._eager, self._watch = eager, watch or Stopwatch()
+        self._texts, self.sampling = texts, sampling
         self.passed = self.drafted = 0
         self.gained: list[int] = []
         self._order: list[Tensor] = []
@@ -123,6 +153,11 @@ class ShallowModel:
     def eager(self) -> bool:
         """Whether asking the device for a value is cheap, so that a drafter may stop early."""
         return self._eager
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """Prompt and answer so far of each row, the root last; see ``protocols.Shallow``."""
+        return self._texts()
 
     def begin(self, candidates: Candidates) -> None:
         """Forget the last step's nodes."""
@@ -332,6 +367,12 @@ class ShallowModel:
             alive = torch.cat((self._lag.alive, alive), 1)
             lengths = [old + new for old, new in zip(self._lag.lengths, fresh, strict=True)]
         self._lag = Lag(hidden, alive, lengths)
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows, in the order given; the caches are told by others."""
+        self.frontier.keep_rows(rows)
+        if self._lag is not None:
+            self._lag = self._lag.keep_rows(rows)
 
     # -- positions and masks -----------------------------------------------------------------------
 

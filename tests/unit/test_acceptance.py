@@ -96,10 +96,10 @@ def test_a_finished_row_gains_no_draft():
 
 
 def drawn(linear):
-    table = Candidates.start(torch.zeros(2, dtype=torch.long), 3, linear)
-    generator = torch.Generator().manual_seed(0)
+    numbers = torch.tensor([[0.1, 0.4, 0.9]] * 2, dtype=torch.float64)
+    table = Candidates.start(torch.zeros(2, dtype=torch.long), 3, linear, lambda: numbers)
     return_to_root = torch.zeros(2, 1, dtype=torch.long)
-    table.sample(return_to_root, torch.full((2, 1, 4), 0.25), 1, generator)
+    table.sample(return_to_root, torch.full((2, 1, 4), 0.25), 1)
     return table
 
 
@@ -111,19 +111,23 @@ def test_the_table_decides_the_rule():
     assert rule(drawn(False), drawn=True) == "siblings"
 
 
-def test_settle_asks_for_the_numbers_that_the_rule_needs():
+def test_settle_takes_the_rule_of_the_table():
     chosen = Candidates.start(torch.zeros(2, dtype=torch.long), 3)
-    target = torch.full((2, 3, 4), 0.25)
-    generator = torch.Generator().manual_seed(0)
-    with pytest.raises(CapabilityError, match="need `noise`"):
-        settle(chosen, target, generators=generator)
-    for linear in (True, False):
-        with pytest.raises(CapabilityError, match="need `generators`"):
-            settle(drawn(linear), target, noise=torch.zeros(2, 3))
-        assert settle(drawn(linear), target, generators=generator).count.max() <= 1
+    noise = torch.tensor([[0.3, 0.99, 0.0]] * 2, dtype=torch.float64)
+    # The draft's q is 1/4; the target accepts its token 1 with probability 4 * 0.24 at most.
+    for chance, count in ((0.25, 1), (0.24, 0)):
+        target = torch.tensor([0.5 - chance, chance, 0.25, 0.25]).expand(2, 3, -1)
+        for linear in (True, False):
+            table = drawn(linear)
+            assert table.tokens[:, 1].tolist() == [1, 1]
+            accepted = settle(table, target, noise)
+            assert accepted.count.tolist() == [count] * 2
+            if not count:  # what q left uncovered: 0.01 of token 0, and nothing else
+                assert accepted.next_token.tolist() == [0, 0]
+        assert settle(chosen, target, noise).next_token.tolist() == [1, 1]
     for refused in (accept_path, accept_siblings):
         with pytest.raises(CapabilityError, match="chosen, not drawn"):
-            refused(chosen, target, generator)
+            refused(chosen, target, noise)
 
 
 @pytest.mark.parametrize("linear", [False, True])
@@ -133,7 +137,7 @@ def test_sampling_gives_the_tokens_of_plain_decoding(linear):
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(vocabulary, vocabulary, generator=generator) * 2
     target = logits.softmax(-1)
-    noise = Noise(generator, rows, length + 8, logits.device)
+    noise = Noise(torch.arange(rows))
     root = torch.randint(0, vocabulary, (rows,), generator=generator)
     plain, token = [], root
     for position in range(length):

@@ -196,14 +196,19 @@ def test_path_costs_no_ancestor_storage():
     assert cut.tokens.untyped_storage().data_ptr() == table.tokens.untyped_storage().data_ptr()
 
 
+def numbers(rows, count):
+    """What tables draw with: the same numbers for the same nodes."""
+    table = torch.rand(rows, count, generator=torch.Generator().manual_seed(0)).double()
+    return lambda: table
+
+
 def test_drawn_children_keep_their_q():
-    generator = torch.Generator().manual_seed(0)
-    table = Candidates.start(torch.tensor([0, 1]), 7)
+    table = Candidates.start(torch.tensor([0, 1]), 7, numbers=numbers(2, 7))
     q = torch.tensor([0.0, 0.7, 0.3]).repeat(2, 1, 1)
-    first = table.sample(torch.zeros(2, 1).long(), q, 2, generator)
+    first = table.sample(torch.zeros(2, 1).long(), q, 2)
     second = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]).repeat(2, 1, 1)
     alive = torch.tensor([[True, False], [True, True]])
-    table.sample(torch.tensor([[1, 2]] * 2), second, 2, generator, alive)
+    table.sample(torch.tensor([[1, 2]] * 2), second, 2, alive)
     assert table.sampled
     assert first == range(1, 3)
     assert table.parent[0].tolist() == [0, 0, 0, 1, 1, 2, 2]
@@ -218,30 +223,31 @@ def test_drawn_children_keep_their_q():
     with pytest.raises(CapabilityError, match="drawn"):
         table.add(first_ids := torch.zeros(2, 1).long(), first_ids, torch.zeros(2, 1))
     with pytest.raises(InputError, match="do not fit"):
-        table.sample(torch.tensor([[3]] * 2), q, 1, generator)
+        table.sample(torch.tensor([[3]] * 2), q, 1)
     assert table.sampled, "a refused draw must not make the table look chosen"
     table.reset(torch.tensor([0, 1]))
     assert not table.sampled
 
 
 def test_a_drawn_path_may_be_shortened():
-    generator = torch.Generator().manual_seed(0)
-    table = Candidates.start(torch.tensor([0]), 4, linear=True)
+    table = Candidates.start(torch.tensor([0]), 4, linear=True, numbers=numbers(1, 4))
     for _ in range(3):
-        table.sample(torch.zeros(1, 1).long(), torch.full((1, 1, 3), 1 / 3), 1, generator)
+        table.sample(torch.zeros(1, 1).long(), torch.full((1, 1, 3), 1 / 3), 1)
     for count in (2, 5):
         cut, _ = table.cut(count)
         assert cut.sampled
         assert cut.proposal.shape == (1, count + 1, 3)
     with pytest.raises(InputError, match="continue a path"):
-        table.sample(torch.zeros(1, 1).long(), torch.full((1, 1, 3), 1 / 3), 2, generator)
+        table.sample(torch.zeros(1, 1).long(), torch.full((1, 1, 3), 1 / 3), 2)
 
 
 def test_chosen_and_drawn_tokens_do_not_mix():
-    table = Candidates.start(torch.tensor([0]), 4)
+    table = Candidates.start(torch.tensor([0]), 4, numbers=numbers(1, 4))
     table.add(torch.tensor([[1]]), torch.tensor([[0]]), torch.zeros(1, 1))
     with pytest.raises(CapabilityError, match="chosen, not drawn"):
-        table.sample(torch.zeros(1, 1).long(), torch.ones(1, 1, 3), 1, torch.Generator())
+        table.sample(torch.zeros(1, 1).long(), torch.ones(1, 1, 3), 1)
+    with pytest.raises(CapabilityError, match="no numbers to draw with"):
+        table.cut(1)[0].sample(torch.zeros(1, 1).long(), torch.ones(1, 1, 3), 1)
 
 
 def test_refusals_name_what_was_given():

@@ -13,6 +13,7 @@ from twigkit import TwigModel, TwigSpec, choosing
 from twigkit.acceptance import walk
 from twigkit.candidates import Candidates
 from twigkit.choosing import Decoding, ProcessedChooser, Texts
+from twigkit.sampling import Noise
 
 VOCABULARY, LENGTH, DRAWS, BATCH = 4, 3, 200_000, 20_000
 LEVEL = 1e-3
@@ -124,11 +125,13 @@ def test_tokens_that_a_drafter_drew_are_accepted_by_their_own_rule():
     rows = 30_000
     logits = torch.tensor([[[0.0, 1.0, -1.0, 0.5]] * 2])
     texts = Texts(PROMPT.expand(rows, -1), PROMPT.expand(rows, -1) > 0, [[] for _ in range(rows)])
-    chooser = ProcessedChooser(Decoding(draws=True), texts, length=3, seeds=range(rows), eager=True)
-    table = Candidates.start(torch.zeros(rows, dtype=torch.long), 2, linear=True)
+    noise = Noise(torch.arange(rows))
+    chooser = ProcessedChooser(Decoding(draws=True), texts, noise, eager=True)
+    root = torch.zeros(rows, dtype=torch.long)
+    table = Candidates.start(root, 2, True, lambda: noise.table("draft", root, 2))
     proposal = torch.tensor([0.1, 0.2, 0.6, 0.1]).expand(rows, 1, -1)
     nodes = torch.zeros(rows, 1, dtype=torch.long)
-    table.sample(nodes, proposal, 1, torch.Generator().manual_seed(1))
+    table.sample(nodes, proposal, 1)
     accepted = chooser.accept(table, logits.expand(rows, -1, -1), 1)
     counted = accepted.emitted(table.tokens)[:, 0].bincount(minlength=4).double()
     expected = logits[0, 0].double().softmax(-1) * rows

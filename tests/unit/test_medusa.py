@@ -7,11 +7,12 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from tests.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, InputError, SpecError, TwigModel, TwigSpec
 from twigkit.specs import GenerationSpec
+from twigkit.strategies.medusa_tree import MedusaTreeDrafter
+from twigkit.testing import Script, ScriptedDrafter
 from twigkit.topology import expected_length, ordered, search
 
 ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3)]
@@ -32,81 +33,56 @@ def grown(layers=8):
     return model
 
 
-class Wrong(nn.Module):
-    """A head that is never right; writes down the states that it saw."""
-
-    def __init__(self, head):
-        super().__init__()
-        self.head, self.states = head, []
-
-    def forward(self, hidden):
-        self.states.append(hidden[:, 0].clone())
-        logits = self.head(hidden)
-        return logits.scatter(-1, logits.argmax(-1, keepdim=True), -1e4)
-
-
-class Oracle(nn.Module):
-    """Heads that know the answer: find the place by the state, and look the tokens up."""
-
-    def __init__(self, states, answer, agreement):
-        super().__init__()
-        self.states, self.answer, self.agreement = states, answer, agreement
-
-    def forward(self, hidden):
-        place = torch.cdist(hidden, self.states).argmin(-1)[:, 0]
-        logits = torch.zeros(*hidden.shape[:2], 3, 100)
-        for row, offset in itertools.product(range(len(place)), range(3)):
-            index = int(place[row]) + 2 + offset
-            right = self.agreement == "perfect" or (int(place[row]) + offset) % 2 == 0
-            if index < self.answer.shape[1]:
-                token = int(self.answer[row, index])
-                logits[row, 0, offset, token if right else (token + 1) % 100] = 9.0
-        return logits
+def scripted(model, inputs, agreement, drafter, **options):
+    """A static tree's drafter with heads that agree as often as asked, and the plain answer."""
+    plain = model.generate(**inputs, **options, drafter="plain")
+    width = inputs["input_ids"].shape[1]
+    answers = [
+        row[:count]
+        for row, count in zip(plain[:, width:].tolist(), plain.stats.new_tokens, strict=True)
+    ]
+    spec = GenerationSpec(drafter=drafter).drafter
+    if agreement == "untrained":
+        return spec, plain
+    script = Script(model.stack.embed_prompt(**inputs), answers, agreement)
+    return ScriptedDrafter(MedusaTreeDrafter(spec), script), plain
 
 
-def asked(inputs, agreement, **options):
-    """A model with heads that agree as often as asked, and the plain answer."""
-    model = grown()
-    options = {**inputs, "eos_token_id": 98, "max_new_tokens": 17, **options}
-    plain = model.generate(**options, drafter="plain")
-    if agreement != "untrained":
-        right = model.twig.heads["lm"]
-        model.twig.heads["lm"] = wrong = Wrong(right)
-        one = {"kind": "medusa-tree", "paths": [[0]]}
-        assert torch.equal(plain, model.generate(**options, drafter=one))
-        model.twig.heads["lm"] = right
-        width = inputs["input_ids"].shape[1]
-        states = torch.stack(wrong.states, 1)
-        model.twig.heads["medusa"] = Oracle(states, plain[:, width:], agreement)
-    return model, options, plain
+@pytest.fixture(scope="module")
+def model():
+    return grown()
 
 
-@pytest.mark.parametrize("agreement", ["untrained", "half", "perfect"])
+@pytest.mark.parametrize("agreement", ["untrained", "half", "always", "never"])
 @pytest.mark.parametrize("rows", PROMPTS.values(), ids=PROMPTS)
 @torch.inference_mode()
-def test_static_trees_are_lossless(rows, agreement):
+def test_static_trees_are_lossless(model, rows, agreement):
+    inputs = llava_inputs(rows)
     for budget, bucketed in ((None, False), (0.4, True)):
-        model, options, plain = asked(llava_inputs(rows), agreement, budget=budget)
-        for name, drafter in TREES.items():
-            output = model.generate(**options, drafter=drafter, bucketed=bucketed)
+        options = {"eos_token_id": 98, "max_new_tokens": 17, "budget": budget}
+        for name, tree in TREES.items():
+            drafter, plain = scripted(model, inputs, agreement, tree, **options)
+            output = model.generate(**inputs, **options, drafter=drafter, bucketed=bucketed)
             assert torch.equal(plain, output), name
-            if budget is not None:
-                continue  # the twig sees what the pruned base does not: it need not be right
             gains = [gain for row in output.stats.accepted_lengths for gain in row[:-1]]
-            if agreement == "perfect" and name == "path":
-                assert set(gains) == {4}
-            if agreement == "half" and name == "path":
+            if agreement == "always":
+                assert set(gains) == {4 if name == "path" else 2 if name == "flat" else 5} or (
+                    name == "sparse"
+                )
+            if agreement == "never":
+                assert set(gains) == {1}
+            if agreement == "half" and name in ("default", "path"):
                 assert len(set(gains)) > 1
-            if name == "flat":
-                assert set(gains) == {2}
-        sampled = {**options, "do_sample": True, "seed": 4}
-        drawn = model.generate(**sampled, drafter="plain")
-        assert torch.equal(drawn, model.generate(**sampled, drafter=TREES["default"]))
+    sampled = {**inputs, "max_new_tokens": 17, "do_sample": True, "seed": 4}
+    drawn = model.generate(**sampled, drafter="plain")
+    assert torch.equal(drawn, model.generate(**sampled, drafter=TREES["default"]))
 
 
 @torch.inference_mode()
 def test_a_step_calls_the_shallow_model_once_and_nothing_is_computed_twice():
-    model, options, _ = asked(llava_inputs(ROWS[:1]), "half")
+    model, inputs = grown(), llava_inputs(ROWS[:1])
+    options = {"eos_token_id": 98, "max_new_tokens": 17}
+    drafter, _ = scripted(model, inputs, "half", "medusa-tree", **options)
     twig, base = [], [0] * model.stack.depth
     model.twig.norm.register_forward_hook(lambda *_: twig.append(1))
     for number, layer in enumerate(model.stack.layers):
@@ -115,9 +91,9 @@ def test_a_step_calls_the_shallow_model_once_and_nothing_is_computed_twice():
             base[number] += args[0].shape[1]
 
         layer.register_forward_pre_hook(count)
-    output = model.generate(**options, drafter="medusa-tree")
+    output = model.generate(**inputs, **options, drafter=drafter)
     stats = output.stats
-    prompt = options["input_ids"].shape[1]
+    prompt = inputs["input_ids"].shape[1]
     assert base == [prompt + stats.steps + stats.drafted_tokens] * model.stack.depth
     assert len(twig) <= stats.steps + 1
 

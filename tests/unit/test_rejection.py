@@ -14,7 +14,7 @@ from twigkit import rejection
 from twigkit.acceptance import walk
 from twigkit.candidates import Candidates
 from twigkit.rejection import settle
-from twigkit.sampling import draw, uniforms
+from twigkit.sampling import Noise, draw
 
 VOCABULARY, LENGTH, DRAWS, BATCH = 4, 3, 200_000, 50_000
 SEEDS = (11, 12, 13)
@@ -65,8 +65,15 @@ def prefixes(table, prefix):
     return below.clamp(max=PREFIXES - 1)
 
 
-def start(prefix, capacity, linear=False):
-    return Candidates.start(torch.zeros_like(prefix), capacity, linear)
+def uniforms(generator, rows, count):
+    return torch.rand(rows, count, generator=generator, dtype=torch.float64)
+
+
+def start(prefix, capacity, linear=False, generator=None):
+    def numbers():
+        return uniforms(generator, len(prefix), capacity)
+
+    return Candidates.start(torch.zeros_like(prefix), capacity, linear, numbers)
 
 
 def chosen_path(prefix, generator):
@@ -106,22 +113,22 @@ CHOSEN = (chosen_path, dynamic_tree, static_tree)
 
 def drawn_path(prefix, generator):
     """Drawn tokens; after an unlikely one, no further token is drawn."""
-    table = start(prefix, 4, linear=True)
+    table = start(prefix, 4, True, generator)
     confident = None
     for node in range(3):
         chance = DRAFT[prefixes(table, prefix)[:, node]]
-        table.sample(torch.zeros(len(prefix), 1).long(), chance[:, None], 1, generator, confident)
+        table.sample(torch.zeros(len(prefix), 1).long(), chance[:, None], 1, confident)
         confident = chance.gather(1, table.tokens[:, node + 1 : node + 2]) > 0.25
     return table
 
 
 def drawn_tree(prefix, generator):
     """Two drawn children per node; unlikely nodes get none."""
-    table = start(prefix, 1 + 2 + 4)
+    table = start(prefix, 1 + 2 + 4, False, generator)
     nodes, confident = torch.zeros(len(prefix), 1, dtype=torch.long), None
     for _ in range(2):
         below = prefixes(table, prefix).gather(1, nodes)
-        added = table.sample(nodes, DRAFT[below], 2, generator, confident)
+        added = table.sample(nodes, DRAFT[below], 2, confident)
         nodes = torch.arange(added.start, added.stop).expand(len(prefix), -1)
         confident = table.score[:, added.start : added.stop] > -2.0
     return table
@@ -129,10 +136,7 @@ def drawn_tree(prefix, generator):
 
 def settled(table, target, generator):
     """What the core does with a table."""
-    if table.sampled:
-        return settle(table, target, generators=generator)
-    noise = uniforms(generator, *table.tokens.shape, target.device)
-    return settle(table, target, noise=noise)
+    return settle(table, target, uniforms(generator, *table.tokens.shape))
 
 
 def walked(table, target, generator):
@@ -140,7 +144,7 @@ def walked(table, target, generator):
     rows = torch.arange(len(target))
 
     def choose(node, level):
-        return draw(target[rows, node], uniforms(generator, len(rows), 1, target.device)[:, 0])
+        return draw(target[rows, node], uniforms(generator, len(rows), 1)[:, 0])
 
     return walk(table, choose)
 
@@ -216,14 +220,14 @@ def drawn_again(table, target, generator):
     """A choice that is no child is forgotten and drawn afresh."""
     accepted = settled(table, target, generator)
     last = accepted.path.gather(1, accepted.count[:, None])[:, 0]
-    noise = uniforms(generator, len(target), 1, target.device)[:, 0]
+    noise = uniforms(generator, len(target), 1)[:, 0]
     token = draw(target[torch.arange(len(target)), last], noise)
     return dataclasses.replace(accepted, next_token=token)
 
 
 def typical(table, target, generator):
     """A draft that the target finds likely enough is accepted."""
-    noise = uniforms(generator, *table.tokens.shape, target.device)
+    noise = uniforms(generator, *table.tokens.shape)
     choice = draw(target, noise)
     for node in range(1, table.capacity):
         above = table.parent[:, node : node + 1]
@@ -293,18 +297,15 @@ def test_a_draft_equal_to_the_target_is_always_accepted():
         assert (accepted.count >= 1).all()
 
 
-def test_rows_with_their_own_generators_do_not_depend_on_each_other():
-    prefix = torch.arange(8)
+def test_rows_do_not_depend_on_each_other():
+    prefix, noise = torch.arange(8), Noise(torch.arange(8))
     for draft in (drawn_path, drawn_tree):
         table = draft(prefix, torch.Generator().manual_seed(0))
         target = TARGET[prefixes(table, prefix)]
-
-        def own(seeds):
-            return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-        together = settle(table, target, generators=own(range(8)))
+        numbers = noise.table("acceptance", prefix, table.capacity)
+        together = settle(table, target, numbers)
         for row in range(8):
             one = spread(table, torch.tensor([row]))
-            alone = settle(one, target[[row]], generators=own([row]))
+            alone = settle(one, target[[row]], numbers[[row]])
             assert torch.equal(alone.path[0], together.path[row])
             assert alone.next_token[0] == together.next_token[row]

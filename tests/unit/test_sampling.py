@@ -23,9 +23,7 @@ from twigkit.sampling import (
     draw,
     draw_scores,
     process,
-    seeded,
     seen_tokens,
-    uniforms,
 )
 
 VOCABULARY = 50
@@ -151,7 +149,7 @@ def test_a_penalty_needs_to_know_what_was_seen():
 
 def test_draw_follows_the_weights():
     weights = torch.tensor([0.0, 5.0, 0.0, 3.0, 2.0, 0.0])
-    uniform = uniforms(torch.Generator().manual_seed(0), 1, 100_000, weights.device)[0]
+    uniform = Noise(torch.tensor([0])).table("draft", torch.tensor([3]), 100_000)[0]
     share = draw(weights.expand(100_000, -1), uniform).bincount(minlength=6) / 100_000
     assert torch.allclose(share, weights / 10, atol=6e-3)
     assert share[[0, 2, 5]].eq(0).all()
@@ -167,7 +165,7 @@ def test_draw_never_leaves_the_support(scale):
 
 def test_draw_handles_nodes_and_scores():
     logits = scores(1, 3, 4)
-    uniform = uniforms(torch.Generator().manual_seed(1), 3, 4, logits.device)
+    uniform = Noise(torch.arange(3)).table("choice", torch.zeros(3).long(), 4)
     drawn = draw_scores(logits, uniform)
     assert drawn.shape == (3, 4)
     for row, node in itertools.product(range(3), range(4)):
@@ -175,19 +173,74 @@ def test_draw_handles_nodes_and_scores():
         assert drawn[row, node] == alone
 
 
+def reference(seed, counter):
+    """SplitMix64 in Python's own numbers."""
+    golden, whole = 0x9E3779B97F4A7C15, 2**64 - 1
+
+    def mix(bits):
+        bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & whole
+        bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & whole
+        return bits ^ bits >> 31
+
+    return (mix(mix(seed + golden & whole) + (counter + 1) * golden & whole) >> 11) * 2.0**-53
+
+
+def test_noise_is_splitmix_addressed_by_counter():
+    seeds = [0, 1, 7, 2**62, -1, -(2**63), 2**63 - 1]
+    noise = Noise.of(seeds, torch.device("cpu"))
+    place = torch.arange(len(seeds)) * 1000
+    drafts, own = noise.table("draft", place, 5), noise.at(place)
+    for row, seed in enumerate(seeds):
+        assert own[row] == reference(seed, int(place[row]) << 18)
+        for item in range(5):
+            assert drafts[row, item] == reference(seed, (int(place[row]) << 18) + (item << 2) + 1)
+    assert Noise.of([2**64 + 5], place.device).at(place[:1]) == Noise.of([5], place.device).at(
+        place[:1]
+    )
+
+
 def test_a_rows_noise_does_not_depend_on_its_neighbours():
-    device = torch.device("cpu")
-    together = Noise(seeded([3, 4, 5], device), 3, 7, device).table
-    alone = [Noise(seeded([seed], device), 1, 7, device).table[0] for seed in (3, 4, 5)]
-    assert torch.equal(together, torch.stack(alone))
-    assert not torch.equal(together[0], together[1])
-    with pytest.raises(InputError, match="2 generators for 3 rows"):
-        uniforms(seeded([1, 2], device), 3, 1, device)
+    seeds, place = torch.tensor([3, 4, 5]), torch.tensor([9, 0, 70])
+    noise = Noise(seeds)
+    together = noise.table("acceptance", place, 7)
+    for row in range(3):
+        alone = Noise(seeds[[row]])
+        assert torch.equal(alone.table("acceptance", place[[row]], 7)[0], together[row])
+        assert torch.equal(alone.at(place[[row]])[0], noise.at(place)[row])
+    order = torch.tensor([2, 0])
+    assert torch.equal(noise.rows(order).table("acceptance", place[order], 7), together[order])
 
 
-def test_noise_belongs_to_positions():
-    device = torch.device("cpu")
-    noise = Noise(torch.Generator().manual_seed(0), 2, 4, device)
-    assert torch.equal(noise.at(torch.tensor([0, 3])), noise.table[[0, 1], [0, 3]])
-    nodes = torch.tensor([[0, 1, 1], [2, 3, 9]])
-    assert torch.equal(noise.at(nodes), noise.table.gather(1, nodes.clamp(max=3)))
+def test_noise_belongs_to_positions_and_purposes():
+    noise, place = Noise(torch.tensor([1, 2])), torch.tensor([[0, 1, 1], [2, 3, 9]])
+    chosen = noise.at(place)
+    assert chosen[0, 1] == chosen[0, 2]
+    for column in range(3):
+        assert torch.equal(noise.at(place[:, column]), chosen[:, column])
+    purposes = ("choice", "draft", "acceptance")
+    numbers = torch.stack([noise.table(p, place[:, 0], 50) for p in purposes])
+    assert len(numbers.unique()) == numbers.numel()
+    assert torch.equal(numbers[0, :, 0], chosen[:, 0])
+
+
+@pytest.mark.parametrize("axis", ["seeds", "places", "items", "purposes"])
+def test_noise_is_uniform_and_independent_along_every_axis(axis):
+    """Neighbouring numbers fill the square evenly: a chi-square test over 256 cells."""
+    count = 2**16
+    ids = torch.arange(count)
+    numbers = {
+        "seeds": lambda: Noise(ids).at(torch.zeros_like(ids)),
+        "places": lambda: Noise(torch.tensor([5])).at(ids[None])[0],
+        "items": lambda: Noise(torch.tensor([5])).table("draft", ids[:1], count)[0],
+        "purposes": lambda: torch.stack(
+            [Noise(ids[: count // 2]).table(p, ids[: count // 2], 1)[:, 0] for p in PAIR], 1
+        ).flatten(),
+    }[axis]()
+    cell = (numbers * 16).long().view(-1, 2)
+    counted = (cell[:, 0] * 16 + cell[:, 1]).bincount(minlength=256).double()
+    expected = count / 2 / 256
+    statistic = ((counted - expected) ** 2 / expected).sum()
+    assert 1e-3 < torch.special.gammaincc(torch.tensor(127.5).double(), statistic / 2) < 1 - 1e-3
+
+
+PAIR = ("choice", "acceptance")

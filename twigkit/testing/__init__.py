@@ -20,7 +20,7 @@ from twigkit.testing.head import HeadConformance
 from twigkit.testing.lab import Lab, plainest_adapter
 from twigkit.testing.pruner import PrunerConformance
 from twigkit.testing.reference import masked_logits
-from twigkit.testing.scripted import AGREEMENTS, ScriptedHead
+from twigkit.testing.scripted import AGREEMENTS, Script, ScriptedDrafter, ScriptedHead
 from twigkit.testing.shapes import NothingDrafter, ScoredPruner, ShapedDrafter
 
 __all__ = [
@@ -34,6 +34,8 @@ __all__ = [
     "NothingDrafter",
     "PrunerConformance",
     "ScoredPruner",
+    "Script",
+    "ScriptedDrafter",
     "ScriptedHead",
     "ShapedDrafter",
     "check_capabilities",

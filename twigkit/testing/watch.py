@@ -26,7 +26,7 @@ class Step:
         source: Ids that its nodes had, ``[batch, nodes]``; ``None`` if the same.
         expanded: Node ids that the shallow model was asked to pass, call by call.
         calls: Tokens per row that each base layer computed, call by call.
-        active: Rows that were still generating.
+        live: Numbers of the rows that were in the batch, in its order.
     """
 
     candidates: Candidates
@@ -34,7 +34,7 @@ class Step:
     source: Tensor | None
     expanded: list[Tensor]
     calls: list[list[int]] = field(default_factory=list)
-    active: list[bool] = field(default_factory=list)
+    live: list[int] = field(default_factory=list)
 
     def most_passes(self) -> int:
         """Nodes that the shallow layers have reason to pass: each drafted or verified once."""
@@ -128,7 +128,7 @@ class WatchedDrafter:
             frozen(candidates), frozen(table), None if source is None else source.clone(), []
         )
         step.expanded = spy.expanded
-        step.active = [not row.done for row in self.generation.rows]
+        step.live = list(self.generation.live)
         self.steps.append(step)
         return drafted
 
@@ -151,20 +151,21 @@ class WatchedDrafter:
                     f"{name} has lengths {segment.length.tolist()} on the device and "
                     f"{segment.lengths} on the host {where}"
                 )
-            for row, state in enumerate(generation.rows):
+            for place, row in enumerate(generation.live):
+                state = generation.rows[row]
                 if state.done:
                     continue
                 start, new = before[row], max(len(state.tokens) - 1, 0)
-                length = int(segment.length[row])
+                length = int(segment.length[place])
                 if length != start + new:
                     self._tell(
                         f"{name} holds {length} tokens of row {row} {where}; expected {start} of "
                         f"the prompt and {new} accepted ones: rejected drafts must be rolled back"
                     )
                     continue
-                first = int(generation.frontier.index[row]) - new
+                first = int(generation.frontier.index[place]) - new
                 wanted = [*index[row, :start].tolist(), *range(first, first + new)]
-                held = segment.index[row, :length].tolist()
+                held = segment.index[place, :length].tolist()
                 if held != wanted:
                     self._tell(f"{name} holds positions {held} of row {row} {where}, not {wanted}")
 
