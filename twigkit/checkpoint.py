@@ -21,13 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from twigkit.errors import CheckpointError
+from twigkit.manifest import FORMAT, MANIFEST, read_manifest
 from twigkit.specs import TwigSpec
 from twigkit.stack import LayerStack
 from twigkit.twig import Twig, grow
 
-MANIFEST = "twig.json"
 WEIGHTS = "model.safetensors"
-FORMAT = 1
 
 _SAMPLES = 8
 _TOLERANCE = 2e-3
@@ -83,12 +82,13 @@ def compare_fingerprints(saved: dict[str, Any], found: dict[str, Any]) -> list[s
         old, new = saved.get("config", {}).get(key), found["config"].get(key)
         if old != new:
             problems.append(f"{key} is {new!r}, the twig's base had {old!r}")
-    for name, old in saved.get("weights", {}).items():
-        new = found["weights"].get(name)
-        if new is None or new["shape"] != old["shape"]:
-            problems.append(
-                f"weight {name} has shape {new and new['shape']}, expected {old['shape']}"
-            )
+    for name in sorted({*saved.get("weights", {}), *found["weights"]}):
+        old, new = saved.get("weights", {}).get(name), found["weights"].get(name)
+        if old is None or new is None:
+            problems.append(f"weight {name} is known of {'this' if old is None else 'that'} one only")
+            continue
+        if new["shape"] != old["shape"] or len(new["values"]) != len(old["values"]):
+            problems.append(f"weight {name} has shape {new['shape']}, expected {old['shape']}")
             continue
         scale = max(map(abs, old["values"]), default=1.0) or 1.0
         gap = max(abs(a - b) for a, b in zip(old["values"], new["values"], strict=True))
@@ -252,9 +252,9 @@ def load_twig(
             another one; the differences are named.
     """
     folder = _locate(source, revision)
-    manifest = _read_manifest(folder)
-    spec = TwigSpec.parse(manifest["spec"])
-    problems = compare_fingerprints(manifest["base"], fingerprint(stack))
+    manifest = read_manifest(folder)
+    spec = manifest.spec
+    problems = compare_fingerprints(manifest.base.model_dump(), fingerprint(stack))
     if problems and not allow_other_base:
         raise CheckpointError(
             f"the twig in {source} was grown on another base ({spec.base}): "
@@ -267,12 +267,26 @@ def load_twig(
             f"{stack.depth}; load the base that it grew on"
         )
     twig = grow(spec, stack)
-    if manifest.get("sources") != twig.sources:
+    if manifest.sources != twig.sources:
         raise CheckpointError(
-            f"{folder / MANIFEST} names layers {manifest.get('sources')} as sources"
+            f"{folder / MANIFEST} names base layers {manifest.sources} as sources, but such a twig "
+            f"starts from {twig.sources}; write the twig again"
         )
     load_state(twig, _read_weights(folder), folder)
     return twig.eval()
+
+
+def read_spec(source: str | Path, *, revision: str | None = None) -> TwigSpec:
+    """Read what a twig is, without its weights or its base.
+
+    Args:
+        source: A folder or a Hub id.
+        revision: Revision on the Hub.
+
+    Raises:
+        CheckpointError: If there is no twig, or its manifest is damaged.
+    """
+    return read_manifest(_locate(source, revision)).spec
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], source: object) -> None:
@@ -288,6 +302,11 @@ def load_state(module: nn.Module, state: dict[str, Tensor], source: object) -> N
         f"{name} has shape {list(state[name].shape)}, expected {list(own[name].shape)}"
         for name in own
         if name in state and state[name].shape != own[name].shape
+    ]
+    problems += [
+        f"{name} is of {state[name].dtype}, expected {own[name].dtype} or similar"
+        for name in own
+        if name in state and state[name].is_floating_point() != own[name].is_floating_point()
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -311,24 +330,6 @@ def _locate(source: str | Path, revision: str | None) -> Path:
             f"{source} is neither a folder nor a twig that the Hub gives: "
             f"{str(error).splitlines()[0]}"
         ) from error
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check ``twig.json``."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no {MANIFEST}; it is not a twig") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); write the twig again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise CheckpointError(f"{path} has format {found!r}; this twigkit reads format {FORMAT}")
-    missing = [key for key in ("spec", "base", "sources") if key not in manifest]
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}; write the twig again")
-    return manifest
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

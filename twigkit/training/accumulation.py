@@ -51,7 +51,7 @@ class ScaledObjective(nn.Module):
 
         Returns:
             The loss, whose gradient is wanted; its parts as the objective gave them, without
-            gradients; and the objective's figures.
+            gradients; and the objective's figures, with more of them where gradients are disabled.
 
         Raises:
             TrainingError: If a part counts a unit that the objective's counts do not name.
@@ -60,6 +60,8 @@ class ScaledObjective(nn.Module):
         device = batch.labels.device.type
         with torch.autocast(device, torch.bfloat16) if self._halved else nullcontext():
             parts, figures = self.objective(batch, progress, seed)
+            if not torch.is_grad_enabled():
+                figures = figures | self.objective.examine(batch)
         for name, part in parts.items():
             if part.unit not in scales:
                 raise TrainingError(

@@ -139,9 +139,7 @@ def spread_parameters(
         names: Names by the module's own.
         tensors: By name; only the first process needs them.
     """
-    state: dict[str, Any] = {
-        own: tensors[name] for own, name in names.items() if name in tensors
-    }
+    state: dict[str, Any] = {own: tensors[name] for own, name in names.items() if name in tensors}
     set_model_state_dict(module, state, options=_spreading())
 
 

@@ -26,6 +26,7 @@ from twigkit.training.stepping import Stepper
 
 T = TypeVar("T")
 
+
 class Keeper:
     """What a run leaves on the disk; only the first process writes.
 

@@ -62,6 +62,17 @@ class Objective(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define 'forward'")
 
+    def examine(self, batch: Batch) -> dict[str, float]:
+        """Find out more about held-out samples than the loss says, without gradients.
+
+        Args:
+            batch: The micro-batch, on the device of what trains.
+
+        Returns:
+            Further sums to log, as :meth:`forward` gives them; always the same names.
+        """
+        return {}
+
     def criterion(self, loss: float, means: dict[str, float]) -> float:
         """Say by what number evaluations are compared, lower being better.
 

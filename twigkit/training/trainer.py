@@ -30,6 +30,7 @@ from twigkit.training.journal import Journal, Line, Window, read_lines
 from twigkit.training.keeping import Keeper
 from twigkit.training.loader import Data, open_data, worker_deaths
 from twigkit.training.objective import Objective
+from twigkit.training.objectives import objective_of
 from twigkit.training.reporting import Reporter, check_trackers, means_of
 from twigkit.training.snapshot import Standing
 from twigkit.training.sources import Samples
@@ -115,10 +116,7 @@ def train(
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    if objective is None:
-        from twigkit.training.objectives import objective_of
-
-        objective = objective_of(spec, model)
+    objective = objective or objective_of(spec, model)
     return Training(spec, model, objective, data, accelerator, show=show).run()
 
 
