@@ -14,8 +14,9 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor
 
-from twigkit.checkpoint import MANIFEST, fingerprint, write_twig
+from twigkit.checkpoint import fingerprint, write_twig
 from twigkit.errors import TrainingError
+from twigkit.manifest import MANIFEST
 from twigkit.model import TwigModel
 from twigkit.training.gathering import gather, gather_parameters, spread, spread_parameters
 from twigkit.training.provenance import describe_run
