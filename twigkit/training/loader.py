@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,7 +164,9 @@ class Loader:
             generator=torch.Generator(),
         )
         with worker_deaths():
-            for made in loader:
+            with _no_alarm():
+                batches = iter(loader)
+            for made in batches:
                 if isinstance(made, Unfilled):
                     raise TrainingError(made.message)
                 self._ledger.add(made.broken)
@@ -170,10 +174,27 @@ class Loader:
 
 
 @contextmanager
+def _no_alarm() -> Iterator[None]:
+    """Keep torch from raising a worker's death wherever the process happens to be.
+
+    It installs a signal handler that would do so, in the midst of an optimiser step or of a file
+    that is being written. Without, the death is found within seconds when the next batch is waited
+    for.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGCHLD) is not before:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
 def worker_deaths() -> Iterator[None]:
     """Turn torch's report that a worker died into an error of twigkit.
-
-    Torch raises it wherever the process happens to be, so the training loop stands inside of this.
 
     Raises:
         TrainingError: If a worker died.
