@@ -27,6 +27,13 @@ class Answers:
     targets: Tensor
     ahead: Tensor
 
+    @property
+    def numbers(self) -> Tensor:
+        """Number the answers through the batch: the one that each place is of, ``[places]`` long."""
+        step = self.positions.diff(prepend=self.positions[:1] - 1)
+        turn = self.rows.diff(prepend=self.rows[:1])
+        return ((step != 1) | (turn != 0)).long().cumsum(0)
+
     def states(self, hidden: Tensor) -> Tensor:
         """Pick the states of the places out of ``[batch, tokens, width]``."""
         return hidden[self.rows.to(hidden.device), self.positions.to(hidden.device)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,10 @@ from twigkit.training.resuming import flatten
 from twigkit.training.spec import TrainingSpec
 
 ACCEPTED = "accepted"
-"""Figure that the bar shows as the accepted length of the draft, where an objective gives it."""
+"""Figure of an evaluation that the bar goes on showing: the accepted length of the draft."""
+
+_FURTHER = re.compile(r".*_(?!1$)\d+")
+"""Names of a row's later members, such as ``right_2``; the bar has room for the first only."""
 
 
 def means_of(figures: Figures) -> dict[str, float]:
@@ -50,6 +54,7 @@ class Reporter:
         self._spec, self._accelerator = spec, accelerator
         self._total, self._show = total, show and accelerator.is_main_process
         self._bar: Any = None
+        self._accepted: dict[str, float] = {}
 
     def start(self, step: int, launch: Mapping[str, Any]) -> None:
         """Open everything at a step.
@@ -89,13 +94,8 @@ class Reporter:
         """
         if self._bar is None:
             return
-        shown = {"loss": figures.loss}
-        if len(figures.parts) > 1:
-            shown |= figures.parts
-        means = means_of(figures)
-        if ACCEPTED in means:
-            shown["accepted"] = means[ACCEPTED]
-        texts = {name: f"{value:.3g}" for name, value in shown.items()}
+        shown = {"loss": figures.loss, **figures.parts, **means_of(figures), **self._accepted}
+        texts = {n: f"{value:.3g}" for n, value in shown.items() if not _FURTHER.fullmatch(n)}
         self._bar.set_postfix({**texts, "tokens/s": f"{speed:.0f}"}, refresh=False)
         self._bar.update()
 
@@ -113,6 +113,8 @@ class Reporter:
         if not self._accelerator.is_main_process:
             return
         line = self.journal.write(event, step, figures)
+        if ACCEPTED in figures:
+            self._accepted = {ACCEPTED: figures[ACCEPTED]}
         if self._spec.trackers:
             numbers = {
                 f"{event}/{name}": value

@@ -5,7 +5,14 @@ import random
 import pytest
 import torch
 
+from tests.tiny import tiny_llava
+from tests.unit.training.samples import batch_of
+from twigkit import TwigModel, TwigSpec
 from twigkit.training.agreement import verifications
+from twigkit.training.answers import find_answers
+from twigkit.training.distillation import Distillation
+from twigkit.training.passes import advance, branch, embed
+from twigkit.training.spec import DistillationSpec
 
 
 def plain(answers, drafts):
@@ -41,3 +48,29 @@ def test_a_perfect_draft_gains_six_tokens_and_a_useless_one_one():
     same = torch.zeros(12, dtype=torch.long)
     assert int(verifications(torch.ones(12, dtype=torch.bool), same)) == 2
     assert int(verifications(torch.zeros(12, dtype=torch.bool), same)) == 12
+
+
+def test_answers_are_numbered_through_the_batch():
+    answers = find_answers(batch_of("w3 i w4 a2", "w2 a3 w1 a1", "a2 w1 a2"))
+    assert answers.numbers.tolist() == [0, 0, 1, 1, 1, 2, 3, 3, 4, 4]
+
+
+@torch.no_grad()
+def test_stage_1_tells_the_accepted_length_of_held_out_answers():
+    model = TwigModel(tiny_llava(6))
+    model.grow(TwigSpec(base="tiny", exit_layer=2, depth=2))
+    batch = batch_of("w3 i w4 a9", "w2 a3 w2 i w1 a14")
+    prompt, _ = advance(model.stack, embed(model.stack, batch), 0, 2)
+    logits = model.twig.head("lm")(model.twig.norm(branch(model.stack, model.twig, prompt)[0]))
+    # Make the answers what the twig would choose but for every fourth token.
+    shifted = logits.argmax(-1).roll(1, 1)
+    kept = torch.arange(batch.labels.shape[1]) % 4 == 0
+    batch.labels.copy_(torch.where((batch.labels >= 0) & ~kept, shifted, batch.labels))
+    right = [
+        [bool(batch.labels[row, place] == shifted[row, place]) for place in range(t.start, t.stop)]
+        for row, turns in enumerate(batch.turns)
+        for t in turns
+    ]
+    found = Distillation(DistillationSpec(chunk=5), model).examine(batch)
+    assert found == {"accepted/verifications": 26.0, "verifications": plain(right, 5)}
+    assert 26 / found["verifications"] > 2
