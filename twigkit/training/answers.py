@@ -29,7 +29,7 @@ class Answers:
 
     @property
     def numbers(self) -> Tensor:
-        """Number the answers through the batch: the one that each place is of, ``[places]`` long."""
+        """Which answer of the batch each place is of, ``[places]`` long, ascending."""
         step = self.positions.diff(prepend=self.positions[:1] - 1)
         turn = self.rows.diff(prepend=self.rows[:1])
         return ((step != 1) | (turn != 0)).long().cumsum(0)
