@@ -85,7 +85,8 @@ def compare_fingerprints(saved: dict[str, Any], found: dict[str, Any]) -> list[s
     for name in sorted({*saved.get("weights", {}), *found["weights"]}):
         old, new = saved.get("weights", {}).get(name), found["weights"].get(name)
         if old is None or new is None:
-            problems.append(f"weight {name} is known of {'this' if old is None else 'that'} one only")
+            which = "this base" if old is None else "the twig's base"
+            problems.append(f"weight {name} is known of {which} only")
             continue
         if new["shape"] != old["shape"] or len(new["values"]) != len(old["values"]):
             problems.append(f"weight {name} has shape {new['shape']}, expected {old['shape']}")

@@ -112,7 +112,7 @@ DAMAGE = {
         "is damaged",
     ),
     "another format": (lambda f: edit(f, format=99), "format 99"),
-    "a missing entry": (lambda f: edit(f, sources=None), "lacks sources"),
+    "a missing entry": (lambda f: edit(f, sources=None), "sources: this field is required"),
 }
 
 
