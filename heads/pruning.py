@@ -127,7 +127,8 @@ class PruningHead(Head):
 
     def _gates(self, linear: nn.Linear, inputs: Tensor) -> Tensor:
         """Open and shut features, ``[batch, tokens, features]``."""
-        logits = linear(inputs) + self.offset
+        # While the head trains, it is in fp32 on layers that may not be.
+        logits = linear(inputs.to(linear.weight.dtype)) + self.offset
         return logits.relu() * logits.sigmoid()
 
 

@@ -15,8 +15,10 @@ from twigkit.attention import RowProbe
 from twigkit.errors import CapabilityError
 from twigkit.front import Prompt
 from twigkit.model import TwigModel
+from twigkit.training.agreement import verifications
 from twigkit.training.answers import Answers, find_answers
 from twigkit.training.batch import IGNORED, Batch
+from twigkit.training.heads import head_with
 from twigkit.training.losses import Divergence, ahead_sums, attention_divergence, token_sums
 from twigkit.training.objective import Objective, Part
 from twigkit.training.passes import (
@@ -155,6 +157,30 @@ class Distillation(Objective):
             parts["attention"] = self._attention(batch, taught, probe)
         return parts, figures
 
+    def examine(self, batch: Batch) -> dict[str, float]:
+        """Find out how far drafts would get if the base gave the reference answers.
+
+        Costs a pass of the shallow model, no layer behind it.
+
+        Args:
+            batch: The micro-batch.
+
+        Returns:
+            Answer tokens over the verifications that they would take (``accepted``: the accepted
+            length); nothing if no next tokens are learnt.
+        """
+        if not (self.weights["next_token"] or self.weights["prediction"]):
+            return {}
+        stack, answers = self._stack[0], find_answers(batch)
+        shared, _ = advance(stack, embed(stack, batch), 0, self.twig.exit_layer)
+        normed = self.twig.norm(answers.states(branch(stack, self.twig, shared)[0]))
+        head = self._head("next-token")
+        chosen = [head(part[None])[0].argmax(-1) for part in normed.split(self.spec.chunk)]
+        targets = answers.targets.to(normed.device)
+        right = torch.cat([targets[:0], *chosen]) == targets
+        steps = verifications(right, answers.numbers.to(normed.device))
+        return {"accepted/verifications": float(len(targets)), "verifications": float(steps)}
+
     def _teach(self, batch: Batch, answers: Answers, queries: Tensor | None) -> Taught:
         """Run the base as far as somebody needs it."""
         stack, exit_layer = self._stack[0], self.twig.exit_layer
@@ -231,26 +257,6 @@ class Distillation(Objective):
         for parameter in self._idle:
             total = total + parameter.flatten()[:1].sum() * 0.0
         return Part(total, "queries", self.weights["attention"])
-
-
-def head_with(twig: nn.Module, capability: str) -> str | None:
-    """Return the name of a twig's head that can do something, or ``None`` if it has none.
-
-    Raises:
-        CapabilityError: If several heads can, since one would have to be guessed.
-    """
-    heads: nn.ModuleDict = twig.heads  # type: ignore[assignment]
-    names = [name for name, head in heads.items() if capability in _capabilities(head)]
-    if len(names) > 1:
-        raise CapabilityError(
-            f"the twig's heads {', '.join(names)} can all do {capability!r}; train a twig that has "
-            "one of them"
-        )
-    return names[0] if names else None
-
-
-def _capabilities(head: nn.Module) -> frozenset[str]:
-    return getattr(head, "capabilities", frozenset())
 
 
 def _weights(

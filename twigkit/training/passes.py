@@ -125,6 +125,42 @@ def branch(
     return states, probe
 
 
+def pick(
+    prompt: Prompt, rows: Tensor, stays: Tensor, lengths: list[int], visual_counts: list[int]
+) -> Prompt:
+    """Return some rows of a prompt, each perhaps several times, with some of their tokens.
+
+    Args:
+        prompt: The tokens.
+        rows: Row of each new row, ``[picked]`` long.
+        stays: Which of its tokens stay, ``[picked, tokens]`` bool.
+        lengths: How many stay.
+        visual_counts: How many of them are visual.
+
+    Returns:
+        The tokens at their original positions, padded on the left.
+    """
+    device = prompt.hidden.device
+    place = torch.arange(stays.shape[1], device=device)
+    order = torch.where(stays, place, -1).sort(1).values[:, -max(lengths) :]
+    alive, order, row = order >= 0, order.clamp(min=0), rows.to(device)[:, None]
+    return replace(
+        prompt,
+        ids=prompt.ids[row, order],
+        hidden=prompt.hidden[row, order],
+        visual=prompt.visual[row, order] & alive,
+        valid=alive,
+        rope=prompt.rope[:, row, order],
+        index=prompt.index[row, order],
+        next_rope=prompt.next_rope[rows.to(device)],
+        next_index=prompt.next_index[rows.to(device)],
+        lengths=lengths,
+        visual_counts=visual_counts,
+        inject={layer: states[row, order] for layer, states in prompt.inject.items()},
+        blocks=None if prompt.blocks is None else prompt.blocks[row, order],
+    )
+
+
 def teacher_layer(depth: int, given: int | float | None) -> int:
     """Resolve the layer whose attention teaches, an index from 0.
 
