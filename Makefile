@@ -30,7 +30,7 @@ families: $(STAMP)
 	$(BIN)/twigkit families --distribution twigkit --out docs/families.md
 
 bench: $(STAMP)
-	$(BIN)/twigkit bench --out $(BUILD)/bench
+	$(BIN)/twigkit bench --training 3 --out $(BUILD)/bench
 
 clean:
 	rm -rf $(BUILD) $(VENV) twigkit.egg-info

@@ -17,6 +17,7 @@ from twigkit.bench.control import compare_control
 from twigkit.bench.memory import measure_memory, token_bytes, visual_per_layer
 from twigkit.bench.methods import Method, answer, standard_methods
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, text_table
+from twigkit.bench.training import TrainingCost
 from twigkit.cli.main import main
 from twigkit.demo.unseen import unseen
 from twigkit.inputs import prepare
@@ -259,7 +260,14 @@ def test_the_command_writes_json_and_markdown(model, folders, tmp_path, capsys, 
     monkeypatch.setattr(suite, "METHODS", tuple(halves))
     before = torch.get_num_threads()
     words = ["bench", "--quick", "--threads", "1", "--max-new-tokens", "6", "--out", tmp_path]
-    words += ["--control", "1"]
+    words += ["--control", "1", "--training", "1"]
+    asked = []
+
+    def measured(*given, rounds, progress):  # measured in a test of its own
+        asked.append((len(given[1]), rounds))
+        return TrainingCost(rounds, 4, 99, 2, 3, 32, 0.2, 1.0, 32, 0.7, 1.0, 0.02, 0.3)
+
+    monkeypatch.setattr("twigkit.bench.training.measure_training", measured)
     assert main([*map(str, words), *folders.model]) == 0
     assert torch.get_num_threads() == before
     data = json.loads((tmp_path / "bench.json").read_text())
@@ -267,6 +275,9 @@ def test_the_command_writes_json_and_markdown(model, folders, tmp_path, capsys, 
         method.name for method in suite.methods(model)
     ]
     assert data["control"]["prompts"] == 1
+    assert asked == [(8, 1)]
+    verdicts = [ratio["verdict"] for ratio in data["training"]["ratios"]]
+    assert verdicts == ["met", "missed", "met"]
     assert data["conditions"]["threads"] == "1"
     assert all(row["difference"] is None for row in data["decoding"])
     assert all(entry["deviation"] < 0.02 for entry in data["memory"])
@@ -275,4 +286,6 @@ def test_the_command_writes_json_and_markdown(model, folders, tmp_path, capsys, 
     assert text.strip() in capsys.readouterr().out
     assert "twigkit plain / Hugging Face" in text
     assert "## The controller" in text
+    assert "## Training" in text
+    assert "| 0.700 | at most 0.60 | missed |" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]

@@ -9,6 +9,7 @@ from twigkit.bench.compare import Comparison
 from twigkit.bench.control import LONG, Control
 from twigkit.bench.suite import TREE_SLOTS, Ratio, Result
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size
+from twigkit.bench.training import TrainingCost
 from twigkit.stopwatch import PARTS
 
 
@@ -31,6 +32,14 @@ def as_data(result: Result) -> dict[str, Any]:
             for memory in result.memory
         ],
         "control": result.control and dataclasses.asdict(result.control),
+        "training": result.training
+        and {
+            **dataclasses.asdict(result.training),
+            "ratios": [
+                {**dataclasses.asdict(ratio), "verdict": ratio.verdict}
+                for ratio in training_ratios(result.training)
+            ],
+        },
     }
 
 
@@ -97,6 +106,7 @@ def as_markdown(result: Result) -> str:
         ),
         f"Allowed is the full length in all layers plus {TREE_SLOTS} slots for a step's nodes.",
         *_control(result.control),
+        *_training(result.training),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -115,6 +125,36 @@ def _control(control: Control | None) -> list[str]:
         markdown_table(["way", "s", "process s", "times plain", "worst long answer"], control.rows),
         f"With the trained twig the controller takes {ratio:.3f} times the best fixed choice "
         f"({best}).",
+    ]
+
+
+def training_ratios(cost: TrainingCost) -> list[Ratio]:
+    """Hold what training costs against what is promised."""
+    return [Ratio(name, value, bound, most=True) for name, value, bound in cost.bounds]
+
+
+def _training(cost: TrainingCost | None) -> list[str]:
+    """Say what training costs."""
+    if cost is None:
+        return []
+    seconds = [
+        ["stage 1, next tokens alone", str(cost.samples), f"{1000 * cost.twig_step:.0f}"],
+        ["full fine-tuning", str(cost.samples), f"{1000 * cost.full_step:.0f}"],
+        [f"stage 2, {cost.group} actions", "1", f"{1000 * cost.group_step:.0f}"],
+        [f"{cost.group} separate pruned forwards", "1", f"{1000 * cost.separate:.0f}"],
+        ["stage 1 in the trainer, all its losses", str(cost.samples), f"{1000 * cost.step:.0f}"],
+    ]
+    ratios = [
+        [ratio.name, f"{ratio.value:.3f}", f"at most {ratio.target:.2f}", ratio.verdict]
+        for ratio in training_ratios(cost)
+    ]
+    return [
+        "## Training",
+        f"Optimiser steps on the same samples ({cost.tokens} positions in a batch of "
+        f"{cost.samples}), medians of {cost.rounds} rounds in which the alternatives take turns. "
+        "Full fine-tuning trains the language model, the vision tower frozen.",
+        markdown_table(["step", "samples", "ms"], seconds),
+        markdown_table(["ratio", "measured", "target", "verdict"], ratios),
     ]
 
 

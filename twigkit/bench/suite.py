@@ -11,6 +11,7 @@ from twigkit.bench.conditions import conditions
 from twigkit.bench.control import Control
 from twigkit.bench.memory import Memory, measure_memory
 from twigkit.bench.methods import Inputs, Method
+from twigkit.bench.training import TrainingCost
 from twigkit.model import TwigModel
 from twigkit.plugins import default_registry
 
@@ -95,6 +96,7 @@ class Result:
         ratios: What they come to.
         memory: The cache beside the arithmetic.
         control: The controller beside its choices; ``None`` if it was not asked for.
+        training: What training costs; ``None`` if it was not asked for.
     """
 
     conditions: dict[str, str]
@@ -105,6 +107,7 @@ class Result:
     ratios: list[Ratio]
     memory: list[Memory]
     control: Control | None = None
+    training: TrainingCost | None = None
 
 
 def run(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from typing import TYPE_CHECKING, Any
 
 from twigkit.cli.loading import add_model_arguments, base_folder, load_model, progress, writable
 from twigkit.errors import CapabilityError, InputError
+
+if TYPE_CHECKING:
+    from twigkit.demo.unseen import Sample
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also hold the drafter 'auto' against plain decoding and fixed drafters, on N prompts",
     )
+    parser.add_argument(
+        "--training",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also measure what training costs, in N rounds",
+    )
     add_model_arguments(parser)
 
 
@@ -53,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rounds", "prompts", "threads"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}; give 1 or more")
-    if args.control < 0:
-        raise InputError(f"--control is {args.control}; give a number of prompts, or 0 for none")
+    for name, what in (("control", "prompts"), ("training", "rounds")):
+        if getattr(args, name) < 0:
+            given = getattr(args, name)
+            raise InputError(f"--{name} is {given}; give a number of {what}, or 0 for none")
     folder = writable(args.out)
     model = load_model(args)
     if model.twig is None:
@@ -65,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     from twigkit.bench import report, suite
     from twigkit.bench.control import compare_control
+    from twigkit.bench.training import BATCH, measure_training
     from twigkit.demo.unseen import unseen
     from twigkit.files import write_whole
     from twigkit.inputs import load_processor, prepare
@@ -93,12 +107,27 @@ def run(args: argparse.Namespace) -> int:
                     max_new_tokens=args.max_new_tokens,
                     progress=tell,
                 )
+            training = None
+            if args.training:
+                training = measure_training(
+                    model,
+                    [_record(s) for s in unseen(2 * BATCH, seed=args.seed + 2)],
+                    processor,
+                    rounds=args.training,
+                    progress=tell,
+                )
     finally:
         torch.set_num_threads(before)
-    result = dataclasses.replace(result, control=control)
+    result = dataclasses.replace(result, control=control, training=training)
     text = report.as_markdown(result)
     write_whole(folder / "bench.json", json.dumps(report.as_data(result), indent=2) + "\n")
     write_whole(folder / "bench.md", text)
     print(text)
     print(f"Written to {folder / 'bench.json'} and {folder / 'bench.md'}.")
     return 0 if result.decoding.lossless else 1
+
+
+def _record(sample: Sample) -> dict[str, Any]:
+    """Give a scene with its long question as training takes it."""
+    turn = sample.description
+    return {"image": sample.picture, "question": turn.question, "answer": turn.answer}
