@@ -1,9 +1,10 @@
 """The recipe of the demo model, stage by stage.
 
 ``python -m twigkit.demo.recipe --work DIR`` trains every stage that is not finished, each from the
-ones before, and exports base and twig. Interrupt it at any time: the same command goes on from the
-last checkpoint and ends in the same weights. Two processes of one thread each share every step; one
-process alone (``--workers 1``) computes the same in twice the time.
+ones before, and exports base and twig; the last two stages are runs of ``twigkit train``. Interrupt
+it at any time: the same command goes on from the last checkpoint and ends in the same weights. Two
+processes of one thread each share every step; one process alone (``--workers 1``) computes the same
+in twice the time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,14 @@ import torch
 from torch import distributed, multiprocessing, nn
 from transformers import LlavaForConditionalGeneration
 
+from twigkit.demo.branching import (
+    DISTILLATION,
+    REINFORCEMENT,
+    prepare_twig,
+    run_stage,
+    ship,
+    spec_of,
+)
 from twigkit.demo.build import build_config, draw_weights, grow, vision_config, vocabulary
 from twigkit.demo.card import CARD
 from twigkit.demo.export import export_base
@@ -38,6 +47,7 @@ YOUNG, GROWN = 8, 32  # text layers before and after growing
 PLACES = (0, 2, 3, 4, 10, 17, 24, 31)
 BATCH = {"language": 16, "joint": 16, "drill": 16, "grown": 8, "polish": 8, "recite": 8, "twig": 16}
 STAGES = ("vision", "place", "language", "joint", "drill", "grown", "polish", "recite", "twig")
+BRANCH = {"distil": DISTILLATION, "reinforce": REINFORCEMENT}  # each goes on from the one before
 WEIGHTS = Path(__file__).parent / "weights"
 SCHEDULES = {
     "vision": Schedule(steps=1200, rate=1.5e-3, horizon=2000, cooldown=400),
@@ -111,14 +121,31 @@ def _vision(name: str, pool: Pool) -> VisionStage:
     return VisionStage(name, vision_config(), pool, SCHEDULES[name], 32, seed=1, spots=spots)
 
 
-def export(stage: Stage, out: Path) -> None:
-    """Write what a stage made for users: the base after growing it, the twig after training it."""
+def export(stage: Stage, work: Path, out: Path) -> None:
+    """Write what a stage made for others: the base once it is done, the twig to go on from."""
     if isinstance(stage, JointStage) and stage.name == "recite":
         export_base(stage.model, out / "base", CARD)
     elif isinstance(stage, TwigStage):
-        stage.owner.save_twig(
-            out / "twig", note="The twig of the demo model, next-token loss alone."
-        )
+        stage.owner.save_twig(work / "next-token", note="The demo's twig, next-token loss alone.")
+        prepare_twig(out / "base", work / "next-token", work / "prepared")
+
+
+def branch(names: list[str], work: Path, out: Path, workers: int) -> None:
+    """Run the stages that any base could run, and write the finished twig.
+
+    Args:
+        names: Stages, in order.
+        work: Folder of the runs.
+        out: Folder of the exported base; where the twig goes.
+        workers: Processes that share a step.
+    """
+    order = ["prepared", *BRANCH]
+    for name in names:
+        start = work / order[order.index(name) - 1]
+        spec = spec_of(BRANCH[name], out / "base", start, work / name)
+        run_stage(spec, work / f"{name}.yaml", workers)
+        if name == order[-1]:
+            ship(out / "base", work / name, out / "twig")
 
 
 def work_on(rank: int, names: list[str], work: Path, out: Path, workers: int, threads: int) -> None:
@@ -141,7 +168,7 @@ def work_on(rank: int, names: list[str], work: Path, out: Path, workers: int, th
         stage = stage_of(name, work, out)
         train(stage, work, rank=rank)
         if rank == 0:
-            export(stage, out)
+            export(stage, work, out)
         if workers > 1:
             distributed.barrier()
     if workers > 1:
@@ -152,18 +179,22 @@ def main() -> None:
     """Train the stages named on the command line, all of them by default."""
     parser = argparse.ArgumentParser(description="Train the demo model.")
     parser.add_argument("--work", type=Path, required=True, help="folder of pool and checkpoints")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    every = [*STAGES, *BRANCH]
+    parser.add_argument("--stages", nargs="+", choices=every, default=every)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where base and twig go")
     parser.add_argument("--workers", type=int, choices=(1, SHARDS), default=SHARDS)
     parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
     options = parser.parse_args()
     Pool(options.work / "pool", SCENES)
     (options.work / "meeting").unlink(missing_ok=True)
-    arguments = (options.stages, options.work, options.out, options.workers, options.threads)
-    if options.workers == 1:
+    first = [name for name in options.stages if name in STAGES]
+    arguments = (first, options.work, options.out, options.workers, options.threads)
+    if first and options.workers == 1:
         work_on(0, *arguments)
-    else:
+    elif first:
         multiprocessing.spawn(work_on, arguments, nprocs=options.workers)
+    then = [name for name in options.stages if name in BRANCH]
+    branch(then, options.work, options.out, options.workers)
 
 
 if __name__ == "__main__":
