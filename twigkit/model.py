@@ -331,14 +331,14 @@ class TwigModel:
 def _in_lockstep(
     spec: GenerationSpec, ready: Drafter | None, decoding: Decoding
 ) -> tuple[GenerationSpec, Drafter | None]:
-    """Return the drafter, which is a plain one where a processor must see all rows at once."""
+    """Return the drafter, which is a plain one where something must see all rows at once."""
     name = spec.drafter.kind if ready is None else type(ready).__name__
     if not decoding.lockstep or name == "plain":
         return spec, ready
     names = ", ".join(decoding.lockstep)
     warnings.warn(
-        f"among the logits processors ({names}) is one that is not known to depend on the ids of "
-        f"its row alone, so the drafter {name!r} is left out and decoding is plain",
+        f"{names}: not known to depend on the ids of one row alone, so the drafter {name!r} is "
+        "left out and decoding is plain",
         stacklevel=4,
     )
     return GenerationSpec(**{**dict(spec), "drafter": "plain"}), None

@@ -3,83 +3,52 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, RepetitionPenaltyLogitsProcessor, StopStringCriteria
+from transformers import GenerationConfig
 
-from twigkit.choosing import Decoding, Processor
+from twigkit.choosing import Decoding
 from twigkit.errors import CapabilityError, InputError
-from twigkit.generation import Limits, StopCheck
+from twigkit.generation import JointCheck, Limits, StopCheck
+from twigkit.processing import Frame, criteria, first_line, ids_alone, processors
 from twigkit.sampling import Sampling
 
 DEFAULT_MAX_NEW_TOKENS = 20
 """What transformers generates when nobody says how much."""
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
-    "num_return_sequences": (1,),
-    "encoder_repetition_penalty": (1.0,),
-    "no_repeat_ngram_size": (0,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "bad_words_ids": (),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "suppress_tokens": (),
-    "begin_suppress_tokens": (),
-    "sequence_bias": (),
-    "exponential_decay_length_penalty": (),
-    "guidance_scale": (1.0,),
-    "watermarking_config": (),
-    "penalty_alpha": (0.0,),
-    "max_time": (),
-    "output_scores": (False,),
-    "output_logits": (False,),
-    "output_attentions": (False,),
-    "output_hidden_states": (False,),
+_ENCODER = "it is about the input of an encoder, and there is none"
+_RETURNS = "twigkit returns tokens and statistics"
+_REFUSED: dict[str, tuple[Any, str]] = {
+    "num_beams": (1, "beams are several texts per row, and drafts continue one"),
+    "num_return_sequences": (1, "a row is one answer; give the prompt as often as wanted"),
+    "encoder_repetition_penalty": (1.0, f"{_ENCODER}; repetition_penalty counts the prompt"),
+    "encoder_no_repeat_ngram_size": (0, f"{_ENCODER}; no_repeat_ngram_size counts the prompt"),
+    "guidance_scale": (1.0, "it runs the model twice at every position"),
+    "watermarking_config": (None, "a watermark may keep a state from one position to the next"),
+    "penalty_alpha": (0.0, "it compares hidden states of several candidates"),
+    "dola_layers": (None, "it reads the logits of other layers"),
+    "token_healing": (False, "it rewrites the end of the prompt"),
+    "prompt_lookup_num_tokens": (None, "drafting is the drafter's: drafter='prompt-lookup'"),
+    "output_scores": (False, _RETURNS),
+    "output_logits": (False, _RETURNS),
+    "output_attentions": (False, _RETURNS),
+    "output_hidden_states": (False, _RETURNS),
 }
-"""Settings that would change the output or the return value, with the values that do not."""
+"""Settings that would change the output or the return value, what does not, and why not."""
 
-_NEUTRAL_WARPERS: dict[str, tuple[Any, ...]] = {
-    "typical_p": (1.0,),
-    "top_h": (),
-    "epsilon_cutoff": (0.0,),
-    "eta_cutoff": (0.0,),
+_NOT_TAKEN = {
+    "assistant_model": "drafts come from the twig; pick a drafter",
+    "negative_prompt_ids": "guidance would run the model twice at every position",
+    "custom_generate": "twigkit runs a decoding loop of its own",
 }
-"""The same for settings that transformers heeds only when tokens are drawn."""
+"""Arguments of transformers' ``generate`` that cannot be honoured, and why."""
 
 _SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
 """What transformers takes where neither the call nor the base's generation config says it."""
-
-_IDS_ALONE = frozenset(
-    {
-        "EpsilonLogitsWarper",
-        "EtaLogitsWarper",
-        "ExponentialDecayLengthPenalty",
-        "ForcedBOSTokenLogitsProcessor",
-        "ForcedEOSTokenLogitsProcessor",
-        "InfNanRemoveLogitsProcessor",
-        "LogitNormalization",
-        "MinLengthLogitsProcessor",
-        "MinNewTokensLengthLogitsProcessor",
-        "MinPLogitsWarper",
-        "NoBadWordsLogitsProcessor",
-        "NoRepeatNGramLogitsProcessor",
-        "RepetitionPenaltyLogitsProcessor",
-        "SequenceBiasLogitsProcessor",
-        "SuppressTokensAtBeginLogitsProcessor",
-        "SuppressTokensLogitsProcessor",
-        "TemperatureLogitsWarper",
-        "TopHLogitsWarper",
-        "TopKLogitsWarper",
-        "TopPLogitsWarper",
-        "TypicalLogitsWarper",
-    }
-)
-"""Processors of transformers whose answer for a row depends on nothing but its ids and scores."""
 
 
 @dataclass(frozen=True)
@@ -117,26 +86,41 @@ def resolve_settings(model: nn.Module, prompt_length: int, kwargs: dict[str, Any
     given = dict(kwargs)
     streamer = given.pop("streamer", None)
     tokenizer = given.pop("tokenizer", None)
-    criteria = given.pop("stopping_criteria", None)
-    processors = list(given.pop("logits_processor", None) or [])
+    own_criteria = list(given.pop("stopping_criteria", None) or [])
+    own = list(given.pop("logits_processor", None) or [])
+    allowed = given.pop("prefix_allowed_tokens_fn", None)
+    for name, reason in _NOT_TAKEN.items():
+        if given.pop(name, None) is not None:
+            raise CapabilityError(f"{name} cannot be taken: {reason}; leave it out")
     config = _defaults(model, given.pop("generation_config", None))
     try:
         inputs = config.update(**given)
     except ValueError as error:
-        raise InputError(f"a generation setting cannot be used: {_first_line(error)}") from error
-    _check_neutral(config, explicit=set(given))
+        raise InputError(f"a generation setting cannot be used: {first_line(error)}") from error
+    _check_refused(config, explicit=set(given))
     eos = config.eos_token_id
     ids = frozenset(() if eos is None else [eos] if isinstance(eos, int) else eos)
-    checks = _checks(config, tokenizer, criteria)
     batch = inputs["input_ids"].shape[0]
+    asked = criteria(config, own_criteria, tokenizer)
+    jointly = [c for c in asked if batch > 1 and not ids_alone(c)]
     if streamer is not None and batch > 1:
         raise InputError(
             f"a streamer takes one prompt, but the batch has {batch}; stream one by one"
         )
     padding = config.pad_token_id if config.pad_token_id is not None else min(ids, default=0)
     length = _max_new_tokens(config, prompt_length)
-    limits = Limits(length, ids, padding=padding, checks=checks, streamer=streamer)
-    decoding = _decoding(config, processors)
+    limits = Limits(
+        length,
+        ids,
+        padding=padding,
+        checks=[_each(c) for c in asked if c not in jointly],
+        joint=[_joint(c) for c in jointly],
+        streamer=streamer,
+    )
+    device = model.get_output_embeddings().weight.device  # type: ignore[operator]
+    decoding = _decoding(config, Frame(prompt_length, length, sorted(ids), device), own, allowed)
+    names = (*decoding.lockstep, *(type(c).__name__ for c in jointly))
+    decoding = replace(decoding, lockstep=names)
     return Settings(limits, decoding, bool(config.return_dict_in_generate), inputs)
 
 
@@ -151,7 +135,7 @@ def _defaults(model: Any, given: GenerationConfig | None) -> GenerationConfig:
     return config
 
 
-def _decoding(config: GenerationConfig, processors: list[Processor]) -> Decoding:
+def _decoding(config: GenerationConfig, frame: Frame, own: Sequence[Any], allowed: Any) -> Decoding:
     """Return how tokens are chosen, in the order in which transformers processes logits.
 
     Raises:
@@ -163,37 +147,27 @@ def _decoding(config: GenerationConfig, processors: list[Processor]) -> Decoding
         values[name] = default if value is None else value
     values["min_p"] = getattr(config, "min_p", None)
     values["top_k"] = values["top_k"] or None
-    # A processor of the user's own replaces the built-in one of its type, in its place.
-    own = [p for p in processors if type(p) is RepetitionPenaltyLogitsProcessor]
-    penalised = values["repetition_penalty"] != 1.0
-    if own and penalised:
-        values["repetition_penalty"] = 1.0
-        processors = own[:1] + [p for p in processors if p is not own[0]]
     draws = bool(config.do_sample)
     if not draws:
         values = {"repetition_penalty": values["repetition_penalty"]}
-    lockstep = tuple(type(p).__name__ for p in processors if not _ids_alone(p))
-    return Decoding(draws, Sampling(**values), processors=tuple(processors), lockstep=lockstep)
+    sampling = Sampling(**values)
+    made = processors(config, frame, own, allowed)
+    if not made.penalised:
+        sampling = replace(sampling, repetition_penalty=1.0)
+    if made.warm:
+        sampling = replace(sampling, temperature=1.0)
+    return Decoding(draws, sampling, made.before, made.behind, made.after, made.jointly)
 
 
-def _ids_alone(processor: Any) -> bool:
-    """Say whether a processor is known to look at nothing but a row's ids and scores."""
-    kind = type(processor)
-    known = kind.__module__.startswith("transformers.") and kind.__name__ in _IDS_ALONE
-    # With one length per row it must see all rows at once.
-    return known and not isinstance(getattr(processor, "prompt_ignore_length", None), Tensor)
-
-
-def _check_neutral(config: GenerationConfig, explicit: set[str]) -> None:
+def _check_refused(config: GenerationConfig, explicit: set[str]) -> None:
     """Refuse settings that would change the output."""
-    warpers = _NEUTRAL_WARPERS if config.do_sample else {}
-    for name, neutral in {**_NEUTRAL, **warpers}.items():
+    for name, (neutral, reason) in _REFUSED.items():
         value = getattr(config, name, None)
-        if value is None or value in neutral or (isinstance(value, list) and not value):
+        if value is None or value == neutral:
             continue
         source = "was given" if name in explicit else "comes from the base's generation config"
-        way = f"pass {name}={neutral[0]}" if neutral else "leave it out"
-        raise CapabilityError(f"{name}={value!r} {source}, which twigkit does not do; {way}")
+        way = "leave it out" if name in explicit or neutral is None else f"pass {name}={neutral}"
+        raise CapabilityError(f"{name}={value!r} {source}, but {reason}; {way}")
 
 
 def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:
@@ -212,20 +186,16 @@ def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:
     return wanted
 
 
-def _checks(config: GenerationConfig, tokenizer: Any, criteria: Any) -> list[StopCheck]:
-    """Collect what is asked after every token."""
-    criteria = list(criteria or [])
-    if config.stop_strings:
-        if tokenizer is None:
-            raise InputError("stop_strings needs the tokenizer; pass tokenizer=processor.tokenizer")
-        criteria.append(StopStringCriteria(tokenizer, config.stop_strings))
-
-    def check_with(criterion: Any) -> StopCheck:
-        return lambda ids: bool(criterion(ids, None).all())
-
-    return [check_with(criterion) for criterion in criteria]
+def _each(criterion: Any) -> StopCheck:
+    """Ask a criterion about one row."""
+    return lambda ids: bool(criterion(ids, None).all())
 
 
-def _first_line(error: ValueError) -> str:
-    """The first line of a message."""
-    return str(error).strip().splitlines()[0]
+def _joint(criterion: Any) -> JointCheck:
+    """Ask a criterion about all rows at once."""
+
+    def check(ids: Tensor) -> list[bool]:
+        stops: list[bool] = torch.as_tensor(criterion(ids, None)).expand(len(ids)).tolist()
+        return stops
+
+    return check

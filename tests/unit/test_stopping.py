@@ -125,7 +125,6 @@ def test_defaults_are_transformers_defaults(model):
     ("options", "error", "message"),
     [
         ({"num_beams": 3}, CapabilityError, "num_beams=3 was given"),
-        ({"no_repeat_ngram_size": 2}, CapabilityError, "no_repeat_ngram_size"),
         ({"stop_strings": ["x"]}, InputError, "needs the tokenizer"),
         ({"max_new_tokens": 0}, InputError, "must be greater than 0"),
     ],
