@@ -26,6 +26,10 @@ class Turn:
     start: int
     stop: int
 
+    def moved(self, places: int) -> Turn:
+        """Return the turn in a row that lies that many positions further right."""
+        return Turn(self.query + places, self.start + places, self.stop + places)
+
 
 @dataclass(frozen=True)
 class Broken:

@@ -21,16 +21,9 @@ from twigkit.training.batch import IGNORED, Batch
 from twigkit.training.heads import head_with
 from twigkit.training.losses import Divergence, ahead_sums, attention_divergence, token_sums
 from twigkit.training.objective import Objective, Part
-from twigkit.training.passes import (
-    advance,
-    branch,
-    embed,
-    exact,
-    padded_queries,
-    seen_from,
-    teacher_layer,
-)
+from twigkit.training.passes import advance, branch, embed, exact, padded_queries, seen_from
 from twigkit.training.spec import DistillationSpec
+from twigkit.training.teaching import teacher_layer, teacher_rows
 
 TERMS = {
     "next_token": ("next-token", 1.0),
@@ -52,8 +45,8 @@ class Taught:
         shared: The samples behind the exit layer.
         states: The base's last states of the places that predict answers, ``[places, width]``;
             ``None`` if its predictions do not teach.
-        attention: The base's attention from each score row, ``[batch, turns, tokens]``; ``None`` if
-            it does not teach, or nothing is visual.
+        attention: The base's attention for each turn, ``[batch, turns, tokens]``; ``None`` if it
+            does not teach, or nothing is visual.
     """
 
     shared: Prompt
@@ -148,7 +141,7 @@ class Distillation(Objective):
         """
         answers = find_answers(batch, self.offsets)
         queries = padded_queries(batch) if self.weights["attention"] else None
-        taught = self._teach(batch, answers, queries)
+        taught = self._teach(batch, answers)
         states, probe = branch(self._stack[0], self.twig, taught.shared, queries)
         parts: dict[str, Part] = {}
         figures: dict[str, float] = {}
@@ -181,20 +174,20 @@ class Distillation(Objective):
         steps = verifications(right, answers.numbers.to(normed.device))
         return {"accepted/verifications": float(len(targets)), "verifications": float(steps)}
 
-    def _teach(self, batch: Batch, answers: Answers, queries: Tensor | None) -> Taught:
+    def _teach(self, batch: Batch, answers: Answers) -> Taught:
         """Run the base as far as somebody needs it."""
         stack, exit_layer = self._stack[0], self.twig.exit_layer
         prompt = embed(stack, batch)
-        looks = queries is not None and any(prompt.visual_counts)
+        looks = self.weights["attention"] and any(prompt.visual_counts)
         probed = [self.layer] if looks else []
-        shared, probes = advance(stack, prompt, 0, exit_layer, rows=queries, probed=probed)
+        teachers = teacher_rows(batch.turns, self.spec.teacher_rows)
+        shared, near = advance(stack, prompt, 0, exit_layer, rows=teachers.rows, probed=probed)
         last = stack.depth if self.weights["prediction"] else exit_layer
         last = max([last, *(layer + 1 for layer in probed)])
-        deep, found = advance(stack, shared, exit_layer, last, rows=queries, probed=probed)
+        deep, far = advance(stack, shared, exit_layer, last, rows=teachers.rows, probed=probed)
         states = answers.states(deep.hidden) if self.weights["prediction"] else None
-        with torch.no_grad():
-            attention = [probe.attention() for probe in (probes | found).values()]
-        return Taught(shared, states, attention[0] if attention else None)
+        probes = near | far
+        return Taught(shared, states, teachers.read(probes[self.layer]) if probes else None)
 
     def _add_predictions(
         self,

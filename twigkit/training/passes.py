@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from twigkit.attention import RowProbe
-from twigkit.errors import SpecError
 from twigkit.front import Prompt
 from twigkit.prefill import prompt_masks, row_probe
 from twigkit.stack import LayerStack
@@ -159,27 +158,6 @@ def pick(
         inject={layer: states[row, order] for layer, states in prompt.inject.items()},
         blocks=None if prompt.blocks is None else prompt.blocks[row, order],
     )
-
-
-def teacher_layer(depth: int, given: int | float | None) -> int:
-    """Resolve the layer whose attention teaches, an index from 0.
-
-    Args:
-        depth: Number of base layers.
-        given: An index, or a fraction of the depth; ``None`` for the paper's 19 of 32.
-
-    Raises:
-        SpecError: If the base has no such layer.
-    """
-    value = 19 / 32 if given is None else given
-    if isinstance(value, float):
-        return min(round(value * depth), depth - 1)
-    if value >= depth:
-        raise SpecError(
-            f"teacher_layer {value} is outside the base's {depth} layers; give 0 to {depth - 1} or "
-            "a fraction of the depth"
-        )
-    return value
 
 
 def seen_from(batch: Batch, stack: LayerStack) -> list[list[bool]]:

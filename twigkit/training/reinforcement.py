@@ -22,18 +22,11 @@ from twigkit.training.batch import Batch, Turn
 from twigkit.training.heads import head_with
 from twigkit.training.losses import attention_divergence
 from twigkit.training.objective import Objective, Part
-from twigkit.training.passes import (
-    advance,
-    branch,
-    embed,
-    exact,
-    pick,
-    seen_from,
-    teacher_layer,
-)
+from twigkit.training.passes import advance, branch, embed, exact, pick, seen_from
 from twigkit.training.plackett_luce import NEVER, draw, log_probability
 from twigkit.training.rewards import answer_rewards
 from twigkit.training.spec import ReinforcementSpec
+from twigkit.training.teaching import teacher_layer, teacher_rows
 
 EQUAL = 1e-5
 """Rewards of a group that lie closer together than this differ by rounding alone."""
@@ -48,7 +41,7 @@ class Samples:
             the exit layer.
         targets: The answers, ``[tokens]`` long each.
         probe: The probe of the last twig layer, at the last prompt token.
-        teacher: The base's attention at the same row, ``[batch, tokens]``; ``None`` without anchor.
+        teacher: The base's attention for the turn, ``[batch, tokens]``; ``None`` without anchor.
     """
 
     prompt: Prompt
@@ -203,18 +196,20 @@ class Reinforcement(Objective):
         visual_counts = (whole.visual[rows] & stays).sum(1).tolist()
         prompt = pick(whole, rows, stays, lengths, visual_counts)
         answers = [batch.labels[row, turn.start : turn.stop] for row, turn in turns.items()]
-        width = prompt.hidden.shape[1]
-        queries = torch.tensor([[width - turn.stop + 1 + turn.query] for turn in turns.values()])
+        moved = [turn.moved(prompt.hidden.shape[1] - turn.stop + 1) for turn in turns.values()]
+        queries = torch.tensor([[turn.query] for turn in moved])
         probed = [self.layer] if self.spec.anchor else []
-        prompt, probes = advance(stack, prompt, 0, twig.exit_layer, rows=queries, probed=probed)
+        teachers = teacher_rows([[turn] for turn in moved], self.spec.teacher_rows)
+        rows = teachers.rows
+        prompt, near = advance(stack, prompt, 0, twig.exit_layer, rows=rows, probed=probed)
         with exact(prompt.hidden.device):
             _, probe = branch(stack, twig, prompt, queries)
         assert probe is not None
         teacher = None
         if probed:
             last = max(twig.exit_layer, self.layer + 1)
-            _, more = advance(stack, prompt, twig.exit_layer, last, rows=queries, probed=probed)
-            teacher = (probes | more)[self.layer].attention()[:, 0].to(probe.rows.device)
+            _, far = advance(stack, prompt, twig.exit_layer, last, rows=rows, probed=probed)
+            teacher = teachers.read((near | far)[self.layer])[:, 0].to(probe.rows.device)
         return Samples(prompt.to(probe.rows.device), answers, probe, teacher)
 
     def _rewards(

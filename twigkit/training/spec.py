@@ -111,6 +111,10 @@ class DataSpec(Spec):
     template: str | None = Field(
         None, min_length=1, description="File of a chat template; None for the base's own."
     )
+    processor: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Settings of the base's processor that differ from its own, such as size.",
+    )
     group: bool = Field(
         True, description="Whether samples of similar length share a micro-batch, to pad less."
     )
@@ -187,6 +191,11 @@ class DistillationSpec(Spec):
         description="Base layer whose attention is the teacher: an index from 0, or a fraction of "
         "the depth (19 of 32 in the paper).",
     )
+    teacher_rows: Literal["query", "answer"] = Field(
+        "query",
+        description="Rows of that attention: the last prompt token's, which is the one that scores "
+        "at inference, or the mean over those that predict the answer.",
+    )
     chunk: int = Field(
         256, ge=1, description="Answer tokens whose predictions are compared at a time."
     )
@@ -218,6 +227,9 @@ class ReinforcementSpec(Spec):
     )
     teacher_layer: CountOrFraction = Field(
         19 / 32, description="Base layer of the anchor's attention, as in stage 1."
+    )
+    teacher_rows: Literal["query", "answer"] = Field(
+        "query", description="Rows of the anchor's attention, as in stage 1."
     )
     wipe_layer: CountOrFraction = Field(
         None,

@@ -15,8 +15,8 @@ from twigkit.testing.watch import LayerWatch
 from twigkit.tiny import spread_weights
 from twigkit.training.batch import IGNORED, Batch, Turn
 from twigkit.training.distillation import Distillation
-from twigkit.training.passes import teacher_layer
 from twigkit.training.spec import DistillationSpec
+from twigkit.training.teaching import teacher_layer
 
 DEPTH, EXIT, TWIG = 8, 2, 2
 EVERY = {"lm": {"kind": "lm"}, "pruning": {"kind": "pruning"}, "medusa": {"kind": "medusa"}}
@@ -330,14 +330,6 @@ def test_two_heads_for_one_term_are_a_question_not_a_guess():
         Distillation(DistillationSpec(), grown(heads=heads))
     with pytest.raises(CapabilityError, match="no twig"):
         Distillation(DistillationSpec(), TwigModel(tiny_llava(4)))
-
-
-@pytest.mark.parametrize(
-    ("given", "depth", "layer"),
-    [(None, 32, 19), (19 / 32, 32, 19), (19 / 32, 40, 24), (1.0, 32, 31), (0.25, 8, 2), (7, 8, 7)],
-)
-def test_the_teacher_layer_is_an_index_or_a_fraction_of_the_depth(given, depth, layer):
-    assert teacher_layer(depth, given) == layer
 
 
 # -- other families and precisions -----------------------------------------------------------------

@@ -19,9 +19,10 @@ from twigkit.tiny import spread_weights
 from twigkit.training import reinforcement
 from twigkit.training.batch import IGNORED, Batch, Turn
 from twigkit.training.objectives import objective_of
-from twigkit.training.passes import embed, seen_from, teacher_layer
+from twigkit.training.passes import embed, seen_from
 from twigkit.training.reinforcement import Reinforcement, budget_odds
 from twigkit.training.spec import ReinforcementSpec, TrainingSpec
+from twigkit.training.teaching import teacher_layer
 
 DEPTH, EXIT, WIPE = 8, 2, 6
 BUDGETS = (0.35, 0.5)
