@@ -14,15 +14,23 @@ from pydantic_core import PydanticCustomError
 from twigkit.errors import SpecError
 
 
+_SPECIAL_KEYS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
+"""Tags of the keys ``<<`` and ``=``, which the loader itself resolves."""
+
+
 class _YamlLoader(yaml.SafeLoader):
     """Reads plain data, and refuses a key that is given twice in a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping once its keys are known to differ."""
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        _mapping([(self.construct_object(key), None) for key in keys])
+        plain = [key for key in keys if key.tag not in _SPECIAL_KEYS]
+        _mapping([(self.construct_object(key), None) for key in plain])
         return super().construct_mapping(node, deep)
 
+
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What parsers raise: besides their own errors, for numbers and nesting beyond all bounds."""
 
 CUSTOM = "twigkit"
 """Type of the validation problems whose message needs no more explaining."""
@@ -69,6 +77,9 @@ class Spec(BaseModel):
             for name in data:
                 if name not in cls.model_fields:
                     raise problem(_unknown_field(str(name), list(cls.model_fields)))
+        elif not isinstance(data, cls):
+            given = "nothing" if data is None else _short(data)
+            raise problem(f"got {given}; expected a mapping of {', '.join(cls.model_fields)}")
         return data
 
     @classmethod
@@ -120,7 +131,7 @@ class Spec(BaseModel):
         """
         try:
             data = yaml.load(text, _YamlLoader)  # a SafeLoader
-        except yaml.YAMLError as error:
+        except _UNREADABLE as error:
             raise SpecError(
                 f"not valid YAML: {_flat(error)}; mend the document and try again"
             ) from None
@@ -141,7 +152,7 @@ class Spec(BaseModel):
         """
         try:
             data = json.loads(text, object_pairs_hook=_mapping)
-        except json.JSONDecodeError as error:
+        except _UNREADABLE as error:
             raise SpecError(
                 f"not valid JSON: {_flat(error)}; mend the document and try again"
             ) from None
@@ -167,7 +178,7 @@ class Spec(BaseModel):
             raise SpecError(f"{path}: expected a file that ends in .yaml, .yml or .json")
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise SpecError(f"{path}: cannot be read: {_flat(error)}; check the path") from None
         try:
             return reader(text)
@@ -237,11 +248,14 @@ def _explain(found: Any) -> str:
         return "this field is required; give it a value"
     if found["type"] == CUSTOM:
         return str(found["msg"])
-    given = repr(found["input"])
-    if len(given) > 60:
-        given = given[:57] + "..."
     message = found["msg"]
-    return f"got {given}; {message[0].lower()}{message[1:]}"
+    return f"got {_short(found['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def _short(value: object) -> str:
+    """Show a value in 60 characters at most."""
+    given = repr(value)
+    return given if len(given) <= 60 else given[:57] + "..."
 
 
 def _mapping(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

@@ -230,7 +230,7 @@ def test_replace_validates_again(registry):
         ("a.json", "{", "a.json: not valid JSON"),
         ("a.toml", "", "expected a file that ends in .yaml, .yml or .json"),
         ("a.yaml", "- 1\n- 2\n", "a.yaml: RunSpec: got [1, 2]"),
-        ("a.yaml", "", "a.yaml: RunSpec: got None"),
+        ("a.yaml", "", "a.yaml: RunSpec: got nothing; expected a mapping of twig, generation"),
         ("a.yaml", "? [a]\n: 1\n", "a.yaml: not valid YAML"),
         ("a.yaml", "twig: {base: b}\ntwig: {base: c}\n", "the key 'twig' is given twice"),
         ("a.json", '{"twig": {"base": "b", "base": "c"}}', "the key 'base' is given twice"),

@@ -1,0 +1,51 @@
+"""Whatever a spec file holds, it is a spec or refused on one line per problem."""
+
+import pytest
+
+from twigkit import RunSpec, SpecError
+
+TOO_MUCH = {
+    "nested.yaml": "[" * 5000,
+    "mappings.yaml": "{a: " * 3000,
+    "nested.json": "[" * 100_000,
+    "number.json": '{"twig": {"base": "b", "exit_layer": ' + "9" * 5000 + "}}",
+    "number.yaml": "twig: {base: b, exit_layer: " + "9" * 5000 + "}",
+    "code.yaml": "!!python/object/apply:os.system ['true']",
+    "loop.yaml": "twig: &a {base: *a}",
+    "two.yaml": "twig: {base: b}\n---\ntwig: {base: c}",
+    "equals.yaml": "=: 1",
+    "bytes.yaml": "twig: !!binary aGk=",
+    "merge.yaml": "twig:\n  <<: 3",
+    "zero.yaml": "twig: {base: 'a\x00b'}",
+    "text.yaml": "just text",
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_what_no_spec_can_be_made_of_is_refused_on_one_line(name, tmp_path):
+    path = tmp_path / name
+    path.write_text(TOO_MUCH[name])
+    with pytest.raises(SpecError, match=name) as refused:
+        RunSpec.from_file(path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["a\0.yaml", "nothing.yaml", "folder.yaml", "x" * 300 + ".yaml"])
+def test_what_is_no_file_is_refused(name, tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(SpecError, match="cannot be read"):
+        RunSpec.from_file(tmp_path / name)
+
+
+def test_merge_keys_of_yaml_are_understood():
+    text = "twig: &usual {base: b, exit_layer: 3}\n"
+    run = RunSpec.from_yaml("twig:\n  <<: {base: b, exit_layer: 3}\n  depth: 2\n")
+    assert (run.twig.base, run.twig.exit_layer, run.twig.depth) == ("b", 3, 2)
+    assert RunSpec.from_yaml(text).twig.exit_layer == 3
+    with pytest.raises(SpecError, match="given twice"):
+        RunSpec.from_yaml("twig: {<<: {base: b}, depth: 2, depth: 3}")
+
+
+def test_what_should_be_a_mapping_is_told_with_its_fields():
+    with pytest.raises(SpecError, match=r"RunSpec.twig: got 3; expected a mapping of base, rev"):
+        RunSpec.from_yaml("twig: 3")
