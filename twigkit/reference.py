@@ -1,8 +1,9 @@
 """Import of twigs in the layout of the published checkpoints.
 
 Such a checkpoint is a folder of safetensors files that name the twig as if it were a small model of
-its own: ``model.layers.0 ..``, ``model.norm`` and ``lm_head``. It says neither where the twig grows
-nor on which base; both are given by whoever imports it.
+its own: ``model.layers.0 ..``, ``model.norm`` and ``lm_head``. Those of TwigVLM++ also hold the two
+gates of the pruning head. A checkpoint says neither where the twig grows nor on which base; both
+are given by whoever imports it.
 """
 
 from __future__ import annotations
@@ -31,15 +32,12 @@ class Rule:
     """Where a part of a published checkpoint belongs in a twig.
 
     Attributes:
-        source: Beginning of the names in the checkpoint; ``{last}`` is the last twig layer.
+        source: Beginning of the names in the checkpoint.
         target: What stands in its place in the twig.
-        head: Name and kind of a head that is grown if the checkpoint brings these weights; empty
-            for what every checkpoint has.
     """
 
     source: str
     target: str
-    head: str = ""
 
 
 RULES = (
@@ -47,7 +45,16 @@ RULES = (
     Rule("model.norm.", "norm."),
     Rule("model.layers.", "layers."),
 )
-"""The layout; of several rules that fit a name, the longest counts."""
+"""The layout, gates aside."""
+
+GATES = "leaf_attention_module"
+"""What the names of the gates contain, wherever they stand; what follows is not relied upon."""
+
+_SIDES = {
+    "query": re.compile(r"(?<![a-z])[gw]?q(uery)?(?![a-z])"),
+    "key": re.compile(r"(?<![a-z])[gw]?k(ey)?(?![a-z])"),
+}
+"""How the name of a gate, behind :data:`GATES`, may say which it is."""
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
@@ -83,7 +90,7 @@ def import_reference(
     folder = Path(checkpoint)
     state = read_checkpoint(folder)
     _check_depth(state, depth, folder)
-    heads = _heads(state, stack, depth)
+    heads = _heads(state, stack)
     spec = TwigSpec.parse(
         {
             "base": base,
@@ -164,60 +171,82 @@ def _check_depth(state: dict[str, Tensor], depth: int, folder: Path) -> None:
         )
 
 
-def _heads(state: dict[str, Tensor], stack: LayerStack, depth: int) -> dict[str, dict[str, Any]]:
+def _heads(state: dict[str, Tensor], stack: LayerStack) -> dict[str, dict[str, Any]]:
     """Specs of the heads that the checkpoint brings."""
-    brought = {rule.head for name in state if (rule := _rule(name, depth)) and rule.head}
-    heads: dict[str, dict[str, Any]] = {name: {"kind": name} for name in ("lm", *sorted(brought))}
+    heads: dict[str, dict[str, Any]] = {"lm": {"kind": "lm"}}
     weight = state.get("lm_head.weight")
     if weight is not None and weight.ndim == 2 and weight.shape[0] < stack.vocabulary:
         heads["lm"]["rows"] = weight.shape[0]
+    if any(GATES in name for name in state):
+        heads["pruning"] = {"kind": "pruning", "rotary": True, "offset": 0.0}
     return heads
-
-
-def _rule(name: str, depth: int) -> Rule | None:
-    """The rule that a name of the checkpoint falls under."""
-    fitting = [rule for rule in RULES if name.startswith(rule.source.format(last=depth - 1))]
-    return max(fitting, key=lambda rule: len(rule.source), default=None)
 
 
 def _fill(twig: Twig, state: dict[str, Tensor], folder: Path) -> None:
     """Put the weights where they belong, and name what is missing, unknown or of another shape."""
     own = twig.state_dict()
-    mapped: dict[str, Tensor] = {}
+    targets = _find_gates(state, own, folder)
+    for name in state:
+        rule = next((rule for rule in RULES if name.startswith(rule.source)), None)
+        if rule is not None and GATES not in name:
+            targets[name] = rule.target + name.removeprefix(rule.source)
     problems = []
     for name, tensor in state.items():
-        rule = _rule(name, twig.depth)
-        source = rule.source.format(last=twig.depth - 1) if rule else ""
-        target = _target(rule, twig.depth) + name.removeprefix(source) if rule else ""
+        target = targets.get(name)
         if target not in own:
             problems.append(f"{name} is unknown")
         elif own[target].shape != tensor.shape:
             problems.append(
                 f"{name} has shape {list(tensor.shape)}, expected {list(own[target].shape)}"
             )
-        mapped[target] = tensor
-    missing = [_source_name(name, twig.depth) for name in own if name not in mapped]
-    problems += [f"{name} is missing" for name in missing]
+    found = set(targets.values())
+    problems += [f"{_source_name(name)} is missing" for name in own if name not in found]
     if problems:
         raise CheckpointError(
             f"the weights in {folder} do not fit the base: {_some(problems, '; ')}; check the base "
             "and the depth"
         )
-    load_state(twig, mapped, folder)
+    load_state(twig, {target: state[name] for name, target in targets.items()}, folder)
 
 
-def _target(rule: Rule, depth: int) -> str:
-    """The place of a rule in a twig of some depth."""
-    return rule.target.format(last=depth - 1)
+def _find_gates(state: dict[str, Tensor], own: dict[str, Tensor], folder: Path) -> dict[str, str]:
+    """Tell the gate of the queries from that of the keys, by shape and by what the names say.
+
+    Returns:
+        Their places in the twig by their names in the checkpoint; empty if it holds none.
+
+    Raises:
+        CheckpointError: If that leaves a doubt, or another weight stands beside them.
+    """
+    given = {name: tensor for name, tensor in state.items() if GATES in name}
+    if not given:
+        return {}
+    places = {side: f"heads.pruning.{side}.weight" for side in _SIDES}
+    found: dict[str, list[str]] = {side: [] for side in _SIDES}
+    for name, tensor in given.items():
+        inner = name.partition(GATES)[2].lower()
+        said = [side for side, pattern in _SIDES.items() if pattern.search(inner)]
+        for side in said or list(_SIDES):
+            if tensor.shape == own[places[side]].shape:
+                found[side].append(name)
+    chosen = [names[0] for names in found.values() if len(names) == 1]
+    if len(chosen) < len(_SIDES) or len(set(chosen)) < len(given):
+        listed = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in given.items())
+        wanted = " and ".join(
+            f"one of {list(own[place].shape)} for the {side}" for side, place in places.items()
+        )
+        raise CheckpointError(
+            f"cannot tell the gates in {folder} apart: it holds {listed}; expected {wanted}, with "
+            "'q' or 'k' in the name where the shapes are the same, and nothing else. Check the "
+            "base, or rename the weights"
+        )
+    return {names[0]: places[side] for side, names in found.items()}
 
 
-def _source_name(target: str, depth: int) -> str:
+def _source_name(target: str) -> str:
     """The name that a weight of the twig has in a published checkpoint."""
-    fitting = [rule for rule in RULES if target.startswith(_target(rule, depth))]
-    rule = max(fitting, key=lambda rule: len(rule.target), default=None)
-    if rule is None:
-        return target
-    return rule.source.format(last=depth - 1) + target.removeprefix(_target(rule, depth))
+    rule = next((rule for rule in RULES if target.startswith(rule.target)), None)
+    return target if rule is None else rule.source + target.removeprefix(rule.target)
 
 
 def _some(names: list[str], joint: str = ", ") -> str:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from twigkit import CheckpointError, SpecError, TwigModel
+from tests.tiny import tiny_llava
+from twigkit import CheckpointError, SpecError, TwigModel, TwigSpec
 from twigkit.cli.main import main
 from twigkit.reference import import_reference, read_checkpoint
 
@@ -169,6 +170,102 @@ def test_weights_that_do_not_fit_are_named(model, checkpoint, edit, told):
     change(checkpoint, edit)
     with pytest.raises(CheckpointError, match=told):
         import_reference(checkpoint, model.stack, base="base", exit_layer=2, depth=3)
+
+
+# -- the gates of TwigVLM++ ------------------------------------------------------------------------
+
+LEAF = "model.layers.2.self_attn.leaf_attention_module."
+
+
+def gates(query=f"{LEAF}q_proj.weight", key=f"{LEAF}k_proj.weight", *, groups=None):
+    """An edit that adds gates; the base has as many key heads as query heads unless told."""
+    random = torch.Generator().manual_seed(3)
+
+    def edit(state):
+        width = state["model.layers.0.self_attn.q_proj.weight"].shape[0]
+        state[query] = torch.randn(width, 64, generator=random).half()
+        state[key] = torch.randn(groups or width, 64, generator=random).half()
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [
+        (f"{LEAF}q_proj.weight", f"{LEAF}k_proj.weight"),
+        (f"{LEAF}gate_query.weight", f"{LEAF}gate_key.weight"),
+        ("model.leaf_attention_module.Wq.weight", "model.leaf_attention_module.Wk.weight"),
+        ("leaf_attention_module.q.0.weight", "leaf_attention_module.k.0.weight"),
+    ],
+)
+def test_gates_become_the_pruning_head(model, checkpoint, tmp_path, capsys, query, key):
+    change(checkpoint, gates(query, key))
+    published = {n: w.float() for n, w in load_file(checkpoint / "model.safetensors").items()}
+    assert import_to(tmp_path / "twig", checkpoint) == 0
+    assert "'pruning'" in capsys.readouterr().out
+    twig = TwigModel.from_pretrained(BASE, twig=tmp_path / "twig", dtype="float32").twig
+    assert twig.spec.heads["pruning"].offset == 0.0
+    assert twig.spec.heads["pruning"].rotary
+    assert torch.equal(twig.head("pruning").query.weight, published[query])
+    assert torch.equal(twig.head("pruning").key.weight, published[key])
+    hidden = torch.randn(1, 2, 64)
+    logits = hidden @ torch.cat((published[query], published[key])).T
+    assert torch.allclose(twig.head("pruning")(hidden), logits.relu() * logits.sigmoid(), atol=1e-5)
+
+
+def test_an_imported_pruning_head_prunes(checkpoint, tmp_path):
+    change(checkpoint, gates())
+    assert import_to(tmp_path / "twig", checkpoint) == 0
+    model = TwigModel.from_pretrained(BASE, twig=tmp_path / "twig", dtype="float32")
+    case = ABOUT["cases"][0]
+    output = generate(model, case, "16", "ssd", pruner="p-head")
+    assert output.stats.kept_tokens[ABOUT["exit_layer"]] == [case["expected"]["16"]["keep_count"]]
+    plain = generate(model, case, "16", "plain", pruner="p-head")
+    assert torch.equal(output.sequences, plain.sequences)
+
+
+@pytest.mark.parametrize(
+    ("edit", "listed"),
+    [
+        (gates(f"{LEAF}first.weight", f"{LEAF}second.weight"), ["first.weight", "second.weight"]),
+        (gates(f"{LEAF}q_proj.weight", f"{LEAF}q_gate.weight"), ["q_proj.weight", "q_gate.weight"]),
+        (gates(groups=7), [r"q_proj.weight [64, 64]", r"k_proj.weight [7, 64]"]),
+        (add(f"{LEAF}q_proj.weight", 64, 64), ["q_proj.weight [64, 64]"]),
+        (
+            lambda state: (gates()(state), add(f"{LEAF}q_proj.bias", 64)(state)),
+            ["q_proj.bias [64]", "k_proj.weight [64, 64]"],
+        ),
+        (
+            lambda state: (
+                gates()(state),
+                gates(LEAF.replace("2", "1") + "q", LEAF.replace("2", "1") + "k")(state),
+            ),
+            ["model.layers.1.self_attn.leaf_attention_module.q [64, 64]"],
+        ),
+    ],
+    ids=["unnamed", "twice", "another shape", "one alone", "a bias", "in two layers"],
+)
+def test_gates_that_leave_a_doubt_are_refused_by_name(model, checkpoint, edit, listed):
+    change(checkpoint, edit)
+    with pytest.raises(CheckpointError, match="cannot tell the gates") as error:
+        import_reference(checkpoint, model.stack, base="base", exit_layer=2, depth=3)
+    assert all(name in str(error.value) for name in listed)
+
+
+def test_gates_of_different_shapes_need_no_names(tmp_path):
+    """With fewer key heads than query heads the shapes say which is which."""
+    base = TwigModel(tiny_llava(8))
+    twig = base.grow(TwigSpec(base="tiny", heads={"lm": {"kind": "lm"}}))
+    state = {
+        name.replace("heads.lm.linear.", "lm_head."): weight
+        for name, weight in twig.state_dict().items()
+    }
+    state = {name if name.startswith("lm") else f"model.{name}": w for name, w in state.items()}
+    state[f"{LEAF}one.weight"], state[f"{LEAF}two.weight"] = torch.ones(32, 64), torch.zeros(64, 64)
+    save_file({n: w.clone() for n, w in state.items()}, tmp_path / "model.safetensors")
+    found = import_reference(tmp_path, base.stack, base="tiny", exit_layer=2, depth=3)
+    assert bool((found.head("pruning").key.weight == 1.0).all())
+    assert bool((found.head("pruning").query.weight == 0.0).all())
 
 
 def test_files_that_cannot_be_used_are_named(model, checkpoint, tmp_path):

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         f"{folder}: a twig of {args.depth} layers on layer {args.exit_layer} of {base}, "
         f"{parameters:,} parameters"
     )
+    if "pruning" in model.twig.heads:
+        print("its gates are the head 'pruning', with which the pruner 'p-head' scores")
     if rows is not None:
         vocabulary = model.stack.vocabulary
         print(f"its head has {rows} of the base's {vocabulary} rows; the others are not drafted")
