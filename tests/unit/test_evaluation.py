@@ -91,7 +91,7 @@ def test_the_relative_score_of_a_table_is_that_of_its_rows():
 
 def test_twigs_with_a_pruning_head_are_measured_by_it_too(folders, tmp_path):
     (tmp_path / "twig.json").write_text('{"spec": {"heads": {"lm": {}, "pruning": {}}}}')
-    jobs = accuracy.jobs_of({"one": folders.twig, "two": tmp_path}, [0.5])
-    assert [job.name for job in jobs] == [
-        "unpruned", "one, random", "one, ttp", "two, ttp", "two, p-head",
+    twigs = {"one": str(folders.twig), "two": str(tmp_path), "three": f"{tmp_path}@p-head"}
+    assert [job.name for job in accuracy.jobs_of(twigs, [0.5])] == [
+        "unpruned", "one, random", "one, ttp", "two, ttp", "two, p-head", "three, p-head",
     ]  # fmt: skip

@@ -89,13 +89,21 @@ def turns(first: int) -> Iterator[tuple[Scene, Turn]]:
                 yield scene, turn
 
 
-def jobs_of(twigs: dict[str, Path], budgets: Sequence[float]) -> list[Job]:
-    """List what is to be answered: unpruned, at random, and by what each twig's heads allow."""
+def jobs_of(twigs: dict[str, str], budgets: Sequence[float]) -> list[Job]:
+    """List what is to be answered: unpruned, at random, and by what each twig's heads allow.
+
+    Args:
+        twigs: Folder of each twig by name; one pruner alone may stand behind it, as in
+            ``DIR@p-head``.
+        budgets: Shares of the visual tokens.
+    """
     jobs = [Job("", None, "", None)]
-    for index, (name, folder) in enumerate(twigs.items()):
+    for index, (name, given) in enumerate(twigs.items()):
+        path, _, only = given.partition("@")
+        folder = Path(path)
         heads = json.loads((folder / "twig.json").read_text(encoding="utf-8"))["spec"]["heads"]
         pruners = ["random"] if not index else []
-        pruners += ["ttp", *(["p-head"] if "pruning" in heads else [])]
+        pruners += [only] if only else ["ttp", *(["p-head"] if "pruning" in heads else [])]
         jobs += [Job(name, folder, pruner, budget) for pruner in pruners for budget in budgets]
     return jobs
 
@@ -112,13 +120,14 @@ def _work(base: Path, jobs: list[Job], number: int, first: int, place: int) -> l
 
 
 def measure(
-    base: Path, twigs: dict[str, Path], *, questions: int, budgets: Sequence[float], workers: int
+    base: Path, twigs: dict[str, str], *, questions: int, budgets: Sequence[float], workers: int
 ) -> dict[str, Any]:
     """Answer the questions by every twig, pruner and budget.
 
     Args:
         base: Folder of the base.
-        twigs: Folders of twigs by name; random pruning uses the first one's exit layer.
+        twigs: Folders of twigs by name, as :func:`jobs_of` takes them; random pruning uses the
+            first one's exit layer.
         questions: Number of questions.
         budgets: Shares of the visual tokens.
         workers: Processes that share the questions.
@@ -189,14 +198,16 @@ def main() -> None:
     """Measure the twigs named on the command line and write JSON and Markdown."""
     parser = argparse.ArgumentParser(description="Measure the demo's accuracy under pruning.")
     parser.add_argument("--base", type=Path, default=WEIGHTS / "base")
-    parser.add_argument("--twig", action="append", metavar="NAME=DIR", help="may be repeated")
+    parser.add_argument(
+        "--twig", action="append", metavar="NAME=DIR[@PRUNER]", help="may be repeated"
+    )
     parser.add_argument("--questions", type=int, default=5040)
     parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, help="accuracy.json and accuracy.md")
     options = parser.parse_args()
     given = [item.split("=", 1) for item in options.twig or [f"shipped={WEIGHTS / 'twig'}"]]
-    twigs = {name: Path(folder) for name, folder in given}
+    twigs = dict(given)
     found = measure(
         options.base,
         twigs,
