@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,21 @@ from twigkit.errors import CheckpointError, InputError
 from twigkit.hub import download_options
 
 
-def load_processor(base: str | Path, *, revision: str | None = None, pictures: bool = True) -> Any:
+def load_processor(
+    base: str | Path,
+    *,
+    revision: str | None = None,
+    pictures: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> Any:
     """Load the processor of a base model.
 
     Args:
         base: Folder or Hub id of the base.
         revision: Revision on the Hub.
         pictures: Whether it must take pictures; a text-only base has a tokenizer instead.
+        options: Settings of the processor that differ from the base's own, such as its size of
+            pictures.
 
     Returns:
         Its processor, padding on the left, as generation needs it.
@@ -29,7 +37,9 @@ def load_processor(base: str | Path, *, revision: str | None = None, pictures: b
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(base, **download_options(base, revision))
+        processor = AutoProcessor.from_pretrained(
+            base, **download_options(base, revision), **(options or {})
+        )
     except ImportError as error:
         needed = _first_line(error).split(". ")[0]
         raise CheckpointError(

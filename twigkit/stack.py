@@ -258,7 +258,9 @@ class LayerStack(FrontEnd):
             A trainable layer with parameters of its own.
         """
         layer = self.text.layers[source]
-        if any(parameter.is_meta for parameter in layer.parameters()):
+        offloaded = any(hasattr(part, "_hf_hook") for part in layer.modules())
+        # Without accelerate's hooks it is the shape of a model alone, and so will be the twig.
+        if offloaded and any(parameter.is_meta for parameter in layer.parameters()):
             raise CapabilityError(
                 f"layer {source} is offloaded; load the base with all its layers in memory to grow "
                 "a twig"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 
 from twigkit.cli.main import main, parse
 from twigkit.plugins import default_registry
@@ -84,6 +85,9 @@ def _runnable(command):
     if words == ["pip", "install", "."]:
         assert (ROOT / "pyproject.toml").exists()
         return
+    if words[0] == "accelerate":  # needs the GPUs that its file names
+        assert parse(_launched(words)[1:])[0]
+        return
     assert words[0] == "twigkit", f"no way to check {command!r}"
     words, target = (words[:-2], words[-1]) if ">" in words else (words, None)
     said = io.StringIO()
@@ -97,6 +101,7 @@ def _runnable(command):
 @pytest.mark.parametrize("block", list(with_hub(blocks("sh"))))
 def test_shell_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     for command in block.text.replace("\\\n", " ").splitlines():
         _runnable(command)
 
@@ -112,9 +117,20 @@ def test_a_command_that_needs_the_hub_is_at_least_spelt_right():
     for block in blocks("sh"):
         for command in block.text.replace("\\\n", " ").splitlines():
             if "hub" in block.marks:
-                words = shlex.split(command)
+                words = _launched(shlex.split(command))
                 assert words[0] == "twigkit"
                 assert parse(words[1:])[0], name(block)
+
+
+def _launched(words):
+    """The command that accelerate starts in every process; its own options are checked."""
+    if words[0] != "accelerate":
+        return words
+    place = words.index("-m")
+    options = launch_command_parser().parse_args([*words[2 : place + 1], "twigkit"])
+    assert words[1] == "launch"
+    assert (ROOT / options.config_file).exists()
+    return words[place + 1 :]
 
 
 def _run(block):

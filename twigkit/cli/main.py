@@ -26,6 +26,8 @@ COMMANDS = {
     "generate": "Answer a question about your own pictures.",
     "bench": "Measure speed and memory side by side with Hugging Face's generate.",
     "show": "Draw what happens inside: the token tree of a step.",
+    "grow": "Write an untrained twig for a base.",
+    "train": "Train a twig as a file says, or go on with a run that was interrupted.",
     "tune-tree": "Find the static token tree that suits a twig's heads.",
     "import-reference": "Turn a published TwigVLM checkpoint into a twig.",
     "new-plugin": "Write a plug-in package to start from.",

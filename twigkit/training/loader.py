@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,21 @@ class Loader:
         while True:
             yield [next(batches) for _ in range(self.pieces // self._processes)]
 
+    def make(self, step: int, place: int) -> Batch:
+        """Make one micro-batch of this process here and now; whoever measures or looks asks.
+
+        Args:
+            step: Optimiser step.
+            place: Which of the process's micro-batches of that step.
+
+        Returns:
+            The batch.
+
+        Raises:
+            TrainingError: If too many samples are broken.
+        """
+        return self._checked(self._data[self._piece(step, place)])
+
     def once(self) -> Iterator[Batch]:
         """Give this process's share of the samples, each once and always in the same order.
 
@@ -127,14 +143,15 @@ class Loader:
 
     def _from(self, start: int) -> Iterator[Piece]:
         """Name the micro-batches of this process from a step on."""
-        step = start
-        while True:
-            epoch, within = divmod(step, self.steps_per_epoch)
-            order = self._epoch(epoch)[within]
+        for step in count(start):
             for place in range(self.pieces // self._processes):
-                chosen = order[place * self._processes + self._process]
-                yield Piece(epoch + 1, tuple(chosen.tolist()))
-            step += 1
+                yield self._piece(step, place)
+
+    def _piece(self, step: int, place: int) -> Piece:
+        """Name one micro-batch of this process."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        chosen = self._epoch(epoch)[within, place * self._processes + self._process]
+        return Piece(epoch + 1, tuple(chosen.tolist()))
 
     def _epoch(self, epoch: int) -> Array:
         """Return the order of an epoch, remembered until the next one."""
@@ -167,10 +184,14 @@ class Loader:
             with _no_alarm():
                 batches = iter(loader)
             for made in batches:
-                if isinstance(made, Unfilled):
-                    raise TrainingError(made.message)
-                self._ledger.add(made.broken)
-                yield made
+                yield self._checked(made)
+
+    def _checked(self, made: Batch | Unfilled) -> Batch:
+        """Enter what was broken, and raise what a worker could not."""
+        if isinstance(made, Unfilled):
+            raise TrainingError(made.message)
+        self._ledger.add(made.broken)
+        return made
 
 
 @contextmanager
@@ -256,7 +277,9 @@ def open_data(
     if processor is None:
         revision = None if isinstance(spec.twig, str) or spec.base else spec.twig.revision
         source = spec.base_source or base.name_or_path
-        processor = load_processor(source, revision=revision, pictures=False)
+        processor = load_processor(
+            source, revision=revision, pictures=False, options=data.processor
+        )
     encoder = encoder_for(base, data, processor)
     reader = open_source(data) if dataset is None else Reader(dataset, frames=data.frames)
     other = None
