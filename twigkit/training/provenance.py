@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from twigkit.manifest import read_manifest
 from twigkit.training.spec import TrainingSpec
 
 
@@ -24,8 +25,10 @@ def describe_run(
         step: Optimiser steps that the weights have had.
 
     Returns:
-        Plain data; ``git`` is ``None`` outside of a repository.
+        Plain data; ``git`` is ``None`` outside of a repository. ``start`` is what the checkpoint
+        says that the run started from, if that was a folder.
     """
+    start = Path(spec.twig) if isinstance(spec.twig, str) else None
     return {
         "git": git_state(),
         "training": {
@@ -35,6 +38,7 @@ def describe_run(
             "processes": processes,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         },
+        "start": read_manifest(start).provenance if start and start.is_dir() else None,
     }
 
 

@@ -139,11 +139,13 @@ def check_trackers(names: tuple[str, ...]) -> None:
         TrainingError: Naming those that there are.
     """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.utils import LoggerType
 
-    ready = sorted(map(str, get_available_trackers()))
+    own = {str(kind) for kind in LoggerType}
+    ready = sorted({*map(str, get_available_trackers())} | ({*LOGGER_TYPE_TO_CLASS} - own))
     for name in names:
         if name not in ready:
-            known = name in LOGGER_TYPE_TO_CLASS
+            known = name in own
             raise TrainingError(
                 f"the tracker {name!r} is {'not installed' if known else 'unknown'}; expected "
                 f"{', '.join(ready) or 'none, as no tracker is installed'}. "

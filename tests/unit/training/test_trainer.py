@@ -8,6 +8,8 @@ import os
 
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -303,6 +305,36 @@ def test_figures_must_be_the_same_in_every_call(tmp_path):
     training.stepper.objective.forward = moody
     with pytest.raises(TrainingError, match="names figure more for some micro-batches only"):
         training.run()
+
+
+def test_trackers_are_told_what_the_log_is(tmp_path, monkeypatch):
+    told = []
+
+    class Notebook(GeneralTracker):
+        name, requires_logging_directory, tracker = "notebook", False, None
+
+        def __init__(self, project, **settings):
+            super().__init__()
+            told.append(("project", project))
+
+        def store_init_configuration(self, values):
+            told.append(("rate", values["optimiser.rate"]))
+
+        def log(self, values, step=None, **settings):
+            told.append((step, values))
+
+        def finish(self):
+            told.append("finished")
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "notebook", Notebook)
+    result = toy_training(toy_spec(tmp_path / "twig", trackers=("notebook",))).run()
+    assert told[:2] == [("project", "twigkit"), ("rate", 0.02)]
+    assert told[-1] == "finished"
+    line = events(result, "step")[2]
+    values = next(held for step, held in told[2:-1] if "step/loss" in held and step == 6)
+    assert values["step/loss"] == line["loss"]
+    assert values["step/parts.fit"] == line["parts"]["fit"]
+    assert any("evaluation/loss" in values for step, values in told[2:-1])
 
 
 def test_unknown_trackers_are_refused(tmp_path):
