@@ -119,26 +119,39 @@ def save_twig(
         The folder.
 
     Raises:
-        CheckpointError: If the folder holds something that is not a twig.
+        CheckpointError: If the folder holds something that is not a twig, or cannot be written.
     """
     target = Path(folder)
-    if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
-        raise CheckpointError(f"{target} exists and holds no twig; name an empty or a new folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _write(twig, stack, scratch, note, provenance)
-        scratch.chmod(0o755)
-        if target.exists():
-            previous = scratch.with_name(scratch.name + "-old")
-            target.rename(previous)
-            scratch.rename(target)
-            shutil.rmtree(previous)
-        else:
-            scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
+            raise CheckpointError(
+                f"{target} exists and holds no twig; name an empty or a new folder"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as made:
+            scratch, previous = Path(made) / "twig", Path(made) / "previous"
+            scratch.mkdir()
+            _write(twig, stack, scratch, note, provenance)
+            _replace(target, scratch, previous)
+    except (OSError, ValueError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(
+            f"cannot write the twig to {str(target)!r}: {cause}; choose another place or make room"
+        ) from error
     return target
+
+
+def _replace(target: Path, scratch: Path, previous: Path) -> None:
+    """Put a folder in the place of another, which stays if that fails."""
+    if not target.exists():
+        scratch.rename(target)
+        return
+    target.rename(previous)
+    try:
+        scratch.rename(target)
+    except OSError:
+        previous.rename(target)
+        raise
 
 
 def write_twig(
@@ -260,7 +273,8 @@ def load_twig(
         raise CheckpointError(
             f"the twig in {source} was grown on another base ({spec.base}): "
             f"{'; '.join(problems[:3])}. "
-            "Load that base, or pass allow_other_base=True if this one is a fine-tune of it"
+            "Load that base, or pass allow_other_base=True (--allow-other-base) if this one is a "
+            "fine-tune of it"
         )
     if spec.exit_layer + spec.depth > stack.depth:
         raise CheckpointError(
@@ -327,9 +341,10 @@ def _locate(source: str | Path, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(str(source), revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        line = str(error).splitlines()[0].rstrip(".")
         raise CheckpointError(
-            f"{source} is neither a folder nor a twig that the Hub gives: "
-            f"{str(error).splitlines()[0]}"
+            f"{source} is neither a folder nor a twig that the Hub gives ({line}); name a folder "
+            f"with {MANIFEST} in it, or a Hub id"
         ) from error
 
 

@@ -148,6 +148,11 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         CheckpointError: If something is missing, damaged, or does not fit; names it.
         CapabilityError: If no adapter serves the model.
     """
+    if str(options.get("device_map")) == "meta":
+        raise CheckpointError(
+            f"cannot load the base model {base} on the device 'meta', which holds no weights; "
+            "choose another"
+        )
     adapter = find_adapter(read_config(base, options.get("revision")))
     loader = getattr(transformers, adapter.auto_class)
     options = {**options, **download_options(base, options.get("revision"))}

@@ -26,16 +26,23 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {target}: {error.strerror}; choose another place"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise unwritable(target, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
         os.chmod(scratch, 0o644)
         os.replace(scratch, target)
+    except OSError as error:
+        Path(scratch).unlink(missing_ok=True)
+        raise unwritable(target, error) from error
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
     return target
+
+
+def unwritable(target: Path, error: OSError | ValueError) -> InputError:
+    """Make the error of a place where nothing can be written."""
+    cause = getattr(error, "strerror", None) or str(error)
+    return InputError(f"cannot write {str(target)!r}: {cause}; choose another place")

@@ -274,7 +274,7 @@ class TwigModel:
     def _drafter(self, spec: GenerationSpec, ready: Drafter | None) -> Drafter:
         """Make the drafter and check that the twig has what it needs."""
         if ready is not None:
-            self._need_heads("drafter", type(ready).__name__, ready.heads)
+            self._need_heads("drafter", _label(ready), ready.heads)
             return ready
         drafter: Drafter = default_registry().get("drafter", spec.drafter.kind).cls(spec.drafter)
         if isinstance(drafter, Remembers):
@@ -290,7 +290,7 @@ class TwigModel:
         if self.twig is None:
             raise CapabilityError(
                 f"the {kind} {name!r} needs a twig with the head {heads[0]!r}; load one with "
-                "twig=..."
+                "twig=... (--twig)"
             )
         for head in heads:
             if head not in self.twig.heads:
@@ -328,11 +328,16 @@ class TwigModel:
             )
 
 
+def _label(drafter: Drafter) -> str:
+    """Return what messages call a drafter that came as an object."""
+    return str(getattr(drafter, "label", type(drafter).__name__))
+
+
 def _in_lockstep(
     spec: GenerationSpec, ready: Drafter | None, decoding: Decoding
 ) -> tuple[GenerationSpec, Drafter | None]:
     """Return the drafter, which is a plain one where something must see all rows at once."""
-    name = spec.drafter.kind if ready is None else type(ready).__name__
+    name = spec.drafter.kind if ready is None else _label(ready)
     if not decoding.lockstep or name == "plain":
         return spec, ready
     names = ", ".join(decoding.lockstep)

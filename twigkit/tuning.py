@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from twigkit.candidates import Candidates
-from twigkit.errors import InputError
+from twigkit.errors import CapabilityError, InputError
 from twigkit.protocols import Shallow
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ class RankMeter:
     """A drafter that proposes nothing and writes down what the heads would have.
 
     Attributes:
+        label: What messages call it.
         guesses: By step: the most likely tokens of every depth, ``[batch, depths, ranks]``.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch"})
+    label: ClassVar[str] = "medusa-tree"
     linear: bool = True
     capacity: int = 1
     size: int = 1
@@ -79,9 +81,17 @@ def measure(
         By depth below the root, then by rank: the share of places where the guess was right.
 
     Raises:
-        CapabilityError: If the twig lacks a head.
+        CapabilityError: If the twig lacks a head, or one cannot do what is asked of it.
         InputError: If the answers are too short to tell.
     """
+    for name, able in ((head, "next-token"), (ahead, "several-tokens")):
+        held = model.twig.heads if model.twig is not None else {}
+        # One that is missing is told by generate.
+        if name in held and able not in held[name].capabilities:
+            raise CapabilityError(
+                f"the head {name!r} is a {type(held[name]).__name__}, which does not declare "
+                f"{able!r}; name one that does"
+            )
     hits: Any = 0
     asked: Any = 0
     for inputs in prompts:

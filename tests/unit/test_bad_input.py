@@ -305,3 +305,76 @@ def test_what_a_report_cannot_be_made_of(words, told, desk, capsys):
     words = [words[0], "--base", desk.base, "--twig", desk.twig, *words[1:], "--out", out]
     assert told in refused(words, capsys)
     assert not out.exists()
+
+
+REPORTS = {
+    "a folder that no system makes": (["--out", "/proc/there/is/none"], "cannot write"),
+    "a name that is too long": (["--out", "x" * 300], "cannot write"),
+    "a name with a zero byte": (["--out", "a\0b"], "cannot write"),
+    "no name": (["--out", ""], "--out is empty"),
+    "an answer without tokens": (["--max-new-tokens", "0"], "--max-new-tokens is 0"),
+    "an answer beyond the context": (["--max-new-tokens", "256"], "less than the 256 tokens"),
+}
+
+
+@pytest.mark.parametrize("case", REPORTS)
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_a_report_is_refused_before_the_long_run(command, case, desk, capsys, monkeypatch):
+    words, told = REPORTS[case]
+    monkeypatch.chdir(desk.path)
+    before = sorted(desk.path.rglob("*"))
+    words = [command, "--base", desk.base, "--twig", desk.twig, *words]
+    assert told in refused(words, capsys)
+    assert sorted(desk.path.rglob("*")) == before
+
+
+TREES = {
+    "another picture format": (["--out", "tree.xyz"], "name a .png or .jpg file"),
+    "no format": (["--out", "tree"], "name a .png or .jpg file"),
+    "a folder": (["--out", "folder.png"], "cannot write"),
+    "an unknown drafter": (["--drafter", "poet"], "unknown drafter 'poet'"),
+    "a drafter whose head is missing": (["--drafter", "medusa-tree"], "drafter 'medusa-tree' need"),
+    "no twig": (["--twig", "none"], "drafter 'tree-ssd' needs a twig"),
+    "a step that is not there": (["--step", "9"], "choose another with --step"),
+    "an answer of one token": (["--max-new-tokens", "1"], "took 0 steps of drafting"),
+}
+
+
+@pytest.mark.parametrize("case", TREES)
+def test_a_tree_that_cannot_be_drawn(case, desk, capsys, monkeypatch):
+    words, told = TREES[case]
+    monkeypatch.chdir(desk.path)
+    (desk.path / "folder.png").mkdir()
+    show = ["show", "tree", *desk.words()[1:]]
+    assert told in refused([*show, *words], capsys)
+
+
+def test_a_head_that_does_not_look_ahead_tunes_no_tree(desk, capsys):
+    words = ["tune-tree", *desk.words()[1:]]
+    assert "'medusa-tree' needs the head 'medusa'" in refused(words, capsys)
+    told = refused([*words, "--ahead", "lm"], capsys)
+    assert "the head 'lm' is a LmHead, which does not declare 'several-tokens'" in told
+
+
+@pytest.mark.parametrize("words", [["new-plugin", "gadget"], ["families"]])
+def test_what_cannot_be_written_is_told(words, desk, capsys):
+    for place in ("/proc/x", desk.picture / "x", desk.path / ("x" * 300), "a\0b"):
+        assert "cannot write" in refused([*words, "--out", place], capsys)
+    assert not list(desk.path.glob(".*"))
+
+
+def test_a_distribution_without_adapters(capsys):
+    assert "no adapter comes from 'nope'" in refused(["families", "--distribution", "nope"], capsys)
+
+
+def test_a_device_that_holds_nothing(desk, capsys):
+    assert "which holds no weights" in refused(desk.words("--device", "meta"), capsys)
+
+
+def test_an_empty_name_of_a_twig_is_not_taken_for_none(desk, capsys):
+    assert "twig.json" in refused(desk.words("--twig", ""), capsys)
+
+
+def test_the_demo_can_be_inspected(capsys):
+    assert main(["inspect", "demo"]) == 0
+    assert "32, 128 wide" in capsys.readouterr().out

@@ -63,7 +63,7 @@ def test_a_failed_save_leaves_the_old_twig(saved, tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("twigkit.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(CheckpointError, match=r"cannot write the twig to .*no space.*make room"):
         model.save_twig(folder)
     assert (folder / MANIFEST).read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["twig"]

@@ -59,4 +59,4 @@ def test_the_command_writes_a_picture(tmp_path, capsys):
         assert min(picture.size) > 200
     assert main([*words, "--step", "0"]) == 2
     assert main([*words, "--out", str(tmp_path / "step.nonsense")]) == 2
-    assert "name a .png file" in capsys.readouterr().err
+    assert "name a .png or .jpg file" in capsys.readouterr().err

@@ -7,11 +7,21 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from twigkit.cli.loading import add_model_arguments, base_folder, load_model, progress, writable
+from twigkit.cli.loading import (
+    add_model_arguments,
+    base_folder,
+    check_new_tokens,
+    load_model,
+    progress,
+    writable,
+)
 from twigkit.errors import CapabilityError, InputError
 
 if TYPE_CHECKING:
     from twigkit.demo.unseen import Sample
+
+MOST = 1000
+"""Rounds, prompts and threads that can be asked for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,14 +72,15 @@ def run(args: argparse.Namespace) -> int:
         TwigkitError: If an option or a checkpoint cannot be used.
     """
     for name in ("rounds", "prompts", "threads"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} is {getattr(args, name)}; give 1 or more")
+        if not 1 <= getattr(args, name) <= MOST:
+            raise InputError(f"--{name} is {getattr(args, name)}; give 1 to {MOST}")
     for name, what in (("control", "prompts"), ("training", "rounds")):
         if getattr(args, name) < 0:
             given = getattr(args, name)
             raise InputError(f"--{name} is {given}; give a number of {what}, or 0 for none")
     folder = writable(args.out)
     model = load_model(args)
+    check_new_tokens(model, args.max_new_tokens)
     if model.twig is None:
         raise CapabilityError(
             "the benchmark compares with and without a twig; name one with --twig"

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 
 from twigkit.cli.generate import count_or_fraction
-from twigkit.cli.loading import add_model_arguments, base_folder, load_model, progress, writable
+from twigkit.cli.loading import (
+    add_model_arguments,
+    base_folder,
+    check_new_tokens,
+    load_model,
+    progress,
+    writable,
+)
 from twigkit.errors import InputError
 
 
@@ -52,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--scenes is {args.scenes}; ask for 1 to 1000 pictures")
     folder = writable(args.out)
     model = load_model(args)
+    check_new_tokens(model, args.max_new_tokens)
     from twigkit.demo import page, report, show
     from twigkit.demo.unseen import unseen
     from twigkit.files import write_whole

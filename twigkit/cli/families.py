@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twigkit.capabilities import ADAPTER_CAPABILITIES
+from twigkit.errors import InputError
 
 if TYPE_CHECKING:
     from twigkit.registry import Entry
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: The command's parser.
     """
     parser.add_argument("--distribution", help="show the adapters of one distribution only")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the page to a file")
+    parser.add_argument("--out", metavar="FILE", help="write the page to a file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,20 +51,29 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         0.
+
+    Raises:
+        InputError: If there are no such adapters, or the file cannot be written.
     """
     from twigkit.families import adapter_entries
+    from twigkit.files import write_whole
 
     entries = [
         entry
         for entry in adapter_entries()
         if args.distribution is None or entry.distribution == args.distribution
     ]
+    if not entries:
+        there = sorted({entry.distribution for entry in adapter_entries()})
+        raise InputError(
+            f"no adapter comes from {args.distribution!r}; those there are come from "
+            f"{', '.join(there)}"
+        )
     text = page(entries, args.distribution)
     if args.out is None:
         print(text, end="")
     else:
-        args.out.write_text(text, encoding="utf-8")
-        print(f"wrote {args.out}")
+        print(f"wrote {write_whole(args.out, text)}")
     return 0
 
 

@@ -11,7 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The command's parser.
     """
-    parser.add_argument("base", help="folder or Hub id of the base model; only its config is read")
+    parser.add_argument(
+        "base", help="folder or Hub id of the base model, or 'demo'; only its config is read"
+    )
     parser.add_argument("--revision", help="revision of the base on the Hub")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -30,8 +32,9 @@ def run(args: argparse.Namespace) -> int:
         CapabilityError: If the model is refused; says what works instead.
     """
     from twigkit.cli import shapes
+    from twigkit.cli.loading import base_folder
     from twigkit.shape import inspect_base
 
-    shape = inspect_base(args.base, args.revision)
+    shape = inspect_base(base_folder(args.base), args.revision)
     print(shapes.dump(shapes.as_json(shape)) if args.json else shapes.details(shape), end="")
     return 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twigkit.errors import CheckpointError, InputError
+from twigkit.files import unwritable
 
 if TYPE_CHECKING:
     from twigkit.model import TwigModel
@@ -73,7 +74,9 @@ def load_model(args: argparse.Namespace) -> TwigModel:
     quieten()
     from twigkit.model import TwigModel
 
-    twig = args.twig or (DEMO if args.base == DEMO else NONE)
+    twig = args.twig
+    if twig is None:
+        twig = DEMO if args.base == DEMO else NONE
     return TwigModel.from_pretrained(
         base_folder(args.base),
         twig=None if twig == NONE else demo_folder("twig") if twig == DEMO else twig,
@@ -132,13 +135,43 @@ def writable(out: str) -> Path:
     Raises:
         InputError: If the path, or one above it, is a file or may not be written.
     """
+    if not out:
+        raise InputError("--out is empty; name a folder")
     folder = Path(out)
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{nearest} is a file; name a folder with --out")
-    if not os.access(nearest, os.W_OK):
-        raise InputError(f"{nearest} may not be written; name another folder with --out")
+    made: list[Path] = []
+    try:
+        for path in reversed([folder.absolute(), *folder.absolute().parents]):
+            if not path.exists():
+                path.mkdir()
+                made.append(path)
+            elif not path.is_dir():
+                raise InputError(f"{path} is a file; name a folder with --out")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        raise unwritable(folder, error) from error
+    finally:
+        for path in reversed(made):
+            path.rmdir()
     return folder
+
+
+def check_new_tokens(model: TwigModel, wanted: int) -> None:
+    """Refuse an answer that no prompt leaves room for, before anything else generates it.
+
+    Args:
+        model: The model.
+        wanted: Most tokens of an answer.
+
+    Raises:
+        InputError: If it is none, or more than the model's context.
+    """
+    context = getattr(model.stack.config, "max_position_embeddings", None) or wanted
+    if not 1 <= wanted < max(context, 2):
+        raise InputError(
+            f"--max-new-tokens is {wanted}; ask for 1 or more, and less than the {context} tokens "
+            "of the model's context"
+        )
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import tempfile
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 
 from twigkit.errors import InputError
+from twigkit.files import unwritable
 
 PREFIX = "twigkit-"
 """What the names of plug-in packages start with."""
@@ -47,9 +49,12 @@ def run(args: argparse.Namespace) -> int:
     name = args.name.removeprefix(PREFIX)
     _check_name(name)
     folder = Path(args.out) / f"{PREFIX}{name}"
-    if folder.exists():
-        raise InputError(f"{folder} exists; choose another name, or another folder with --out")
-    write_package(name, folder)
+    try:
+        if folder.exists():
+            raise InputError(f"{folder} exists; choose another name, or another folder with --out")
+        write_package(name, folder)
+    except (OSError, ValueError) as error:
+        raise unwritable(folder, error) from error
     print(
         f"wrote {folder}: an adapter, a head, a pruner, a drafter and a command, all {name!r}\n"
         f"next: pip install -e '{folder}[test]' && python -m pytest {folder}"
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_package(name: str, folder: Path) -> list[Path]:
-    """Write a plug-in package.
+    """Write a plug-in package, whole or not at all.
 
     Args:
         name: Lower-case words joined by hyphens, without the prefix of the distribution's name.
@@ -73,12 +78,18 @@ def write_package(name: str, folder: Path) -> list[Path]:
         "kind": name,
         "Class": "".join(word.capitalize() for word in name.split("-")),
     }
+    folder.parent.mkdir(parents=True, exist_ok=True)
     written = []
-    for path, source in _templates(files("twigkit.cli") / "template", Path()):
-        target = folder / Path(*(words["module"] if p == "module" else p for p in path.parts))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(Template(source.read_text(encoding="utf-8")).substitute(words), "utf-8")
-        written.append(target)
+    with tempfile.TemporaryDirectory(prefix=f".{PREFIX}", dir=folder.parent) as made:
+        scratch = Path(made) / folder.name
+        for path, source in _templates(files("twigkit.cli") / "template", Path()):
+            place = Path(*(words["module"] if p == "module" else p for p in path.parts))
+            target = scratch / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = Template(source.read_text(encoding="utf-8")).substitute(words)
+            target.write_text(text, encoding="utf-8")
+            written.append(folder / place)
+        scratch.rename(folder)
     return written
 
 

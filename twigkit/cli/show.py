@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,11 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.step < 1:
         raise InputError(f"--step is {args.step}; the first one is 1")
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(Path(args.out).suffix.lower())
+    if kind is None:
+        raise InputError(f"cannot draw {args.out!r}; name a .png or .jpg file with --out")
     from twigkit.drawing import draw_step
+    from twigkit.files import write_whole
     from twigkit.inputs import load_processor, open_picture, prepare
 
     pictures = [open_picture(path) for path in args.image]
@@ -68,20 +73,18 @@ def run(args: argparse.Namespace) -> int:
         budget=args.budget,
         max_new_tokens=args.max_new_tokens,
     )
-    try:
-        draw_step(step).save(args.out)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write {args.out}: {error}; name a .png file") from error
-    print(f"{Path(args.out)}: {step.title}")
+    drawn = io.BytesIO()
+    draw_step(step).save(drawn, kind)
+    print(f"{write_whole(args.out, drawn.getvalue())}: {step.title}")
     return 0
 
 
 class Recorder:
     """Any drafter, with the table of one step written down."""
 
-    def __init__(self, inner: Any, step: int) -> None:
-        """Wrap a drafter; steps count from 1."""
-        self.inner, self._left = inner, step
+    def __init__(self, inner: Any, step: int, label: str) -> None:
+        """Wrap a drafter under its name; steps count from 1."""
+        self.inner, self._left, self.label = inner, step, label
         self.nodes: list[tuple[int, int, float]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -133,12 +136,14 @@ def take_step(
     from twigkit.plugins import default_registry
     from twigkit.specs import GenerationSpec
 
-    spec = GenerationSpec.model_validate({"drafter": drafter}).drafter
-    recorder: Any = Recorder(default_registry().get("drafter", spec.kind).cls(spec), step)
+    spec = GenerationSpec.parse({"drafter": drafter}).drafter
+    inner = default_registry().get("drafter", spec.kind).cls(spec)
+    recorder: Any = Recorder(inner, step, spec.kind)
     output: Any = model.generate(**inputs, drafter=recorder, **options)
     gains = output.stats.accepted_lengths[0]
     if len(gains) < step:
-        raise InputError(f"the answer took {len(gains)} steps; ask for one of them with --step")
+        taken = f"{len(gains)} step{'s' * (len(gains) != 1)} of drafting"
+        raise InputError(f"the answer took {taken}; choose another with --step, or a longer answer")
     start = inputs["input_ids"].shape[1] + 1 + sum(gains[: step - 1])
     text = output[0, start : start + gains[step - 1]].tolist()
     accepted: list[int] = []
@@ -146,12 +151,13 @@ def take_step(
         above = accepted[-1] if accepted else 0
         fits = [n for n, (t, p, _) in enumerate(recorder.nodes) if n and p == above and t == token]
         accepted.append(fits[0])
+    drafts = len(recorder.nodes) - 1
     return StepDrawing(
         labels=[tokenizer.decode([token]) for token, _, _ in recorder.nodes],
         parents=[parent for _, parent, _ in recorder.nodes],
         probabilities=[chance for _, _, chance in recorder.nodes],
         accepted=accepted,
         next_label=tokenizer.decode([text[-1]]),
-        title=f"step {step}: {len(recorder.nodes) - 1} drafts, {len(accepted)} accepted",
+        title=f"step {step}: {drafts} draft{'s' * (drafts != 1)}, {len(accepted)} accepted",
         font=font,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from twigkit.cli.generate import count_or_fraction
 from twigkit.cli.loading import add_model_arguments, base_folder, load_model
@@ -67,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = [[open_picture(path)] for path in args.image] or [[] for _ in args.prompt]
     model = load_model(args)
     processor = load_processor(base_folder(args.base), revision=args.revision)
+    from twigkit.files import write_whole
     from twigkit.specs import GenerationSpec
     from twigkit.topology import expected_length, search
     from twigkit.tuning import measure
@@ -95,6 +95,5 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         print(spec.to_yaml(), end="")
     else:
-        Path(args.out).write_text(spec.to_yaml(), encoding="utf-8")
-        print(f"# written to {args.out}")
+        print(f"# written to {write_whole(args.out, spec.to_yaml())}")
     return 0
