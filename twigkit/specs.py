@@ -19,6 +19,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     ValidationInfo,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
@@ -239,6 +240,62 @@ class GenerationSpec(Spec):
     )
     max_new_tokens: int = Field(128, ge=1, description="Most tokens to generate.")
     stop: tuple[str, ...] = Field((), description="Strings at which generation stops.")
+    do_sample: bool | None = Field(
+        None,
+        description="Whether tokens are drawn instead of taking the most likely ones; None leaves "
+        "it to the base's generation config, like every None below.",
+    )
+    temperature: float | None = Field(
+        None, gt=0.0, description="Divides the logits before a token is drawn."
+    )
+    top_k: int | None = Field(
+        None, ge=0, description="Draw from the k most likely tokens only; 0 draws from all."
+    )
+    top_p: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="Draw from the smallest set of most likely tokens with this probability.",
+    )
+    min_p: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="Draw no token below this share of the most likely one's probability.",
+    )
+    seed: int | None = Field(
+        None,
+        description="Of what is drawn: the same seed gives the same tokens; None draws a seed.",
+    )
+    repetition_penalty: float | None = Field(
+        None,
+        gt=0.0,
+        description="Divides positive and multiplies negative logits of tokens that prompt or "
+        "answer hold, drawn or not; 1 changes nothing.",
+    )
+
+    @model_validator(mode="after")
+    def _sampling_belongs_together(self) -> GenerationSpec:
+        """Refuse settings that would be ignored because no token is drawn."""
+        for name in ("temperature", "top_k", "top_p", "min_p", "seed"):
+            value = getattr(self, name)
+            if value is not None and not self.do_sample:
+                raise problem(
+                    f"{name} is {value}, which counts only where tokens are drawn; set do_sample "
+                    f"to true, or leave {name} out"
+                )
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """Return the settings as arguments of ``TwigModel.generate``.
+
+        Those that are left to the base's generation config are not among them. Stop strings need
+        the argument ``tokenizer`` besides.
+        """
+        options = {name: getattr(self, name) for name in type(self).model_fields if name != "stop"}
+        kept = {"budget", "wipe_layer"}
+        options = {k: v for k, v in options.items() if v is not None or k in kept}
+        return {**options, "stop_strings": list(self.stop)} if self.stop else options
 
 
 class RuntimeSpec(Spec):

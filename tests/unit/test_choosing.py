@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from tests.tiny import llava_inputs, tiny_llava
-from twigkit import CapabilityError, InputError, TwigModel, TwigSpec
+from twigkit import InputError, TwigModel, TwigSpec
 from twigkit.choosing import row_seeds
 
 ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3)]
@@ -219,7 +219,7 @@ def test_an_unknown_processor_falls_back_to_plain_decoding_with_a_notice(model, 
     own = model.base.generate(
         **options, do_sample=False, logits_processor=LogitsProcessorList([theirs])
     )
-    with pytest.warns(UserWarning, match="SecondRowOnly: not known.*left out and decoding is plain"):
+    with pytest.warns(UserWarning, match="SecondRowOnly: not known.* and decoding is plain"):
         output = model.generate(**options, drafter=drafter, logits_processor=[ours])
     assert torch.equal(own, output)
     assert ours.shapes == theirs.shapes[: len(ours.shapes)]

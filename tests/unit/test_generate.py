@@ -10,6 +10,7 @@ from tests.checkpoints import tiny_processor, write_base
 from twigkit import TwigModel
 from twigkit.cli.main import main
 from twigkit.inputs import load_processor, open_picture, prepare
+from twigkit.specs import GenerationSpec
 
 ASK = ["--prompt", "what is in the picture ?", "--max-new-tokens", "6"]
 
@@ -96,3 +97,58 @@ def test_the_processor_pads_on_the_left(folders):
     assert processor.tokenizer.padding_side == "left"
     inputs = prepare(processor, "what ?", [Image.new("RGB", (9, 9))])
     assert int((inputs["input_ids"] == 99).sum()) == 16
+
+
+SAMPLE = ["--sample", "--seed", "3", "--temperature", "1.5", "--top-k", "40", "--min-p", "0.001"]
+
+
+def test_sampling_options_reach_the_model(folders, words, capsys):
+    drawn = json.loads(run(capsys, *words, *SAMPLE, "--top-p", "0.99", "--json"))["tokens"]
+    assert drawn == json.loads(run(capsys, *words, *SAMPLE, "--top-p", "0.99", "--json"))["tokens"]
+    options = {"do_sample": True, "temperature": 1.5, "top_k": 40, "min_p": 0.001, "top_p": 0.99}
+    model = TwigModel.from_pretrained(folders.base, twig=folders.twig)
+    inputs = prepare(
+        load_processor(folders.base), "what is in the picture ?", [open_picture(folders.picture)]
+    )
+    output = model.generate(**inputs, **options, seed=3, max_new_tokens=6)
+    assert drawn == output[0, inputs["input_ids"].shape[1] :].tolist()
+    assert drawn != expected(folders)[0]
+    other = [*SAMPLE[:2], "4", *SAMPLE[3:]]
+    assert drawn != json.loads(run(capsys, *words, *other, "--json"))["tokens"]
+
+
+def test_a_repetition_penalty_needs_no_sampling(folders, words, capsys):
+    said = json.loads(run(capsys, *words, "--repetition-penalty", "1.9", "--json"))["tokens"]
+    assert said == expected(folders, repetition_penalty=1.9)[0]
+
+
+def test_settings_come_from_a_file_and_options_count_more(words, capsys, tmp_path):
+    file = tmp_path / "spec.yaml"
+    spec = GenerationSpec(do_sample=True, seed=3, temperature=1.5, budget=0.5, max_new_tokens=4)
+    file.write_text(spec.to_yaml())
+    base = [word for word in words if word not in ("--max-new-tokens", "6")]
+    data = json.loads(run(capsys, *base, "--generation", file, "--json"))
+    assert len(data["tokens"]) == 4
+    assert data["stats"]["kept_tokens"]["2"] == [8]
+    same = ["--sample", "--seed", "3", "--temperature", "1.5", "--budget", "0.5"]
+    assert data["tokens"] == json.loads(run(capsys, *words, *same, "--json"))["tokens"][:4]
+    more = json.loads(run(capsys, *base, "--generation", file, "--budget", "12", "--json"))
+    assert more["stats"]["kept_tokens"]["2"] == [16]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--temperature", "0.5"], "--temperature counts only where tokens are drawn; add --sampl"),
+        (["--seed", "1", "--no-sample"], "--seed counts only where tokens are drawn"),
+        (["--sample", "--temperature", "0"], "GenerationSpec.temperature: got 0.0; "),
+        (["--sample", "--top-p", "7"], "GenerationSpec.top_p: got 7.0; "),
+        (["--generation", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+    ],
+)
+def test_a_bad_value_is_one_line_before_anything_is_loaded(words, capsys, options, told):
+    assert main(["generate", *map(str, words), "--base", "nowhere", *options]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert told in said.err

@@ -1,6 +1,7 @@
 """Specs: from Python, YAML and JSON, with kinds that only a stranger's plug-in knows."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -285,3 +286,51 @@ def test_specs_import_neither_torch_nor_plugins():
     code = "import sys, twigkit.specs; print('torch' in sys.modules, 'pluggy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+SAMPLING = {
+    "do_sample": True,
+    "temperature": 0.7,
+    "top_k": 40,
+    "top_p": 0.9,
+    "min_p": 0.05,
+    "seed": 11,
+    "repetition_penalty": 1.1,
+}
+
+
+def test_sampling_round_trips_through_text():
+    spec = GenerationSpec(**SAMPLING)
+    for again in (spec.from_yaml(spec.to_yaml()), spec.from_json(spec.to_json())):
+        assert again == spec
+    options = spec.options()
+    assert {name: options[name] for name in SAMPLING} == SAMPLING
+    assert not set(SAMPLING) & set(GenerationSpec().options())
+    assert GenerationSpec(stop=("a", "b")).options()["stop_strings"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 0.0),
+        ("temperature", -1.0),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("top_p", 1.01),
+        ("min_p", -0.1),
+        ("repetition_penalty", 0.0),
+        ("seed", 0.5),
+    ],
+)
+def test_sampling_out_of_bounds_is_one_line(field, value):
+    said = refusal(lambda: GenerationSpec(**{**SAMPLING, field: value}))
+    assert re.fullmatch(rf"GenerationSpec\.{field}: got {value}; [^\n]+", said)
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_k", "top_p", "min_p", "seed"])
+def test_settings_that_would_be_ignored_are_refused(field):
+    for drawn in ({}, {"do_sample": False}):
+        said = refusal(lambda drawn=drawn: GenerationSpec(**{field: SAMPLING[field]}, **drawn))
+        assert f"{field} is {SAMPLING[field]}, which counts only where tokens are drawn" in said
+        assert "\n" not in said
+    assert GenerationSpec(repetition_penalty=1.2).options()["repetition_penalty"] == 1.2

@@ -12,6 +12,8 @@ from twigkit.errors import InputError
 
 if TYPE_CHECKING:
     from twigkit.generation import GenerationStats
+    from twigkit.model import TwigModel
+    from twigkit.specs import GenerationSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take the prompt as it is, image tokens included, without the chat template",
     )
     add_generation_arguments(parser)
+    add_sampling_arguments(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="(256)")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="(256)")
     group.add_argument("--stream", action="store_true", help="print the answer as it comes")
     group.add_argument("--json", action="store_true", help="print answer and statistics as JSON")
 
@@ -46,13 +49,18 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group("generation")
     group.add_argument(
+        "--generation",
+        metavar="FILE",
+        help="a generation spec, such as tune-tree writes; options given beside it count more",
+    )
+    group.add_argument(
         "--budget",
         type=count_or_fraction,
         metavar="R",
         help="average visual tokens per layer: a count (64) or a fraction of the prompt's (0.11); "
         "without it nothing is pruned",
     )
-    group.add_argument("--pruner", default="ttp", metavar="NAME", help="(default: %(default)s)")
+    group.add_argument("--pruner", metavar="NAME", help="(default: ttp)")
     group.add_argument(
         "--wipe-layer",
         type=count_or_fraction,
@@ -62,6 +70,30 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--drafter", metavar="NAME", help="(default: ssd with a twig, plain without)"
     )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how tokens are drawn.
+
+    Args:
+        parser: The command's parser.
+    """
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--sample",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="draw tokens, or take the most likely ones (default: as the base's own settings say)",
+    )
+    for name, kind, told in (
+        ("temperature", float, "divides the logits before a token is drawn"),
+        ("top-k", int, "draw from the K most likely tokens only; 0 from all"),
+        ("top-p", float, "draw from the most likely tokens that have this probability together"),
+        ("min-p", float, "draw no token below this share of the best one's probability"),
+        ("seed", int, "the same seed gives the same answer"),
+        ("repetition-penalty", float, "makes tokens less likely that are there already"),
+    ):
+        group.add_argument(f"--{name}", type=kind, metavar="N", help=told)
 
 
 def count_or_fraction(text: str) -> int | float:
@@ -104,16 +136,15 @@ def run(args: argparse.Namespace) -> int:
     pictures = [open_picture(path) for path in args.image]
     if not args.prompt.strip():
         raise InputError("the prompt is empty; ask something with --prompt")
+    chosen = _chosen(args)
     model = load_model(args)
     processor = load_processor(base_folder(args.base), revision=args.revision)
     inputs = prepare(processor, args.prompt, pictures, raw=args.raw)
+    spec = _spec(args, chosen, model)
     output: Any = model.generate(
         **inputs,
-        max_new_tokens=args.max_new_tokens,
-        budget=args.budget,
-        pruner=args.pruner,
-        wipe_layer=args.wipe_layer,
-        drafter=args.drafter,
+        **spec.options(),
+        tokenizer=processor.tokenizer,
         streamer=_streamer(processor) if args.stream else None,
         return_dict_in_generate=True,
     )
@@ -126,6 +157,36 @@ def run(args: argparse.Namespace) -> int:
         print(answer)
     print(f"[{summary(output.stats)}]")
     return 0
+
+
+def _chosen(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the file, if there is one, and of the options, which count more.
+
+    They are read and checked before a model is loaded.
+    """
+    from twigkit.specs import GenerationSpec
+
+    chosen: dict[str, Any] = {"max_new_tokens": 256}
+    if args.generation is not None:
+        file = GenerationSpec.from_file(args.generation)
+        chosen |= {name: getattr(file, name) for name in file.model_fields_set}
+    names = ["budget", "pruner", "wipe_layer", "drafter", "max_new_tokens", "temperature"]
+    names += ["top_k", "top_p", "min_p", "seed", "repetition_penalty"]
+    given = {name: getattr(args, name) for name in names} | {"do_sample": args.sample}
+    chosen |= {name: value for name, value in given.items() if value is not None}
+    for name in ("temperature", "top_k", "top_p", "min_p", "seed"):
+        if given[name] is not None and not chosen.get("do_sample"):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} counts only where tokens are drawn; add --sample")
+    GenerationSpec(**chosen)
+    return chosen
+
+
+def _spec(args: argparse.Namespace, chosen: dict[str, Any], model: TwigModel) -> GenerationSpec:
+    """Complete the settings by what depends on the model: without a twig, nothing drafts."""
+    from twigkit.specs import GenerationSpec
+
+    return GenerationSpec(**{"drafter": "plain" if model.twig is None else "ssd", **chosen})
 
 
 def _streamer(processor: Any) -> Any:
