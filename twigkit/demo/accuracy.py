@@ -108,19 +108,27 @@ def jobs_of(twigs: dict[str, str], budgets: Sequence[float]) -> list[Job]:
     return jobs
 
 
-def _work(base: Path, jobs: list[Job], number: int, first: int, place: int) -> list[list[bool]]:
+def _work(
+    base: Path, jobs: list[Job], dtype: str, number: int, first: int, place: int
+) -> list[list[bool]]:
     """Do all jobs on one share of the questions."""
     questions = make_questions(base, number, first)
     rows = []
     for job in tqdm(jobs, desc=f"process {place}", position=place):
-        model = TwigModel.from_pretrained(base, twig=job.folder, dtype=torch.float32)
+        model = TwigModel.from_pretrained(base, twig=job.folder, dtype=dtype)
         method = Method(job.name, budget=job.budget, pruner=job.pruner or "ttp")
         rows.append(exact_matches(model, questions, method))
     return rows
 
 
 def measure(
-    base: Path, twigs: dict[str, str], *, questions: int, budgets: Sequence[float], workers: int
+    base: Path,
+    twigs: dict[str, str],
+    *,
+    questions: int,
+    budgets: Sequence[float],
+    workers: int,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Answer the questions by every twig, pruner and budget.
 
@@ -131,6 +139,7 @@ def measure(
         questions: Number of questions.
         budgets: Shares of the visual tokens.
         workers: Processes that share the questions.
+        dtype: Precision of all that runs, the unpruned base too.
 
     Returns:
         ``kinds``: kind of every question; ``rows``: per job its name, budget, exact match per
@@ -139,7 +148,7 @@ def measure(
     jobs = jobs_of(twigs, budgets)
     shares = [questions // workers + (i < questions % workers) for i in range(workers)]
     starts = [FIRST + 100_000 * i for i in range(workers)]
-    tasks = [(base, jobs, shares[place], starts[place], place) for place in range(workers)]
+    tasks = [(base, jobs, dtype, shares[place], starts[place], place) for place in range(workers)]
     if workers == 1:
         answered = [_work(*tasks[0])]
     else:
@@ -204,6 +213,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=5040)
     parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--dtype", default="float32", help="precision (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="accuracy.json and accuracy.md")
     options = parser.parse_args()
     given = [item.split("=", 1) for item in options.twig or [f"shipped={WEIGHTS / 'twig'}"]]
@@ -214,6 +224,7 @@ def main() -> None:
         questions=options.questions,
         budgets=options.budgets,
         workers=options.workers,
+        dtype=options.dtype,
     )
     text = table(found)
     last = list(dict.fromkeys(row["name"] for row in found["rows"] if row["budget"]))

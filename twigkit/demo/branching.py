@@ -24,25 +24,28 @@ HEADS = {
     "medusa": {"kind": "medusa", "offsets": AHEAD},
     "pruning": {"kind": "pruning"},
 }
+# This base reads its pictures right behind the exit layer: of the things that an answer is about,
+# the eleven tokens that layer 2 attends to while answering show all for 92 questions in 100, those
+# of layer 19 (the paper's share of the depth) for 18.
+TEACHER = {"teacher_layer": 2, "teacher_rows": "answer"}
 DISTILLATION = {
-    "objective": {"kind": "distillation"},
+    "objective": {"kind": "distillation", **TEACHER},
     "optimiser": {"rate": 1e-3, "floor": 0.02},
     "data": {"options": {"samples": 200_000, "described": 0.3}, "evaluation": 256},
     "batch": 32,
     "micro_batch": 16,
-    "steps": 800,
-    "evaluate_every": 400,
+    "steps": 400,
     "save_every": 100,
     "seed": 5,
 }
 REINFORCEMENT = {
-    "objective": {"kind": "reinforcement", "group": 32, "anchor": 0.1},
+    "objective": {"kind": "reinforcement", "group": 32, "anchor": 0.1, **TEACHER},
     "optimiser": {"rate": 3e-4, "floor": 0.1},
-    "data": {"options": {"samples": 200_000, "described": 0.1, "first": 60_000}},
+    "data": {"options": {"samples": 60_000, "described": 0.02, "first": 60_000}},
     "batch": 16,
     "micro_batch": 4,
-    "steps": 500,
-    "save_every": 50,
+    "steps": 450,
+    "save_every": 100,
     "seed": 6,
 }
 
@@ -98,9 +101,8 @@ def run_stage(spec: TrainingSpec, file: Path, workers: int) -> None:
         workers: Processes that share it, one thread each.
     """
     file.write_text(spec.to_yaml(), encoding="utf-8")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-    launch += ["--num_processes", str(workers), "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc_per_node", str(workers)]
     subprocess.run([*launch, "-m", "twigkit", "train", str(file)], check=True)
 
 
