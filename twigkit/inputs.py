@@ -114,8 +114,12 @@ def prepare(
         turn = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
         text = processor.apply_chat_template([turn], add_generation_prompt=True)
     _check_placeholders(processor, text, len(pictures))
+    options: dict[str, Any] = {"images": list(pictures) or None, "return_tensors": "pt"}
+    first = getattr(getattr(processor, "tokenizer", None), "bos_token", None)
+    if first and text.startswith(first):  # the template has it already
+        options["add_special_tokens"] = False
     try:
-        return dict(processor(text=text, images=list(pictures) or None, return_tensors="pt"))
+        return dict(processor(text=text, **options))
     except (ValueError, TypeError, IndexError) as error:
         raise InputError(
             f"the processor refuses the prompt: {_first_line(error)}; check pictures and prompt"

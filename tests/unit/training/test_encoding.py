@@ -14,6 +14,7 @@ from tests.unit.training.processors import (
     text_only,
 )
 from twigkit.errors import CheckpointError, TrainingError
+from twigkit.inputs import prepare
 from twigkit.training.batch import IGNORED
 from twigkit.training.conversation import BrokenSampleError, Message, Sample
 from twigkit.training.encoding import BrokenRowsError, Encoder
@@ -127,6 +128,27 @@ def test_an_end_token_is_added_only_where_the_template_has_none():
     assert encoder("llava").renderer.appended == "</s>"
     for name in ("llava_next", "idefics3", "gemma3", "text_only"):
         assert encoder(name).renderer.appended == ""
+
+
+def test_an_end_token_is_added_where_only_the_last_answer_has_one():
+    lazy = VICUNA.replace(
+        "{% endfor %}{% if add", "{{ '</s>' if loop.last and not add_generation_prompt }}"
+        "{% endfor %}{% if add"
+    )  # fmt: skip
+    renderer = Renderer(byte_tokenizer(["<pad>", "</s>"], template=lazy))
+    assert renderer.appended == "</s>"
+    text = renderer.text(SAMPLES["text"])
+    decode = renderer.tokenizer.decode
+    assert [decode(text.ids[a:b]).strip() for a, b in text.spans] == ["4</s>", "6</s>"]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_row_begins_with_the_first_token_once(name):
+    enc = encoder(name)
+    batch = enc.batch([enc.text(SAMPLES["one"])])
+    first = enc.renderer.tokenizer.bos_token_id
+    assert batch.inputs["input_ids"][0, 0] == first
+    assert (batch.inputs["input_ids"] == first).sum() == 1
 
 
 def test_a_template_may_replace_the_base_s_own():
@@ -292,3 +314,13 @@ def test_pictures_and_videos_under_one_name_never_overwrite_each_other():
     with pytest.raises(BrokenRowsError) as caught:
         enc.batch([other.text(both)])
     assert "only one kind" in caught.value.reasons[0]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_training_and_generation_see_the_same_prompt(name):
+    enc = encoder(name)
+    sample = Sample("one", talk("<image>\nWhat is it?", "a cat"), [picture(1)])
+    batch = enc.batch([enc.text(sample)])
+    asked = prepare(enc.renderer.processor, "What is it?", [picture(1)])["input_ids"]
+    query = batch.turns[0][0].query
+    assert torch.equal(batch.inputs["input_ids"][0, : query + 1], asked[0])
