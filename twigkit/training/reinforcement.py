@@ -145,7 +145,7 @@ class Reinforcement(Objective):
             actions = draw(logits, counts, self.spec.group, random)
         else:
             actions = logits.topk(max(keep), -1).indices[:, None]
-        rewards = self._rewards(samples, places, actions, keep)
+        rewards = self._rewards(samples, places, actions, keep).to(logits.device)
         advantage = self.advantages(rewards)
         policy = log_probability(logits, actions, counts)
         parts = {"policy": Part(-(advantage * policy).mean(1).sum(), "groups", 1.0)}
