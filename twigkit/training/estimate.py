@@ -23,9 +23,9 @@ FULL, HALF = 4, 2
 """Bytes of a number in full and in half precision."""
 
 SAVED_WIDTHS, SAVED_INNER = 10, 4
-"""Numbers per token that a decoder layer keeps for its backward pass: multiples of the hidden width,
-which norms and residuals keep in full precision, and of the inner width; measured on layers with a
-gated MLP, and a test measures again."""
+"""Numbers per token that a decoder layer keeps for its backward pass: multiples of the hidden
+width, which norms and residuals keep in full precision, and of the inner width; measured on layers
+with a gated MLP, and a test measures again."""
 
 LOGIT_COPIES = 5
 """Logits that exist at a time per compared token: of twig and base, their softmax, a gradient."""

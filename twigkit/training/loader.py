@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -23,6 +20,7 @@ from twigkit.training.ledger import Ledger
 from twigkit.training.order import Array, draw_some, epoch_order, evaluation_order, hold_out
 from twigkit.training.sources import Reader, Samples, open_source
 from twigkit.training.spec import TrainingSpec
+from twigkit.training.workers import no_alarm, worker_deaths
 
 
 class Loader:
@@ -180,8 +178,8 @@ class Loader:
             # Of its own, since it would draw from torch's generator, on which a run may depend.
             generator=torch.Generator(),
         )
-        with worker_deaths():
-            with _no_alarm():
+        with worker_deaths(ConnectionError, EOFError):
+            with no_alarm():
                 batches = iter(loader)
             for made in batches:
                 yield self._checked(made)
@@ -192,44 +190,6 @@ class Loader:
             raise TrainingError(made.message)
         self._ledger.add(made.broken)
         return made
-
-
-@contextmanager
-def _no_alarm() -> Iterator[None]:
-    """Keep torch from raising a worker's death wherever the process happens to be.
-
-    It installs a signal handler that would do so, in the midst of an optimiser step or of a file
-    that is being written. Without, the death is found within seconds when the next batch is waited
-    for.
-    """
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGCHLD) is not before:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
-
-
-@contextmanager
-def worker_deaths() -> Iterator[None]:
-    """Turn torch's report that a worker died into an error of twigkit.
-
-    Raises:
-        TrainingError: If a worker died.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or isinstance(error, TrainingError):
-            raise
-        raise TrainingError(
-            f"a process that prepares data died: {str(error).splitlines()[0].rstrip('.')}. Often "
-            "memory ran out (shared memory counts, too): lower data.workers; data.workers: 0 "
-            "prepares it in the training process and shows errors in full"
-        ) from error
 
 
 @dataclass

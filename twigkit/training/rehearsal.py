@@ -15,12 +15,13 @@ from twigkit.errors import CheckpointError, TwigkitError
 from twigkit.model import TwigModel
 from twigkit.training.batch import Batch
 from twigkit.training.estimate import Load, base_bytes, estimate, sketch
-from twigkit.training.loader import Data, open_data, worker_deaths
+from twigkit.training.loader import Data, open_data
 from twigkit.training.objective import Objective
 from twigkit.training.objectives import objective_of
 from twigkit.training.spec import TrainingSpec
 from twigkit.training.starting import accelerator_for, load_model
 from twigkit.training.stepping import Stepper
+from twigkit.training.workers import worker_deaths
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from twigkit.errors import InputError, SpecError
-from twigkit.training.conversation import IMAGE, PLACEHOLDER, BrokenSampleError, Sample
-from twigkit.training.record import id_of, sample_of
+from twigkit.training.conversation import BrokenSampleError, Sample
+from twigkit.training.record import id_of, length_of, sample_of
 from twigkit.training.spec import DataSpec
-
-VISUAL = 576
-"""Tokens that a picture is taken for when samples are grouped by length."""
-
-CHARACTERS = 4
-"""Characters that a token is taken for when samples are grouped by length."""
+from twigkit.training.table import Table
 
 
 class Samples(Protocol):
@@ -126,12 +120,9 @@ class Records:
             raise BrokenSampleError(f"not valid JSON: {error}") from None
 
     def lengths(self) -> np.ndarray[Any, Any]:
-        """Estimate lengths from the size of the records and their placeholders."""
-        marker = IMAGE.encode()
-        counts = (self._bytes(i).count(marker) for i in range(len(self)))
-        visual = np.fromiter(counts, np.int64, len(self))
-        sizes = self.bounds[:, 1] - self.bounds[:, 0]
-        return np.asarray(sizes // CHARACTERS + VISUAL * visual)
+        """Estimate lengths from the records' text, without parsing it."""
+        found = (length_of(self._bytes(index)) for index in range(len(self)))
+        return np.fromiter(found, np.int64, len(self))
 
     def _bytes(self, index: int) -> bytes:
         first, last = self.bounds[index]
@@ -162,7 +153,7 @@ def open_source(data: DataSpec, path: str | None = None) -> Reader:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; name the pictures' with data.images")
     elif data.source == "datasets":
-        source = _Table(str(path), data)
+        source = Table(str(path), data)
     else:
         source = _made(data.source, dict(data.options) | ({"path": path} if path else {}))
     if not len(source):
@@ -213,65 +204,6 @@ def _lines(path: Path) -> Records:
                 bounds.append((first, last))
             first = last
     return Records(np.memmap(path, np.uint8, "r"), np.array(bounds, np.int64).reshape(-1, 2))
-
-
-class _Table:
-    """A split of a Hugging Face dataset."""
-
-    def __init__(self, path: str, data: DataSpec) -> None:
-        """Load the split."""
-        try:
-            import datasets
-        except ImportError:
-            raise InputError(
-                "the source 'datasets' needs the package datasets, which is not installed; "
-                "install it with `pip install 'twigkit[datasets]'`"
-            ) from None
-        try:
-            if Path(path).is_dir() and (Path(path) / "state.json").exists():
-                self.rows: Any = datasets.load_from_disk(path)
-            else:
-                self.rows = datasets.load_dataset(path, data.subset, split=data.split)
-        # The library raises errors of many kinds, its own and those of the formats behind it.
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(
-                f"the dataset {path}, split {data.split!r}, cannot be loaded: {lines[0]}; check "
-                "path, subset and split of the data"
-            ) from error
-        if not {"conversations", "messages", "texts", "question"} & set(self.rows.column_names):
-            raise InputError(
-                f"the dataset {path} has the columns {', '.join(self.rows.column_names)}; expected "
-                "conversations, messages, texts, or question with answer; rename its columns or "
-                "name a factory as the source"
-            )
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        row = self.rows[index]
-        # A missing picture is no picture; a column of both is usual in mixed datasets.
-        return {name: _without_none(value) for name, value in row.items() if value is not None}
-
-    def lengths(self) -> np.ndarray[Any, Any]:
-        """Count the characters of the conversations, and the pictures by their placeholders."""
-        texts = [c for c in ("conversations", "messages", "texts", "question", "answer")
-                 if c in self.rows.column_names]  # fmt: skip
-        found = []
-        for row in self.rows.select_columns(texts):
-            said = json.dumps(row, default=str)
-            found.append(len(said) // CHARACTERS + VISUAL * len(PLACEHOLDER.findall(said)))
-        return np.array(found, np.int64)
-
-
-def _without_none(value: Any) -> Any:
-    """Drop the fields of parts of a message that arrow fills in for others."""
-    if isinstance(value, Mapping):
-        return {name: _without_none(held) for name, held in value.items() if held is not None}
-    if isinstance(value, list):
-        return [_without_none(held) for held in value]
-    return value
 
 
 def _made(name: str, options: dict[str, Any]) -> Samples:

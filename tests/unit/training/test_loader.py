@@ -16,10 +16,11 @@ from twigkit.errors import TrainingError
 from twigkit.training.encoding import Encoder
 from twigkit.training.filling import ATTEMPTS
 from twigkit.training.ledger import Ledger
-from twigkit.training.loader import Loader, open_data, worker_deaths
+from twigkit.training.loader import Loader, open_data
 from twigkit.training.rendering import Renderer
 from twigkit.training.sources import Reader
 from twigkit.training.spec import TrainingSpec
+from twigkit.training.workers import worker_deaths
 
 ENCODER = Encoder(Renderer(text_only(), longest=200))
 
@@ -211,6 +212,17 @@ def test_a_worker_that_dies_is_a_clear_error_raised_where_the_batch_is_asked_for
 
     with pytest.raises(TrainingError, match=r"prepares data died.*data\.workers"):
         work()
+
+
+def test_a_batch_whose_worker_is_gone_is_the_same_error(monkeypatch):
+    made = loader()
+
+    def lost(piece):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(type(made._data), "__getitem__", lambda self, piece: lost(piece))
+    with pytest.raises(TrainingError, match=r"died: .*Connection reset.*data\.workers"):
+        next(made.steps())
 
 
 def test_other_errors_are_not_taken_for_a_dead_worker():
