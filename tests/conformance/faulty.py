@@ -90,6 +90,22 @@ class TestRenumberedPositions(AdapterFault):
     stack_class = RenumberingStack
 
 
+class RememberingStack(LayerStack):
+    """Takes the place where the answer goes on from the first prompt with the same picture."""
+
+    def embed_prompt(self, **inputs):
+        prompt = super().embed_prompt(**inputs)
+        if "pixel_values" not in inputs:
+            return prompt
+        known = self.__dict__.setdefault("known", {})
+        places = {"next_rope": prompt.next_rope, "next_index": prompt.next_index}
+        return replace(prompt, **known.setdefault(inputs["pixel_values"].sum().item(), places))
+
+
+class TestPositionsOfTheTurnBefore(AdapterFault):
+    stack_class = RememberingStack
+
+
 class RepeatingStack(LayerStack):
     def run(self, hidden, first, last, **options):
         super().run(hidden, first, last, **options)

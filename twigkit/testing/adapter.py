@@ -209,6 +209,31 @@ class AdapterConformance:
             "Each row has its own next position, and padding is never stored",
         )
 
+    @pytest.mark.parametrize("kind", MEDIA)
+    def test_a_chat_that_goes_on(self, lab: Lab, required: frozenset[str], kind: str) -> None:
+        """A second turn gives the tokens of ``generate``; drafting changes none, pruned or not."""
+        need("adapter", kind, lab.capabilities, required)
+        first = lab.row(kind, seed=7)
+        turn = lab.next_turn(first, lab.run([first]).tokens[0])
+        plain = lab.run([turn])
+        where = f"the second turn of a chat with {first.media or 'text'}"
+        checks.same_tokens(
+            lab,
+            self._audited(lab, plain),
+            lab.own_tokens([turn]),
+            where,
+            "Each prompt starts afresh: keep nothing of the one before in the stack or the model",
+        )
+        if not first.media or "pruning" not in lab.capabilities:
+            return
+        plain = lab.run([turn], pruner=self._pruner(lab, wipes=True))
+        drafter, twig = ShapedDrafter(TREE), lab.twig("half")
+        trace = lab.run([turn], drafter, twig=twig, pruner=self._pruner(lab, wipes=True))
+        checks.kept_as_scored(trace)
+        checks.same_tokens(
+            lab, self._audited(lab, trace), plain.tokens, f"{where}, pruned", "Drafting is exact"
+        )
+
     # -- pruning -----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("wipes", [True, False], ids=["wiped", "kept to the end"])

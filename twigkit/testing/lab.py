@@ -17,7 +17,7 @@ from twigkit.plugins import default_registry
 from twigkit.prefill import Prefilled, Storage, prefill
 from twigkit.protocols import PromptLayout, TinyFamily, TinyRow
 from twigkit.specs import TwigSpec
-from twigkit.testing.reference import end_tokens, masked_logits, own_tokens
+from twigkit.testing.reference import end_tokens, extended, masked_logits, own_tokens
 from twigkit.testing.scripted import AGREEMENTS, ScriptedHead, middle
 from twigkit.testing.shapes import NothingDrafter
 from twigkit.testing.watch import LayerWatch, WatchedDrafter, WatchedPruner
@@ -35,6 +35,17 @@ MEDIA: dict[str, tuple[str, ...]] = {
     "mixed-media": ("image", "video"),
 }
 """What a prompt holds, by the capability that it needs."""
+
+
+@dataclass(frozen=True)
+class Turn(TinyRow):
+    """A prompt that goes on behind its answer.
+
+    Attributes:
+        said: What stands behind the first turn: its answer and the next question.
+    """
+
+    said: tuple[int, ...] = ()
 
 
 @dataclass
@@ -142,9 +153,15 @@ class Lab:
         rows = [self.row(kind, 2 + 3 * place, 20 + place) for place, kind in enumerate(kinds)]
         return rows if len(rows) > 1 else [*rows, self.row(kinds[0], 9, 40)]
 
+    def next_turn(self, row: TinyRow, answer: list[int]) -> Turn:
+        """Return a prompt with its answer and another question of text behind it."""
+        return Turn(row.media, row.words, row.seed, (*answer, *answer[2::-1]))
+
     def inputs(self, rows: list[TinyRow]) -> dict[str, Any]:
-        """Return what the family's processor would make of some prompts."""
-        return self.family.inputs(rows)
+        """Return what the family's processor would make of some prompts, or of one further turn."""
+        inputs = self.family.inputs(rows)
+        (said,) = {row.said if isinstance(row, Turn) else () for row in rows}
+        return extended(inputs, said) if said else inputs
 
     # -- references --------------------------------------------------------------------------------
 
