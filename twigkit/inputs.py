@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from twigkit.errors import CheckpointError, InputError
 from twigkit.hub import download_options
@@ -61,10 +62,10 @@ def load_processor(
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """Read a picture whole, as RGB.
+    """Read a picture whole, upright, as RGB of eight bits.
 
     Args:
-        path: A file in any format that Pillow reads.
+        path: A file in any format that Pillow reads; of an animation, the first frame is taken.
 
     Returns:
         The picture.
@@ -73,19 +74,35 @@ def open_picture(path: str | Path) -> Image.Image:
         InputError: If there is no such file, or it is no picture, or only a part of one.
     """
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not too large
+            with Image.open(path) as picture:
+                return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}; name a picture") from None
+        raise InputError(f"there is no file {str(path)!r}; name a picture") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; name a picture") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is not a picture; give a PNG, JPEG or similar file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"the picture {path} is too large ({_first_line(error)})") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        system = getattr(error, "strerror", None)  # not the decoder's word
+        if system:
+            raise InputError(f"cannot open {path}: {system}; name a picture") from error
         raise InputError(
             f"the picture {path} cannot be read ({_first_line(error)}); it is damaged or "
             "incomplete, give a whole one"
         ) from error
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale the grey values of sixteen bits down, which Pillow would turn into plain white."""
+    if picture.mode[0] != "I":
+        return picture
+    grey = picture.convert("I")
+    brightest: Any = grey.getextrema()[1]
+    return grey if brightest <= 255 else grey.point(lambda value: value * (1 / 257)).convert("L")
 
 
 def prepare(

@@ -84,13 +84,13 @@ def measure(
         CapabilityError: If the twig lacks a head, or one cannot do what is asked of it.
         InputError: If the answers are too short to tell.
     """
+    held: dict[str | None, Any] = dict(model.twig.heads.items()) if model.twig else {}
     for name, able in ((head, "next-token"), (ahead, "several-tokens")):
-        held = model.twig.heads if model.twig is not None else {}
-        # One that is missing is told by generate.
-        if name in held and able not in held[name].capabilities:
+        found = held.get(name)  # one that is missing is told by generate
+        if found is not None and able not in found.capabilities:
             raise CapabilityError(
-                f"the head {name!r} is a {type(held[name]).__name__}, which does not declare "
-                f"{able!r}; name one that does"
+                f"the head {name!r} is a {type(found).__name__}, which does not declare {able!r}; "
+                "name one that does"
             )
     hits: Any = 0
     asked: Any = 0

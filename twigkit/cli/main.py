@@ -8,6 +8,7 @@ shape, named by an entry point of the group ``twigkit.commands``.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -115,7 +116,14 @@ def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
     if name in subparsers:
         module = _module(name, extra)
         module.add_arguments(subparsers[name])
-    args = parser.parse_args(words)
+    elif name is not None:
+        close = difflib.get_close_matches(name, subparsers, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise InputError(f"there is no command {name!r}{hint}; see `twigkit --help`")
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        where = "twigkit" if name is None else f"twigkit {name}"
+        raise InputError(f"unrecognized arguments: {' '.join(unknown)}; see `{where} --help`")
     if module is None:
         parser.print_help()
     return module, args
