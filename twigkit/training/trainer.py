@@ -28,7 +28,7 @@ from twigkit.training.batch import Broken
 from twigkit.training.heldout import evaluate, judge
 from twigkit.training.journal import Journal, Line, Window, read_lines
 from twigkit.training.keeping import Keeper
-from twigkit.training.loader import Data, open_data, worker_deaths
+from twigkit.training.loader import Data, open_data
 from twigkit.training.objective import Objective
 from twigkit.training.objectives import objective_of
 from twigkit.training.reporting import Reporter, check_trackers, means_of
@@ -37,6 +37,7 @@ from twigkit.training.sources import Samples
 from twigkit.training.spec import TrainingSpec
 from twigkit.training.starting import accelerator_for, load_model
 from twigkit.training.stepping import PARTS, Stepper, Taken
+from twigkit.training.workers import worker_deaths
 
 LOG = "log.jsonl"
 """The run's log, in the folder of the run."""

@@ -40,9 +40,10 @@ def worker_deaths(*cut_off: type[Exception]) -> Iterator[None]:
     Raises:
         TrainingError: If a worker died.
     """
+    signs: tuple[type[Exception], ...] = (RuntimeError, *cut_off)
     try:
         yield
-    except (RuntimeError, *cut_off) as error:
+    except signs as error:
         if not isinstance(error, cut_off) and "DataLoader worker" not in str(error):
             raise
         told = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
