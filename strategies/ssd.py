@@ -10,6 +10,7 @@ from twigkit import hookimpl
 from twigkit.candidates import Candidates
 from twigkit.hookspecs import Register
 from twigkit.protocols import Shallow
+from twigkit.sampling import process
 from twigkit.specs import DrafterSpec
 
 
@@ -25,13 +26,19 @@ class PathDrafterSpec(DrafterSpec):
         description="Drafting stops at a token whose probability is below this; the token itself "
         "is still proposed.",
     )
+    draws: bool = Field(
+        False,
+        description="Where the target draws its tokens, draw the drafts as well: more of them are "
+        "accepted at high temperatures. The answers' distribution is the same; which of them a "
+        "seed gives is not what plain decoding gives.",
+    )
     head: str = Field("lm", description="Name of the twig head that drafts.")
 
 
 class PathDrafter:
-    """Drafts the most likely token again and again while the shallow model is sure of it."""
+    """Drafts token after token while the shallow model is sure: the most likely, or drawn ones."""
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"batch"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "sampling"})
     linear: ClassVar[bool] = True
 
     def __init__(self, spec: PathDrafterSpec) -> None:
@@ -57,14 +64,21 @@ class PathDrafter:
     def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
         """Draft until the shallow model is unsure, or the path is long enough."""
         length = min(self.spec.length, room)
+        drawn = shallow.sampling if self.spec.draws else None
         sure = None
         for step in range(length):
             hidden = shallow.expand(candidates, range(step, step + 1))
             logits = shallow.logits(hidden, self.spec.head)[:, 0].float()
-            best, token = logits.max(-1, keepdim=True)
-            logprob = best - logits.logsumexp(-1, keepdim=True)
-            candidates.add(token, None, logprob, sure)
-            sure = logprob.exp() >= self.spec.threshold
+            if drawn is not None:
+                chance = process(logits, drawn).softmax(-1)
+                candidates.sample(candidates.parent[:, :1], chance[:, None], 1, sure)
+                token = candidates.tokens[:, step + 1 : step + 2]
+                sure = chance.gather(1, token) >= self.spec.threshold
+            else:
+                best, token = logits.max(-1, keepdim=True)
+                logprob = best - logits.logsumexp(-1, keepdim=True)
+                candidates.add(token, None, logprob, sure)
+                sure = logprob.exp() >= self.spec.threshold
             if (
                 shallow.eager
                 and step + 1 < length

@@ -30,6 +30,7 @@ torch.set_num_threads(1)
 Llava = default_registry().get("adapter", "llava").cls
 TTP = default_registry().get("pruner", "ttp")
 LM = default_registry().get("head", "lm")
+SSD = default_registry().get("drafter", "ssd")
 
 
 def adapter_of(stack_class):
@@ -293,3 +294,64 @@ class RepeatingDrafter(ShapedDrafter):
 
 class TestNodeExpandedTwice(DrafterFault):
     drafter_class = RepeatingDrafter
+
+
+class DrawingFault(DrafterConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def drafter(cls):
+        return cls.drafter_class(SSD.spec(draws=True, threshold=0.0))
+
+
+class PickyDrafter(SSD.cls):
+    def draft(self, shallow, candidates, room):
+        table = super().draft(shallow, candidates, room)
+        if table.sampled:  # a drawn token is dropped because of what it is
+            table.alive[:, 1:] &= (table.tokens[:, 1:] % 3 > 0).cumprod(1).bool()
+        return table
+
+
+class TestDrawnTokenDropped(DrawingFault):
+    drafter_class = PickyDrafter
+
+
+class LyingDrafter(SSD.cls):
+    def draft(self, shallow, candidates, room):
+        table = super().draft(shallow, candidates, room)
+        if table.sampled:  # q is not what the tokens were drawn from
+            table.proposal = table.proposal.square()
+            table.proposal /= table.proposal.sum(-1, keepdim=True).clamp(min=1e-9)
+        return table
+
+
+class TestWrongProposal(DrawingFault):
+    drafter_class = LyingDrafter
+
+
+class SecretDrafter(SSD.cls):
+    capabilities = frozenset({"batch"})
+
+
+class TestDrawsInSecret(DrawingFault):
+    drafter_class = SecretDrafter
+
+
+class MoodyDrafter(SSD.cls):
+    def draft(self, shallow, candidates, room):
+        self.spec = self.spec.replace(threshold=float(torch.rand(())))
+        return super().draft(shallow, candidates, room)
+
+
+class TestAnswersDependOnMore(DrawingFault):
+    drafter_class = MoodyDrafter
+
+
+class ProudLlava(Llava):
+    capabilities = Llava.capabilities | {"dynamic-resolution"}
+
+
+class TestAllPicturesAreEqual(AdapterConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def adapter(cls):
+        return ProudLlava()

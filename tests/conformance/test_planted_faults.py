@@ -102,6 +102,31 @@ FAULTS = {
         "test_plain_decoding_equals_the_models_own_generate",
         r"layer 0 ran 2 times over the prompt; expected once",
     ),
+    "a drawn draft that is dropped": (
+        "TestDrawnTokenDropped",
+        "test_drawn_drafts_leave_the_targets_distribution",
+        r"drawn answers deviate .* probability of .* drop no draft for what it turned out to be",
+    ),
+    "a q that the drafts do not have": (
+        "TestWrongProposal",
+        "test_drawn_drafts_leave_the_targets_distribution",
+        r"Draw with candidates\.sample\(\) from the distribution that it is given",
+    ),
+    "drafts drawn in secret": (
+        "TestDrawsInSecret",
+        "test_a_seed_gives_the_same_answer",
+        r"SecretDrafter draws its drafts; declare the capability 'sampling'",
+    ),
+    "answers that depend on more than the seed": (
+        "TestAnswersDependOnMore",
+        "test_a_seed_gives_the_same_answer",
+        r"the same seeds gave other answers the second time",
+    ),
+    "a resolution that is said to be dynamic": (
+        "TestAllPicturesAreEqual",
+        "test_pictures_have_the_declared_numbers_of_tokens",
+        r"pictures of the seeds 0 to 7 all have \d+ visual tokens",
+    ),
     "a node expanded twice": (
         "TestNodeExpandedTwice",
         "test_passes_each_node_once",

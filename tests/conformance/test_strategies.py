@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from twigkit.plugins import default_registry
-from twigkit.protocols import Remembers
+from twigkit.strategies.ssd import PathDrafter, PathDrafterSpec
 from twigkit.testing import DrafterConformance, HeadConformance, PrunerConformance
 
 torch.set_num_threads(1)
@@ -51,7 +51,21 @@ class TestBuiltInDrafters(DrafterConformance):
     @classmethod
     def drafter(cls, request):
         drafter = request.param.cls(settings(request.param))
-        if isinstance(drafter, Remembers):  # what it picks depends on what the clock says
+        if hasattr(drafter, "decide"):  # what it picks depends on what the clock says
             picks = itertools.cycle(range(1, len(drafter.spec.drafters) + 1))
             drafter._choose = lambda: next(picks)
         return drafter
+
+
+class TestDrawingPaths(DrafterConformance):
+    """Paths whose drafts are drawn where the target draws."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def drafter(cls):
+        return PathDrafter(PathDrafterSpec(draws=True, threshold=0.2))
+
+    @pytest.fixture(scope="class", params=["half"])
+    @classmethod
+    def agreement(cls, request):
+        return request.param

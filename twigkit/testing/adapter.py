@@ -102,6 +102,32 @@ class AdapterConformance:
             if declared and not there and len(variants(adapter)) == 1:
                 pytest.fail(f"the adapter declares {capability!r}, which the stack does not show")
 
+    def test_pictures_have_the_declared_numbers_of_tokens(self, lab: Lab) -> None:
+        """Only with dynamic resolution do pictures of different sizes differ in visual tokens."""
+        if "image" not in lab.capabilities or "pruning" not in lab.capabilities:
+            pytest.skip("takes no pictures, or has no visual tokens in its prompts")
+        rows = [TinyRow(("image",), 3, seed) for seed in range(8)]
+        counts = [lab.stack.embed_prompt(**lab.inputs([row])).visual_counts[0] for row in rows]
+        declared = "dynamic-resolution" in lab.capabilities
+        if declared and len(set(counts)) == 1:
+            pytest.fail(
+                f"declares 'dynamic-resolution', but pictures of the seeds 0 to 7 all have "
+                f"{counts[0]} visual tokens; vary their sizes with the seed in `inputs`"
+            )
+        if not declared and len(set(counts)) > 1:
+            pytest.fail(
+                f"pictures have {min(counts)} to {max(counts)} visual tokens; declare "
+                "'dynamic-resolution'"
+            )
+        if declared and "batch" in lab.capabilities:
+            pair = [rows[counts.index(min(counts))], rows[counts.index(max(counts))]]
+            found = lab.stack.embed_prompt(**lab.inputs(pair)).visual_counts
+            if found != [min(counts), max(counts)]:
+                pytest.fail(
+                    f"two pictures have {found} visual tokens in a batch, {min(counts)} and "
+                    f"{max(counts)} alone"
+                )
+
     # -- the front end and the layers --------------------------------------------------------------
 
     @pytest.mark.parametrize("kind", MEDIA)

@@ -27,7 +27,7 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "batch": "Rows of one batch draft side by side, and accept different lengths.",
         "no-twig": "Drafts without a twig.",
         "tree": "Proposes trees and not only paths.",
-        "sampling": "May be used when the target draws its tokens.",
+        "sampling": "Draws its drafts where the target draws its tokens.",
     },
 }
 """Every capability by kind of plug-in, each with what it promises."""

@@ -8,8 +8,9 @@ import pytest
 
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
+from twigkit.testing.chance import DRAWN, check_distribution
 from twigkit.testing.lab import Lab, Trace, plainest_adapter, variants
-from twigkit.testing.scripted import AGREEMENTS
+from twigkit.testing.scripted import AGREEMENTS, Agreement, Script, ScriptedDrafter
 from twigkit.testing.shapes import ScoredPruner
 from twigkit.twig import Twig
 
@@ -190,6 +191,66 @@ class DrafterConformance:
             )
         if agreement == "half" and (not won or max(won) < 2):
             pytest.fail(f"drafts that are right half of the time {told}; expected some above 1")
+
+    @pytest.mark.parametrize("share", AGREEMENTS)
+    def test_equals_plain_decoding_whatever_is_accepted(
+        self, drafter: Any, lab: Lab, share: Agreement
+    ) -> None:
+        """All, half or none of the drafts accepted, behind a prompt that was pruned and wiped."""
+        if not drafter.heads:
+            pytest.skip("drafts without heads")
+        twig = lab.twig("untrained", tuple(drafter.heads))
+        pruner = ScoredPruner(5, lab.exit_layer, lab.stack.depth - 2)
+        rows = lab.batch()
+        plain = lab.run(rows, pruner=pruner)
+        scripted = ScriptedDrafter(drafter, Script(plain.prompt, plain.tokens, share))
+        trace = lab.run(rows, scripted, twig=twig, pruner=pruner)
+        checks.audited(trace)
+        what = f"drafting that is {share} right behind a pruned prompt"
+        checks.same_tokens(
+            lab, trace, plain.tokens, what, "Accepted drafts must be kept as drafted"
+        )
+        gains = {gain for row in trace.gains for gain in row[:-1]}
+        if share == "never" and gains - {1}:
+            pytest.fail(f"{what}: gained {sorted(gains)} tokens in steps; expected 1 in each")
+        if share != "never" and drafter.height and max(gains, default=0) < 2:
+            pytest.fail(f"{what}: never gained more than a token in a step")
+
+    # -- drawn answers -----------------------------------------------------------------------------
+
+    def test_a_seed_gives_the_same_answer(self, drafter: Any, lab: Lab) -> None:
+        """Plain decoding's where drafts are chosen; the same again, and alone, where drawn."""
+        twig = lab.twig("half", tuple(drafter.heads)) if drafter.heads else None
+        rows = lab.batch()
+        seeds = range(7, 7 + len(rows))
+        trace = lab.run(rows, drafter, twig=twig, decoding=DRAWN, seeds=seeds)
+        checks.audited(trace)
+        if not any(step.table.sampled for step in trace.drafter.steps):
+            plain = lab.run(rows, decoding=DRAWN, seeds=seeds)
+            if trace.tokens != plain.tokens:
+                pytest.fail("drafts that were chosen changed what the seeds give in plain decoding")
+            return
+        if "sampling" not in drafter.capabilities:
+            pytest.fail(
+                f"{type(drafter).__name__} draws its drafts; declare the capability 'sampling'"
+            )
+        again = lab.run(rows, drafter, twig=twig, decoding=DRAWN, seeds=seeds)
+        alone = [
+            lab.run([row], drafter, twig=twig, decoding=DRAWN, seeds=[seed]).tokens[0]
+            for row, seed in zip(rows, seeds, strict=True)
+        ]
+        for tokens, how in ((again.tokens, "the second time"), (alone, "alone")):
+            if tokens != trace.tokens:
+                pytest.fail(
+                    f"the same seeds gave other answers {how}; draw with candidates.sample() only, "
+                    "and let each row's drafts depend on that row alone"
+                )
+
+    def test_drawn_drafts_leave_the_targets_distribution(self, drafter: Any, lab: Lab) -> None:
+        """Answers drawn with drafts that were drawn are the target's own, to within chance."""
+        need("drafter", "sampling", drafter.capabilities, self.required)
+        twig = lab.twig("half", tuple(drafter.heads)) if drafter.heads else None
+        check_distribution(lab, drafter, twig)
 
     # -- steps that the checks share ---------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from twigkit.choosing import Decoding
 from twigkit.errors import CapabilityError
 from twigkit.front import Prompt
 from twigkit.generation import Generation, Limits
@@ -239,8 +241,10 @@ class Lab:
         ends: frozenset[int] | None = None,
         draft_cache: str = "full",
         bucketed: bool = False,
+        decoding: Decoding | None = None,
+        seeds: Sequence[int] = (),
     ) -> Trace:
-        """Generate greedily, and watch.
+        """Generate, and watch.
 
         Args:
             rows: What to ask.
@@ -252,6 +256,8 @@ class Lab:
             ends: Tokens that end a row; ``None`` for the model's own.
             draft_cache: ``"full"`` or ``"kept"``, as ``generate`` takes it.
             bucketed: Fixed shapes, as on a GPU.
+            decoding: How tokens are chosen; ``None`` takes the most likely ones.
+            seeds: One per row, if tokens are drawn.
         """
         drafter = NothingDrafter() if drafter is None else drafter
         prompt = self.stack.embed_prompt(**self.inputs(rows))
@@ -280,7 +286,15 @@ class Lab:
             prompt_calls = layers.take()
             limits = Limits(new_tokens, end_tokens(self.own) if ends is None else ends)
             generation = Generation(
-                self.stack, prompt, prefilled, watched, limits, twig=twig, bucketed=bucketed
+                self.stack,
+                prompt,
+                prefilled,
+                watched,
+                limits,
+                twig=twig,
+                bucketed=bucketed,
+                decoding=decoding,
+                seeds=seeds,
             )
             watched.attach(generation, prefilled.cache.base)
             generation.run(generation.first(prefilled.hidden))
