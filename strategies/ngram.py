@@ -132,8 +132,10 @@ class NgramDrafter:
 
     Attributes:
         memory: The table, so that its file is read once for all calls of ``generate``.
+        Table: What counts the grams of texts and writes the file.
     """
 
+    Table: ClassVar[type[NgramTable]] = NgramTable
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "no-twig"})
     heads: ClassVar[tuple[str, ...]] = ()
     linear: ClassVar[bool] = True

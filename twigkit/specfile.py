@@ -13,7 +13,6 @@ from pydantic_core import PydanticCustomError
 
 from twigkit.errors import SpecError
 
-
 _SPECIAL_KEYS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
 """Tags of the keys ``<<`` and ``=``, which the loader itself resolves."""
 

@@ -272,7 +272,7 @@ def test_the_command_writes_json_and_markdown(model, folders, tmp_path, capsys, 
     assert torch.get_num_threads() == before
     data = json.loads((tmp_path / "bench.json").read_text())
     assert [row["method"]["name"] for row in data["decoding"]] == [
-        method.name for method in suite.methods(model)
+        method.name for method in suite.methods(model, "grams")
     ]
     assert data["control"]["prompts"] == 1
     assert asked == [(8, 1)]

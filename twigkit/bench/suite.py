@@ -13,7 +13,6 @@ from twigkit.bench.memory import Memory, measure_memory
 from twigkit.bench.methods import Inputs, Method
 from twigkit.bench.training import TrainingCost
 from twigkit.model import TwigModel
-from twigkit.plugins import default_registry
 
 NINTH = 1 / 9
 """The budget at which the paper prunes most: 64 of 576 visual tokens."""
@@ -24,6 +23,7 @@ TREE_SLOTS = 61
 DYNAMIC, STATIC = "Hugging Face, dynamic cache", "Hugging Face, static cache"
 PLAIN, SSD, TTP, BOTH = "twigkit plain", "SSD", "TTP", "TTP + SSD"
 TREE, MEDUSA, LOOKUP, AUTO = "tree SSD", "Medusa tree", "prompt lookup", "auto"
+GRAMS = "4-gram"
 UNPRUNED, PRUNED = "unpruned", "pruned to 1/9"
 
 DEPTH = 5
@@ -46,16 +46,20 @@ METHODS = (
 )
 
 
-def methods(model: TwigModel) -> tuple[Method, ...]:
-    """Return those of :data:`METHODS` whose drafters are installed and find their heads."""
+def methods(model: TwigModel, grams: str | None = None) -> tuple[Method, ...]:
+    """Return those of :data:`METHODS` whose heads the twig has, and a 4-gram drafter.
+
+    Args:
+        model: Base and twig.
+        grams: File of its table; ``None`` leaves the 4-gram drafter out.
+    """
     heads = () if model.twig is None else tuple(model.twig.heads)
-    known = {entry.name for entry in default_registry().entries("drafter")}
-    kinds = {
-        m.name: m.drafter if isinstance(m.drafter, str) else m.drafter["kind"] for m in METHODS
-    }
-    return tuple(
-        m for m in METHODS if kinds[m.name] in known and (m.name != MEDUSA or "medusa" in heads)
-    )
+    found = [m for m in METHODS if m.name != MEDUSA or "medusa" in heads]
+    if grams is not None:
+        drafter = {"kind": "ngram", "order": 4, "length": DEPTH, "table": grams}
+        place = next(n for n, method in enumerate(found) if method.name == LOOKUP)
+        found.insert(place, Method(GRAMS, target=PLAIN, drafter=drafter))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def run(
     *,
     rounds: int,
     max_new_tokens: int,
+    grams: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Result:
     """Run the whole benchmark.
@@ -125,6 +130,7 @@ def run(
         prompts: Prompts whose answers are long.
         rounds: Measured rounds; times are their medians.
         max_new_tokens: Most tokens of an answer.
+        grams: File of the 4-gram drafter's table; ``None`` leaves it out.
         progress: Told what is being run.
     """
 
@@ -134,7 +140,7 @@ def run(
     decoding = compare(
         model,
         prompts,
-        methods(model),
+        methods(model, grams),
         max_new_tokens=max_new_tokens,
         rounds=rounds,
         progress=say("decoding"),
@@ -147,7 +153,7 @@ def run(
         rounds=3 * rounds,
         progress=say("prefill"),
     )
-    fastest = next(m for m in methods(model) if m.name == best_drafter(decoding))
+    fastest = next(m for m in methods(model, grams) if m.name == best_drafter(decoding))
     together = [*prompts, *prompts[: -len(prompts) % BATCH]]
     batches = compare_batches(
         model,

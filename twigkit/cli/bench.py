@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from twigkit.cli.loading import (
@@ -90,9 +92,10 @@ def run(args: argparse.Namespace) -> int:
     from twigkit.bench import report, suite
     from twigkit.bench.control import compare_control
     from twigkit.bench.training import BATCH, measure_training
-    from twigkit.demo.unseen import unseen
+    from twigkit.demo.unseen import training_texts, unseen
     from twigkit.files import write_whole
     from twigkit.inputs import load_processor, prepare
+    from twigkit.plugins import default_registry
 
     processor = load_processor(base_folder(args.base), revision=args.revision)
     samples = unseen(2 if args.quick else args.prompts, seed=args.seed, short=0)
@@ -100,12 +103,16 @@ def run(args: argparse.Namespace) -> int:
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        with progress() as tell:
+        with progress() as tell, TemporaryDirectory() as scratch:
+            grams = Path(scratch) / "grams.json"
+            texts = training_texts(processor.tokenizer, 500 if args.quick else 5000)
+            default_registry().get("drafter", "ngram").cls.Table.count(texts, order=4).save(grams)
             result = suite.run(
                 model,
                 prompts,
                 rounds=1 if args.quick else args.rounds,
                 max_new_tokens=args.max_new_tokens,
+                grams=str(grams),
                 progress=tell,
             )
             control = None

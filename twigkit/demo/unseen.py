@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -37,6 +39,20 @@ class Sample:
     def description(self) -> Turn:
         """The long question."""
         return self.turns[-1]
+
+
+def training_texts(tokenizer: Any, scenes: int) -> Iterator[list[int]]:
+    """Give questions and descriptions as the training saw them, as token ids.
+
+    Args:
+        tokenizer: The base's tokenizer.
+        scenes: Descriptions to give, of the first scenes.
+    """
+    rng = random.Random("training texts")
+    for seed in range(scenes):
+        style = rng.choice(sorted(PROMPTS))
+        words = f"{rng.choice(PROMPTS[style])} {description(sample_scene(seed), style)}"
+        yield tokenizer(words, add_special_tokens=False).input_ids
 
 
 def unseen(count: int, *, seed: int = 0, short: int = 2, words: int = 60) -> list[Sample]:
