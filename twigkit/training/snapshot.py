@@ -232,11 +232,13 @@ def alone_in(folder: Path) -> Iterator[None]:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise TrainingError(
                     f"another run is at work in {folder}; wait for it, end it, or choose another "
                     "'out'"
                 ) from error
+            except OSError:
+                pass  # a file system without locks, as some networks have
         yield
 
 

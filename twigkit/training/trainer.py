@@ -162,6 +162,7 @@ class Training:
         self.report = Reporter(spec, accelerator, self.journal, total, show)
         self.standing, self.window = Standing(), Window()
         self.tokens = 0
+        self._next = 1  # what is read now is for the next step, or for an evaluation of this one
 
     def run(self) -> Result:
         """Train to the end, from the start or from the last snapshot.
@@ -256,7 +257,9 @@ class Training:
         """Evaluate, and return whether the parameters are to be kept as the best so far."""
         started = time.perf_counter()
         batches = () if self.data.evaluation is None else self.data.evaluation.once()
+        self._next = 0
         figures = evaluate(self.accelerator, self.stepper.module, batches, self.spec.seed)
+        self._next = 1
         means = means_of(figures)
         criterion = self.stepper.objective.criterion(figures.loss, means)
         if not math.isfinite(criterion):
@@ -273,9 +276,8 @@ class Training:
 
     def _tell_broken(self, broken: Broken) -> None:
         """Enter a broken sample in the log, with the step that it was meant for."""
-        self.report.tell(
-            "broken", self.standing.step + 1, {"id": broken.id, "reason": broken.reason}
-        )
+        step = self.standing.step + self._next
+        self.report.tell("broken", step, {"id": broken.id, "reason": broken.reason})
 
     def _launch(self) -> dict[str, Any]:
         """Describe this call for the log."""

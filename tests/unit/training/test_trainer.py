@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from tests.tiny import tiny_llava
 from tests.toy_training import ToyLoader, toy_model, toy_spec, toy_training
 from twigkit import CapabilityError, TrainingError, TwigModel
 from twigkit.training import snapshot
-from twigkit.training.batch import Batch
+from twigkit.training.batch import Batch, Broken
 from twigkit.training.snapshot import Snapshots
+from twigkit.training.starting import accelerator_for
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +226,37 @@ def test_without_patience_the_last_weights_count(tmp_path):
     assert min(losses) < losses[-1]
 
 
+def test_an_evaluation_that_is_no_number_stops_the_run(tmp_path):
+    training = toy_training(toy_spec(tmp_path / "twig"))
+    training.stepper.objective.criterion = lambda loss, means: float("nan")
+    with pytest.raises(TrainingError, match=r"behind step 4 came to nan; the snapshot of step 3"):
+        training.run()
+
+
+def test_broken_samples_are_logged_once_also_where_the_run_was_cut_off(tmp_path):
+    """One that step 5 was to have, one of the evaluation behind step 4, known to the snapshot."""
+
+    def noting(training, at):
+        def fault(number):
+            ledger, found = training.data.ledger, {17: "torn", 10_001: "empty"}.get(number)
+            if found and found not in ledger.broken:
+                ledger.broken[found] = "no picture"
+                ledger.report(Broken(found, "no picture"))
+            if number == at:
+                raise KeyboardInterrupt
+
+        training.data.train.fault = training.data.evaluation.fault = fault
+        return training
+
+    out = tmp_path / "twig"
+    with pytest.raises(KeyboardInterrupt):
+        noting(toy_training(toy_spec(out)), 22).run()
+    result = noting(toy_training(toy_spec(out)), -1).run()
+    assert result.resumed_from == 4
+    lines = [(line["step"], line["id"], line["reason"]) for line in events(result, "broken")]
+    assert lines == [(4, "empty", "no picture"), (5, "torn", "no picture")]
+
+
 def test_nothing_is_evaluated_unless_asked_for(tmp_path):
     changes = {"data": {"path": "toy"}, "evaluate_every": None, "patience": None}
     result = toy_training(toy_spec(tmp_path / "twig", **changes)).run()
@@ -305,6 +338,23 @@ def test_figures_must_be_the_same_in_every_call(tmp_path):
     training.stepper.objective.forward = moody
     with pytest.raises(TrainingError, match="names figure more for some micro-batches only"):
         training.run()
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (SimpleNamespace(), "set up for DEEPSPEED; training knows"),
+        (SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1)), "FSDP version 1; training"),
+    ],
+)
+def test_processes_that_work_together_in_another_way_are_refused(
+    tmp_path, monkeypatch, state, told
+):
+    kind = "FSDP" if vars(state) else "DEEPSPEED"
+    made = SimpleNamespace(distributed_type=kind, state=state)
+    monkeypatch.setattr("twigkit.training.starting.Accelerator", lambda **options: made)
+    with pytest.raises(TrainingError, match=told):
+        accelerator_for(toy_spec(tmp_path))
 
 
 def test_trackers_are_told_what_the_log_is(tmp_path, monkeypatch):
