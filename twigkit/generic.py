@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -108,15 +109,31 @@ class GenericStack(LayerStack):
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
         """Run the front end; check the first prompt that holds visual tokens."""
-        prompt = super().embed_prompt(**inputs)
-        if not self._checked and any(prompt.visual_counts):
-            self._checked = True
-            try:
-                self.check(inputs)
-            except CapabilityError:
-                self._checked = False
-                raise
+        with self._offsets_kept():
+            prompt = super().embed_prompt(**inputs)
+            if not self._checked and any(prompt.visual_counts):
+                self._checked = True
+                try:
+                    self.check(inputs)
+                except CapabilityError:
+                    self._checked = False
+                    raise
         return prompt
+
+    @contextmanager
+    def _offsets_kept(self) -> Iterator[None]:
+        """Put back the offset of positions that the base may note on itself meanwhile.
+
+        With positions in three channels the base notes where an answer goes on; its own
+        ``generate``, if one is under way, would go on there too.
+        """
+        noted = [module for module in self.model.modules() if hasattr(module, "rope_deltas")]
+        before = [module.rope_deltas for module in noted]
+        try:
+            yield
+        finally:
+            for module, value in zip(noted, before, strict=True):
+                module.rope_deltas = value
 
     def assemble(
         self, ids: Tensor, valid: Tensor, visual: Tensor, arguments: dict[str, Any]

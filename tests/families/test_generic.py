@@ -6,9 +6,11 @@ import json
 
 import pytest
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     InternVLConfig,
     InternVLForConditionalGeneration,
     LlamaConfig,
@@ -45,6 +47,14 @@ VISION = {
 PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
+MROPE = {
+    "rope_type": "default",
+    "rope_theta": 10000.0,
+    "mrope_section": [2, 3, 3],
+    "partial_rotary_factor": 1.0,
+}
+
+
 def prompt(tokens, **values):
     ids = torch.tensor([[1, 5, 6, *[99] * tokens, 7, 8, 9]])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **values}
@@ -74,6 +84,30 @@ def internvl():
     return InternVLForConditionalGeneration(config), prompt(4, pixel_values=PIXELS[:1])
 
 
+def glm4v():
+    """Positions in three channels, as in the families that are declared."""
+    config = AutoConfig.for_model(
+        "glm4v",
+        text_config=TEXT | {"head_dim": 16, "rope_parameters": MROPE},
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "image_size": 32,
+            "patch_size": 4,
+        },
+        image_token_id=99,
+        video_token_id=98,
+        image_start_token_id=97,
+        image_end_token_id=96,
+    )
+    inputs = prompt(8, pixel_values=torch.randn(32, 96), image_grid_thw=torch.tensor([[1, 4, 8]]))
+    inputs["mm_token_type_ids"] = (inputs["input_ids"] == 99).int()
+    return AutoModelForImageTextToText.from_config(config), inputs
+
+
 def paligemma():
     config = PaliGemmaConfig(
         text_config={"model_type": "gemma", "head_dim": 16, **TEXT},
@@ -86,7 +120,7 @@ def paligemma():
     return PaliGemmaForConditionalGeneration(config), inputs
 
 
-@pytest.mark.parametrize("build", [onevision, internvl])
+@pytest.mark.parametrize("build", [onevision, internvl, glm4v])
 def test_a_family_that_fits_is_used_with_a_notice(build):
     base, inputs = build()
     spread_weights(base)
@@ -104,6 +138,49 @@ def test_a_family_that_fits_is_used_with_a_notice(build):
     plain = model.generate(**inputs, drafter="plain", **options)
     assert torch.equal(model.generate(**inputs, drafter=drafter, **options), plain)
     assert model.generate(**inputs, **options).stats.kept_tokens
+
+
+def test_positions_in_three_channels_go_on_where_the_base_goes_on():
+    base, inputs = glm4v()
+    spread_weights(base)
+    with pytest.warns(FamilyWarning):
+        model = TwigModel(base)
+    assert model.stack.channels == 3
+    rows = [inputs, prompt(0) | {"mm_token_type_ids": torch.zeros(1, 6, dtype=torch.int)}]
+    width = inputs["input_ids"].shape[1]
+    batch = {
+        name: torch.cat(
+            [nn.functional.pad(row[name], (width - row[name].shape[1], 0)) for row in rows]
+        )
+        for name in rows[1]
+    }
+    batch |= {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
+    own = base.generate(**batch, max_new_tokens=8, do_sample=False)
+    mark = torch.tensor([[17]])
+    base.model.rope_deltas = mark
+    assert torch.equal(model.generate(**batch, max_new_tokens=8), own)
+    assert base.model.rope_deltas is mark, "a generation of the base under way reads it"
+    # Pictures take fewer positions than tokens, so an index in place of a position is another one.
+    found = model.stack.embed_prompt(**inputs)
+    assert found.next_rope.item() < found.next_index.item()
+
+
+def test_features_behind_the_first_layers_are_refused_by_their_name():
+    config = AutoConfig.for_model(
+        "qwen3_vl_moe",
+        text_config=TEXT | {"head_dim": 16, "rope_parameters": MROPE, "num_experts": 4,
+                            "moe_intermediate_size": 32},
+        vision_config={"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
+                       "out_hidden_size": 64, "patch_size": 4, "num_position_embeddings": 64,
+                       "deepstack_visual_indexes": [0, 1, 2]},
+        image_token_id=99,
+    )  # fmt: skip
+    base = spread_weights(AutoModelForImageTextToText.from_config(config))
+    _, inputs = glm4v()
+    with pytest.warns(FamilyWarning):
+        model = TwigModel(base)
+    with pytest.raises(CapabilityError, match=r"layer \d differs .* given deepstack_visual_embeds"):
+        model.generate(**inputs, max_new_tokens=2)
 
 
 def test_a_family_that_treats_pictures_otherwise_is_refused_with_what_differed():
