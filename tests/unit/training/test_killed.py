@@ -71,7 +71,7 @@ def names(out):
     ("death", "count"),
     [
         ("step", 1),  # before the first snapshot
-        ("step", 7),  # between two of them
+        ("step", 3),  # between two of them, and between two lines of the log
         ("half a file", 2),  # a snapshot is half written
         ("half a file", 1),  # the best parameters are, the snapshot that names them is not there
         ("replace", 3),  # a file is whole, but has no name yet
