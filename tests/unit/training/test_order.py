@@ -56,6 +56,7 @@ def test_held_out_samples_do_not_depend_on_the_seed_and_are_never_trained_on():
     train, aside = hold_out(1000, 0.05)
     assert len(aside) == 50
     assert set(train) | set(aside) == set(range(1000))
+    assert set(train).isdisjoint(aside)
     assert len(hold_out(1000, 7)[1]) == 7
     assert len(hold_out(10, 0.001)[1]) == 1
     assert len(hold_out(10, None)[1]) == 0
