@@ -32,6 +32,9 @@ BATCH = 4
 GROUP = 32
 """Actions of a stage 2 step; the paper's."""
 
+LOOP = 6
+"""Fewest measured steps of the loop; the workers must have time to get ahead."""
+
 MARGIN = 0.15
 """What a stage 1 step may cost beyond its share of the layers."""
 
@@ -136,7 +139,8 @@ def measure_training(
         rounds, step_of(stage_2, one), separate_of(stage_2, one, GROUP), progress=say
     )
     say("training: the loop")
-    result = run_loop(model, shape, records, processor, steps=rounds + 1)
+    steps = max(LOOP, 2 * rounds)
+    result = run_loop(model, shape, records, processor, steps=steps + 1)
     return TrainingCost(
         rounds=rounds,
         samples=BATCH,
@@ -148,7 +152,7 @@ def measure_training(
         group_step=group_step,
         separate=separate,
         overhead=result.overhead,
-        step=result.seconds / rounds,
+        step=result.seconds / steps,
         **shape,
     )
 
