@@ -201,6 +201,7 @@ def test_what_the_processor_refuses_is_replaced_too():
 
 def test_a_worker_that_dies_is_a_clear_error_raised_where_the_batch_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # another test's loader may have left torch's
     before = signal.getsignal(signal.SIGCHLD)
     steps = loader(Talks(50, deadly=20), workers=2).steps()
 
