@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from safetensors import SafetensorError
-from torch import nn
-from transformers import PreTrainedConfig
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedConfig
 
-from twigkit.errors import CapabilityError, CheckpointError, PluginWarning
+from twigkit.errors import CapabilityError, CheckpointError, InputError, PluginWarning
 from twigkit.generic import GenericAdapter
 from twigkit.hub import download_options
 from twigkit.plugins import default_registry
 from twigkit.protocols import Adapter
 from twigkit.registry import Entry
+
+_TENSORS = ("input_ids", "attention_mask", "pixel_values", "pixel_values_videos")
+"""What every processor returns as tensors."""
+
+GENERATE = ("budget", "pruner", "drafter", "wipe_layer", "draft_cache", "seed", "streamer")
+"""Arguments of ``generate`` that are twigkit's own, to suggest where another was misspelt."""
 
 
 def find_adapter(config: Mapping[str, Any]) -> Adapter:
@@ -48,6 +57,55 @@ def find_adapter(config: Mapping[str, Any]) -> Adapter:
         raise CapabilityError(reason)
     adapter: Adapter = claims[0].cls()
     return adapter
+
+
+def check_prompt(inputs: Mapping[str, Any]) -> Tensor:
+    """Refuse what cannot be a processor's output; return its ``input_ids``.
+
+    Raises:
+        InputError: If they are missing or empty, or something is a list where a tensor belongs.
+    """
+    lists = [name for name, value in inputs.items() if name in _TENSORS and _is_list(value)]
+    if lists:
+        raise InputError(
+            f"{lists[0]} is a {type(inputs[lists[0]]).__name__}; ask the processor for tensors, "
+            'with return_tensors="pt"'
+        )
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.numel() == 0:
+        raise InputError("the prompt is empty; pass the processor's outputs, input_ids at least")
+    if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+        raise InputError(
+            f"input_ids has shape {tuple(ids.shape)} and {ids.dtype}; expected [batch, tokens] of "
+            "torch.int64, as the processor returns them"
+        )
+    return ids
+
+
+def _is_list(value: object) -> bool:
+    return value is not None and not isinstance(value, Tensor)
+
+
+def check_names(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Refuse arguments that the model would swallow unread, such as a misspelt setting.
+
+    Args:
+        model: The base.
+        inputs: What is left of a call's arguments for the model.
+
+    Raises:
+        InputError: Naming the argument, and the one that was probably meant.
+    """
+    known = set(inspect.signature(model.forward).parameters)
+    if "input_ids" not in known:  # wrapped, so that nothing can be told
+        return
+    for name in set(inputs) - known:
+        settings = [*GENERATE, *GenerationConfig().to_dict(), *known]
+        close = difflib.get_close_matches(name, settings, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "leave it out"
+        raise InputError(
+            f"neither generate nor {type(model).__name__} takes an argument {name!r}; {hint}"
+        )
 
 
 def check_request(
@@ -162,6 +220,11 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise _unloadable(base, error) from error
+    except ImportError as error:
+        line = str(error).strip().splitlines()[0].rstrip(".")
+        raise CheckpointError(
+            f"cannot load the base model {base}: {line}; install it, or load the model without it"
+        ) from error
     except (RuntimeError, AssertionError) as error:  # a device that is not there, or is full
         line = str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(

@@ -165,8 +165,14 @@ class FrontEnd:
             self.model(**inputs, use_cache=False)
         except FrontEndReached as reached:
             arguments = reached.arguments
-        except ValueError as error:
-            raise InputError(f"the model refuses the prompt: {error}") from error
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
+            line = " ".join(str(error).split()).rstrip(".")
+            raise InputError(
+                f"the model refuses the prompt: {line}; give it what its own processor returns, "
+                "with one image token in the text for each picture"
+            ) from error
         else:
             raise CapabilityError(
                 f"{type(self.model).__name__} never called {type(self.text).__name__}; its adapter "
@@ -255,6 +261,13 @@ class FrontEnd:
             raise InputError(
                 "the prompt has image tokens but no image was given; pass the picture to the "
                 "processor together with the prompt"
+            )
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        strange = ids[~visual & ((ids < 0) | (ids >= rows))]
+        if strange.numel():
+            raise InputError(
+                f"the prompt has the token id {int(strange[0])}, and the model's vocabulary {rows} "
+                "tokens; use the tokenizer that comes with the model"
             )
         longest = getattr(self.config, "max_position_embeddings", None)
         if longest is not None and ids.shape[1] > longest:

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from twigkit.checkpoint import load_twig, save_twig
 from twigkit.choosing import Decoding, row_seeds
 from twigkit.errors import CapabilityError, InputError
-from twigkit.families import check_request, find_adapter, load_base
+from twigkit.families import check_names, check_prompt, check_request, find_adapter, load_base
 from twigkit.front import Prompt
 from twigkit.generation import Generation, GenerationStats, decode, sequences
 from twigkit.plugins import default_registry
@@ -63,9 +63,15 @@ class TwigModel:
 
         Raises:
             CapabilityError: If no adapter serves the model's family.
+            InputError: If it is no model.
         """
+        config: Any = getattr(base, "config", None)
+        if not isinstance(base, nn.Module) or not hasattr(config, "to_dict"):
+            raise InputError(
+                f"the base is a {type(base).__name__}; expected a model of transformers, or use "
+                "TwigModel.from_pretrained with a folder or Hub id"
+            )
         self.base: Any = base.eval()
-        config: Any = base.config
         self.adapter = find_adapter(config.to_dict())
         self.stack: LayerStack = self.adapter.stack(base)
         self.twig = twig
@@ -105,7 +111,7 @@ class TwigModel:
                 base.
             CapabilityError: If no adapter serves the base.
         """
-        if isinstance(base, nn.Module):
+        if not isinstance(base, str | Path):
             model = cls(base)
         else:
             options = {"dtype": dtype, "device_map": device_map, "revision": revision}
@@ -188,11 +194,7 @@ class TwigModel:
             CapabilityError: If a strategy needs what the twig does not have.
         """
         started = time.perf_counter()
-        ids = kwargs.get("input_ids")
-        if not isinstance(ids, Tensor) or ids.numel() == 0:
-            raise InputError(
-                "the prompt is empty; pass the processor's outputs, input_ids at least"
-            )
+        ids = check_prompt(kwargs)
         if drafter is None:
             drafter = "plain" if self.twig is None else "ssd"
         ready = None if isinstance(drafter, str | dict | DrafterSpec) else drafter
@@ -209,6 +211,7 @@ class TwigModel:
         seeds = []
         if settings.decoding.draws:
             seeds = row_seeds(seed, generator, settings.inputs["input_ids"].shape[0])
+        check_names(self.base, settings.inputs)
         check_request(
             self.adapter,
             settings.inputs,
@@ -274,6 +277,11 @@ class TwigModel:
     def _drafter(self, spec: GenerationSpec, ready: Drafter | None) -> Drafter:
         """Make the drafter and check that the twig has what it needs."""
         if ready is not None:
+            if not callable(getattr(ready, "draft", None)) or not hasattr(ready, "heads"):
+                raise InputError(
+                    f"the drafter is {ready!r}; expected a name such as 'ssd', a spec, or an "
+                    "object with what twigkit.Drafter lists"
+                )
             self._need_heads("drafter", _label(ready), ready.heads)
             return ready
         drafter: Drafter = default_registry().get("drafter", spec.drafter.kind).cls(spec.drafter)

@@ -7,8 +7,11 @@ Nothing here needs torch; resolving a kind imports the plug-ins.
 
 from __future__ import annotations
 
+import math
+import re
 from contextvars import ContextVar
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -163,23 +166,40 @@ DrafterField = Annotated[DrafterSpec, ByKind("drafter", DrafterSpec)]
 """A drafter by name, mapping or spec."""
 
 
-def _count_or_fraction(value: object) -> object:
-    """Refuse what is neither a count nor a fraction, in one problem instead of one per type."""
-    count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    fraction = isinstance(value, float) and 0.0 < value <= 1.0
-    if not (value is None or count or fraction):
-        raise problem(
-            f"got {value!r}; expected a whole number of at least 1 (a count), a number with a "
-            "decimal point above 0.0 and up to 1.0 (a fraction), or nothing"
-        )
-    return value
+_RATIO = re.compile(r"[0-9]{1,9}/[0-9]{1,9}")
+"""How a fraction may be written besides a number with a decimal point."""
 
+
+def _count_or_fraction(value: object) -> int | float | None:
+    """Refuse what is neither a count nor a fraction, in one problem instead of one per type."""
+    if value is None:
+        return None
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1:
+        return int(value)
+    share = math.nan
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        share = float(value)
+    elif isinstance(value, str) and _RATIO.fullmatch(value):
+        above, below = map(int, value.split("/"))
+        share = above / below if below else math.nan
+    if 0.0 < share <= 1.0:
+        return share
+    raise problem(
+        f"got {value!r}; expected a whole number of at least 1 (a count), a number with a decimal "
+        "point above 0.0 and up to 1.0 or a ratio such as 1/9 (a fraction), or nothing"
+    )
+
+
+_Number = Annotated[StrictInt, Field(ge=1)] | Annotated[StrictFloat, Field(gt=0.0, le=1.0)] | None
 
 CountOrFraction = Annotated[
-    Annotated[StrictInt, Field(ge=1)] | Annotated[StrictFloat, Field(gt=0.0, le=1.0)] | None,
-    BeforeValidator(_count_or_fraction),
+    _Number,
+    BeforeValidator(
+        _count_or_fraction,
+        json_schema_input_type=_Number | Annotated[str, Field(pattern=f"^{_RATIO.pattern}$")],
+    ),
 ]
-"""A count as a whole number, a fraction as a number with a decimal point, or None."""
+"""A count as a whole number, a fraction with a decimal point or as ``"1/9"``, or None."""
 
 
 class TwigSpec(Spec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from twigkit.plugins import default_registry
 from twigkit.protocols import Head
 from twigkit.specs import TwigSpec
 from twigkit.stack import LayerStack, Masks, Rope
+
+_HEAD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class Twig(nn.Module):
@@ -132,9 +135,15 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
         untouched.
 
     Raises:
-        SpecError: If the layers asked for lie outside the base.
+        SpecError: If the layers asked for lie outside the base, or a head's name cannot be used.
     """
     sources = _sources(spec, stack.depth)
+    for name in spec.heads:
+        if not _HEAD_NAME.fullmatch(name) or hasattr(nn.ModuleDict, name) or name == "training":
+            raise SpecError(
+                f"a head cannot be called {name!r}; use letters, digits, '-' and '_', and no word "
+                "that torch.nn.ModuleDict has a use for"
+            )
     config = stack.own_config()
     layers = [stack.make_twig_layer(source, i, config) for i, source in enumerate(sources)]
     for layer in layers:

@@ -91,6 +91,11 @@ def test_what_the_cases_spoil_works_when_it_is_whole(desk, capsys):
     assert "16, 8 behind layer 2" in stats
 
 
+def test_a_budget_may_be_a_ratio(desk, capsys):
+    assert main(desk.words("--budget", "1/2")) == 0
+    assert "16, 8 behind layer 2" in capsys.readouterr().out
+
+
 BASES = {
     "not there": (shutil.rmtree, "there is no folder"),
     "empty": (lambda f: [p.unlink() for p in f.iterdir()], "cannot load the base model"),
@@ -183,6 +188,7 @@ OPTIONS = {
     "budget above M": (["--budget", "17"], "above the prompt's 16 visual tokens"),
     "budget of nothing": (["--budget", "0"], "got 0; expected a whole number of at least 1"),
     "budget beyond a fraction": (["--budget", "1.5"], "got 1.5; expected"),
+    "budget that is a ratio by zero": (["--budget", "1/0"], "'1/0' is neither a count"),
     "budget that is a word": (["--budget", "few"], "'few' is neither a count"),
     "wipe layer above the depth": (["--budget", "8", "--wipe-layer", "9"], "the model's 8 layers"),
     "wipe layer at the exit": (["--budget", "8", "--wipe-layer", "2"], "behind exit layer 2"),

@@ -57,8 +57,8 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget",
         type=count_or_fraction,
         metavar="R",
-        help="average visual tokens per layer: a count (64) or a fraction of the prompt's (0.11); "
-        "without it nothing is pruned",
+        help="average visual tokens per layer: a count (64) or a fraction of the prompt's (0.11, "
+        "1/9); without it nothing is pruned",
     )
     group.add_argument("--pruner", metavar="NAME", help="(default: ttp)")
     group.add_argument(
@@ -97,7 +97,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def count_or_fraction(text: str) -> int | float:
-    """Read a whole number as a count and a number with a point as a fraction.
+    """Read a whole number as a count, a number with a point or a ratio as a fraction.
 
     Args:
         text: What the user typed.
@@ -110,10 +110,11 @@ def count_or_fraction(text: str) -> int | float:
     except ValueError:
         pass
     try:
-        return float(text)
-    except ValueError:
+        above, slash, below = text.partition("/")
+        return int(above) / int(below) if slash else float(text)
+    except (ValueError, ArithmeticError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a count such as 64 nor a fraction such as 0.11"
+            f"{text!r} is neither a count such as 64 nor a fraction such as 0.11 or 1/9"
         ) from None
 
 
