@@ -152,22 +152,22 @@ class Row:
 
     def push(self, tokens: Sequence[int]) -> int:
         """Take tokens until one of them ends the row; return how many were taken."""
+        limits = self.limits
         for taken, token in enumerate(tokens):
             if self.done:
                 return taken
             self.tokens.append(token)
-            if self.limits.streamer is not None:
-                self.limits.streamer.put(torch.tensor([token]))
+            if limits.streamer is not None:
+                limits.streamer.put(torch.tensor([token]))
             self.done = (
-                token in self.limits.eos
-                or len(self.tokens) >= self.limits.max_new_tokens
-                or self._stopped()
+                token in limits.eos
+                or len(self.tokens) >= limits.max_new_tokens
+                or (bool(limits.checks) and self._stopped())
             )
         return len(tokens)
 
     def _stopped(self) -> bool:
-        if not self.limits.checks:
-            return False
+        """Whether one of the checks ends the row here."""
         prompt = self._prompt.ids[self._number]
         ids = torch.cat((prompt, torch.tensor(self.tokens, device=prompt.device)))[None]
         return any(check(ids) for check in self.limits.checks)
@@ -300,6 +300,8 @@ class Generation:
         table, source = drafted if isinstance(drafted, tuple) else (drafted, None)
         if table.linear and table.size < table.capacity:
             table, _ = table.cut(table.size - 1)
+        if table.sampled:  # how many draws count must not depend on the other rows
+            table.alive &= table.depth <= self._rooms(table.depth.device)
         self.watch.lap("propose")
         states = self.shallow.exit_states(table, source)
         logits = self.target.logits(states, table, self.frontier)
@@ -317,6 +319,12 @@ class Generation:
         live = [self.rows[number] for number in self.live]
         wanted = [self.limits.max_new_tokens - len(row.tokens) for row in live if not row.done]
         return max(wanted) - 1
+
+    def _rooms(self, device: torch.device) -> Tensor:
+        """Drafts that each row of the batch can still use, ``[batch, 1]``."""
+        most = self.limits.max_new_tokens - 1
+        rooms = [[max(most - len(self.rows[number].tokens), 0)] for number in self.live]
+        return torch.tensor(rooms, device=device)
 
     def _commit(self, table: Candidates, accepted: Accepted, active: list[bool]) -> None:
         """Emit what was accepted and keep its keys and values; the step's one synchronisation."""

@@ -249,7 +249,7 @@ class DrafterConformance:
     def test_drawn_drafts_leave_the_targets_distribution(self, drafter: Any, lab: Lab) -> None:
         """Answers drawn with drafts that were drawn are the target's own, to within chance."""
         need("drafter", "sampling", drafter.capabilities, self.required)
-        twig = lab.twig("half", tuple(drafter.heads)) if drafter.heads else None
+        twig = lab.twig("always", tuple(drafter.heads)) if drafter.heads else None
         check_distribution(lab, drafter, twig)
 
     # -- steps that the checks share ---------------------------------------------------------------
