@@ -99,7 +99,7 @@ def check_names(model: nn.Module, inputs: Mapping[str, Any]) -> None:
     known = set(inspect.signature(model.forward).parameters)
     if "input_ids" not in known:  # wrapped, so that nothing can be told
         return
-    for name in set(inputs) - known:
+    for name in set(inputs) - known - set(_TENSORS):
         settings = [*GENERATE, *GenerationConfig().to_dict(), *known]
         close = difflib.get_close_matches(name, settings, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "leave it out"
