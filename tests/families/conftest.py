@@ -95,7 +95,8 @@ def make_family(name: str, variant: str, exit_layer: int = 2) -> Family:
         tiny = adapter.variants()[variant]()
     base = spread_weights(tiny.model)
     model = TwigModel(base)
-    model.grow(TwigSpec(base="tiny", exit_layer=exit_layer, depth=3))
+    heads = {"lm": {"kind": "lm"}, "medusa": {"kind": "medusa"}}
+    model.grow(TwigSpec(base="tiny", exit_layer=exit_layer, depth=3, heads=heads))
     model.twig.eval()
     return Family(f"{name}-{variant}", base, model, adapter.capabilities, tiny)
 
