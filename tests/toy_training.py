@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from tests.tiny import tiny_llava
 from twigkit import TwigModel, TwigSpec
-from twigkit.training import snapshot
+from twigkit.training import snapshot, starting
 from twigkit.training.batch import IGNORED, Batch
 from twigkit.training.objective import Objective, Part
 from twigkit.training.spec import TrainingSpec
@@ -163,14 +166,58 @@ def run_toy(out: str, death: str = "", count: int = 0, changes: dict | None = No
     toy_training(toy_spec(out, **(changes or {}))).run()
 
 
-def run_toy_rank(rank: int, world: int, port: int, out: str, changes: dict) -> None:
-    """Run one of several processes."""
+def run_toy_rank(
+    rank: int,
+    world: int,
+    port: int,
+    out: str,
+    wrapper: str = "ddp",
+    death: str = "",
+    count: int = 0,
+) -> None:
+    """Run one of several processes.
+
+    Args:
+        rank: Which one.
+        world: How many there are.
+        port: Of the first one.
+        out: Folder of the run.
+        wrapper: ``"ddp"`` or ``"fsdp2"``.
+        death: What the process is about to do when it dies.
+        count: How often it has done so before.
+    """
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true",
         OMP_NUM_THREADS="1",
     )  # fmt: skip
-    run_toy(out, changes=changes)
+    if wrapper == "fsdp2":
+        starting.Accelerator = ShardingAccelerator
+    run_toy(out, death, count)
+
+
+class ShardingAccelerator(Accelerator):
+    """Does on CPUs what accelerate does on GPUs alone: wraps with FSDP2."""
+
+    def prepare(self, module, optimiser):
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        groups = [
+            {**group, "params": [names[id(parameter)] for parameter in group["params"]]}
+            for group in optimiser.param_groups
+        ]
+        fully_shard(module)
+        sharded = dict(module.named_parameters())
+        for group in groups:
+            group["params"] = [sharded[name] for name in group["params"]]
+        return module, torch.optim.AdamW(groups)
+
+    @contextmanager
+    def no_sync(self, module):
+        module.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            module.set_requires_gradient_sync(True)
 
 
 def _arm(death: str, count: int) -> None:

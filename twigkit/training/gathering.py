@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 from twigkit.errors import TrainingError
 
@@ -38,7 +39,7 @@ def trained_names(module: nn.Module, twig: nn.Module) -> dict[str, str]:
         that are not the twig's keep their own, behind ``objective.``.
 
     Raises:
-        TrainingError: If there is nothing to train.
+        TrainingError: If there is nothing to train, or nothing of the twig.
     """
     own = {id(parameter): name for name, parameter in twig.named_parameters()}
     found = {
@@ -46,11 +47,30 @@ def trained_names(module: nn.Module, twig: nn.Module) -> dict[str, str]:
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-    if not found:
+    if not set(found.values()) & set(own.values()):
         raise TrainingError(
-            "the objective trains nothing; it must register at least one parameter that requires a "
-            "gradient"
+            f"the objective trains {'only parameters of its own' if found else 'nothing'}; it must "
+            "register at least one parameter of the twig that requires a gradient"
         )
+    return found
+
+
+def whole_state(module: nn.Module, wanted: bool = True) -> dict[str, Tensor]:
+    """Collect a module's state, frozen parameters and buffers included; every process must call it.
+
+    Args:
+        module: The module, which may be sliced over the processes.
+        wanted: Whether this process is to have it.
+
+    Returns:
+        Whole tensors on the CPU by name; nothing where they are not wanted.
+    """
+    found = {}
+    for name, tensor in module.state_dict().items():
+        slices: Any = tensor
+        whole: Tensor = slices.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if wanted:
+            found[name] = whole.detach().cpu()
     return found
 
 

@@ -13,12 +13,13 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from twigkit.checkpoint import fingerprint, write_twig
 from twigkit.errors import TrainingError
 from twigkit.manifest import MANIFEST
 from twigkit.model import TwigModel
-from twigkit.training.gathering import gather, gather_parameters, spread, spread_parameters
+from twigkit.training.gathering import gather, spread, spread_parameters, whole_state
 from twigkit.training.provenance import describe_run
 from twigkit.training.resuming import check_same
 from twigkit.training.snapshot import FOLDER, Record, Snapshots, Standing, alone_in
@@ -204,10 +205,10 @@ class Keeper:
             path = self.snapshots.best_path(step)
             tensors = self.in_main(lambda: self.snapshots.read(path)) or {}
             spread_parameters(stepper.module, stepper.names, tensors)
-        trained = gather_parameters(stepper.module, stepper.names)
-        self.in_main(lambda: self._write(trained, step))
         twig: Any = self._model.twig
-        if all(type(p.data) is Tensor for p in twig.parameters()):  # no slices of FSDP's
+        state = whole_state(twig, self._accelerator.is_main_process)
+        self.in_main(lambda: self._write(state, step))
+        if not any(isinstance(parameter, DTensor) for parameter in twig.parameters()):
             twig.to(self._dtype)
         twig.eval()
         return step
@@ -220,13 +221,9 @@ class Keeper:
         found: torch.dtype = next(stack.layers[place].parameters()).dtype
         return found
 
-    def _write(self, trained: Mapping[str, Tensor], step: int) -> None:
+    def _write(self, state: Mapping[str, Tensor], step: int) -> None:
         """Write the twig's files."""
         twig: Any = self._model.twig
-        state = twig.state_dict()
-        state.update({name: tensor for name, tensor in trained.items() if name in state})
-        if not state.keys() & trained.keys():
-            raise TrainingError("the objective trains nothing of the twig, so there is no twig")
         provenance = describe_run(
             self._spec,
             processes=self._accelerator.num_processes,
@@ -242,7 +239,10 @@ class Keeper:
                 self.out,
                 note=note,
                 provenance=provenance,
-                state={name: tensor.to(self._dtype) for name, tensor in state.items()},
+                state={
+                    name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+                    for name, tensor in state.items()
+                },
             )
         except (OSError, SafetensorError) as error:
             raise TrainingError(

@@ -231,8 +231,9 @@ def alone_in(folder: Path) -> Iterator[None]:
     with file:
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                # The process's own, so that workers that outlive a killed run do not hold it.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
                 raise TrainingError(
                     f"another run is at work in {folder}; wait for it, end it, or choose another "
                     "'out'"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import socket
+import time
 
 import pytest
 import torch
@@ -125,6 +127,27 @@ def test_the_trained_twig_prunes_drafts_and_leaves_the_answer_as_it_is(trained):
     plain = model.generate(**inputs, **options, drafter="plain")
     for drafter in ("ssd", "medusa-tree"):
         assert torch.equal(model.generate(**inputs, **options, drafter=drafter), plain)
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_a_stage_that_was_killed_ends_with_the_same_bits(trained, processes, tmp_path, stage):
+    out = tmp_path / "twig"
+    words = ["train", str(trained / f"{stage}.yaml"), "--out", str(out)]
+    process = processes.Process(target=run_command, args=(words,))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not lines(out, "evaluation") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert start(processes, words) == [0]
+    found, expected = (load_file(run / "model.safetensors") for run in (out, trained / stage))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert len(lines(out, "launch")) == 2
+    assert [line["loss"] for line in lines(out, "step")] == [
+        line["loss"] for line in lines(trained / stage, "step")
+    ]
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])

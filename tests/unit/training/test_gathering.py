@@ -53,6 +53,9 @@ def test_names_are_the_twigs():
     module, twig = pair()
     with pytest.raises(TrainingError, match="the objective trains nothing"):
         trained_names(module.requires_grad_(False), twig)
+    module.scale.requires_grad_(True)
+    with pytest.raises(TrainingError, match="trains only parameters of its own"):
+        trained_names(module, twig)
 
 
 def test_what_was_gathered_goes_on_as_if_nothing_had_been():

@@ -98,21 +98,28 @@ def test_a_run_that_is_killed_at_random(processes, undisturbed, tmp_path):
     assert_as_undisturbed(out, undisturbed)
 
 
-def test_processes_share_a_run_and_come_to_the_same(processes, undisturbed, tmp_path):
-    """Two with different numbers of answer tokens, and one alone: the same losses and weights."""
-    out = tmp_path / "twig"
+def launch_two(processes, out, *given):
+    """Run two processes that share the work, and return their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = [
-        processes.Process(target=run_toy_rank, args=(rank, 2, port, str(out), {}))
+        processes.Process(target=run_toy_rank, args=(rank, 2, port, str(out), *given))
         for rank in range(2)
     ]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(90)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    return [process.exitcode for process in ranks]
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_processes_share_a_run_and_come_to_the_same(processes, undisturbed, tmp_path, wrapper):
+    """Two with different numbers of answer tokens, killed once, and one alone."""
+    out = tmp_path / "twig"
+    assert launch_two(processes, out, wrapper, "step", 7) == [-signal.SIGKILL] * 2
+    assert launch_two(processes, out, wrapper) == [0, 0]
     one, two = told(undisturbed), told(out)
     assert len(one) == len(two)
     for line, other in zip(one, two, strict=True):
@@ -122,8 +129,9 @@ def test_processes_share_a_run_and_come_to_the_same(processes, undisturbed, tmp_
         assert other.get("norm", 0) == pytest.approx(line.get("norm", 0), rel=1e-5)
         assert other["right"] == pytest.approx(line["right"])
     found, expected = (load_file(run / "model.safetensors") for run in (out, undisturbed))
+    assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
     assert names(out) == names(undisturbed)
     launches = [line for line in read_lines(out / "training" / "log.jsonl") if "processes" in line]
-    assert [line["processes"] for line in launches] == [2]
+    assert [(line["step"], line["processes"]) for line in launches] == [(0, 2), (6, 2)]

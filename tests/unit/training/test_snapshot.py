@@ -1,6 +1,7 @@
 """Snapshots: whole or not at all, and no more of them than wanted."""
 
 import errno
+import os
 
 import pytest
 import torch
@@ -111,8 +112,27 @@ def test_a_snapshot_of_another_format_is_refused(snapshots, monkeypatch):
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     pytest.importorskip("fcntl")
-    second = alone_in(tmp_path / "run")
-    with alone_in(tmp_path / "run"), pytest.raises(TrainingError, match="another run is at work"):
-        second.__enter__()
+
+    def second():
+        """Whether another process is refused."""
+        child = os.fork()
+        if not child:
+            try:
+                with alone_in(tmp_path / "run"):
+                    os._exit(0)
+            except TrainingError as error:
+                os._exit(1 if "another run is at work" in str(error) else 2)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert second() == 0
     with alone_in(tmp_path / "run"):
-        pass
+        assert second() == 1
+        # A worker that outlives the run does not keep its successor out.
+        reader, writer = os.pipe()
+        worker = os.fork()
+        if not worker:
+            os.read(reader, 1)
+            os._exit(0)
+    assert second() == 0
+    os.write(writer, b".")
+    os.waitpid(worker, 0)
