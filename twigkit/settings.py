@@ -118,7 +118,8 @@ def resolve_settings(model: nn.Module, prompt_length: int, kwargs: dict[str, Any
         streamer=streamer,
     )
     device = model.get_output_embeddings().weight.device  # type: ignore[operator]
-    decoding = _decoding(config, Frame(prompt_length, length, sorted(ids), device), own, allowed)
+    frame = Frame(prompt_length, length, sorted(ids), device)
+    decoding = _decoding(config, frame, own, allowed, explicit=set(given))
     names = (*decoding.lockstep, *(type(c).__name__ for c in jointly))
     decoding = replace(decoding, lockstep=names)
     return Settings(limits, decoding, bool(config.return_dict_in_generate), inputs)
@@ -135,8 +136,12 @@ def _defaults(model: Any, given: GenerationConfig | None) -> GenerationConfig:
     return config
 
 
-def _decoding(config: GenerationConfig, frame: Frame, own: Sequence[Any], allowed: Any) -> Decoding:
+def _decoding(
+    config: GenerationConfig, frame: Frame, own: Sequence[Any], allowed: Any, explicit: set[str]
+) -> Decoding:
     """Return how tokens are chosen, in the order in which transformers processes logits.
+
+    A setting that the call gives as ``None`` is off; one that nobody gives has its default.
 
     Raises:
         InputError: If a setting is out of bounds.
@@ -144,7 +149,9 @@ def _decoding(config: GenerationConfig, frame: Frame, own: Sequence[Any], allowe
     values: dict[str, Any] = {}
     for name, default in _SAMPLING_DEFAULTS.items():
         value = getattr(config, name, None)
-        values[name] = default if value is None else value
+        values[name] = default if value is None and name not in explicit else value
+        if values[name] is None:
+            values[name] = None if name == "top_k" else 1.0
     values["min_p"] = getattr(config, "min_p", None)
     values["top_k"] = values["top_k"] or None
     draws = bool(config.do_sample)
