@@ -292,3 +292,52 @@ def test_what_the_base_asks_for_is_honoured_too(model):
     finally:
         model.base.generation_config = before
     assert torch.equal(own, output)
+
+
+SHARED = [
+    {},
+    {"temperature": None, "top_k": None, "top_p": None},
+    {"top_k": 0},
+    {"top_k": 7, "temperature": 0.3},
+    {"top_p": 1.0, "min_p": 0.2},
+    {"top_p": 0.5, "top_k": 1000},
+    {"repetition_penalty": None, "typical_p": None, "min_p": None},
+    {"repetition_penalty": 1.5, "no_repeat_ngram_size": None},
+    {"generation_config": GenerationConfig(temperature=0.5, eos_token_id=2, pad_token_id=0)},
+    {"generation_config": GenerationConfig(top_p=0.5, do_sample=False), "temperature": 2.0},
+]
+
+
+@pytest.mark.parametrize("base", ["as it is", "with settings of its own"])
+@pytest.mark.parametrize("given", SHARED, ids=str)
+@torch.inference_mode()
+def test_arguments_mean_what_they_mean_to_generate(model, monkeypatch, given, base):
+    """The processors that transformers makes of the same arguments, caught on their way."""
+    if base != "as it is":
+        own = GenerationConfig(top_k=20, temperature=0.8, eos_token_id=2, pad_token_id=0)
+        monkeypatch.setattr(model.base, "generation_config", own)
+    caught, make = [], model.base._get_logits_processor
+
+    def catch(*args, **kwargs):
+        caught.append(make(*args, **kwargs))
+        return caught[-1]
+
+    ids = llava_inputs([(9, 0, 4)])["input_ids"]
+    options = {"input_ids": ids, "do_sample": True, "max_new_tokens": 1, **given}
+    monkeypatch.setattr(model.base, "_get_logits_processor", catch)
+    model.base.generate(**options)
+    found = resolve_settings(model.base, ids.shape[1], options).decoding
+    texts = Texts(ids, torch.ones_like(ids, dtype=torch.bool), [[]])
+    chooser = ProcessedChooser(found, texts, Noise(torch.arange(1)), eager=True)
+    seen = []
+    chooser._pick = lambda scores, place: seen.append(scores) or scores.argmax(-1)
+    logits = 2 * torch.randn(1, 100, generator=torch.Generator().manual_seed(4))
+    chooser.first(logits)
+    assert torch.equal(seen[0], caught[0](ids, logits.clone()))
+
+
+@torch.inference_mode()
+def test_warpers_are_ignored_where_nothing_is_drawn(model):
+    options = {**INPUTS, "max_new_tokens": 6, "temperature": 0.3, "top_k": 2, "top_p": 0.4}
+    own = model.base.generate(**options, do_sample=False)
+    assert torch.equal(own, model.generate(**options, do_sample=False))
