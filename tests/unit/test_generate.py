@@ -80,6 +80,7 @@ def test_the_raw_prompt_is_the_users(folders, words, capsys):
 
 def test_without_a_template_the_prompt_is_taken_as_it_is(folders, tmp_path, capsys):
     base = write_base(tmp_path / "base", chat=False)
+    capsys.readouterr()  # what writing the folder says
     raw = "USER: <image> what is in the picture ? ASSISTANT:"
     said = run(capsys, "--base", base, "--image", folders.picture, *ASK, "--prompt", raw, "--json")
     assert json.loads(said)["tokens"] == expected(folders)[0]
