@@ -119,6 +119,23 @@ def test_rows_say_what_they_say_one_by_one(model, asked, turns, drafter, name):
     assert lengths == together.stats.new_tokens
 
 
+@pytest.mark.parametrize("bucketed", [False, True], ids=["exact", "fixed shapes"])
+@torch.inference_mode()
+def test_drawn_drafts_do_not_depend_on_the_other_rows(model, bucketed):
+    """Nor on how much the others may still say: the end of an answer is the same, too."""
+    drafter = {"kind": "ssd", "length": 4, "threshold": 0.0, "draws": True}
+    options = {"do_sample": True, "top_k": 5, "temperature": 3.0, "seed": 4, "eos_token_id": 98}
+    accepted = 0
+    for most in (5, 6, 9):
+        options["max_new_tokens"] = most
+        together = model.generate(**INPUTS, **options, drafter=drafter, bucketed=bucketed)
+        assert rows_of(together) == one_by_one(model, options, drafter)[0]
+        accepted += sum(together.stats.new_tokens) - len(ROWS) * together.stats.steps
+    assert accepted > 0
+    plain = model.generate(**INPUTS, **options, drafter="plain")
+    assert rows_of(together) != rows_of(plain), "drawn drafts go by a rule of their own"
+
+
 class Counter:
     """Counts the tokens of all rows that pass each base layer."""
 
