@@ -167,7 +167,10 @@ class ProcessedChooser:
             ]
             target = torch.stack(scores, 1).softmax(-1)
             noise = self._noise.table("acceptance", self._place, len(nodes))
-            accepted = settle(table, target, noise)
+            # A row's last token goes by the number of its place, whoever drafted what before it.
+            levels = torch.arange(table.height + 1, device=noise.device)
+            closing = self._noise.at(self._place[:, None] + levels)
+            accepted = settle(table, target, noise, closing)
         else:
 
             def choose(node: Tensor, level: int) -> Tensor:

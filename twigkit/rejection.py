@@ -38,7 +38,9 @@ def _residual(target: Tensor, proposal: Tensor) -> Tensor:
     return torch.where(mass > 0, left / mass, target)
 
 
-def accept_path(candidates: Candidates, target: Tensor, noise: Tensor) -> Accepted:
+def accept_path(
+    candidates: Candidates, target: Tensor, noise: Tensor, closing: Tensor | None = None
+) -> Accepted:
     """Accept a prefix of a drawn path, then draw from the residual or from the target.
 
     Args:
@@ -46,7 +48,9 @@ def accept_path(candidates: Candidates, target: Tensor, noise: Tensor) -> Accept
             drafted, so that deciding to stop must not depend on the token that would be dropped.
         target: The target's processed distribution after each node, ``[B, n, V]``.
         noise: Uniform numbers, independent of the draft's, ``[B, n]`` float64: number i decides
-            whether node i passes, number 0 the token at the end.
+            whether node i passes.
+        closing: Number k decides the token behind k accepted drafts, ``[B, height + 1]``; None
+            takes number 0 of ``noise``.
 
     Returns:
         The accepted path, ``height + 1`` wide; tokens are distributed as the target's alone.
@@ -68,12 +72,14 @@ def accept_path(candidates: Candidates, target: Tensor, noise: Tensor) -> Accept
     # A rejected draft stands below the last accepted node; a path that simply ends there has none.
     refused = torch.nn.functional.pad(drafted, (0, 1)).gather(1, count.unsqueeze(1))
     left = _residual(end, proposal.gather(1, last).squeeze(1))
-    next_token = draw(torch.where(refused, left, end), noise[:, 0])
+    next_token = draw(torch.where(refused, left, end), _close(noise, closing, count))
     place = torch.arange(height + 1, device=tokens.device)
     return Accepted(place * (place <= count.unsqueeze(1)), count, next_token)
 
 
-def accept_siblings(candidates: Candidates, target: Tensor, noise: Tensor) -> Accepted:
+def accept_siblings(
+    candidates: Candidates, target: Tensor, noise: Tensor, closing: Tensor | None = None
+) -> Accepted:
     """Try the drawn children of each node in turn, keeping what a rejection leaves of the target.
 
     Lossless only for children that were drawn independently from their parent's q and are all still
@@ -84,7 +90,9 @@ def accept_siblings(candidates: Candidates, target: Tensor, noise: Tensor) -> Ac
         candidates: A tree filled by :meth:`Candidates.sample`.
         target: The target's processed distribution after each node, ``[B, n, V]``.
         noise: Uniform numbers, independent of the draft's, ``[B, n]`` float64: number i decides
-            whether node i passes, number 0 the token at the end.
+            whether node i passes.
+        closing: Number k decides the token behind k accepted drafts, ``[B, height + 1]``; None
+            takes number 0 of ``noise``.
 
     Returns:
         The accepted path, ``height + 1`` wide; tokens are distributed as the target's alone.
@@ -118,10 +126,20 @@ def accept_siblings(candidates: Candidates, target: Tensor, noise: Tensor) -> Ac
         count = count + passed
         slot = torch.where(passed, count, 0).unsqueeze(1)
         path.scatter_(1, slot, torch.where(passed, child, 0).unsqueeze(1))
-    return Accepted(path, count, draw(left, noise[:, 0]))
+    return Accepted(path, count, draw(left, _close(noise, closing, count)))
 
 
-def settle(candidates: Candidates, target: Tensor, noise: Tensor | None = None) -> Accepted:
+def _close(noise: Tensor, closing: Tensor | None, count: Tensor) -> Tensor:
+    """The numbers that decide the last tokens, ``[B]``."""
+    return noise[:, 0] if closing is None else closing.gather(1, count.unsqueeze(1)).squeeze(1)
+
+
+def settle(
+    candidates: Candidates,
+    target: Tensor,
+    noise: Tensor | None = None,
+    closing: Tensor | None = None,
+) -> Accepted:
     """Accept candidates by the one rule that is lossless for them.
 
     Args:
@@ -131,15 +149,16 @@ def settle(candidates: Candidates, target: Tensor, noise: Tensor | None = None) 
         noise: Uniform numbers, ``[B, n]`` in [0, 1), independent of the candidates; None for greedy
             decoding. For candidates that were chosen, number i decides the target's token after
             node i; for those that were drawn, see :func:`accept_path`.
+        closing: For candidates that were drawn; see :func:`accept_path`.
 
     Returns:
         The accepted path.
     """
     kind = rule(candidates, noise is not None)
     if kind == "path" and noise is not None:
-        return accept_path(candidates, target, noise)
+        return accept_path(candidates, target, noise, closing)
     if kind == "siblings" and noise is not None:
-        return accept_siblings(candidates, target, noise)
+        return accept_siblings(candidates, target, noise, closing)
     return accept(
         candidates.tokens,
         candidates.ancestors,

@@ -163,9 +163,9 @@ def forgetful(candidates, choose, *, eager):
     return accepted
 
 
-def generous(candidates, target, noise):
+def generous(candidates, target, noise, closing):
     """Drafts are accepted a little more often than p / q allows."""
-    return rejection.accept_path(candidates, target, noise * 0.95)
+    return rejection.accept_path(candidates, target, noise * 0.95, closing)
 
 
 def without_residual(target, proposal):
