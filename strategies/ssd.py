@@ -62,7 +62,7 @@ class PathDrafter:
         return self.spec.length
 
     def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
-        """Draft until the shallow model is unsure, or the path is long enough."""
+        """Draft until the shallow model is unsure, the answer ends, or the path is long enough."""
         length = min(self.spec.length, room)
         drawn = shallow.sampling if self.spec.draws else None
         sure = None
@@ -82,7 +82,7 @@ class PathDrafter:
             if (
                 shallow.eager
                 and step + 1 < length
-                and not bool((sure & candidates.alive[:, step + 1 : step + 2]).any())
+                and not bool((sure & candidates.grows(range(step + 1, step + 2))).any())
             ):
                 break
         return candidates

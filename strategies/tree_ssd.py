@@ -77,11 +77,18 @@ class TreeDrafter:
             added = candidates.add(tokens.flatten(1), self._parents(nodes, tokens), best.flatten(1))
             if level + 1 == levels:
                 break
-            if shallow.eager and float(candidates.score[:, added.start : added.stop].max()) < floor:
-                break
+            if shallow.eager:
+                score = self._best_score(candidates, added)
+                if score < floor or score == -math.inf:
+                    break
             nodes = candidates.best(added, self.spec.expanded)
         drafted = candidates.size - 1 if shallow.eager else self.size - 1
         return candidates.cut(min(self.size - 1, drafted))
+
+    def _best_score(self, candidates: Candidates, nodes: range) -> float:
+        """Score of the best node that can be expanded; minus infinity if there is none."""
+        score = candidates.score[:, nodes.start : nodes.stop]
+        return float(score.where(candidates.grows(nodes), -math.inf).max())
 
     def _parents(self, nodes: range | Tensor, tokens: Tensor) -> Tensor:
         """Node id of each child's parent, ``[batch, nodes * children]``."""

@@ -31,6 +31,14 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Let every test draw the same numbers in every run, whatever ran before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def fake_distribution(tmp_path, monkeypatch) -> Callable[..., Path]:
     """A function that writes an installed distribution into a folder of its own on ``sys.path``."""

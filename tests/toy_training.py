@@ -54,6 +54,7 @@ class ToyObjective(Objective):
 class ToyLedger:
     broken: dict = field(default_factory=dict)
     report: object = None
+    share: object = None
 
 
 @dataclass

@@ -29,8 +29,8 @@ class Candidates:
 
     The root is the last accepted token: known, at depth 0, never counted as a draft. A node's
     parent always has a smaller id than the node. Dead nodes are padding: they are never accepted,
-    and what hangs below them is dead as well. Nodes beyond ``size`` are dead children of the root
-    (in a path, of the node before).
+    and what hangs below them, or below a token that ends the row, is dead as well. Nodes beyond
+    ``size`` are dead children of the root (in a path, of the node before).
 
     Attributes:
         tokens: Token ids, ``[B, n]`` long.
@@ -43,6 +43,7 @@ class Candidates:
             is the right one (:func:`twigkit.acceptance.rule`).
         proposal: The distributions that drawn tokens came from, ``[B, n, V]`` float32: row i is q
             after node i. None, or left over from an earlier step, unless ``sampled``.
+        ends: Tokens that end a row, ``[e]`` long, or None: what hangs below one of them is dead.
         size: Nodes in use, root included; a host integer.
         height: Upper bound of ``depth``; a host integer.
         linear: Whether the table is a path: the parent of node i is node i - 1.
@@ -78,6 +79,7 @@ class Candidates:
         self.height = height
         self.sampled = sampled
         self.numbers: Callable[[], Tensor] | None = None
+        self.ends: Tensor | None = None
         rows, nodes = tokens.shape
         self._ids = torch.arange(nodes, device=tokens.device)
         self._offset = torch.arange(rows, device=tokens.device).unsqueeze(1) * nodes
@@ -90,6 +92,7 @@ class Candidates:
         capacity: int,
         linear: bool = False,
         numbers: Callable[[], Tensor] | None = None,
+        ends: Tensor | None = None,
     ) -> Candidates:
         """Allocate a table that holds the root alone.
 
@@ -98,6 +101,7 @@ class Candidates:
             capacity: Nodes that fit, root included.
             linear: Whether nodes will form a path; ancestors, depths and parents then cost nothing.
             numbers: Gives the numbers that :meth:`sample` draws with; see the attribute.
+            ends: Tokens that end a row, ``[e]``; an empty one is as good as None.
 
         Returns:
             The table, on the root's device.
@@ -133,6 +137,7 @@ class Candidates:
         )
         table._template = own(capacity, device)
         table.numbers = numbers
+        table.ends = ends if ends is not None and ends.numel() else None
         table.size = capacity  # all of it is new and to be cleared
         table.reset(root)
         return table
@@ -205,6 +210,9 @@ class Candidates:
         self.tokens[:, first:last] = tokens
         if self.linear:
             self.score[:, first:last] = self.score[:, first - 1 : first] + gain.cumsum(1)
+            if self.ends is not None:
+                follows = self._follows(self.tokens[:, first - 1 : last - 1])
+                alive = follows if alive is None else alive & follows
             upper = self.alive[:, first - 1 : first]
             if alive is None:
                 self.alive[:, first:last] = upper
@@ -217,6 +225,8 @@ class Candidates:
             self.depth[:, first:last] = self.depth.gather(1, parent) + 1
             self.score[:, first:last] = self.score.gather(1, parent) + gain
             upper = self.alive.gather(1, parent)
+            if self.ends is not None:
+                upper &= self._follows(self.tokens.gather(1, parent))
             self.alive[:, first:last] = upper if alive is None else upper & alive
             inherit(self.ancestors, parent, self._offset, first)
         self.size = last
@@ -296,6 +306,27 @@ class Candidates:
                 "start the table with a larger capacity"
             )
 
+    def grows(self, nodes: range) -> Tensor:
+        """Tell which nodes can have children that are accepted.
+
+        Args:
+            nodes: Ids, as :meth:`add` returned them.
+
+        Returns:
+            ``[B, len(nodes)]`` bool: those that are alive and do not end their row.
+        """
+        alive = self.alive[:, nodes.start : nodes.stop]
+        if self.ends is None:
+            return alive
+        return alive & self._follows(self.tokens[:, nodes.start : nodes.stop])
+
+    def _follows(self, tokens: Tensor) -> Tensor:
+        """Whether anything follows such tokens: all but those that end a row."""
+        assert self.ends is not None
+        if self.ends.numel() == 1:
+            return tokens != self.ends
+        return (tokens.unsqueeze(-1) != self.ends).all(-1)
+
     def best(self, nodes: range, count: int) -> Tensor:
         """Pick the nodes of a range with the highest scores, to expand them.
 
@@ -304,10 +335,10 @@ class Candidates:
             count: Nodes to pick per row; fewer when the range is shorter.
 
         Returns:
-            Node ids, best first, ``[B, min(count, len(nodes))]``; dead nodes come last, ties in
-            order of depth and id.
+            Node ids, best first, ``[B, min(count, len(nodes))]``; those that cannot grow (see
+            :meth:`grows`) come last, ties in order of depth and id.
         """
-        key = self._rank()[:, nodes.start : nodes.stop]
+        key = self._rank(nodes, self.grows(nodes))
         return key.topk(min(count, len(nodes)), largest=False).indices + nodes.start
 
     def cut(self, count: int) -> tuple[Candidates, Tensor]:
@@ -345,7 +376,12 @@ class Candidates:
         if self.linear:
             return self._head(count + 1)
         size = count + 1
-        kept = self._rank().topk(size, largest=False, sorted=False).indices.sort(1).values
+        kept = (
+            self._rank(range(self.capacity), self.alive)
+            .topk(size, largest=False, sorted=False)
+            .indices.sort(1)
+            .values
+        )
         place = torch.zeros_like(self.parent).scatter_(1, kept, self._ids[:size].expand_as(kept))
         square = (kept.unsqueeze(2) * self.capacity + kept.unsqueeze(1)).flatten(1)
         table = Candidates(
@@ -361,14 +397,19 @@ class Candidates:
         )
         return table, kept
 
-    def _rank(self) -> Tensor:
-        """Sort key of every node, ``[B, n]`` long, unique within a row, smallest first.
+    def _rank(self, nodes: range, first: Tensor) -> Tensor:
+        """Sort key of some nodes, ``[B, len(nodes)]`` long, unique within a row, smallest first.
 
         The bit pattern of a non-negative float grows with its value, so one integer orders by
         score, depth and id at once, exactly.
+
+        Args:
+            nodes: Their ids.
+            first: Which of them come before all others, ``[B, len(nodes)]`` bool.
         """
-        loss = torch.where(self.alive, self.score.abs().view(torch.int32), _DEAD)
-        return (loss.long() << 32) + (self.depth * _FIELD + self._ids)
+        own = slice(nodes.start, nodes.stop)
+        loss = torch.where(first, self.score[:, own].abs().view(torch.int32), _DEAD)
+        return (loss.long() << 32) + (self.depth[:, own] * _FIELD + self._ids[own])
 
     def _head(self, size: int) -> tuple[Candidates, Tensor]:
         """First ``size`` nodes of a path: the best ones, since scores only fall along a path."""

@@ -282,7 +282,10 @@ class Generation:
         def numbers() -> Tensor:
             return noise.table("draft", self.frontier.index, capacity)
 
-        return Candidates.start(root, capacity, linear=self.drafter.linear, numbers=numbers)
+        ends = torch.tensor(sorted(self.limits.eos), dtype=torch.long, device=root.device)
+        return Candidates.start(
+            root, capacity, linear=self.drafter.linear, numbers=numbers, ends=ends
+        )
 
     def _keep_rows(self, order: list[int]) -> None:
         """Go on with some rows of the batch; those that have stopped cost nothing any more."""

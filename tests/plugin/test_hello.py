@@ -33,6 +33,7 @@ def test_it_is_composed_from_yaml_with_built_in_parts_and_runs(environment, tmp_
     code = """
 import sys, torch
 from twigkit import RunSpec, TwigModel
+torch.manual_seed(0)
 run = RunSpec.from_file(sys.argv[1])
 assert (run.twig.heads["lm"].kind, run.generation.pruner.kind) == ("hello", "hello")
 model = TwigModel.from_pretrained(run.twig.base, dtype=run.runtime.dtype)

@@ -24,13 +24,18 @@ class PlainTree:
     depth: list[int] = field(default_factory=lambda: [0])
     score: list[float] = field(default_factory=lambda: [0.0])
     alive: list[bool] = field(default_factory=lambda: [True])
+    ends: frozenset[int] = frozenset()
 
     def add(self, token: int, parent: int, gain: float, alive: bool) -> None:
         self.tokens.append(token)
         self.parent.append(parent)
         self.depth.append(self.depth[parent] + 1)
         self.score.append(self.score[parent] + gain)
-        self.alive.append(alive and self.alive[parent])
+        self.alive.append(alive and self.grows(parent))
+
+    def grows(self, node: int) -> bool:
+        """Whether its children can be accepted."""
+        return self.alive[node] and self.tokens[node] not in self.ends
 
     def path(self, node: int) -> list[int]:
         """Nodes from the root down to ``node``."""
@@ -39,12 +44,12 @@ class PlainTree:
             nodes.append(self.parent[nodes[-1]])
         return nodes[::-1]
 
-    def ranked(self) -> list[int]:
-        """Nodes from best to worst; dead ones last."""
+    def ranked(self, growing: bool = False) -> list[int]:
+        """Nodes from best to worst; dead ones last, or those that cannot grow."""
 
         def key(node):
-            loss = -self.score[node] if self.alive[node] else 0.0
-            return (not self.alive[node], loss, self.depth[node], node)
+            first = self.grows(node) if growing else self.alive[node]
+            return (not first, -self.score[node] if first else 0.0, self.depth[node], node)
 
         return sorted(range(len(self.tokens)), key=key)
 
@@ -73,8 +78,11 @@ def grow(
 ) -> tuple[Candidates, list[PlainTree]]:
     """Grow the same random trees as a table, perhaps not full, and as lists."""
     roots = [rng.randrange(vocabulary) for _ in range(rows)]
-    plain = [PlainTree([root]) for root in roots]
-    table = Candidates.start(torch.tensor(roots), capacity, linear)
+    ends = rng.sample(range(vocabulary), rng.choice((0, 0, 0, 1, 2)))
+    plain = [PlainTree([root], ends=frozenset(ends)) for root in roots]
+    table = Candidates.start(
+        torch.tensor(roots), capacity, linear, ends=torch.tensor(ends, dtype=torch.long)
+    )
     fill(rng, table, plain, vocabulary)
     return table, plain
 

@@ -13,7 +13,7 @@ from twigkit.bench import suite
 from twigkit.bench.batches import BatchRow, compare_batches
 from twigkit.bench.compare import Difference, compare, first_difference
 from twigkit.bench.conditions import conditions
-from twigkit.bench.control import compare_control
+from twigkit.bench.control import Answered, compare_control, judge
 from twigkit.bench.memory import measure_memory, token_bytes, visual_per_layer
 from twigkit.bench.methods import Method, answer, standard_methods
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, text_table
@@ -212,14 +212,39 @@ def test_batches_repeat_what_rows_say_alone(model, prompts):
 
 
 def test_the_controller_is_held_against_its_own_choices(model, prompts):
-    control = compare_control(model, prompts, max_new_tokens=7)
-    assert control.prompts == 2
+    control = compare_control(model, prompts, max_new_tokens=7, long=7)
+    assert (control.prompts, control.long) == (2, 2)
     assert set(control.total) == {"auto", "auto, untrained twig", "plain", *control.fixed}
     assert len(control.fixed) == 3
-    assert control.worst["auto"] == 0  # no answer is long enough to be judged
+    assert min(control.worst.values()) > 0
+    assert control.chance >= 1
     assert len(control.rows) == len(control.total)
     slow = dict.fromkeys(control.cpu_total, 2.0) | {control.fixed[1]: 1.0}
-    assert dataclasses.replace(control, cpu_total=slow).best_fixed == control.fixed[1]
+    slow = dataclasses.replace(control, cpu_total=slow)
+    assert slow.best_fixed == control.fixed[1]
+    assert [bound for _, _, bound in slow.bounds] == [1.03, 1.03, 1.1, 1.1, 1.05]
+    assert slow.bounds[-1][1] == 2
+
+
+def test_long_answers_are_judged_by_medians():
+    """One slow run in three is chance; so is an answer that is short."""
+
+    def runs(*seconds, tokens=64):
+        return [Answered(tokens, 1.0, value) for value in seconds]
+
+    found = judge(
+        {
+            "plain": [runs(1.0, 1.0, 9.0), runs(1.0, tokens=3)],
+            "auto": [runs(9.0, 1.2, 1.1), runs(5.0, tokens=3)],
+            "ssd": [runs(0.5), runs(0.5, tokens=3)],
+            "plain again": [runs(1.0, 1.0, 1.0), runs(2.0, tokens=3)],
+        },
+        ("ssd",),
+    )
+    assert found.long == 1
+    assert found.worst == {"auto": pytest.approx(1.2), "ssd": pytest.approx(0.5)}
+    assert found.chance == 1
+    assert found.cpu_total == {"plain": 2.5, "auto": 14.0, "ssd": 1.0}
 
 
 def test_tables(comparison):

@@ -24,6 +24,7 @@ def check(table, plain):
         assert not table.alive[row, size:].any()
         assert max(tree.depth) <= table.height
         for node in range(size):
+            assert bool(table.grows(range(node, node + 1))[row]) == tree.grows(node)
             marked = table.ancestors[row, node].nonzero().flatten().tolist()
             assert marked == sorted(tree.path(node))
 
@@ -117,7 +118,9 @@ def test_best_picks_what_lists_pick(seed, grow):
         count = rng.randint(1, len(nodes) + 2)
         picked = table.best(nodes, count)
         for row, tree in enumerate(plain):
-            assert picked[row].tolist() == [i for i in tree.ranked() if i in nodes][:count]
+            assert (
+                picked[row].tolist() == [i for i in tree.ranked(growing=True) if i in nodes][:count]
+            )
 
 
 @pytest.mark.parametrize("linear", [False, True])
@@ -131,7 +134,10 @@ def test_reset_forgets_everything(linear, grow, fill):
         for name in ("tokens", "parent", "depth", "score", "alive", "ancestors"):
             assert torch.equal(getattr(table, name), getattr(fresh, name)), name
         assert (table.size, table.height, table.sampled) == (1, 0, False)
-        plain = [type(tree)([root]) for tree, root in zip(plain, roots.tolist(), strict=True)]
+        plain = [
+            type(tree)([root], ends=tree.ends)
+            for tree, root in zip(plain, roots.tolist(), strict=True)
+        ]
         fill(rng, table, plain)
         check(table, plain)
 

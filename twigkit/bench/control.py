@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from twigkit.bench.methods import Inputs
 from twigkit.model import TwigModel
-from twigkit.specs import TwigSpec
+from twigkit.plugins import default_registry
+from twigkit.specs import GenerationSpec, TwigSpec
 from twigkit.twig import grow
 
 LONG = 64
 """Tokens of an answer from which on its own time is judged."""
+
+REPLAYS = 3
+"""Runs of a long answer."""
+
+AUTO, UNTRAINED, PLAIN, AGAIN = "auto", "auto, untrained twig", "plain", "plain again"
 
 
 @dataclass(frozen=True)
@@ -37,32 +45,34 @@ class Control:
 
     Attributes:
         prompts: Answers of each way.
+        long: Answers of :data:`LONG` tokens or more.
         total: Seconds of all answers, by way.
         cpu_total: Process time of all answers, by way.
-        worst: By way, the largest ratio of an answer of :data:`LONG` tokens or more to plain
-            decoding's, in process time; the mean of the two plain runs around it is the reference.
-        worst_plain: The same ratio between those two plain runs: what chance alone does.
+        worst: By way, the largest ratio of a long answer's process time to plain decoding's, both
+            medians of :data:`REPLAYS` runs or more; fixed drafters run once.
+        chance: The same between two halves of plain decoding's own runs: what chance alone does.
         fixed: Names of the fixed drafters.
     """
 
     prompts: int
+    long: int
     total: dict[str, float]
     cpu_total: dict[str, float]
     worst: dict[str, float]
-    worst_plain: float
+    chance: float
     fixed: tuple[str, ...]
 
     @property
     def rows(self) -> list[list[str]]:
         """One line per way: seconds, times plain decoding's, and the worst long answer."""
-        plain = self.cpu_total["plain"]
+        plain = self.cpu_total[PLAIN]
         return [
             [
                 name,
                 f"{self.total[name]:.1f}",
                 f"{self.cpu_total[name]:.1f}",
                 f"{self.cpu_total[name] / plain:.3f}",
-                f"{self.worst.get(name, self.worst_plain):.2f}",
+                f"{self.worst.get(name, self.chance):.2f}",
             ]
             for name in self.total
         ]
@@ -70,7 +80,52 @@ class Control:
     @property
     def best_fixed(self) -> str:
         """The fixed choice, plain decoding among them, that took least."""
-        return min(("plain", *self.fixed), key=lambda name: self.cpu_total[name])
+        return min((PLAIN, *self.fixed), key=lambda name: self.cpu_total[name])
+
+    @property
+    def bounds(self) -> list[tuple[str, float, float]]:
+        """What is promised: a name, the ratio that was measured, and the most that it should be."""
+        total, best = self.cpu_total, self.best_fixed
+        return [
+            *((f"{name} / plain", total[name] / total[PLAIN], 1.03) for name in (AUTO, UNTRAINED)),
+            *(
+                (f"{name} / plain, worst long answer", self.worst[name], 1.1)
+                for name in (AUTO, UNTRAINED)
+            ),
+            (f"{AUTO} / best fixed choice ({best})", total[AUTO] / total[best], 1.05),
+        ]
+
+
+class Way:
+    """One way to answer, with what its controller has learnt so far."""
+
+    def __init__(self, model: TwigModel, drafter: Any) -> None:
+        """Take the model and the drafter's spec."""
+        self.model, self.drafter = model, drafter
+        self.memory: dict[str, Any] | None = {} if drafter.kind == "auto" else None
+
+    def answer(self, inputs: Inputs, most: int, memory: dict[str, Any] | None) -> Answered:
+        """Answer one prompt on both clocks.
+
+        Args:
+            inputs: The processor's outputs.
+            most: Most tokens to generate.
+            memory: What the controller knows; it adds to that.
+        """
+        drafter: Any = self.drafter
+        if memory is not None:
+            drafter = default_registry().get("drafter", drafter.kind).cls(drafter)
+            drafter.memory = memory
+        began, cpu = time.perf_counter(), time.process_time()
+        output: Any = self.model.generate(
+            **inputs, max_new_tokens=most, drafter=drafter, return_dict_in_generate=True
+        )
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        return Answered(output.stats.new_tokens[0], seconds, cpu_seconds)
+
+    def replay(self, inputs: Inputs, most: int, before: dict[str, Any] | None) -> Answered:
+        """Answer once more from what the controller knew before, and forget it again."""
+        return self.answer(inputs, most, copy.deepcopy(before))
 
 
 def compare_control(
@@ -78,62 +133,80 @@ def compare_control(
     prompts: Sequence[Inputs],
     *,
     max_new_tokens: int,
+    long: int = LONG,
     progress: Callable[[str], None] | None = None,
 ) -> Control:
     """Answer all prompts by the controller, with the trained and an untrained twig, and by others.
+
+    Long answers are repeated, the controller's from what it knew at the time, so that a moment's
+    other work on the machine is not taken for the controller's.
 
     Args:
         model: Base and trained twig.
         prompts: The processor's outputs, one prompt each.
         max_new_tokens: Most tokens to generate.
+        long: Tokens of an answer from which on its own time is judged.
         progress: Told what is being run.
     """
-    untrained = _untrained(model)
-    auto: Any = {"kind": "auto"}
-    arms = {_name(spec): spec for spec in _arms(auto)}
-    ways: dict[str, tuple[TwigModel, Any]] = {
-        "auto": (model, auto),
-        "auto, untrained twig": (untrained, auto),
-        **{name: (model, spec) for name, spec in arms.items()},
-    }
-    runs: dict[str, list[Answered]] = {name: [] for name in (*ways, "plain", "plain again")}
-    for way, (owner, drafter) in {**ways, "plain": (model, "plain")}.items():
-        if not way.startswith("auto"):  # the controller's beginning is what is being judged
-            _answer(owner, prompts[0], drafter, max_new_tokens)
+    auto: Any = GenerationSpec(drafter={"kind": "auto"}).drafter
+    arms = {_name(spec): Way(model, spec) for spec in auto.drafters}
+    plain = Way(model, GenerationSpec(drafter={"kind": "plain"}).drafter)
+    judged = {AUTO: Way(model, auto), UNTRAINED: Way(_untrained(model), auto)}
+    ways = {PLAIN: plain, **judged, **arms, AGAIN: plain}
+    runs: dict[str, list[list[Answered]]] = {name: [] for name in ways}
+    for way in (plain, *arms.values()):  # the controller's beginning is what is being judged
+        way.answer(prompts[0], max_new_tokens, None)
     for number, inputs in enumerate(prompts):
         if progress is not None:
             progress(f"controller: prompt {number + 1}/{len(prompts)}")
-        names = list(ways)
-        turn = number % len(names)
-        order = [*names[turn:], *names[:turn]]
-        runs["plain"].append(_answer(model, inputs, "plain", max_new_tokens))
-        for name in order:
-            owner, drafter = ways[name]
-            runs[name].append(_answer(owner, inputs, drafter, max_new_tokens))
-        runs["plain again"].append(_answer(model, inputs, "plain", max_new_tokens))
-    again = runs.pop("plain again")
-    plain = [(a.cpu_seconds + b.cpu_seconds) / 2 for a, b in zip(runs["plain"], again, strict=True)]
-    long = [number for number, run in enumerate(runs["plain"]) if run.tokens >= LONG]
+        before = {name: copy.deepcopy(way.memory) for name, way in ways.items()}
+        turn = number % len(ways)
+        for name in [*ways][turn:] + [*ways][:turn]:
+            runs[name].append([ways[name].answer(inputs, max_new_tokens, ways[name].memory)])
+        if runs[PLAIN][-1][0].tokens >= long:
+            for _ in range(REPLAYS - 1):
+                for name in (PLAIN, AUTO, AGAIN, UNTRAINED):
+                    again = ways[name].replay(inputs, max_new_tokens, before[name])
+                    runs[name][-1].append(again)
+    return judge(runs, tuple(arms), long)
+
+
+def judge(
+    runs: Mapping[str, list[list[Answered]]], fixed: tuple[str, ...], long: int = LONG
+) -> Control:
+    """Work the figures out.
+
+    Args:
+        runs: By way, for every prompt, its run and its replays.
+        fixed: Names of the fixed drafters.
+        long: Tokens of an answer from which on its own time is judged.
+    """
+    first = {name: [many[0] for many in answers] for name, answers in runs.items()}
+    total = {name: sum(run.seconds for run in many) for name, many in first.items()}
+    cpu_total = {name: sum(run.cpu_seconds for run in many) for name, many in first.items()}
+    for totals in (total, cpu_total):
+        totals[PLAIN] = (totals[PLAIN] + totals.pop(AGAIN)) / 2
+
+    def middle(*names: str, number: int) -> float:
+        return median(run.cpu_seconds for name in names for run in runs[name][number])
+
+    places = [n for n, run in enumerate(first[PLAIN]) if run.tokens >= long]
+    worst = {
+        name: max(
+            (middle(name, number=n) / middle(PLAIN, AGAIN, number=n) for n in places), default=0.0
+        )
+        for name in runs
+    }
+    chance = max(worst.pop(PLAIN), worst.pop(AGAIN))
     return Control(
-        prompts=len(prompts),
-        total={name: sum(run.seconds for run in many) for name, many in runs.items()},
-        cpu_total={name: sum(run.cpu_seconds for run in many) for name, many in runs.items()},
-        worst={
-            name: max((many[n].cpu_seconds / plain[n] for n in long), default=0.0)
-            for name, many in runs.items()
-            if name in ways
-        },
-        worst_plain=max((runs["plain"][n].cpu_seconds / plain[n] for n in long), default=0.0),
-        fixed=tuple(arms),
+        prompts=len(first[PLAIN]),
+        long=len(places),
+        total=total,
+        cpu_total=cpu_total,
+        worst=worst,
+        chance=chance,
+        fixed=fixed,
     )
-
-
-def _arms(auto: Any) -> tuple[Any, ...]:
-    """The drafters that the controller chooses from."""
-    from twigkit.specs import GenerationSpec
-
-    drafter: Any = GenerationSpec(drafter=auto).drafter
-    return tuple(drafter.drafters)
 
 
 def _name(spec: Any) -> str:
@@ -148,13 +221,3 @@ def _untrained(model: TwigModel) -> TwigModel:
         {**model.twig.spec.model_dump(), "init": "random", "heads": {"lm": {"kind": "lm"}}}
     )
     return TwigModel(model.base, grow(spec, model.stack).eval())
-
-
-def _answer(model: TwigModel, inputs: Inputs, drafter: Any, max_new_tokens: int) -> Answered:
-    """Answer one prompt on both clocks."""
-    began, cpu = time.perf_counter(), time.process_time()
-    output: Any = model.generate(
-        **inputs, max_new_tokens=max_new_tokens, drafter=drafter, return_dict_in_generate=True
-    )
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
-    return Answered(output.stats.new_tokens[0], seconds, cpu_seconds)

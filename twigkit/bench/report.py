@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from twigkit.bench.compare import Comparison
-from twigkit.bench.control import LONG, Control
+from twigkit.bench.control import LONG, REPLAYS, Control
 from twigkit.bench.suite import TREE_SLOTS, Ratio, Result
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size
 from twigkit.bench.training import TrainingCost
@@ -24,23 +24,27 @@ def as_data(result: Result) -> dict[str, Any]:
             {**dataclasses.asdict(row), "tokens_per_second": row.tokens_per_second}
             for row in result.batches
         ],
-        "ratios": [
-            {**dataclasses.asdict(ratio), "verdict": ratio.verdict} for ratio in result.ratios
-        ],
+        "ratios": _ratios(result.ratios),
         "memory": [
             {**dataclasses.asdict(memory), "deviation": memory.deviation}
             for memory in result.memory
         ],
-        "control": result.control and dataclasses.asdict(result.control),
+        "control": result.control
+        and {
+            **dataclasses.asdict(result.control),
+            "ratios": _ratios(control_ratios(result.control)),
+        },
         "training": result.training
         and {
             **dataclasses.asdict(result.training),
-            "ratios": [
-                {**dataclasses.asdict(ratio), "verdict": ratio.verdict}
-                for ratio in training_ratios(result.training)
-            ],
+            "ratios": _ratios(training_ratios(result.training)),
         },
     }
+
+
+def _ratios(ratios: list[Ratio]) -> list[dict[str, Any]]:
+    """Give ratios as plain data."""
+    return [{**dataclasses.asdict(ratio), "verdict": ratio.verdict} for ratio in ratios]
 
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -111,20 +115,28 @@ def as_markdown(result: Result) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def control_ratios(control: Control) -> list[Ratio]:
+    """Hold what the controller took against what is promised."""
+    return [Ratio(name, value, bound, most=True) for name, value, bound in control.bounds]
+
+
 def _control(control: Control | None) -> list[str]:
     """Say what the controller took beside its choices."""
     if control is None:
         return []
-    best = control.best_fixed
-    ratio = control.cpu_total["auto"] / control.cpu_total[best]
+    ratios = [
+        [ratio.name, f"{ratio.value:.3f}", f"at most {ratio.target:.2f}", ratio.verdict]
+        for ratio in control_ratios(control)
+    ]
     return [
         "## The controller",
         f"{control.prompts} prompts, each by all ways in turn. Process time, because it leaves out "
-        "what else the machine does; the last column is the worst ratio to plain decoding on an "
-        f"answer of {LONG} tokens or more (for plain itself: of its two runs to their mean).",
+        "what else the machine does. The last column is the worst ratio to plain decoding among "
+        f"the {control.long} answers of {LONG} tokens or more, medians of {REPLAYS} runs, of which "
+        "each begins with what the controller knew at the time; fixed drafters ran once. For plain "
+        "decoding it is the ratio between its own runs: what chance does.",
         markdown_table(["way", "s", "process s", "times plain", "worst long answer"], control.rows),
-        f"With the trained twig the controller takes {ratio:.3f} times the best fixed choice "
-        f"({best}).",
+        markdown_table(["ratio", "measured", "target", "verdict"], ratios),
     ]
 
 

@@ -28,6 +28,7 @@ from twigkit.training.batch import Broken
 from twigkit.training.heldout import evaluate, judge
 from twigkit.training.journal import Journal, Line, Window, read_lines
 from twigkit.training.keeping import Keeper
+from twigkit.training.ledger import sharing
 from twigkit.training.loader import Data, open_data
 from twigkit.training.objective import Objective
 from twigkit.training.objectives import objective_of
@@ -182,6 +183,7 @@ class Training:
             self.window = Window(**self.standing.window)
             self.data.ledger.broken.update(self.standing.broken)
             self.data.ledger.report = self._tell_broken
+            self.data.ledger.share = sharing(self.accelerator)
             if not self.standing.finished:
                 self.keeper.in_main(lambda: self.report.start(resumed, self._launch()))
             batches = self.data.train.steps(resumed)

@@ -167,6 +167,21 @@ def test_two_processes_train_as_one_does(trained, processes, tmp_path, stage):
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_processes_count_broken_samples_together(home, processes, tmp_path):
+    """Two of three are tolerated: whoever finds the third, all processes stop."""
+    records = json.loads((home / "talks.json").read_text())
+    for number in (3, 7, 12):
+        records[number]["image"] = f"missing-{number}.png"
+    file, out = tmp_path / "talks.json", tmp_path / "twig"
+    file.write_text(json.dumps(records))
+    settings = [f"data.path={file}", "data.most_broken=2", "steps=9"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    words = ["train", home / "one.yaml", "--out", out, *words]
+    assert start(processes, words, world=2) == [2, 2]
+    named = {line["reason"].split("missing-")[1].split(".")[0] for line in lines(out, "broken")}
+    assert named == {"3", "7", "12"}
+
+
 def test_an_error_is_one_line(trained, capfd):
     words = ["train", trained / "one.yaml", "--set", "seed=7"]
     assert main([*map(str, words)]) == 2
