@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedConfig
 
@@ -182,13 +181,20 @@ def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]
         )
     try:
         config, _ = PreTrainedConfig.get_config_dict(str(base), **download_options(base, revision))
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(base, error) from error
-    if "model_type" not in config:
+    except Exception as error:  # what is wrong with a file has as many types as lines read it
+        raise unloadable(base, error) from error
+    whole = isinstance(config, dict) and isinstance(config.get("model_type"), str)
+    if not whole:
         raise CheckpointError(
             f"cannot load the base model {base}: its config.json names no model_type; name a "
             "folder with the config.json that transformers wrote, or a Hub id"
         )
+    for name, part in config.items():
+        if name.endswith("_config") and part is not None and not isinstance(part, dict):
+            raise CheckpointError(
+                f"cannot load the base model {base}: {name} in its config.json is {part!r}, no "
+                "mapping; name a folder with the config.json that transformers wrote"
+            )
     return dict(config)
 
 
@@ -218,18 +224,13 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         model, report = loader.from_pretrained(
             base, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise _unloadable(base, error) from error
     except ImportError as error:
-        line = str(error).strip().splitlines()[0].rstrip(".")
-        raise CheckpointError(
-            f"cannot load the base model {base}: {line}; install it, or load the model without it"
-        ) from error
+        way = "install it, or load the model without it"
+        raise unloadable(base, error, way) from error
     except (RuntimeError, AssertionError) as error:  # a device that is not there, or is full
-        line = str(error).strip().splitlines()[0].rstrip(".")
-        raise CheckpointError(
-            f"cannot load the base model {base}: {line}; choose a device that is there and has room"
-        ) from error
+        raise unloadable(base, error, "choose a device that is there and has room") from error
+    except Exception as error:  # what is wrong with a file has as many types as lines read it
+        raise unloadable(base, error) from error
     problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
     problems += [
         f"{name} has shape {list(found)}, expected {list(wanted)}"
@@ -245,13 +246,22 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
     return loaded
 
 
-def _unloadable(base: str | Path, error: Exception) -> CheckpointError:
-    """Make the error of a base that is not there or is damaged."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return CheckpointError(
-        f"cannot load the base model {base}: {line}; name a folder with config.json and "
-        "safetensors weights, or a Hub id"
-    )
+def unloadable(
+    base: str | Path,
+    error: Exception,
+    way: str = "name a folder with config.json and safetensors weights, or a Hub id",
+) -> CheckpointError:
+    """Make the error of a base that is not there or is damaged.
+
+    Args:
+        base: What was asked for.
+        error: What transformers said; its first line is told, and the second if that explains it.
+        way: What to do.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    if lines[0].endswith(":"):
+        lines[0] = " ".join(lines[:2])
+    return CheckpointError(f"cannot load the base model {base}: {lines[0].rstrip('.')}; {way}")
 
 
 def _looks_like_a_path(name: str) -> bool:

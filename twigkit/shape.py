@@ -15,8 +15,8 @@ from torch import nn
 from transformers import AutoConfig
 
 from twigkit.budget import keep_counts, wipe_layer
-from twigkit.errors import CheckpointError, FamilyWarning, InputError, PluginError
-from twigkit.families import adapter_entries, find_adapter, read_config
+from twigkit.errors import FamilyWarning, InputError, PluginError, TwigkitError
+from twigkit.families import adapter_entries, find_adapter, read_config, unloadable
 from twigkit.generic import GenericAdapter
 from twigkit.hub import download_options
 from twigkit.preset import Preset, VisualTokens
@@ -112,12 +112,13 @@ def inspect_base(base: str | Path, revision: str | None = None) -> Shape:
     find_adapter(read_config(base, revision))  # refuses what cannot be served before more is read
     try:
         config = AutoConfig.from_pretrained(base, **download_options(base, revision))
-    except (OSError, ValueError, KeyError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"cannot read the configuration of {base}: {line}") from error
-    layers = int(config.get_text_config(decoder=True).num_hidden_layers)
-    exit_layer = min(2, layers - 1)
-    return measure(str(base), config, exit_layer=exit_layer, depth=min(3, layers - exit_layer))
+        layers = int(config.get_text_config(decoder=True).num_hidden_layers)
+        exit_layer = min(2, layers - 1)
+        return measure(str(base), config, exit_layer=exit_layer, depth=min(3, layers - exit_layer))
+    except TwigkitError:
+        raise
+    except Exception as error:  # what is wrong with a file has as many types as lines read it
+        raise unloadable(base, error) from error
 
 
 def measure(base: str, config: Any, *, exit_layer: int, depth: int) -> Shape:

@@ -122,6 +122,22 @@ BASES = {
         lambda f: edit_json(f / "config.json", model_type="bert"),
         "cannot load the base model",
     ),
+    "a config that is a list": (
+        lambda f: (f / "config.json").write_text("[1, 2]"),
+        "cannot load the base model",
+    ),
+    "a part of the config that is no mapping": (
+        lambda f: edit_json(f / "config.json", text_config=[3]),
+        "text_config in its config.json is [3], no mapping",
+    ),
+    "a width that is a word": (
+        lambda f: edit_json(f / "config.json", vision_config={"hidden_size": "wide"}),
+        "cannot load the base model",
+    ),
+    "a tokenizer of another kind": (
+        lambda f: (f / "tokenizer.json").write_text('{"model": 7}'),
+        "cannot load the processor",
+    ),
     "no processor": (
         lambda f: [p.unlink() for p in f.glob("*") if p.name.startswith(("proc", "token"))],
         "cannot load the processor",
@@ -135,6 +151,12 @@ def test_a_base_that_is_missing_or_damaged(case, desk, capsys):
     spoil, told = BASES[case]
     spoil(desk.base)
     assert told in refused(desk.words(), capsys)
+
+
+@pytest.mark.parametrize("case", [case for case in BASES if "config" in case])
+def test_a_base_that_cannot_be_inspected(case, desk, capsys):
+    BASES[case][0](desk.base)
+    assert "cannot load the base model" in refused(["inspect", str(desk.base)], capsys)
 
 
 TWIGS = {

@@ -193,7 +193,7 @@ def summary(result: Result) -> str:
         result: How it ended.
     """
     begun = f", resumed after step {result.resumed_from}" if result.resumed_from else ""
-    held = "" if result.held_out is None else f", held-out loss {result.held_out:.4g}"
+    held = "" if result.held_out is None else f", held-out {result.measure} {result.held_out:.4g}"
     return (
         f"{result.out}: a twig trained for {_count(result.steps, 'step')}{begun}{held}\n"
         f"log: {result.log}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -31,7 +32,12 @@ class Objective(nn.Module):
     else; it holds the frozen base outside of its registered submodules, in a tuple say. Every
     trained parameter takes part in every call: a term that is absent adds zero times its
     parameters.
+
+    Attributes:
+        measure: Name of the number that :meth:`criterion` gives.
     """
+
+    measure: ClassVar[str] = "loss"
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Count the units of a batch, without running anything.

@@ -8,6 +8,7 @@ counts is how it compares with the other actions drawn for the same sample.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class Reinforcement(Objective):
         head: The head.
         wipe: Base layers after which no visual token is left.
     """
+
+    measure: ClassVar[str] = "negative reward"
 
     def __init__(self, spec: ReinforcementSpec, model: TwigModel) -> None:
         """Freeze all of the twig but its pruning head.

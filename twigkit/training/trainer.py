@@ -54,8 +54,9 @@ class Result:
         steps: Optimiser steps that the weights in ``out`` have had.
         trained: Optimiser steps of the whole run; fewer than planned if it stopped early.
         resumed_from: Step that this call went on from; 0 if it began the run.
-        held_out: Criterion of the weights in ``out`` on held-out samples, the loss as a rule;
-            ``None`` if they were not evaluated.
+        held_out: Criterion of the weights in ``out`` on held-out samples; ``None`` if they were not
+            evaluated.
+        measure: Name of the criterion, ``"loss"`` as a rule.
         seconds: What this call's steps took but for the first, in which workers start and memory is
             allotted; without evaluations and snapshots.
         tokens: Answer tokens of these steps.
@@ -68,6 +69,7 @@ class Result:
     trained: int
     resumed_from: int
     held_out: float | None
+    measure: str
     seconds: float
     tokens: int
     overhead: float
@@ -202,6 +204,7 @@ class Training:
             trained=self.standing.step,
             resumed_from=resumed,
             held_out=chosen,
+            measure=self.stepper.objective.measure,
             seconds=clock["seconds"],
             tokens=self.tokens,
             overhead=clock["overhead"],

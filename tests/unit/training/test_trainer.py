@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -17,8 +18,10 @@ from torch.utils.data import DataLoader
 from tests.tiny import tiny_llava
 from tests.toy_training import ToyLoader, toy_model, toy_spec, toy_training
 from twigkit import CapabilityError, TrainingError, TwigModel
+from twigkit.cli.train import summary
 from twigkit.training import snapshot
 from twigkit.training.batch import Batch, Broken
+from twigkit.training.reinforcement import Reinforcement
 from twigkit.training.snapshot import Snapshots
 from twigkit.training.starting import accelerator_for
 
@@ -52,6 +55,9 @@ def test_the_twig_learns_and_lies_where_the_spec_says(whole):
     losses = [line["loss"] for line in events(result, "evaluation")]
     assert losses == sorted(losses, reverse=True)
     assert result.held_out == losses[-1] < 0.97 * losses[0]
+    assert f"trained for 12 steps, held-out loss {losses[-1]:.4g}" in summary(result)
+    rewarded = dataclasses.replace(result, held_out=0.5, measure=Reinforcement.measure)
+    assert "held-out negative reward 0.5" in summary(rewarded)
     back = TwigModel.from_pretrained(tiny_llava(layers=2), twig=result.out).twig.state_dict()
     for name, tensor in model.twig.state_dict().items():
         assert torch.equal(back[name], tensor)
