@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +20,12 @@ from twigkit.demo.build import ASSISTANT, BOS, EOS, IMAGE, USER, VISUAL, vocabul
 from twigkit.demo.card import card
 from twigkit.demo.describe import PROMPTS, description, facts, stated_facts
 from twigkit.demo.joint import FRONT, Course, LanguageModel, choose_kept
-from twigkit.demo.ngram import NgramDrafter
 from twigkit.demo.packing import Packed, Packer
 from twigkit.demo.pool import HELD_OUT, scene_of
 from twigkit.demo.questions import KINDS, Turn, ask
 from twigkit.demo.vision import pixels
 from twigkit.demo.world import draw_with_owners
+from twigkit.strategies.ngram import NgramTable, propose
 
 SHORT = tuple(KINDS)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -205,8 +206,35 @@ def ngram_length(order: int = 4, trained: int = 20_000, tested: int = 300) -> fl
             found.append((prompt, [*description(scene_of(seed), style).split(), "</s>"]))
         return found
 
-    drafter = NgramDrafter((p + a for p, a in texts(0, trained)), order)
-    return float(np.mean([drafter.accepted_length(p, a) for p, a in texts(FIRST, tested)]))
+    ids: defaultdict[str, int] = defaultdict(lambda: len(ids))
+
+    def numbered(words: list[str]) -> list[int]:
+        return [ids[word] for word in words]
+
+    table = NgramTable.count((numbered(p + a) for p, a in texts(0, trained)), order)
+    return float(
+        np.mean([gained(table, numbered(p), numbered(a)) for p, a in texts(FIRST, tested)])
+    )
+
+
+def gained(
+    table: NgramTable, prompt: Sequence[int], answer: Sequence[int], length: int = 5
+) -> float:
+    """Mean tokens that a step gains on an answer, the target's own token included.
+
+    Args:
+        table: Grams, by which every step drafts.
+        prompt: Tokens before the answer.
+        answer: What the target says, with its end token.
+        length: Tokens drafted per step.
+    """
+    steps, done = 0, 0
+    while done < len(answer):
+        drafts = propose([table], [*prompt, *answer[:done]], length)
+        right = [draft == token for draft, token in zip(drafts, answer[done:], strict=False)]
+        done += [*right, False].index(False) + 1
+        steps += 1
+    return len(answer) / steps
 
 
 def evaluate(folder: Path, scenes: int = 480, per_prompt: int = 16) -> dict[str, object]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from twigkit.demo.describe import PROMPTS, describe, description, facts, stated_facts
-from twigkit.demo.ngram import NgramDrafter
+from twigkit.demo.evaluate import gained, ngram_length
 from twigkit.demo.questions import KINDS, Turn, ask
 from twigkit.demo.world import SHAPES, Item, Scene, sample_scene
+from twigkit.strategies.ngram import NgramTable
 
 FIRST = 6_000_000
 COMMON = {"is", "the", "of", "a", "than", "with", "from", "there"}
@@ -176,19 +177,13 @@ def test_wording_follows_from_picture_and_style_alone() -> None:
 
 
 def test_word_sequences_alone_do_not_get_far() -> None:
-    rng = random.Random(1)
-    turns = [describe(sample_scene(FIRST + i), rng) for i in range(6000)]
-    texts = [(t.question.split(), [*t.answer.split(), "</s>"]) for t in turns]
-    drafter = NgramDrafter(prompt + answer for prompt, answer in texts[:5900])
-    reached = np.mean([drafter.accepted_length(p, a) for p, a in texts[5900:]])
-    assert 1.5 < reached < 2.45
+    assert 1.5 < ngram_length(trained=5900, tested=100) < 2.45
 
 
-def test_ngram_drafter_counts_accepted_tokens() -> None:
-    drafter = NgramDrafter([list("abcdef"), list("abcdef")], order=3)
-    assert drafter.propose(["a", "b"]) == "c"
+def test_what_grams_gain() -> None:
+    table = NgramTable.count([range(6)] * 2, order=3)
     # Right throughout: five drafts and the target's own token in one step.
-    assert drafter.accepted_length(["a"], list("bcdef"), length=5) == 5
-    assert drafter.accepted_length(["a"], list("bcdef"), length=1) == 5 / 3
+    assert gained(table, [0], [1, 2, 3, 4, 5], length=5) == 5
+    assert gained(table, [0], [1, 2, 3, 4, 5], length=1) == 5 / 3
     # Never right: the target's own token alone.
-    assert drafter.accepted_length(["a"], list("zzzz"), length=5) == 1
+    assert gained(table, [0], [9, 9, 9, 9], length=5) == 1
