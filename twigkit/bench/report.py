@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from twigkit.bench.compare import Comparison
-from twigkit.bench.control import LONG, REPLAYS, Control
+from twigkit.bench.control import LONG, MOST_REPLAYS, REPLAYS, Control
 from twigkit.bench.suite import TREE_SLOTS, Ratio, Result
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size
 from twigkit.bench.training import TrainingCost
@@ -132,9 +132,10 @@ def _control(control: Control | None) -> list[str]:
         "## The controller",
         f"{control.prompts} prompts, each by all ways in turn. Process time, because it leaves out "
         "what else the machine does. The last column is the worst ratio to plain decoding among "
-        f"the {control.long} answers of {LONG} tokens or more, medians of {REPLAYS} runs, of which "
-        "each begins with what the controller knew at the time; fixed drafters ran once. For plain "
-        "decoding it is the ratio between its own runs: what chance does.",
+        f"the {control.long} answers of {LONG} tokens or more: each is repeated {REPLAYS} times, "
+        f"and up to {MOST_REPLAYS} where it seems too slow, the controller's from what it knew at "
+        "the time; its ratio is the median of those to the plain runs just before and behind. For "
+        "plain decoding itself it is what chance does.",
         markdown_table(["way", "s", "process s", "times plain", "worst long answer"], control.rows),
         markdown_table(["ratio", "measured", "target", "verdict"], ratios),
     ]
