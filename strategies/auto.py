@@ -40,7 +40,7 @@ class AutoDrafterSpec(DrafterSpec):
         "all of them.",
     )
     risk: float = Field(
-        0.02,
+        0.01,
         gt=0.0,
         le=1.0,
         description="Share of the time that may be lost to trying what turns out slower.",

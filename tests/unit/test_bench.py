@@ -18,6 +18,7 @@ from twigkit.bench.memory import measure_memory, token_bytes, visual_per_layer
 from twigkit.bench.methods import Method, answer, standard_methods
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, text_table
 from twigkit.bench.training import TrainingCost
+from twigkit.bench.trees import tree_seconds
 from twigkit.cli.main import main
 from twigkit.demo.unseen import unseen
 from twigkit.inputs import prepare
@@ -211,6 +212,10 @@ def test_batches_repeat_what_rows_say_alone(model, prompts):
     assert not compare_batches(model, prompts, broken, size=2, max_new_tokens=7, rounds=1)[1].same
 
 
+def test_a_trees_bookkeeping_is_timed():
+    assert 0 < tree_seconds(torch.device("cpu"), rounds=20) < 1
+
+
 def test_the_controller_is_held_against_its_own_choices(model, prompts):
     control = compare_control(model, prompts, max_new_tokens=7, long=7)
     assert (control.prompts, control.long) == (2, 2)
@@ -313,6 +318,7 @@ def test_the_command_writes_json_and_markdown(model, folders, tmp_path, capsys, 
     text = (tmp_path / "bench.md").read_text()
     assert text.strip() in capsys.readouterr().out
     assert "twigkit plain / Hugging Face" in text
+    assert "milliseconds to build a token tree and cut it to 60 nodes" in text
     assert "## The controller" in text
     assert "## Training" in text
     assert "| 0.700 | at most 0.60 | missed |" in text

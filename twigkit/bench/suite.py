@@ -12,12 +12,13 @@ from twigkit.bench.control import Control
 from twigkit.bench.memory import Memory, measure_memory
 from twigkit.bench.methods import Inputs, Method
 from twigkit.bench.training import TrainingCost
+from twigkit.bench.trees import NODES, tree_seconds
 from twigkit.model import TwigModel
 
 NINTH = 1 / 9
 """The budget at which the paper prunes most: 64 of 576 visual tokens."""
 
-TREE_SLOTS = 61
+TREE_SLOTS = NODES + 1
 """Nodes of the paper's largest step, root included; what an allocation may have on top."""
 
 DYNAMIC, STATIC = "Hugging Face, dynamic cache", "Hugging Face, static cache"
@@ -177,7 +178,11 @@ def run(
         for name, budget in ((UNPRUNED, None), (PRUNED, NINTH))
         for drafter in ("plain", "ssd")
     ]
-    numbers = ratios(decoding, prefill, batches)
+    tree = 1000 * tree_seconds(model.base.get_input_embeddings().weight.device)
+    numbers = [
+        *ratios(decoding, prefill, batches),
+        Ratio(f"milliseconds to build a token tree and cut it to {NODES} nodes", tree, 1.0, True),
+    ]
     return Result(conditions(model), rounds, decoding, prefill, batches, numbers, memory)
 
 
