@@ -10,8 +10,9 @@ import torch
 from tests.tiny import IMAGE_TOKEN, llava_inputs, tiny_llava
 from twigkit import InputError, TwigModel, TwigSpec
 from twigkit.candidates import Candidates
+from twigkit.grams import NgramTable, propose
 from twigkit.paths import add_paths
-from twigkit.strategies.ngram import NgramDrafter, NgramDrafterSpec, NgramTable, propose
+from twigkit.strategies.ngram import NgramDrafter, NgramDrafterSpec
 from twigkit.strategies.prompt_lookup import Occurrences
 
 ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3)]

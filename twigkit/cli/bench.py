@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
     from twigkit.bench.training import BATCH, measure_training
     from twigkit.demo.unseen import training_texts, unseen
     from twigkit.files import write_whole
+    from twigkit.grams import NgramTable
     from twigkit.inputs import load_processor, prepare
-    from twigkit.plugins import default_registry
 
     processor = load_processor(base_folder(args.base), revision=args.revision)
     samples = unseen(2 if args.quick else args.prompts, seed=args.seed, short=0)
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         with progress() as tell, TemporaryDirectory() as scratch:
             grams = Path(scratch) / "grams.json"
             texts = training_texts(processor.tokenizer, 500 if args.quick else 5000)
-            default_registry().get("drafter", "ngram").cls.Table.count(texts, order=4).save(grams)
+            NgramTable.count(texts, order=4).save(grams)
             result = suite.run(
                 model,
                 prompts,

@@ -25,7 +25,7 @@ from twigkit.demo.pool import HELD_OUT, scene_of
 from twigkit.demo.questions import KINDS, Turn, ask
 from twigkit.demo.vision import pixels
 from twigkit.demo.world import draw_with_owners
-from twigkit.strategies.ngram import NgramTable, propose
+from twigkit.grams import NgramTable, propose
 
 SHORT = tuple(KINDS)
 WEIGHTS = Path(__file__).parent / "weights"

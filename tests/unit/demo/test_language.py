@@ -12,7 +12,7 @@ from twigkit.demo.describe import PROMPTS, describe, description, facts, stated_
 from twigkit.demo.evaluate import gained, ngram_length
 from twigkit.demo.questions import KINDS, Turn, ask
 from twigkit.demo.world import SHAPES, Item, Scene, sample_scene
-from twigkit.strategies.ngram import NgramTable
+from twigkit.grams import NgramTable
 
 FIRST = 6_000_000
 COMMON = {"is", "the", "of", "a", "than", "with", "from", "there"}
