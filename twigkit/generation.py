@@ -51,7 +51,8 @@ class GenerationStats:
         new_tokens: Tokens generated in each row.
         steps: Verification passes.
         accepted_lengths: Tokens gained by each verification of each row, the target's own included.
-        drafted_tokens: Drafts proposed to the target, all rows together.
+        drafted_tokens: Drafts proposed to the target, all rows together; none behind an end token.
+        accepted_tokens: Drafts among them that became part of the answers.
         prefill_seconds: From the call to the first token.
         decode_seconds: From the first token to the last.
         kv_bytes_prompt: Base cache in use behind the prompt, from the storages.
@@ -69,6 +70,7 @@ class GenerationStats:
     steps: int = 0
     accepted_lengths: list[list[int]] = field(default_factory=list)
     drafted_tokens: int = 0
+    accepted_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     kv_bytes_prompt: int = 0
@@ -87,8 +89,7 @@ class GenerationStats:
     @property
     def acceptance(self) -> float:
         """Share of the proposed drafts that the target accepted; 0 if nothing was drafted."""
-        gained = sum(gain - 1 for row in self.accepted_lengths for gain in row)
-        return gained / self.drafted_tokens if self.drafted_tokens else 0.0
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -218,7 +219,7 @@ class Generation:
         self.rows = [Row(prompt, number, limits) for number in range(len(prompt.ids))]
         self.live = list(range(len(self.rows)))
         self.gains: list[list[int]] = [[] for _ in self.rows]
-        self.steps = self.drafted = 0
+        self.steps = self.drafted = self.accepted = 0
         self.watch = Stopwatch()
         self.shallow = ShallowModel(
             stack,
@@ -344,6 +345,8 @@ class Generation:
                 counts[place] = self.rows[number].push(line[3 : 3 + line[0]])
                 self.gains[number].append(counts[place])
                 self.drafted += line[2]
+                # A step that ends the row may emit no token of the target's own.
+                self.accepted += min(line[0] - 1, counts[place])
         self._check_jointly()
         if any(self.rows[n].done and was for n, was in zip(self.live, active, strict=True)):
             # A row that has just stopped keeps no more than it emitted.
@@ -407,6 +410,7 @@ def decode(
         steps=generation.steps,
         accepted_lengths=generation.gains,
         drafted_tokens=generation.drafted,
+        accepted_tokens=generation.accepted,
         prefill_seconds=prefill_end - started,
         decode_seconds=time.perf_counter() - prefill_end,
         kv_bytes_prompt=behind_prompt,

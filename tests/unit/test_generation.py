@@ -187,6 +187,35 @@ def test_no_pair_of_token_and_layer_is_computed_twice():
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_nothing_is_drafted_behind_the_end_of_an_answer(bucketed):
+    """A drafter that is always right has all of its drafts accepted, wherever the answer ends."""
+    model = build("perfect")
+    passed = []
+    model.twig.norm.register_forward_hook(lambda module, args, out: passed.append(out.shape[1]))
+    inputs = llava_inputs(ROWS[:1])
+    start = inputs["input_ids"].shape[1]
+    answer = model.generate(**inputs, max_new_tokens=TOKENS, drafter="plain")[0, start:].tolist()
+    ends = [place for place in range(1, 9) if answer[place] not in answer[:place]]
+    assert len(ends) >= 4
+    for end in ends:
+        passed.clear()
+        options = {"eos_token_id": [answer[end], 98], "bucketed": bucketed}
+        drafter = {"kind": "ssd", "length": 5, "threshold": 0}
+        output = model.generate(**inputs, max_new_tokens=TOKENS, drafter=drafter, **options)
+        assert output[0, start:].tolist() == answer[: end + 1]
+        stats = output.stats
+        assert stats.acceptance == 1
+        # Behind the first token: drafts, and the target's own where a path was used up.
+        assert stats.accepted_tokens == end - end // 6
+        if not bucketed:
+            assert len(passed) == stats.drafted_tokens
+        tree = {"kind": "tree-ssd", "children": 2, "levels": 3, "threshold": 0}
+        output = model.generate(**inputs, max_new_tokens=TOKENS, drafter=tree, **options)
+        assert output.stats.accepted_tokens == end - end // 4
+
+
+@torch.inference_mode()
 def test_the_verification_step_compiles_without_recompiling():
     import torch._dynamo as dynamo
 

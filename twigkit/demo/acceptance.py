@@ -94,7 +94,7 @@ def tally(
                 entry.tokens += sum(gains)
                 entry.steps += len(gains)
                 entry.drafted += output.stats.drafted_tokens
-                entry.accepted += sum(gains) - len(gains)
+                entry.accepted += output.stats.accepted_tokens
     return found
 
 
