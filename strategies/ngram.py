@@ -10,7 +10,7 @@ from twigkit import hookimpl
 from twigkit.candidates import Candidates
 from twigkit.grams import NgramTable, propose
 from twigkit.hookspecs import Register
-from twigkit.paths import add_paths
+from twigkit.paths import PathShape, add_paths
 from twigkit.protocols import Shallow
 from twigkit.specs import DrafterSpec
 
@@ -31,7 +31,7 @@ class NgramDrafterSpec(DrafterSpec):
     )
 
 
-class NgramDrafter:
+class NgramDrafter(PathShape):
     """Drafts a path by what followed most often; needs no twig.
 
     Attributes:
@@ -40,7 +40,6 @@ class NgramDrafter:
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "no-twig"})
     heads: ClassVar[tuple[str, ...]] = ()
-    linear: ClassVar[bool] = True
 
     def __init__(self, spec: NgramDrafterSpec) -> None:
         """Take the spec; the table is read when the first step asks for it."""
@@ -48,21 +47,6 @@ class NgramDrafter:
         self.memory: dict[str, Any] = {}
         self._seen = NgramTable(spec.order)
         self._read: dict[int, tuple[list[int], int]] = {}
-
-    @property
-    def capacity(self) -> int:
-        """Nodes of a full path, root included."""
-        return self.spec.length + 1
-
-    @property
-    def size(self) -> int:
-        """Nodes of a full path, root included."""
-        return self.spec.length + 1
-
-    @property
-    def height(self) -> int:
-        """Drafts of a full path."""
-        return self.spec.length
 
     @property
     def tables(self) -> list[NgramTable]:

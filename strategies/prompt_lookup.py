@@ -9,7 +9,7 @@ from pydantic import Field
 from twigkit import hookimpl
 from twigkit.candidates import Candidates
 from twigkit.hookspecs import Register
-from twigkit.paths import add_paths
+from twigkit.paths import PathShape, add_paths
 from twigkit.protocols import Shallow
 from twigkit.specs import DrafterSpec
 
@@ -72,7 +72,7 @@ class Occurrences:
         return []
 
 
-class PromptLookupDrafter:
+class PromptLookupDrafter(PathShape):
     """Drafts a path from the text alone; needs no twig.
 
     Source: Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding. Of several occurrences the
@@ -81,27 +81,11 @@ class PromptLookupDrafter:
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "no-twig"})
     heads: ClassVar[tuple[str, ...]] = ()
-    linear: ClassVar[bool] = True
 
     def __init__(self, spec: PromptLookupDrafterSpec) -> None:
         """Take the spec."""
         self.spec = spec
         self._known: dict[int, Occurrences] = {}
-
-    @property
-    def capacity(self) -> int:
-        """Nodes of a full path, root included."""
-        return self.spec.length + 1
-
-    @property
-    def size(self) -> int:
-        """Nodes of a full path, root included."""
-        return self.spec.length + 1
-
-    @property
-    def height(self) -> int:
-        """Drafts of a full path."""
-        return self.spec.length
 
     def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
         """Look the last tokens of every row up."""

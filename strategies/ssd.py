@@ -9,6 +9,7 @@ from pydantic import Field
 from twigkit import hookimpl
 from twigkit.candidates import Candidates
 from twigkit.hookspecs import Register
+from twigkit.paths import PathShape
 from twigkit.protocols import Shallow
 from twigkit.sampling import process
 from twigkit.specs import DrafterSpec
@@ -35,31 +36,15 @@ class PathDrafterSpec(DrafterSpec):
     head: str = Field("lm", description="Name of the twig head that drafts.")
 
 
-class PathDrafter:
+class PathDrafter(PathShape):
     """Drafts token after token while the shallow model is sure: the most likely, or drawn ones."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "sampling"})
-    linear: ClassVar[bool] = True
 
     def __init__(self, spec: PathDrafterSpec) -> None:
         """Take the spec."""
         self.spec = spec
         self.heads = (spec.head,)
-
-    @property
-    def capacity(self) -> int:
-        """Nodes of a full path, root included."""
-        return self.spec.length + 1
-
-    @property
-    def size(self) -> int:
-        """Nodes of a full path, root included."""
-        return self.spec.length + 1
-
-    @property
-    def height(self) -> int:
-        """Drafts of a full path."""
-        return self.spec.length
 
     def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
         """Draft until the shallow model is unsure, the answer ends, or the path is long enough."""

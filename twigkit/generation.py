@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,162 +15,14 @@ from twigkit.choosing import Chooser, Decoding, GreedyChooser, ProcessedChooser,
 from twigkit.front import Prompt
 from twigkit.prefill import Kept, Prefilled
 from twigkit.protocols import Drafter
+from twigkit.rows import Limits, Row, sequences
 from twigkit.sampling import Noise
 from twigkit.shallow import Frontier, ShallowModel
 from twigkit.stack import LayerStack
+from twigkit.statistics import GenerationStats
 from twigkit.stopwatch import Stopwatch
 from twigkit.target import Target
 from twigkit.twig import Twig
-
-StopCheck = Callable[[Tensor], bool]
-"""Whether a row's whole sequence, ``[1, tokens]`` with the prompt, ends here."""
-
-JointCheck = Callable[[Tensor], Sequence[bool]]
-"""Which rows end here; sees all of them, ``[batch, tokens]`` with prompts and padding."""
-
-
-class Streamer(Protocol):
-    """What transformers' streamers offer."""
-
-    def put(self, value: Tensor) -> None:
-        """Take the prompt's ids, then one token at a time."""
-
-    def end(self) -> None:
-        """Learn that generation is over."""
-
-
-@dataclass
-class GenerationStats:
-    """What a call of ``generate`` did and took.
-
-    Attributes:
-        prompt_tokens: Prompt length of each row, padding not counted.
-        visual_tokens: Visual tokens of each row.
-        kept_tokens: Visual tokens of each row behind each stage of the pruner, by layer.
-        new_tokens: Tokens generated in each row.
-        steps: Verification passes.
-        accepted_lengths: Tokens gained by each verification of each row, the target's own included.
-        drafted_tokens: Drafts proposed to the target, all rows together; none behind an end token.
-        accepted_tokens: Drafts among them that became part of the answers.
-        prefill_seconds: From the call to the first token.
-        decode_seconds: From the first token to the last.
-        kv_bytes_prompt: Base cache in use behind the prompt, from the storages.
-        kv_bytes: Base cache in use at the end.
-        kv_bytes_allocated: Size of the base cache's storages.
-        draft_kv_bytes: The twig's cache in use at the end; 0 if nothing drafted.
-        draft_kv_bytes_allocated: Size of the twig's storages.
-        step_seconds: What the steps took, by part, as :data:`twigkit.stopwatch.PARTS` names them.
-    """
-
-    prompt_tokens: list[int] = field(default_factory=list)
-    visual_tokens: list[int] = field(default_factory=list)
-    kept_tokens: dict[int, list[int]] = field(default_factory=dict)
-    new_tokens: list[int] = field(default_factory=list)
-    steps: int = 0
-    accepted_lengths: list[list[int]] = field(default_factory=list)
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    kv_bytes_prompt: int = 0
-    kv_bytes: int = 0
-    kv_bytes_allocated: int = 0
-    draft_kv_bytes: int = 0
-    draft_kv_bytes_allocated: int = 0
-    step_seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def accepted_length(self) -> float:
-        """Mean tokens gained by a verification; 1 is plain decoding, 0 if there was none."""
-        gains = [gain for row in self.accepted_lengths for gain in row]
-        return sum(gains) / len(gains) if gains else 0.0
-
-    @property
-    def acceptance(self) -> float:
-        """Share of the proposed drafts that the target accepted; 0 if nothing was drafted."""
-        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """New tokens of all rows per second of prefill and decoding."""
-        seconds = self.prefill_seconds + self.decode_seconds
-        return sum(self.new_tokens) / seconds if seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When rows stop.
-
-    Attributes:
-        max_new_tokens: Most tokens per row; never exceeded.
-        eos: Token ids that end a row; they are part of the output.
-        padding: Token id behind rows that stopped early.
-        checks: Asked after every token.
-        joint: Asked after every token of all rows, which then go in lockstep.
-        streamer: Where tokens of a single row go as they come.
-    """
-
-    max_new_tokens: int
-    eos: frozenset[int] = frozenset()
-    padding: int = 0
-    checks: Sequence[StopCheck] = ()
-    joint: Sequence[JointCheck] = ()
-    streamer: Streamer | None = None
-
-
-class Row:
-    """The tokens of one row so far, on the host."""
-
-    def __init__(self, prompt: Prompt, number: int, limits: Limits) -> None:
-        """Start with nothing generated.
-
-        Args:
-            prompt: The prompts.
-            number: Which of them is the row's.
-            limits: When the row stops.
-        """
-        self._prompt, self._number, self.limits = prompt, number, limits
-        self.tokens: list[int] = []
-        self.done = False
-        self._text: list[int] = []
-        self._told = -1  # tokens that the text holds; -1 before it holds the prompt
-
-    @property
-    def text(self) -> list[int]:
-        """Prompt without padding and what was generated; -1 stands for a visual token.
-
-        It is the same list every time, which grows.
-        """
-        if self._told < 0:
-            prompt, row = self._prompt, self._number
-            ids = prompt.ids[row].masked_fill(prompt.visual[row], -1)
-            self._text += ids[prompt.valid[row]].tolist()
-            self._told = 0
-        self._text += self.tokens[self._told :]
-        self._told = len(self.tokens)
-        return self._text
-
-    def push(self, tokens: Sequence[int]) -> int:
-        """Take tokens until one of them ends the row; return how many were taken."""
-        limits = self.limits
-        for taken, token in enumerate(tokens):
-            if self.done:
-                return taken
-            self.tokens.append(token)
-            if limits.streamer is not None:
-                limits.streamer.put(torch.tensor([token]))
-            self.done = (
-                token in limits.eos
-                or len(self.tokens) >= limits.max_new_tokens
-                or (bool(limits.checks) and self._stopped())
-            )
-        return len(tokens)
-
-    def _stopped(self) -> bool:
-        """Whether one of the checks ends the row here."""
-        prompt = self._prompt.ids[self._number]
-        ids = torch.cat((prompt, torch.tensor(self.tokens, device=prompt.device)))[None]
-        return any(check(ids) for check in self.limits.checks)
 
 
 class Generation:
@@ -433,32 +284,3 @@ def _kept_tokens(kept: list[Kept], prompt: Prompt) -> dict[int, list[int]]:
         ]
         for stage in kept
     }
-
-
-def sequences(prompt: Tensor, rows: Sequence[Row], padding: int) -> Tensor:
-    """Put the generated tokens behind the prompts.
-
-    Args:
-        prompt: The prompts' ids as given, ``[batch, tokens]``.
-        rows: The finished rows.
-        padding: Token id behind rows that stopped early.
-
-    Returns:
-        ``[batch, tokens + longest]`` long.
-    """
-    longest = max(len(row.tokens) for row in rows)
-    tails = [row.tokens + [padding] * (longest - len(row.tokens)) for row in rows]
-    tail = torch.tensor(tails, dtype=prompt.dtype, device=prompt.device)
-    return torch.cat((prompt, tail), 1)
-
-
-__all__ = [
-    "Generation",
-    "GenerationStats",
-    "Limits",
-    "Row",
-    "Streamer",
-    "decode",
-    "sequences",
-    "staying",
-]

@@ -18,13 +18,15 @@ from twigkit.choosing import Decoding, row_seeds
 from twigkit.errors import CapabilityError, InputError
 from twigkit.families import check_names, check_prompt, check_request, find_adapter, load_base
 from twigkit.front import Prompt
-from twigkit.generation import Generation, GenerationStats, decode, sequences
+from twigkit.generation import Generation, decode
 from twigkit.plugins import default_registry
 from twigkit.prefill import Kept, Storage, prefill
 from twigkit.protocols import Drafter, PromptLayout, Pruner, Remembers, Stage
+from twigkit.rows import sequences
 from twigkit.settings import Settings, resolve_settings
 from twigkit.specs import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
 from twigkit.stack import LayerStack
+from twigkit.statistics import GenerationStats
 from twigkit.target import run_deep
 from twigkit.twig import Twig, grow
 

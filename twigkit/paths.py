@@ -1,12 +1,39 @@
-"""Paths that a drafter knows on the host, such as what followed the same words before."""
+"""What drafters of paths share: their shape, and paths that are known on the host."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 
 from twigkit.candidates import Candidates
+
+
+class PathShape:
+    """Shape of a drafter that proposes one path per row, at most ``spec.length`` drafts long.
+
+    Attributes:
+        spec: The drafter's settings.
+    """
+
+    linear: ClassVar[bool] = True
+    spec: Any
+
+    @property
+    def capacity(self) -> int:
+        """Nodes of a full path, root included."""
+        return self.height + 1
+
+    @property
+    def size(self) -> int:
+        """Nodes of a full path, root included."""
+        return self.height + 1
+
+    @property
+    def height(self) -> int:
+        """Drafts of a full path."""
+        return int(self.spec.length)
 
 
 def add_paths(candidates: Candidates, drafts: Sequence[Sequence[int]], length: int) -> range:

@@ -13,8 +13,8 @@ from transformers import GenerationConfig
 
 from twigkit.choosing import Decoding
 from twigkit.errors import CapabilityError, InputError
-from twigkit.generation import JointCheck, Limits, StopCheck
 from twigkit.processing import Frame, criteria, first_line, ids_alone, processors
+from twigkit.rows import JointCheck, Limits, StopCheck
 from twigkit.sampling import Sampling
 
 DEFAULT_MAX_NEW_TOKENS = 20

@@ -124,10 +124,6 @@ def _control(control: Control | None) -> list[str]:
     """Say what the controller took beside its choices."""
     if control is None:
         return []
-    ratios = [
-        [ratio.name, f"{ratio.value:.3f}", f"at most {ratio.target:.2f}", ratio.verdict]
-        for ratio in control_ratios(control)
-    ]
     return [
         "## The controller",
         f"{control.prompts} prompts, each by all ways in turn. Process time, because it leaves out "
@@ -137,7 +133,7 @@ def _control(control: Control | None) -> list[str]:
         "the time; its ratio is the median of those to the plain runs just before and behind. For "
         "plain decoding itself it is what chance does.",
         markdown_table(["way", "s", "process s", "times plain", "worst long answer"], control.rows),
-        markdown_table(["ratio", "measured", "target", "verdict"], ratios),
+        _bounds(control_ratios(control)),
     ]
 
 
@@ -157,18 +153,20 @@ def _training(cost: TrainingCost | None) -> list[str]:
         [f"{cost.group} separate pruned forwards", "1", f"{1000 * cost.separate:.0f}"],
         ["stage 1 in the trainer, all its losses", str(cost.samples), f"{1000 * cost.step:.0f}"],
     ]
-    ratios = [
-        [ratio.name, f"{ratio.value:.3f}", f"at most {ratio.target:.2f}", ratio.verdict]
-        for ratio in training_ratios(cost)
-    ]
     return [
         "## Training",
         f"Optimiser steps on the same samples ({cost.tokens} positions in a batch of "
         f"{cost.samples}), medians of {cost.rounds} rounds in which the alternatives take turns. "
         "Full fine-tuning trains the language model, the vision tower frozen.",
         markdown_table(["step", "samples", "ms"], seconds),
-        markdown_table(["ratio", "measured", "target", "verdict"], ratios),
+        _bounds(training_ratios(cost)),
     ]
+
+
+def _bounds(ratios: list[Ratio]) -> str:
+    """Put ratios that have a most into a table."""
+    rows = [[r.name, f"{r.value:.3f}", f"at most {r.target:.2f}", r.verdict] for r in ratios]
+    return markdown_table(["ratio", "measured", "target", "verdict"], rows)
 
 
 def _target(ratio: Ratio) -> str:

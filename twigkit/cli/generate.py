@@ -11,9 +11,9 @@ from twigkit.cli.loading import add_model_arguments, base_folder, load_model
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
-    from twigkit.generation import GenerationStats
     from twigkit.model import TwigModel
     from twigkit.specs import GenerationSpec
+    from twigkit.statistics import GenerationStats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

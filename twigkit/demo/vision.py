@@ -43,7 +43,7 @@ def pixels(pictures: np.ndarray) -> Tensor:
     Returns:
         ``[batch, 3, 144, 144]`` float32 from -1 to 1.
     """
-    values = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+    values = torch.tensor(pictures).permute(0, 3, 1, 2)
     return values.float().div_(127.5).sub_(1.0).contiguous()
 
 

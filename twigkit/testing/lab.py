@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from twigkit.choosing import Decoding
 from twigkit.errors import CapabilityError
 from twigkit.front import Prompt
-from twigkit.generation import Generation, Limits
+from twigkit.generation import Generation
 from twigkit.plugins import default_registry
 from twigkit.prefill import Prefilled, Storage, prefill
 from twigkit.protocols import PromptLayout, TinyFamily, TinyRow
+from twigkit.rows import Limits
 from twigkit.specs import TwigSpec
 from twigkit.testing.reference import end_tokens, extended, masked_logits, own_tokens
 from twigkit.testing.scripted import AGREEMENTS, ScriptedHead, middle
