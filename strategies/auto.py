@@ -20,6 +20,7 @@ from twigkit.specs import DrafterField, DrafterSpec
 
 WARM = 3  # steps of a kind before its measurements count
 SEEN = 6  # steps of every tree before all of them can be given up
+FOLLOW = 0.3  # how much of a step's slowness is taken for the machine's
 
 
 def _choices() -> tuple[dict[str, Any], ...]:
@@ -61,7 +62,7 @@ class Record:
 
     Attributes:
         steps: How often it was taken.
-        seconds: What a step takes, a running mean.
+        seconds: What a step takes at the machine's usual pace, a running mean.
         tokens: What a step gains in a row, a running mean.
         last: Number of the step, over all, when it was last taken.
     """
@@ -75,11 +76,10 @@ class Record:
         """Take a step into account; a spell of other work on the machine counts four times."""
         self.steps += 1
         self.last = now
-        share = max(1 / self.steps, 0.05)
         if self.steps > WARM:
             seconds = min(seconds, 4 * self.seconds)
-        self.seconds += share * (seconds - self.seconds)
-        self.tokens += share * (tokens - self.tokens)
+        self.seconds += max(1 / self.steps, 0.02) * (seconds - self.seconds)
+        self.tokens += max(1 / self.steps, 0.05) * (tokens - self.tokens)
 
     @property
     def cost(self) -> float:
@@ -91,8 +91,10 @@ class AutoDrafter:
     """Takes the way with the fewest seconds per token, and tries the others within a limit.
 
     The time of a step, from one draft to the next, is all of it: drafting, verification,
-    acceptance and what lies between. What trying has lost is kept below a share of all time spent,
-    and in each answer below three times that share or four plain steps.
+    acceptance and what lies between. While other work slows the machine down, all ways take longer;
+    that is the machine's pace, which is told apart from what a way takes, so that a way is not
+    given up for the hour at which it was measured. What trying has lost is kept below a share of
+    all time spent, and in each answer below three times that share or four plain steps.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
@@ -142,6 +144,11 @@ class AutoDrafter:
             fresh.extend(Record() for _ in range(len(self._arms) + 1))
         return fresh  # type: ignore[no-any-return]
 
+    @property
+    def _pace(self) -> float:
+        """How long steps take now, in what they usually take."""
+        return float(self.memory.get("pace", 1.0))
+
     def decide(self, gained: Sequence[int], room: int) -> None:
         """Take the last step into account and choose the way of this one."""
         now = time.perf_counter()
@@ -169,12 +176,16 @@ class AutoDrafter:
     def _learn(self, taken: int, seconds: float, tokens: float) -> None:
         """Take a step into account, and what it lost against the best way."""
         count = self.memory["steps"] = self.memory.get("steps", 0) + 1
-        self._records[taken].add(seconds, tokens, count)
+        pace, record = self._pace, self._records[taken]
+        if record.steps >= WARM:
+            slow = min(max(seconds / record.seconds, pace / 4), 4 * pace)
+            self.memory["pace"] = pace + FOLLOW * (slow - pace)
+        record.add(seconds / pace, tokens, count)
         self._spent += seconds
         self.memory["spent"] = self.memory.get("spent", 0.0) + seconds
         best = self._best()
         if taken != best and self._records[best].steps >= WARM:
-            loss = max(0.0, seconds - tokens * self._records[best].cost)
+            loss = max(0.0, seconds - tokens * self._records[best].cost * pace)
             self._lost += loss
             self.memory["lost"] = self.memory.get("lost", 0.0) + loss
 
@@ -184,7 +195,7 @@ class AutoDrafter:
         if records[0].steps < WARM:
             return 0
         best, count = self._best(), self.memory.get("steps", 0)
-        step = records[0].seconds
+        step = records[0].seconds * self._pace
         room = min(
             8 * step
             + self.spec.risk * self.memory.get("spent", 0.0)
@@ -195,10 +206,11 @@ class AutoDrafter:
         for number, record in enumerate(records):
             if number == best:
                 continue
-            wait = 0 if record.steps < WARM else 2 ** min(record.steps, 9)
+            # Plain decoding is cheap to try, and what all others are held against.
+            wait = 0 if record.steps < WARM else 2 ** min(record.steps, 9 if number else 6)
             loss = 2 * step
             if record.steps:
-                loss = max(0.0, record.seconds - record.tokens * records[best].cost)
+                loss = max(0.0, record.seconds - record.tokens * records[best].cost) * self._pace
             if count - record.last >= wait and loss <= room:
                 due.append((record.steps, record.last, number))
         return min(due)[2] if due else best
