@@ -67,10 +67,7 @@ class NgramDrafter(PathShape):
                 self._seen.read(text, known[id(text)])
             self._read = {id(text): (text, len(text)) for text in texts}
         drafts = [propose(self.tables, text, length) for text in texts]
-        if shallow.eager:
-            length = max(map(len, drafts))
-        if length > 0:
-            add_paths(candidates, drafts, length)
+        add_paths(candidates, drafts, length, eager=shallow.eager)
         return candidates
 
 

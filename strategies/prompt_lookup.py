@@ -97,10 +97,7 @@ class PromptLookupDrafter(PathShape):
             for key, text in texts.items()
         }
         drafts = [self._known[key].following(length) for key in texts]
-        if shallow.eager:
-            length = max(map(len, drafts))
-        if length > 0:
-            add_paths(candidates, drafts, length)
+        add_paths(candidates, drafts, length, eager=shallow.eager)
         return candidates
 
 

@@ -214,10 +214,9 @@ class Candidates:
                 follows = self._follows(self.tokens[:, first - 1 : last - 1])
                 alive = follows if alive is None else alive & follows
             upper = self.alive[:, first - 1 : first]
-            if alive is None:
-                self.alive[:, first:last] = upper
-            else:
-                self.alive[:, first:last] = upper & (alive.cumprod(1) > 0)
+            if alive is not None and last > first + 1:
+                alive = alive.cumprod(1) > 0
+            self.alive[:, first:last] = upper if alive is None else upper & alive
         else:
             if parent is None:
                 raise InputError("a tree needs the parent of every node; only a path does without")

@@ -36,17 +36,24 @@ class PathShape:
         return int(self.spec.length)
 
 
-def add_paths(candidates: Candidates, drafts: Sequence[Sequence[int]], length: int) -> range:
+def add_paths(
+    candidates: Candidates, drafts: Sequence[Sequence[int]], length: int, *, eager: bool = False
+) -> range:
     """Append one path per row to a table of paths that holds the root alone.
 
     Args:
         candidates: The table, with ``linear`` set.
         drafts: Tokens of each row's path, ``length`` at most; they need not be equally many.
         length: Nodes to append in every row. What a row has no token for is dead.
+        eager: Whether to append no more than the longest path has, as ``shallow.eager`` allows.
 
     Returns:
-        The ids of the new nodes.
+        The ids of the new nodes; there may be none.
     """
+    if eager:
+        length = min(length, max(map(len, drafts)))
+    if length < 1:
+        return range(candidates.size, candidates.size)
     device = candidates.tokens.device
     tokens = [[*path[:length], *[0] * (length - len(path))] for path in drafts]
     alive = [[place < len(path) for place in range(length)] for path in drafts]

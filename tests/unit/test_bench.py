@@ -19,6 +19,7 @@ from twigkit.bench.methods import Method, answer, standard_methods
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, text_table
 from twigkit.bench.training import TrainingCost
 from twigkit.bench.trees import tree_seconds
+from twigkit.candidates import Candidates
 from twigkit.cli.main import main
 from twigkit.demo.unseen import unseen
 from twigkit.inputs import prepare
@@ -212,8 +213,18 @@ def test_batches_repeat_what_rows_say_alone(model, prompts):
     assert not compare_batches(model, prompts, broken, size=2, max_new_tokens=7, rounds=1)[1].same
 
 
-def test_a_trees_bookkeeping_is_timed():
-    assert 0 < tree_seconds(torch.device("cpu"), rounds=20) < 1
+def test_the_tree_that_is_timed_is_the_papers(monkeypatch):
+    trees, cut = [], Candidates.cut
+
+    def note(table, count):
+        kept = cut(table, count)
+        trees.append((table.size, table.height, kept[0].size, int(kept[0].depth.max())))
+        return kept
+
+    monkeypatch.setattr(Candidates, "cut", note)
+    assert tree_seconds(torch.device("cpu"), rounds=20) > 0
+    assert set(trees) == {(311, 4, 61, 4)}
+    assert len(trees) == 21  # one to warm up
 
 
 def test_the_controller_is_held_against_its_own_choices(model, prompts):
@@ -229,6 +240,8 @@ def test_the_controller_is_held_against_its_own_choices(model, prompts):
     assert slow.best_fixed == control.fixed[1]
     assert [bound for _, _, bound in slow.bounds] == [1.03, 1.03, 1.1, 1.1, 1.05]
     assert slow.bounds[-1][1] == 2
+    none = dataclasses.replace(slow, long=0)
+    assert [bound for _, _, bound in none.bounds] == [1.03, 1.03, 1.05]
 
 
 def test_long_answers_are_judged_by_medians():

@@ -213,6 +213,12 @@ def test_nothing_is_drafted_behind_the_end_of_an_answer(bucketed):
         tree = {"kind": "tree-ssd", "children": 2, "levels": 3, "threshold": 0}
         output = model.generate(**inputs, max_new_tokens=TOKENS, drafter=tree, **options)
         assert output.stats.accepted_tokens == end - end // 4
+        passed.clear()
+        sure = {"kind": "tree-ssd", "children": 1, "levels": 3, "threshold": 0}
+        output = model.generate(**inputs, max_new_tokens=TOKENS, drafter=sure, **options)
+        assert output.stats.acceptance == 1
+        if not bucketed:
+            assert len(passed) == output.stats.drafted_tokens
 
 
 @torch.inference_mode()

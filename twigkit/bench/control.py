@@ -94,7 +94,11 @@ class Control:
         total, best = self.cpu_total, self.best_fixed
         return [
             *((f"{name} / plain", total[name] / total[PLAIN], TOTAL) for name in JUDGED),
-            *((f"{name} / plain, worst long answer", self.worst[name], WORST) for name in JUDGED),
+            *(
+                (f"{name} / plain, worst long answer", self.worst[name], WORST)
+                for name in JUDGED
+                if self.long  # no answer that could have been too slow is no evidence
+            ),
             (f"{AUTO} / best fixed choice ({best})", total[AUTO] / total[best], BEST),
         ]
 

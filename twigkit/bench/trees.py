@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from statistics import median
-
 import torch
 
+from twigkit.bench.training import alternate
 from twigkit.candidates import Candidates
 
 CHILDREN, EXPANDED, LEVELS, NODES = 10, 10, 4, 60
@@ -18,7 +16,7 @@ def tree_seconds(device: torch.device, rounds: int = 200) -> float:
 
     Args:
         device: Where the tree lies.
-        rounds: Trees; the first tenth is not counted.
+        rounds: Trees; one more warms up.
 
     Returns:
         Seconds per tree, the median.
@@ -31,22 +29,13 @@ def tree_seconds(device: torch.device, rounds: int = 200) -> float:
         levels.append((chance.argsort(1).to(device), chance.to(device)))
     root = torch.zeros(1, dtype=torch.long, device=device)
     table = Candidates.start(root, 1 + CHILDREN * sum(widths), ends=root + 2)
-    seconds = []
-    for _ in range(rounds):
-        _wait(device)
-        began = time.perf_counter()
+
+    def build() -> None:
         table.reset(root)
         parents = torch.zeros(1, 1, dtype=torch.long, device=device)
         for tokens, chance in levels:
             added = table.add(tokens, parents.repeat_interleave(CHILDREN, 1), chance)
             parents = table.best(added, EXPANDED)
         table.cut(NODES)
-        _wait(device)
-        seconds.append(time.perf_counter() - began)
-    return median(seconds[rounds // 10 :])
 
-
-def _wait(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    return alternate(rounds, build)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -142,7 +143,7 @@ def _pick(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[-1]))
 
 
-class PackedStage:
+class PackedStage(ABC):
     """What the language stage and the joint stages share: turns, course, loss, check.
 
     Attributes:
@@ -182,9 +183,9 @@ class PackedStage:
         self.droppable = True
         self.pool_size = 0
 
+    @abstractmethod
     def visual(self, seeds: list[int], rng: random.Random) -> tuple[Tensor, np.ndarray]:
         """Embeddings ``[batch, visual, width]`` and owners ``[batch, visual]`` of scenes."""
-        raise NotImplementedError
 
     def loss(self, step: int, shard: int) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy on answer tokens; a short answer's token counts three times."""
