@@ -10,10 +10,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from twigkit import hookimpl
-from twigkit.hookspecs import Register
-from twigkit.protocols import Adapter, TinyFamily
-from twigkit.stack import LayerStack
-from twigkit.tiny import BOS, EOS, PAD, TinyPrompts, text_config
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.interfaces.adapter import Adapter
+from twigkit.interfaces.tiny_models import BOS, EOS, PAD, TinyFamily, TinyPrompts, text_config
+from twigkit.plugins.hookspecs import Register
 
 TINY: dict[str, dict[str, Any]] = {
     "llama": {},

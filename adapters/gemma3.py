@@ -11,13 +11,20 @@ from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from twigkit import hookimpl
-from twigkit.capabilities import PICTURES
-from twigkit.front import Prompt
-from twigkit.hookspecs import Register
-from twigkit.preset import VisualTokens
-from twigkit.protocols import Adapter, TinyFamily
-from twigkit.stack import LayerStack, Rope
-from twigkit.tiny import Medium, TinyPrompts, draw, text_config, vision_config
+from twigkit.backbone.layer_stack import LayerStack, Rope
+from twigkit.backbone.prompt import Prompt
+from twigkit.interfaces.adapter import Adapter
+from twigkit.interfaces.capabilities import PICTURES
+from twigkit.interfaces.presets import VisualTokens
+from twigkit.interfaces.tiny_models import (
+    Medium,
+    TinyFamily,
+    TinyPrompts,
+    draw,
+    text_config,
+    vision_config,
+)
+from twigkit.plugins.hookspecs import Register
 
 IMAGE, BEGIN, END, SIDE, TOKENS = 99, 98, 97, 16, 4
 

@@ -10,12 +10,19 @@ from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from twigkit import hookimpl
-from twigkit.capabilities import PICTURES
-from twigkit.hookspecs import Register
-from twigkit.preset import Preset, VisualTokens
-from twigkit.protocols import Adapter, TinyFamily
-from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, text_config, vision_config
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.interfaces.adapter import Adapter
+from twigkit.interfaces.capabilities import PICTURES
+from twigkit.interfaces.presets import Preset, VisualTokens
+from twigkit.interfaces.tiny_models import (
+    Medium,
+    TinyFamily,
+    TinyPrompts,
+    draw,
+    text_config,
+    vision_config,
+)
+from twigkit.plugins.hookspecs import Register
 
 IMAGE, TILE, TOKENS = 99, 16, 16
 

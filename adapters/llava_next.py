@@ -12,12 +12,20 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from twigkit import hookimpl
 from twigkit.adapters.llava import CLIP, clip_large, vicuna
-from twigkit.capabilities import PICTURES
-from twigkit.hookspecs import Register
-from twigkit.preset import Preset, VisualTokens
-from twigkit.protocols import Adapter, TinyFamily
-from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, pick, text_config, vision_config
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.interfaces.adapter import Adapter
+from twigkit.interfaces.capabilities import PICTURES
+from twigkit.interfaces.presets import Preset, VisualTokens
+from twigkit.interfaces.tiny_models import (
+    Medium,
+    TinyFamily,
+    TinyPrompts,
+    draw,
+    pick,
+    text_config,
+    vision_config,
+)
+from twigkit.plugins.hookspecs import Register
 
 IMAGE, TILE = 99, 16
 SIZES = ((16, 16), (24, 32), (40, 20), (30, 31))

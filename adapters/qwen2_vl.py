@@ -15,13 +15,13 @@ from transformers import (
 )
 
 from twigkit import hookimpl
-from twigkit.capabilities import VIDEOS
-from twigkit.front import Prompt
-from twigkit.hookspecs import Register
-from twigkit.preset import Preset, VisualTokens
-from twigkit.protocols import Adapter, TinyFamily
-from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, pick, text_config
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.prompt import Prompt
+from twigkit.interfaces.adapter import Adapter
+from twigkit.interfaces.capabilities import VIDEOS
+from twigkit.interfaces.presets import Preset, VisualTokens
+from twigkit.interfaces.tiny_models import Medium, TinyFamily, TinyPrompts, draw, pick, text_config
+from twigkit.plugins.hookspecs import Register
 
 IMAGE, VIDEO, START, END = 99, 98, 97, 96
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 6, 4))

@@ -10,12 +10,11 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from twigkit import hookimpl
 from twigkit.adapters.qwen2_vl import MropeAdapter, MropeStack, mark_media
-from twigkit.capabilities import VIDEOS
-from twigkit.hookspecs import Register
-from twigkit.preset import Preset
-from twigkit.protocols import TinyFamily
-from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, pick, text_config
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.interfaces.capabilities import VIDEOS
+from twigkit.interfaces.presets import Preset
+from twigkit.interfaces.tiny_models import Medium, TinyFamily, TinyPrompts, draw, pick, text_config
+from twigkit.plugins.hookspecs import Register
 
 IMAGE, VIDEO, START, END = 99, 98, 97, 96
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 6, 4))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from twigkit import hookimpl
-from twigkit.hookspecs import Register
-from twigkit.protocols import Adapter
+from twigkit.interfaces.adapter import Adapter
+from twigkit.plugins.hookspecs import Register
 
 
 class QwenVlAdapter(Adapter):

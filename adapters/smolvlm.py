@@ -15,12 +15,20 @@ from transformers import (
 )
 
 from twigkit import hookimpl
-from twigkit.capabilities import VIDEOS
-from twigkit.hookspecs import Register
-from twigkit.preset import Preset, VisualTokens
-from twigkit.protocols import Adapter, TinyFamily
-from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, pick, text_config, vision_config
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.interfaces.adapter import Adapter
+from twigkit.interfaces.capabilities import VIDEOS
+from twigkit.interfaces.presets import Preset, VisualTokens
+from twigkit.interfaces.tiny_models import (
+    Medium,
+    TinyFamily,
+    TinyPrompts,
+    draw,
+    pick,
+    text_config,
+    vision_config,
+)
+from twigkit.plugins.hookspecs import Register
 
 IMAGE, FENCE, PLACE, SIDE, TOKENS = 99, 98, 97, 16, 4
 

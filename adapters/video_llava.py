@@ -11,12 +11,19 @@ from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from twigkit import hookimpl
 from twigkit.adapters.llava import CLIP, clip_large, vicuna
-from twigkit.capabilities import VIDEOS
-from twigkit.hookspecs import Register
-from twigkit.preset import Preset, VisualTokens
-from twigkit.protocols import Adapter, TinyFamily
-from twigkit.stack import LayerStack
-from twigkit.tiny import Medium, TinyPrompts, draw, text_config, vision_config
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.interfaces.adapter import Adapter
+from twigkit.interfaces.capabilities import VIDEOS
+from twigkit.interfaces.presets import Preset, VisualTokens
+from twigkit.interfaces.tiny_models import (
+    Medium,
+    TinyFamily,
+    TinyPrompts,
+    draw,
+    text_config,
+    vision_config,
+)
+from twigkit.plugins.hookspecs import Register
 
 IMAGE, VIDEO, SIDE, TOKENS, FRAMES = 99, 98, 16, 16, 3
 PUBLISHED_FRAMES = 8

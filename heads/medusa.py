@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from twigkit import hookimpl
-from twigkit.hookspecs import Register
-from twigkit.protocols import Head
-from twigkit.specs import HeadSpec
-from twigkit.stack import LayerStack
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.interfaces.head import Head
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.run import HeadSpec
 
 
 class MedusaHeadSpec(HeadSpec):

@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from twigkit import hookimpl
-from twigkit.attention import RowProbe
-from twigkit.hookspecs import Register
-from twigkit.protocols import Head
-from twigkit.specs import HeadSpec
-from twigkit.stack import LayerStack
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.probes import RowProbe
+from twigkit.interfaces.head import Head
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.run import HeadSpec
 
 ONE = 1.278464542761074
 """Where a gate is one: ``relu(z) * sigmoid(z) = 1``."""

@@ -11,12 +11,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from twigkit import hookimpl
-from twigkit.candidates import Candidates
-from twigkit.hookspecs import Register
-from twigkit.plugins import default_registry
-from twigkit.protocols import Drafter, Shallow
-from twigkit.specfile import problem
-from twigkit.specs import DrafterField, DrafterSpec
+from twigkit.interfaces.drafter import Drafter, Shallow
+from twigkit.plugins.discovery import default_registry
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.base import problem
+from twigkit.specs.run import DrafterField, DrafterSpec
+from twigkit.speculative.candidates import Candidates
 
 WARM = 3  # steps of a kind before its measurements count
 SEEN = 6  # steps of every tree before all of them can be given up

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from twigkit import hookimpl
-from twigkit.hookspecs import Register
-from twigkit.protocols import PromptLayout, PruneContext, Selection, Stage
-from twigkit.specs import PrunerSpec
-from twigkit.stages import cut_and_wipe
+from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
+from twigkit.interfaces.pruning_schedules import cut_and_wipe
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.run import PrunerSpec
 
 
 class FastvPrunerSpec(PrunerSpec):

@@ -8,13 +8,13 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from twigkit import hookimpl
-from twigkit.candidates import Candidates
 from twigkit.errors import CapabilityError, InputError
-from twigkit.hookspecs import Register
-from twigkit.protocols import Shallow
-from twigkit.specfile import problem
-from twigkit.specs import DrafterSpec
-from twigkit.topology import Path, ordered, search
+from twigkit.interfaces.drafter import Shallow
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.base import problem
+from twigkit.specs.run import DrafterSpec
+from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.static_trees import Path, ordered, search
 
 DEFAULT_PATHS = search([[0.6, 0.12, 0.06, 0.03], [0.4, 0.1, 0.05], [0.3, 0.1], [0.2]], 16)
 """The best tree of 16 nodes for heads that grow less sure with every token ahead."""

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from twigkit import hookimpl
-from twigkit.candidates import Candidates
-from twigkit.grams import NgramTable, propose
-from twigkit.hookspecs import Register
-from twigkit.paths import PathShape, add_paths
-from twigkit.protocols import Shallow
-from twigkit.specs import DrafterSpec
+from twigkit.interfaces.drafter import Shallow
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.run import DrafterSpec
+from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.ngrams import NgramTable, propose
+from twigkit.speculative.path_drafting import PathShape, add_paths
 
 
 class NgramDrafterSpec(DrafterSpec):

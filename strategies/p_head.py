@@ -8,10 +8,11 @@ from pydantic import Field
 
 from twigkit import hookimpl
 from twigkit.errors import CapabilityError
-from twigkit.hookspecs import Register
-from twigkit.protocols import PromptLayout, PruneContext, Scorer, Selection, Stage
-from twigkit.specs import PrunerSpec
-from twigkit.stages import twig_stages
+from twigkit.interfaces.head import Scorer
+from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
+from twigkit.interfaces.pruning_schedules import twig_stages
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.run import PrunerSpec
 
 
 class PHeadPrunerSpec(PrunerSpec):

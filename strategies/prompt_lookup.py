@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from twigkit import hookimpl
-from twigkit.candidates import Candidates
-from twigkit.hookspecs import Register
-from twigkit.paths import PathShape, add_paths
-from twigkit.protocols import Shallow
-from twigkit.specs import DrafterSpec
+from twigkit.interfaces.drafter import Shallow
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.run import DrafterSpec
+from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.path_drafting import PathShape, add_paths
 
 
 class PromptLookupDrafterSpec(DrafterSpec):

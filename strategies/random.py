@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 
 from twigkit import hookimpl
-from twigkit.hookspecs import Register
-from twigkit.protocols import PromptLayout, PruneContext, Selection, Stage
-from twigkit.specs import PrunerSpec
-from twigkit.stages import cut_and_wipe
+from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
+from twigkit.interfaces.pruning_schedules import cut_and_wipe
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.run import PrunerSpec
 
 
 class RandomPrunerSpec(PrunerSpec):

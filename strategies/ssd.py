@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from twigkit import hookimpl
-from twigkit.candidates import Candidates
-from twigkit.hookspecs import Register
-from twigkit.paths import PathShape
-from twigkit.protocols import Shallow
-from twigkit.sampling import process
-from twigkit.specs import DrafterSpec
+from twigkit.interfaces.drafter import Shallow
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.run import DrafterSpec
+from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.path_drafting import PathShape
+from twigkit.speculative.sampling import process
 
 
 class PathDrafterSpec(DrafterSpec):

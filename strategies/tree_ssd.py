@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from twigkit import hookimpl
-from twigkit.candidates import Candidates
-from twigkit.hookspecs import Register
-from twigkit.protocols import Shallow
-from twigkit.specs import DrafterSpec
+from twigkit.interfaces.drafter import Shallow
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.run import DrafterSpec
+from twigkit.speculative.candidates import Candidates
 
 
 class TreeDrafterSpec(DrafterSpec):

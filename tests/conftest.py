@@ -76,6 +76,6 @@ def fake_distribution(tmp_path, monkeypatch) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """A tiny base with its processor, a twig on it and a picture (``checkpoints.Folders``)."""
-    from tests.checkpoints import write_folders
+    from tests.support.checkpoints import write_folders
 
     return write_folders(tmp_path_factory.mktemp("folders"))

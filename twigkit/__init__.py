@@ -22,45 +22,46 @@ _EXPORTS = {
     "SpecError": "errors",
     "TrainingError": "errors",
     "TwigkitError": "errors",
-    "HOOKS_VERSION": "hookspecs",
-    "hookimpl": "hookspecs",
-    "Entry": "registry",
-    "Registry": "registry",
-    "default_registry": "plugins",
-    "ByKind": "specs",
-    "DrafterSpec": "specs",
-    "GenerationSpec": "specs",
-    "HeadSpec": "specs",
-    "PluginSpec": "specs",
-    "PrunerSpec": "specs",
-    "RunSpec": "specs",
-    "RuntimeSpec": "specs",
-    "Spec": "specfile",
-    "TwigSpec": "specs",
-    "Adapter": "protocols",
-    "Preset": "preset",
-    "TinyFamily": "protocols",
-    "TinyRow": "protocols",
-    "VisualTokens": "preset",
-    "LayerStack": "stack",
-    "Prompt": "front",
-    "LayerCache": "cache",
-    "Candidates": "candidates",
-    "Drafter": "protocols",
-    "Head": "protocols",
-    "PromptLayout": "protocols",
-    "PruneContext": "protocols",
-    "Pruner": "protocols",
-    "Selection": "protocols",
-    "Shallow": "protocols",
-    "Stage": "protocols",
-    "Twig": "twig",
+    "HOOKS_VERSION": "plugins.hookspecs",
+    "hookimpl": "plugins.hookspecs",
+    "Entry": "plugins.registry",
+    "Registry": "plugins.registry",
+    "default_registry": "plugins.discovery",
+    "ByKind": "specs.run",
+    "DrafterSpec": "specs.run",
+    "GenerationSpec": "specs.run",
+    "HeadSpec": "specs.run",
+    "PluginSpec": "specs.run",
+    "PrunerSpec": "specs.run",
+    "RunSpec": "specs.run",
+    "RuntimeSpec": "specs.run",
+    "Spec": "specs.base",
+    "TwigSpec": "specs.run",
+    "Adapter": "interfaces.adapter",
+    "Preset": "interfaces.presets",
+    "TinyFamily": "interfaces.tiny_models",
+    "TinyRow": "interfaces.tiny_models",
+    "VisualTokens": "interfaces.presets",
+    "LayerStack": "backbone.layer_stack",
+    "Prompt": "backbone.prompt",
+    "LayerCache": "backbone.kv_cache",
+    "Candidates": "speculative.candidates",
+    "Drafter": "interfaces.drafter",
+    "Head": "interfaces.head",
+    "PromptLayout": "interfaces.pruner",
+    "PruneContext": "interfaces.pruner",
+    "Pruner": "interfaces.pruner",
+    "Selection": "interfaces.pruner",
+    "Shallow": "interfaces.drafter",
+    "Stage": "interfaces.pruner",
+    "Twig": "twig.module",
     "TwigModel": "model",
 }
 
 if TYPE_CHECKING:
-    from twigkit.cache import LayerCache as LayerCache
-    from twigkit.candidates import Candidates as Candidates
+    from twigkit.backbone.kv_cache import LayerCache as LayerCache
+    from twigkit.backbone.layer_stack import LayerStack as LayerStack
+    from twigkit.backbone.prompt import Prompt as Prompt
     from twigkit.errors import BudgetError as BudgetError
     from twigkit.errors import CapabilityError as CapabilityError
     from twigkit.errors import CheckpointError as CheckpointError
@@ -72,38 +73,37 @@ if TYPE_CHECKING:
     from twigkit.errors import SpecError as SpecError
     from twigkit.errors import TrainingError as TrainingError
     from twigkit.errors import TwigkitError as TwigkitError
-    from twigkit.front import Prompt as Prompt
-    from twigkit.hookspecs import HOOKS_VERSION as HOOKS_VERSION
-    from twigkit.hookspecs import hookimpl as hookimpl
+    from twigkit.interfaces.adapter import Adapter as Adapter
+    from twigkit.interfaces.drafter import Drafter as Drafter
+    from twigkit.interfaces.drafter import Shallow as Shallow
+    from twigkit.interfaces.head import Head as Head
+    from twigkit.interfaces.presets import Preset as Preset
+    from twigkit.interfaces.presets import VisualTokens as VisualTokens
+    from twigkit.interfaces.pruner import PromptLayout as PromptLayout
+    from twigkit.interfaces.pruner import PruneContext as PruneContext
+    from twigkit.interfaces.pruner import Pruner as Pruner
+    from twigkit.interfaces.pruner import Selection as Selection
+    from twigkit.interfaces.pruner import Stage as Stage
+    from twigkit.interfaces.tiny_models import TinyFamily as TinyFamily
+    from twigkit.interfaces.tiny_models import TinyRow as TinyRow
     from twigkit.model import TwigModel as TwigModel
-    from twigkit.plugins import default_registry as default_registry
-    from twigkit.preset import Preset as Preset
-    from twigkit.preset import VisualTokens as VisualTokens
-    from twigkit.protocols import Adapter as Adapter
-    from twigkit.protocols import Drafter as Drafter
-    from twigkit.protocols import Head as Head
-    from twigkit.protocols import PromptLayout as PromptLayout
-    from twigkit.protocols import PruneContext as PruneContext
-    from twigkit.protocols import Pruner as Pruner
-    from twigkit.protocols import Selection as Selection
-    from twigkit.protocols import Shallow as Shallow
-    from twigkit.protocols import Stage as Stage
-    from twigkit.protocols import TinyFamily as TinyFamily
-    from twigkit.protocols import TinyRow as TinyRow
-    from twigkit.registry import Entry as Entry
-    from twigkit.registry import Registry as Registry
-    from twigkit.specfile import Spec as Spec
-    from twigkit.specs import ByKind as ByKind
-    from twigkit.specs import DrafterSpec as DrafterSpec
-    from twigkit.specs import GenerationSpec as GenerationSpec
-    from twigkit.specs import HeadSpec as HeadSpec
-    from twigkit.specs import PluginSpec as PluginSpec
-    from twigkit.specs import PrunerSpec as PrunerSpec
-    from twigkit.specs import RunSpec as RunSpec
-    from twigkit.specs import RuntimeSpec as RuntimeSpec
-    from twigkit.specs import TwigSpec as TwigSpec
-    from twigkit.stack import LayerStack as LayerStack
-    from twigkit.twig import Twig as Twig
+    from twigkit.plugins.discovery import default_registry as default_registry
+    from twigkit.plugins.hookspecs import HOOKS_VERSION as HOOKS_VERSION
+    from twigkit.plugins.hookspecs import hookimpl as hookimpl
+    from twigkit.plugins.registry import Entry as Entry
+    from twigkit.plugins.registry import Registry as Registry
+    from twigkit.specs.base import Spec as Spec
+    from twigkit.specs.run import ByKind as ByKind
+    from twigkit.specs.run import DrafterSpec as DrafterSpec
+    from twigkit.specs.run import GenerationSpec as GenerationSpec
+    from twigkit.specs.run import HeadSpec as HeadSpec
+    from twigkit.specs.run import PluginSpec as PluginSpec
+    from twigkit.specs.run import PrunerSpec as PrunerSpec
+    from twigkit.specs.run import RunSpec as RunSpec
+    from twigkit.specs.run import RuntimeSpec as RuntimeSpec
+    from twigkit.specs.run import TwigSpec as TwigSpec
+    from twigkit.speculative.candidates import Candidates as Candidates
+    from twigkit.twig.module import Twig as Twig
 
 __all__ = ["__version__", *_EXPORTS]
 

@@ -13,22 +13,25 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from twigkit.checkpoint import load_twig, save_twig
-from twigkit.choosing import Decoding, row_seeds
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.prompt import Prompt
 from twigkit.errors import CapabilityError, InputError
-from twigkit.families import check_names, check_prompt, check_request, find_adapter, load_base
-from twigkit.front import Prompt
-from twigkit.generation import Generation, decode
-from twigkit.plugins import default_registry
-from twigkit.prefill import Kept, Storage, prefill
-from twigkit.protocols import Drafter, PromptLayout, Pruner, Remembers, Stage
-from twigkit.rows import sequences
-from twigkit.settings import Settings, resolve_settings
-from twigkit.specs import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
-from twigkit.stack import LayerStack
-from twigkit.statistics import GenerationStats
-from twigkit.target import run_deep
-from twigkit.twig import Twig, grow
+from twigkit.families.loading import load_base
+from twigkit.families.resolve import find_adapter
+from twigkit.generation.config import Settings, resolve_settings
+from twigkit.generation.loop import Generation, decode
+from twigkit.generation.prefill import Kept, Storage, prefill
+from twigkit.generation.request import check_names, check_prompt, check_request
+from twigkit.generation.sequences import sequences
+from twigkit.generation.stats import GenerationStats
+from twigkit.generation.token_selection import Decoding, row_seeds
+from twigkit.generation.verifier import run_deep
+from twigkit.interfaces.drafter import Drafter, Remembers
+from twigkit.interfaces.pruner import PromptLayout, Pruner, Stage
+from twigkit.plugins.discovery import default_registry
+from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
+from twigkit.twig.checkpoint import load_twig, save_twig
+from twigkit.twig.module import Twig, grow
 
 
 @dataclass

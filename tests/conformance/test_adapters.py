@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.conformance.families import REQUIRED
-from twigkit.plugins import default_registry
+from tests.support.required_capabilities import REQUIRED
+from twigkit.plugins.discovery import default_registry
 from twigkit.testing import AdapterConformance
 from twigkit.testing.lab import variants
 
@@ -42,7 +42,9 @@ class TestBuiltInAdapters(AdapterConformance):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_adapter_has_a_row_in_the_table_of_families(entry):
-    assert entry.name in REQUIRED, "say in tests/conformance/families.py what the family must do"
+    assert entry.name in REQUIRED, (
+        "say in tests/support/required_capabilities.py what the family must do"
+    )
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)

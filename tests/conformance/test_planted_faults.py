@@ -133,7 +133,7 @@ FAULTS = {
         r"step 1 expands node 0 of row 0 a second time",
     ),
 }
-"""Fault: the class in ``faulty.py``, a check that must be red, and what its message says."""
+"""Fault: its class, a check that must be red, and what the check's message says."""
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def report(tmp_path_factory):
     """Outcome of every check of every faulty plug-in: ``{(class, check): [messages]}``."""
     folder = tmp_path_factory.mktemp("faulty")
     file, chosen = folder / "report.xml", " or ".join(sorted({f[1] for f in FAULTS.values()}))
-    command = [sys.executable, "-m", "pytest", "tests/conformance/faulty.py", "-k", chosen]
+    command = [sys.executable, "-m", "pytest", "tests/support/faulty_plugins.py", "-k", chosen]
     command += [f"--junitxml={file}", "-p", "no:cacheprovider"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 1, ran.stdout + ran.stderr

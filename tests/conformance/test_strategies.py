@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from twigkit.plugins import default_registry
+from twigkit.plugins.discovery import default_registry
 from twigkit.strategies.ssd import PathDrafter, PathDrafterSpec
 from twigkit.testing import DrafterConformance, HeadConformance, PrunerConformance
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from twigkit.cli.main import main
-from twigkit.plugins import discover
+from twigkit.plugins.discovery import discover
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.md"))

@@ -17,8 +17,8 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from twigkit.cli.main import main, parse
-from twigkit.plugins import default_registry
-from twigkit.specs import RunSpec
+from twigkit.plugins.discovery import default_registry
+from twigkit.specs.run import RunSpec
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from twigkit import TwigModel, TwigSpec
-from twigkit.plugins import default_registry
-from twigkit.protocols import TinyFamily, TinyRow
-from twigkit.tiny import spread_weights
+from twigkit.interfaces.tiny_models import TinyFamily, TinyRow, spread_weights
+from twigkit.plugins.discovery import default_registry
 
 BUILT_IN = [e for e in default_registry().entries("adapter") if e.distribution == "twigkit"]
 VARIANTS = [(entry.name, variant) for entry in BUILT_IN for variant in entry.cls().variants()]

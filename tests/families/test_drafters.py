@@ -12,7 +12,7 @@ import itertools
 import pytest
 import torch
 
-from twigkit.plugins import default_registry
+from twigkit.plugins.discovery import default_registry
 from twigkit.testing import AGREEMENTS, Script, ScriptedDrafter
 
 NEW = 9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from twigkit.prefill import prompt_masks
+from twigkit.backbone.masks import prompt_masks
 
 TOLERANCE = 1e-5
 

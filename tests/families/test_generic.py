@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from twigkit import CapabilityError, FamilyWarning, TwigModel, TwigSpec
-from twigkit.tiny import spread_weights
+from twigkit.interfaces.tiny_models import spread_weights
 
 TEXT = {
     "vocab_size": 100,

@@ -10,12 +10,12 @@ import pytest
 from transformers import AutoConfig
 
 from twigkit import CapabilityError, CheckpointError, RunSpec
-from twigkit.capabilities import ADAPTER_CAPABILITIES
 from twigkit.cli.families import page
 from twigkit.cli.main import main
-from twigkit.families import adapter_entries, find_adapter
-from twigkit.plugins import default_registry
-from twigkit.shape import all_presets, on_meta, preset_shape
+from twigkit.families.resolve import adapter_entries, find_adapter
+from twigkit.families.sizing import all_presets, on_meta, preset_shape
+from twigkit.interfaces.capabilities import ADAPTER_CAPABILITIES
+from twigkit.plugins.discovery import default_registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 PRESETS = {name: preset for name, (preset, _) in all_presets().items()}
@@ -148,7 +148,7 @@ def test_what_is_refused_is_refused_with_a_way_out(config, cause, way_out, tmp_p
 
 
 def test_inspect_says_what_is_wrong_with_a_folder(tmp_path):
-    from twigkit.shape import inspect_base
+    from twigkit.families.sizing import inspect_base
 
     for content, cause in ((None, "config.json"), ("{", "cannot load"), ("{}", "model_type")):
         if content is not None:

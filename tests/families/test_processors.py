@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.families.conftest import VISUAL, make_family
-from tests.families.processors import PROCESSORS, QUESTION, VIDEO_MARKS, VIDEOS, picture
+from tests.support.family_processors import PROCESSORS, QUESTION, VIDEO_MARKS, VIDEOS, picture
 from twigkit import CheckpointError, TwigModel
 from twigkit.cli.main import main
-from twigkit.inputs import load_processor, prepare
+from twigkit.io.processors import load_processor, prepare
 
 torch.set_num_threads(1)
 

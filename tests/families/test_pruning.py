@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.families.conftest import TEXTUAL, VISUAL
-from tests.families.reference import FullLength, eager_row, greedy
+from tests.support.family_reference import FullLength, eager_row, greedy
 from twigkit import CapabilityError
-from twigkit.prefill import Storage, prefill
-from twigkit.protocols import PromptLayout
+from twigkit.generation.prefill import Storage, prefill
+from twigkit.interfaces.pruner import PromptLayout
 from twigkit.strategies.ttp import TtpPruner, TtpPrunerSpec
 
 visual = pytest.mark.parametrize("family", VISUAL, indirect=True, ids="-".join, scope="session")

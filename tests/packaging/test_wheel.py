@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from twigkit.plugins import GROUP, sources
+from twigkit.plugins.discovery import GROUP, sources
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"twigkit": "twigkit"} | {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from twigkit.candidates import Candidates
+from twigkit.speculative.candidates import Candidates
 
 # Eighths add up exactly in float32; 0.0 makes ties between a parent and its child.
 GAINS = [0.0, 0.0, -0.125, -0.25, -0.5, -1.0, -math.inf]

@@ -11,9 +11,9 @@ from typing import Any
 
 from twigkit.bench.methods import Inputs
 from twigkit.model import TwigModel
-from twigkit.plugins import default_registry
-from twigkit.specs import GenerationSpec, TwigSpec
-from twigkit.twig import grow
+from twigkit.plugins.discovery import default_registry
+from twigkit.specs.run import GenerationSpec, TwigSpec
+from twigkit.twig.module import grow
 
 LONG = 64
 """Tokens of an answer from which on its own time is judged."""

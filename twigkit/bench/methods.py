@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from twigkit.generation.prefill import Kept
 from twigkit.model import TwigModel
-from twigkit.prefill import Kept
 
 Inputs = dict[str, Any]
 """A processor's outputs for one prompt."""

@@ -10,7 +10,7 @@ from twigkit.bench.control import LONG, MOST_REPLAYS, REPLAYS, Control
 from twigkit.bench.suite import TREE_SLOTS, Ratio, Result
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size
 from twigkit.bench.training import TrainingCost
-from twigkit.stopwatch import PARTS
+from twigkit.io.timing import PARTS
 
 
 def as_data(result: Result) -> dict[str, Any]:

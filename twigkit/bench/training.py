@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twigkit.interfaces.objective import Objective
+from twigkit.learning.batch import Batch
 from twigkit.model import TwigModel
-from twigkit.specs import TwigSpec
-from twigkit.training.batch import Batch
-from twigkit.training.distillation import Distillation
-from twigkit.training.loader import open_data
-from twigkit.training.objective import Objective
-from twigkit.training.reinforcement import Reinforcement
+from twigkit.specs.run import TwigSpec
+from twigkit.training.data.loader import open_data
+from twigkit.training.objectives.distillation import Distillation
+from twigkit.training.objectives.reinforcement import Reinforcement
 from twigkit.training.spec import DistillationSpec, ReinforcementSpec, TrainingSpec
 from twigkit.training.trainer import train
 

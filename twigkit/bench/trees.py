@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from twigkit.bench.training import alternate
-from twigkit.candidates import Candidates
+from twigkit.speculative.candidates import Candidates
 
 CHILDREN, EXPANDED, LEVELS, NODES = 10, 10, 4, 60
 """The paper's tree (arXiv 2503.14075 v3)."""

@@ -93,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
     from twigkit.bench.control import compare_control
     from twigkit.bench.training import BATCH, measure_training
     from twigkit.demo.unseen import training_texts, unseen
-    from twigkit.files import write_whole
-    from twigkit.grams import NgramTable
-    from twigkit.inputs import load_processor, prepare
+    from twigkit.io.files import write_whole
+    from twigkit.io.processors import load_processor, prepare
+    from twigkit.speculative.ngrams import NgramTable
 
     processor = load_processor(base_folder(args.base), revision=args.revision)
     samples = unseen(2 if args.quick else args.prompts, seed=args.seed, short=0)

@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     check_new_tokens(model, args.max_new_tokens)
     from twigkit.demo import page, report, show
     from twigkit.demo.unseen import unseen
-    from twigkit.files import write_whole
-    from twigkit.inputs import load_processor
+    from twigkit.io.files import write_whole
+    from twigkit.io.processors import load_processor
 
     processor = load_processor(base_folder(args.base), revision=args.revision)
     samples = unseen(args.scenes, seed=args.seed)

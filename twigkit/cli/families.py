@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from twigkit.capabilities import ADAPTER_CAPABILITIES
 from twigkit.errors import InputError
+from twigkit.interfaces.capabilities import ADAPTER_CAPABILITIES
 
 if TYPE_CHECKING:
-    from twigkit.registry import Entry
+    from twigkit.plugins.registry import Entry
 
 _FALLBACK = """\
 ## Any other family
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: If there are no such adapters, or the file cannot be written.
     """
-    from twigkit.families import adapter_entries
-    from twigkit.files import write_whole
+    from twigkit.families.resolve import adapter_entries
+    from twigkit.io.files import write_whole
 
     entries = [
         entry

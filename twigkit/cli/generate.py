@@ -11,9 +11,9 @@ from twigkit.cli.loading import add_model_arguments, base_folder, load_model
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
+    from twigkit.generation.stats import GenerationStats
     from twigkit.model import TwigModel
-    from twigkit.specs import GenerationSpec
-    from twigkit.statistics import GenerationStats
+    from twigkit.specs.run import GenerationSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.stream and args.json:
         raise InputError("--stream and --json exclude each other; leave one out")
-    from twigkit.inputs import load_processor, open_picture, prepare
+    from twigkit.io.processors import load_processor, open_picture, prepare
 
     pictures = [open_picture(path) for path in args.image]
     if not args.prompt.strip():
@@ -165,7 +165,7 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
 
     They are read and checked before a model is loaded.
     """
-    from twigkit.specs import GenerationSpec
+    from twigkit.specs.run import GenerationSpec
 
     chosen: dict[str, Any] = {"max_new_tokens": 256}
     if args.generation is not None:
@@ -185,7 +185,7 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
 
 def _spec(args: argparse.Namespace, chosen: dict[str, Any], model: TwigModel) -> GenerationSpec:
     """Complete the settings by what depends on the model: without a twig, nothing drafts."""
-    from twigkit.specs import GenerationSpec
+    from twigkit.specs.run import GenerationSpec
 
     return GenerationSpec(**{"drafter": "plain" if model.twig is None else "ssd", **chosen})
 

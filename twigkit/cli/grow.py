@@ -7,7 +7,7 @@ from typing import Any
 
 from twigkit.cli.loading import DTYPES, base_folder, quieten, writable
 from twigkit.errors import InputError
-from twigkit.specs import TwigSpec
+from twigkit.specs.run import TwigSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

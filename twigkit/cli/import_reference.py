@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """
     quieten()
     from twigkit.model import TwigModel
-    from twigkit.reference import import_reference
+    from twigkit.twig.import_twigvlm import import_reference
 
     base = str(base_folder(args.base))
     model = TwigModel.from_pretrained(base, dtype=args.dtype, revision=args.revision)

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from twigkit.cli import shapes
     from twigkit.cli.loading import base_folder
-    from twigkit.shape import inspect_base
+    from twigkit.families.sizing import inspect_base
 
     shape = inspect_base(base_folder(args.base), args.revision)
     print(shapes.dump(shapes.as_json(shape)) if args.json else shapes.details(shape), end="")

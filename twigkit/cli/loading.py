@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twigkit.errors import CheckpointError, InputError
-from twigkit.files import unwritable
+from twigkit.io.files import unwritable
 
 if TYPE_CHECKING:
     from twigkit.model import TwigModel

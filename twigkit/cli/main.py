@@ -20,7 +20,7 @@ import twigkit
 from twigkit.errors import InputError, PluginError, TwigkitError
 
 if TYPE_CHECKING:
-    from twigkit.plugins import Source
+    from twigkit.plugins.discovery import Source
 
 COMMANDS = {
     "demo": "Show the method at work on unseen pictures, with a report to open in a browser.",
@@ -146,7 +146,7 @@ def _parser(extra: dict[str, Source]) -> tuple[Parser, dict[str, argparse.Argume
 
 def _plugin_commands() -> dict[str, Source]:
     """List the commands of plug-ins; one that would hide a built-in one is left out and told."""
-    from twigkit.plugins import commands
+    from twigkit.plugins.discovery import commands
 
     found = commands()
     for name in sorted(set(COMMANDS) & set(found)):

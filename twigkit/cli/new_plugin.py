@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from twigkit.errors import InputError
-from twigkit.files import unwritable
+from twigkit.io.files import unwritable
 
 PREFIX = "twigkit-"
 """What the names of plug-in packages start with."""
@@ -112,7 +112,7 @@ def _check_name(name: str) -> None:
             "by single hyphens, starting with a letter"
         )
     from twigkit.cli.main import COMMANDS
-    from twigkit.plugins import commands, default_registry
+    from twigkit.plugins.discovery import commands, default_registry
 
     if name in COMMANDS:
         raise InputError(f"{name!r} is a command of twigkit; choose another name")

@@ -8,8 +8,8 @@ import warnings
 from typing import Any
 
 from twigkit.errors import PluginWarning
-from twigkit.plugins import Discovery, Problem, discover
-from twigkit.registry import Entry
+from twigkit.plugins.discovery import Discovery, Problem, discover
+from twigkit.plugins.registry import Entry
 
 COLUMNS = ("kind", "name", "distribution", "location", "capabilities")
 

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         InputError: If there is no preset of the name.
     """
     from twigkit.cli import shapes
-    from twigkit.shape import all_presets, preset_shape
+    from twigkit.families.sizing import all_presets, preset_shape
 
     presets = {name: preset for name, (preset, _) in all_presets().items()}
     if args.name is None:

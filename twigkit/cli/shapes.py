@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from twigkit.shape import Shape
+from twigkit.families.sizing import Shape
 
 COLUMNS = (
     "preset",

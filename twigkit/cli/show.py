@@ -13,8 +13,8 @@ from twigkit.cli.loading import add_model_arguments, base_folder, load_model
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
-    from twigkit.drawing import StepDrawing
     from twigkit.model import TwigModel
+    from twigkit.speculative.tree_image import StepDrawing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(Path(args.out).suffix.lower())
     if kind is None:
         raise InputError(f"cannot draw {args.out!r}; name a .png or .jpg file with --out")
-    from twigkit.drawing import draw_step
-    from twigkit.files import write_whole
-    from twigkit.inputs import load_processor, open_picture, prepare
+    from twigkit.io.files import write_whole
+    from twigkit.io.processors import load_processor, open_picture, prepare
+    from twigkit.speculative.tree_image import draw_step
 
     pictures = [open_picture(path) for path in args.image]
     model = load_model(args)
@@ -132,9 +132,9 @@ def take_step(
     Raises:
         InputError: If the answer has fewer steps.
     """
-    from twigkit.drawing import StepDrawing
-    from twigkit.plugins import default_registry
-    from twigkit.specs import GenerationSpec
+    from twigkit.plugins.discovery import default_registry
+    from twigkit.specs.run import GenerationSpec
+    from twigkit.speculative.tree_image import StepDrawing
 
     spec = GenerationSpec.parse({"drafter": drafter}).drafter
     inner = default_registry().get("drafter", spec.kind).cls(spec)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from twigkit.specfile import Spec
-from twigkit.specs import GenerationSpec, RunSpec, RuntimeSpec, TwigSpec
+from twigkit.specs.base import Spec
+from twigkit.specs.run import GenerationSpec, RunSpec, RuntimeSpec, TwigSpec
 from twigkit.training.spec import TrainingSpec
 from twigkit.training.spec import example as training_example
 

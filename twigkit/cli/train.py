@@ -14,7 +14,7 @@ from twigkit.errors import InputError, SpecError
 from twigkit.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
-    from twigkit.training.rehearsal import Rehearsal
+    from twigkit.training.dry_run import Rehearsal
     from twigkit.training.trainer import Result
 
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     quieten()
     spec = read(args.spec, args.set, args.out)
     if args.dry_run:
-        from twigkit.training.rehearsal import rehearse
+        from twigkit.training.dry_run import rehearse
 
         found = rehearse(spec, timing=not args.no_timing)
         if _speaks():

@@ -61,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"{len(args.image)} --image for {len(args.prompt)} --prompt; give none, or one for each"
         )
-    from twigkit.inputs import load_processor, open_picture, prepare
+    from twigkit.io.processors import load_processor, open_picture, prepare
 
     pictures = [[open_picture(path)] for path in args.image] or [[] for _ in args.prompt]
     model = load_model(args)
     processor = load_processor(base_folder(args.base), revision=args.revision)
-    from twigkit.files import write_whole
-    from twigkit.specs import GenerationSpec
-    from twigkit.topology import expected_length, search
-    from twigkit.tuning import measure
+    from twigkit.bench.tree_tuning import measure
+    from twigkit.io.files import write_whole
+    from twigkit.specs.run import GenerationSpec
+    from twigkit.speculative.static_trees import expected_length, search
 
     prompts = [
         prepare(processor, prompt, shown)

@@ -16,7 +16,7 @@ from twigkit.demo.describe import facts, stated_facts
 from twigkit.demo.questions import Turn
 from twigkit.demo.unseen import Sample
 from twigkit.errors import InputError
-from twigkit.inputs import prepare
+from twigkit.io.processors import prepare
 from twigkit.model import TwigModel
 
 PLAIN, BOTH = "twigkit plain", "TTP + SSD"

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from twigkit.prefill import prompt_masks, row_probe
-from twigkit.protocols import TinyFamily, TinyRow
+from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.probes import row_probe
+from twigkit.interfaces.tiny_models import TinyFamily, TinyRow
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
 from twigkit.testing.lab import MEDIA, Lab, Trace, parameters_of, variants

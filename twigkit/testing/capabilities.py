@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from twigkit.capabilities import ADAPTER_CAPABILITIES
+from twigkit.interfaces.capabilities import ADAPTER_CAPABILITIES
 
 CAPABILITIES: dict[str, dict[str, str]] = {
     "adapter": ADAPTER_CAPABILITIES,

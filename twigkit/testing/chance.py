@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from twigkit.choosing import Decoding
-from twigkit.protocols import TinyRow
-from twigkit.sampling import Sampling, process
+from twigkit.generation.token_selection import Decoding
+from twigkit.interfaces.tiny_models import TinyRow
+from twigkit.speculative.sampling import Sampling, process
 from twigkit.testing.lab import Lab
-from twigkit.twig import Twig
+from twigkit.twig.module import Twig
 
 DRAWN = Decoding(draws=True, sampling=Sampling(temperature=0.4, top_k=3))
 """How the checks draw: three tokens are possible at every place."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twigkit.candidates import Candidates
+from twigkit.speculative.candidates import Candidates
 from twigkit.testing.lab import Lab, Trace
 
 TOLERANCE = 1e-4

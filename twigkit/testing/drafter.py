@@ -12,7 +12,7 @@ from twigkit.testing.chance import DRAWN, check_distribution
 from twigkit.testing.lab import Lab, Trace, plainest_adapter, variants
 from twigkit.testing.scripted import AGREEMENTS, Agreement, Script, ScriptedDrafter
 from twigkit.testing.shapes import ScoredPruner
-from twigkit.twig import Twig
+from twigkit.twig.module import Twig
 
 RUNS = (*AGREEMENTS, "untrained")
 """Drafts that are always right, right half the time, never right, and random."""

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from twigkit.checkpoint import load_state
 from twigkit.errors import CheckpointError
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities
 from twigkit.testing.lab import Lab, parameters_of, plainest_adapter, variants
+from twigkit.twig.checkpoint import load_state
 
 
 class HeadConformance:

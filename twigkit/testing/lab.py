@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from twigkit.choosing import Decoding
+from twigkit.backbone.prompt import Prompt
 from twigkit.errors import CapabilityError
-from twigkit.front import Prompt
-from twigkit.generation import Generation
-from twigkit.plugins import default_registry
-from twigkit.prefill import Prefilled, Storage, prefill
-from twigkit.protocols import PromptLayout, TinyFamily, TinyRow
-from twigkit.rows import Limits
-from twigkit.specs import TwigSpec
+from twigkit.generation.loop import Generation
+from twigkit.generation.prefill import Prefilled, Storage, prefill
+from twigkit.generation.sequences import Limits
+from twigkit.generation.token_selection import Decoding
+from twigkit.interfaces.pruner import PromptLayout
+from twigkit.interfaces.tiny_models import TinyFamily, TinyRow, spread_weights
+from twigkit.plugins.discovery import default_registry
+from twigkit.specs.run import TwigSpec
 from twigkit.testing.reference import end_tokens, extended, masked_logits, own_tokens
 from twigkit.testing.scripted import AGREEMENTS, ScriptedHead, middle
 from twigkit.testing.shapes import NothingDrafter
 from twigkit.testing.watch import LayerWatch, WatchedDrafter, WatchedPruner
-from twigkit.tiny import spread_weights
-from twigkit.twig import Twig, grow
+from twigkit.twig.module import Twig, grow
 
 NEW_TOKENS = 12
 """Tokens that a check generates."""

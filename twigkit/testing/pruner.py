@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from twigkit.errors import BudgetError
-from twigkit.protocols import PromptLayout, Stage
+from twigkit.interfaces.pruner import PromptLayout, Stage
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
 from twigkit.testing.lab import Lab, Trace, plainest_adapter, variants
 from twigkit.testing.shapes import ShapedDrafter
-from twigkit.twig import Twig
+from twigkit.twig.module import Twig
 
 LAYOUTS = [(576, 32, 2), (2880, 32, 2), (2048, 32, 2), (100, 24, 0), (37, 12, 1), (16, 9, 3)]
 """Visual tokens, layers and exit layer of the prompts that budgets are worked out for."""
@@ -100,7 +100,7 @@ class PrunerConformance:
                     f"budget {budget} of {count} visual tokens in {depth} layers means an average "
                     f"of {wanted:g} per layer; the stages {_told(stages)} give {got:g}, expected "
                     f"from {wanted:g} up to but not including {most:g}. Round the keep count up, "
-                    "once (twigkit.budget.keep_counts does)"
+                    "once (twigkit.interfaces.budget.keep_counts does)"
                 )
         if not met:
             pytest.fail(f"met none of the budgets {BUDGETS} for {count} tokens in {depth} layers")

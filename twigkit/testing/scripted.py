@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from twigkit.candidates import Candidates
-from twigkit.front import Prompt
+from twigkit.backbone.prompt import Prompt
+from twigkit.speculative.candidates import Candidates
 
 Agreement = Literal["always", "half", "never"]
 

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from twigkit.candidates import Candidates
-from twigkit.protocols import PromptLayout, PruneContext, Selection, Shallow, Stage
+from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
+from twigkit.speculative.candidates import Candidates
 
 
 class NothingDrafter:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twigkit.cache import Segment
-from twigkit.candidates import Candidates
-from twigkit.generation import Generation
-from twigkit.protocols import PromptLayout, PruneContext, Selection, Stage
-from twigkit.stack import LayerStack
+from twigkit.backbone.kv_cache import Segment
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.generation.loop import Generation
+from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
+from twigkit.speculative.candidates import Candidates
 
 
 @dataclass

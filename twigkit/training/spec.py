@@ -22,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from twigkit.specfile import Spec, problem
-from twigkit.specs import CountOrFraction, RuntimeSpec, TwigSpec
+from twigkit.specs.base import Spec, problem
+from twigkit.specs.run import CountOrFraction, RuntimeSpec, TwigSpec
 
 DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A factory by name, ``package.module:factory``."""

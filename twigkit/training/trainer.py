@@ -22,23 +22,23 @@ from typing import Any
 import torch
 
 from twigkit.errors import CapabilityError, TrainingError
+from twigkit.interfaces.objective import Objective
+from twigkit.io.timing import Stopwatch
+from twigkit.learning.batch import Broken
 from twigkit.model import TwigModel
-from twigkit.stopwatch import Stopwatch
-from twigkit.training.batch import Broken
-from twigkit.training.heldout import evaluate, judge
-from twigkit.training.journal import Journal, Line, Window, read_lines
-from twigkit.training.keeping import Keeper
-from twigkit.training.ledger import sharing
-from twigkit.training.loader import Data, open_data
-from twigkit.training.objective import Objective
-from twigkit.training.objectives import objective_of
-from twigkit.training.reporting import Reporter, check_trackers, means_of
-from twigkit.training.snapshot import Standing
-from twigkit.training.sources import Samples
+from twigkit.training.checkpointing.checkpointer import Keeper
+from twigkit.training.checkpointing.snapshot_files import Standing
+from twigkit.training.data.bad_samples import sharing
+from twigkit.training.data.loader import Data, open_data
+from twigkit.training.data.sources import Samples
+from twigkit.training.data.workers import worker_deaths
+from twigkit.training.loop.evaluation import evaluate, judge
+from twigkit.training.loop.optimiser_step import PARTS, Stepper, Taken
+from twigkit.training.loop.progress import Reporter, check_trackers, means_of
+from twigkit.training.loop.run_log import Journal, Line, Window, read_lines
+from twigkit.training.objectives.by_name import objective_of
+from twigkit.training.setup import accelerator_for, load_model
 from twigkit.training.spec import TrainingSpec
-from twigkit.training.starting import accelerator_for, load_model
-from twigkit.training.stepping import PARTS, Stepper, Taken
-from twigkit.training.workers import worker_deaths
 
 LOG = "log.jsonl"
 """The run's log, in the folder of the run."""

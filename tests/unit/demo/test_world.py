@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from twigkit.demo.glyphs import ROWS, bitmap
-from twigkit.demo.world import (
+from twigkit.demo.world import (  # fmt: skip
     CELL,
     COLORS,
     DIGITS,
@@ -20,7 +20,7 @@ from twigkit.demo.world import (
     draw,
     draw_with_owners,
     sample_scene,
-)  # fmt: skip
+)
 
 SEEDS = range(5_000_000, 5_000_120)
 

@@ -13,12 +13,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.talks import talking_processor, talks, write_talks
-from tests.toy_processes import run_command
+from tests.support.talks import talking_processor, talks, write_talks
+from tests.support.toy_processes import run_command
 from twigkit import TwigModel
 from twigkit.cli.main import main
-from twigkit.inputs import prepare
-from twigkit.training.journal import read_lines
+from twigkit.io.processors import prepare
+from twigkit.training.loop.run_log import read_lines
 
 HEADS = {name: name for name in ("lm", "pruning", "medusa")}
 
@@ -26,7 +26,7 @@ HEADS = {name: name for name in ("lm", "pruning", "medusa")}
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.toy_processes"])
+    context.set_forkserver_preload(["tests.support.toy_processes"])
     return context
 
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.toy_training import run_toy, run_toy_rank
-from twigkit.training.journal import read_lines
+from tests.support.toy_training import run_toy, run_toy_rank
+from twigkit.training.loop.run_log import read_lines
 
 
 @pytest.fixture(scope="module")
 def processes():
     """Processes that start in no time: forked from one that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.toy_training"])
+    context.set_forkserver_preload(["tests.support.toy_training"])
     return context
 
 

@@ -6,9 +6,9 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from twigkit.cli.train import read
-from twigkit.shape import all_presets
-from twigkit.training.estimate import sketch
-from twigkit.training.objectives import objective_of
+from twigkit.families.sizing import all_presets
+from twigkit.training.memory_estimate import sketch
+from twigkit.training.objectives.by_name import objective_of
 from twigkit.training.spec import DistillationSpec, TrainingSpec
 
 ROOT = Path(__file__).parents[3]

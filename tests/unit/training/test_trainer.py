@@ -15,15 +15,15 @@ from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from tests.tiny import tiny_llava
-from tests.toy_training import ToyLoader, toy_model, toy_spec, toy_training
+from tests.support.tiny import tiny_llava
+from tests.support.toy_training import ToyLoader, toy_model, toy_spec, toy_training
 from twigkit import CapabilityError, TrainingError, TwigModel
 from twigkit.cli.train import summary
-from twigkit.training import snapshot
-from twigkit.training.batch import Batch, Broken
-from twigkit.training.reinforcement import Reinforcement
-from twigkit.training.snapshot import Snapshots
-from twigkit.training.starting import accelerator_for
+from twigkit.learning.batch import Batch, Broken
+from twigkit.training.checkpointing import snapshot_files as snapshot
+from twigkit.training.checkpointing.snapshot_files import Snapshots
+from twigkit.training.objectives.reinforcement import Reinforcement
+from twigkit.training.setup import accelerator_for
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_a_run_that_goes_on(tmp_path, monkeypatch, whole):
     with pytest.raises(TrainingError, match=r"No space left.*the snapshot of step 8 is intact"):
         toy_training(toy_spec(tmp_path / "twig")).run()
     monkeypatch.undo()
-    monkeypatch.setattr("twigkit.checkpoint.save_file", full)
+    monkeypatch.setattr("twigkit.twig.checkpoint.save_file", full)
     with pytest.raises(TrainingError, match=r"cannot write the twig.*snapshot of step 12 is int"):
         toy_training(toy_spec(tmp_path / "twig")).run()
     assert not (tmp_path / "twig" / "twig.json").exists()
@@ -358,7 +358,7 @@ def test_processes_that_work_together_in_another_way_are_refused(
 ):
     kind = "FSDP" if vars(state) else "DEEPSPEED"
     made = SimpleNamespace(distributed_type=kind, state=state)
-    monkeypatch.setattr("twigkit.training.starting.Accelerator", lambda **options: made)
+    monkeypatch.setattr("twigkit.training.setup.Accelerator", lambda **options: made)
     with pytest.raises(TrainingError, match=told):
         accelerator_for(toy_spec(tmp_path))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from twigkit import RunSpec, TwigModel, default_registry
 from twigkit.cli.main import main
-from twigkit.protocols import TinyRow
+from twigkit.interfaces.tiny_models import TinyRow
 
 from twigkit_hello.adapter import HelloAdapter
 

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from twigkit import Adapter, LayerStack, hookimpl
-from twigkit.protocols import TinyFamily
-from twigkit.tiny import Medium, TinyPrompts, draw, pick
+from twigkit.interfaces.tiny_models import Medium, TinyFamily, TinyPrompts, draw, pick
 
 from twigkit_hello.model import tiny_model
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from twigkit import DrafterSpec, hookimpl
-from twigkit.candidates import Candidates
-from twigkit.protocols import Shallow
+from twigkit.interfaces.drafter import Shallow
+from twigkit.speculative.candidates import Candidates
 
 
 class HelloDrafterSpec(DrafterSpec):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from twigkit import PrunerSpec, hookimpl
-from twigkit.budget import keep_counts, wipe_layer
-from twigkit.protocols import PromptLayout, PruneContext, Selection, Stage
+from twigkit.interfaces.budget import keep_counts, wipe_layer
+from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
 
 
 class HelloPrunerSpec(PrunerSpec):

@@ -1,0 +1,201 @@
+"""Pruned prefill: what is kept, where it stands, and what the cache holds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.support.tiny import VISUAL, llava_inputs, tiny_llava
+from twigkit import CapabilityError, TwigModel, TwigSpec
+from twigkit.backbone.masks import prompt_masks
+from twigkit.generation.prefill import Storage, keep_indices, prefill
+from twigkit.interfaces.pruner import Selection, Stage
+
+ROWS = [(3, 1, 5), (6, 3, 2), (1, 0, 9)]
+
+
+class Scores:
+    """A pruner that scores as it is told."""
+
+    def __init__(self, scores):
+        self.scores, self.contexts = scores, []
+
+    def select(self, stage, context):
+        self.contexts.append(context)
+        return Selection(self.scores)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = TwigModel(tiny_llava())
+    model.grow(TwigSpec(base="tiny")).eval()
+    return model
+
+
+def run(model, inputs, stages, pruner=None, **storage):
+    prompt = model.stack.embed_prompt(**inputs)
+    layout = Storage(room=4, **{"drafts": False, **storage})
+    return prompt, prefill(
+        model.stack, prompt, layout, twig=model.twig, pruner=pruner, stages=stages
+    )
+
+
+@torch.inference_mode()
+def test_the_best_stay_in_order_and_text_is_never_dropped(model):
+    prompt = model.stack.embed_prompt(**llava_inputs(ROWS))
+    scores = torch.rand(prompt.visual.shape)
+    keep = [5, 20, 3]
+    order, alive, lengths = keep_indices(scores, prompt, keep)
+    for row, count in enumerate(keep):
+        visual = prompt.visual[row].nonzero()[:, 0].tolist()
+        best = sorted(visual, key=lambda place: -float(scores[row, place]))[:count]
+        text = (prompt.valid[row] & ~prompt.visual[row]).nonzero()[:, 0].tolist()
+        assert order[row][alive[row]].tolist() == sorted(best + text)
+        assert lengths[row] == len(best) + len(text)
+        assert not alive[row, : order.shape[1] - lengths[row]].any()
+
+
+@torch.inference_mode()
+def test_equal_scores_keep_the_first(model):
+    prompt = model.stack.embed_prompt(**llava_inputs(ROWS[:1]))
+    order, _, _ = keep_indices(torch.zeros(prompt.visual.shape), prompt, [4])
+    assert order[0][prompt.visual[0][order[0]]].tolist() == [4, 5, 6, 7]
+
+
+@torch.inference_mode()
+def test_pruning_equals_a_full_length_pass_that_masks_what_was_dropped(model):
+    inputs = llava_inputs(ROWS)
+    prompt = model.stack.embed_prompt(**inputs)
+    pruner = Scores(torch.rand(prompt.visual.shape))
+    stages = [Stage(2, [4, 9, 0]), Stage(6, [0, 0, 0])]
+    _, pruned = run(model, inputs, stages, pruner)
+    kept = torch.zeros_like(prompt.valid).scatter_(
+        1, pruned.kept[0].positions, pruned.kept[0].alive
+    )
+    stack, hidden = model.stack, prompt.hidden
+    rope = stack.rope(hidden, prompt.rope)
+    place = torch.arange(hidden.shape[1])
+    causal = place[:, None] >= place
+    text = prompt.valid & ~prompt.visual
+    for (first, last), seen in (((0, 2), prompt.valid), ((2, 6), kept), ((6, 8), text)):
+        mask = (causal & seen[:, None, :]) | (place[:, None] == place)
+        hidden = stack.run(hidden, first, last, rope=rope, masks={None: mask[:, None]})
+    assert (hidden[:, -1] - pruned.hidden).abs().max() < 1e-5
+
+
+@torch.inference_mode()
+def test_scores_are_the_row_that_eager_attention_gives(model):
+    inputs = llava_inputs(ROWS)
+    output = model.generate(
+        **inputs, budget=0.5, max_new_tokens=1, return_dict_in_generate=True, drafter="plain"
+    )
+    stack, twig = model.stack, model.twig
+    prompt = stack.embed_prompt(**inputs)
+    rope = stack.rope(prompt.hidden, prompt.rope)
+    place = torch.arange(prompt.hidden.shape[1])
+    seen = (place[:, None] >= place) & prompt.valid[:, None, :] | (place[:, None] == place)
+    additive = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+    hidden = stack.run(prompt.hidden, 0, 2, rope=rope, masks={None: seen[:, None]})
+    config = twig.layers[0].self_attn.config
+    try:
+        config._attn_implementation = "eager"
+        for layer in twig.layers:
+            before = hidden
+            hidden = layer(hidden, attention_mask=additive, position_embeddings=rope["default"])
+        last = twig.layers[-1]
+        weights = last.self_attn(
+            last.input_layernorm(before),
+            attention_mask=additive,
+            position_embeddings=rope["default"],
+        )[1]
+    finally:
+        config._attn_implementation = "twigkit"
+    row = weights[:, :, -1].mean(1).masked_fill(~prompt.visual, 0.0)
+    assert (row - output.kept[0].scores).abs().max() < 1e-6
+
+
+@torch.inference_mode()
+def test_all_text_rows_can_score_instead_of_the_last(model):
+    inputs = llava_inputs(ROWS)
+    scores = [
+        model.generate(
+            **inputs,
+            budget=0.5,
+            max_new_tokens=1,
+            return_dict_in_generate=True,
+            pruner={"kind": "ttp", "rows": rows},
+        )
+        .kept[0]
+        .scores
+        for rows in ("last", "text")
+    ]
+    assert bool((scores[1] >= scores[0] - 1e-6).all())
+    assert not torch.allclose(*scores)
+
+
+@torch.inference_mode()
+def test_a_base_layers_attention_can_score(model):
+    inputs = llava_inputs(ROWS)
+    prompt = model.stack.embed_prompt(**inputs)
+    pruner = Scores(torch.rand(prompt.visual.shape))
+    run(model, inputs, [Stage(3, [4, 9, 0], attention=1)], pruner)
+    attention = pruner.contexts[0].attention
+    assert attention.shape == prompt.visual.shape
+    assert torch.allclose(attention.sum(1), torch.ones(len(ROWS)), atol=1e-5)
+    with pytest.raises(CapabilityError, match="does not run before it"):
+        run(model, inputs, [Stage(3, [4, 9, 0], attention=5)], pruner)
+
+
+@torch.inference_mode()
+def test_a_pruner_may_replace_states(model):
+    inputs = llava_inputs(ROWS[:1])
+    prompt = model.stack.embed_prompt(**inputs)
+
+    class Merger(Scores):
+        def select(self, stage, context):
+            return Selection(self.scores, context.hidden + 1.0)
+
+    scores = torch.rand(prompt.visual.shape)
+    _, plain = run(model, inputs, [Stage(2, [4])], Scores(scores))
+    _, merged = run(model, inputs, [Stage(2, [4])], Merger(scores))
+    assert torch.equal(plain.kept[0].positions, merged.kept[0].positions)
+    assert not torch.allclose(plain.hidden, merged.hidden)
+
+
+@pytest.mark.parametrize("budget", [0.3, 0.5, 0.75])
+@torch.inference_mode()
+def test_the_bytes_of_dropped_tokens_are_really_gone(model, budget):
+    inputs = llava_inputs([(3, 4, 5)])
+    room = 6
+    stats = model.generate(**inputs, budget=budget, max_new_tokens=room, drafter="plain").stats
+    per_token = 2 * 2 * 16 * 4  # keys and values, two heads of 16, four bytes
+    text = stats.prompt_tokens[0] - stats.visual_tokens[0]
+    average = budget * 4 * VISUAL
+    expected = per_token * 8 * (text + average)
+    assert abs(stats.kv_bytes_prompt - expected) <= 0.02 * expected
+    full = per_token * 8 * (text + average + room + 1)
+    assert stats.kv_bytes_allocated <= 1.02 * full
+    assert stats.kv_bytes == stats.kv_bytes_prompt + per_token * 8 * (stats.new_tokens[0] - 1)
+    assert stats.draft_kv_bytes == stats.draft_kv_bytes_allocated == 0
+
+
+@torch.inference_mode()
+def test_the_twigs_cache_is_kept_only_to_draft_and_can_follow_the_cut(model):
+    inputs = {**llava_inputs([(3, 4, 5)]), "max_new_tokens": 4, "budget": 0.4}
+    full = model.generate(**inputs).stats
+    kept = model.generate(**inputs, draft_cache="kept").stats
+    per_token = 2 * 2 * 16 * 4 * 3
+    dropped = full.visual_tokens[0] - full.kept_tokens[2][0]
+    assert full.draft_kv_bytes - kept.draft_kv_bytes == per_token * dropped
+    assert full.draft_kv_bytes_allocated - kept.draft_kv_bytes_allocated == per_token * dropped
+
+
+@torch.inference_mode()
+def test_masks_are_left_out_where_causal_is_enough(model):
+    one = model.stack.embed_prompt(**llava_inputs(ROWS[:1]))
+    assert prompt_masks(one, {None}) == {None: None}
+    assert prompt_masks(one, {None, 1000})[1000] is None
+    narrow = prompt_masks(one, {4})[4]
+    assert narrow[0, 0].sum(1).max() == 4
+    several = prompt_masks(model.stack.embed_prompt(**llava_inputs(ROWS)), {None})[None]
+    assert several.shape == (3, 1, several.shape[2], several.shape[2])

@@ -1,0 +1,146 @@
+"""Where answers end, what comes back, and how tokens stream."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from tests.support.tiny import llava_inputs, tiny_llava
+from twigkit import CapabilityError, InputError, TwigModel, TwigSpec
+
+DRAFTERS = ["plain", {"kind": "ssd", "threshold": 0.0}, {"kind": "tree-ssd", "threshold": 0.0}]
+INPUTS = llava_inputs([(3, 1, 5)])
+PROMPT = INPUTS["input_ids"].shape[1]
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = TwigModel(tiny_llava())
+    model.grow(TwigSpec(base="tiny", depth=6)).eval()
+    return model
+
+
+@pytest.fixture(scope="module")
+def answer(model):
+    return model.generate(**INPUTS, max_new_tokens=20, eos_token_id=[98])[0, PROMPT:].tolist()
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS, ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 13])
+def test_the_limit_is_never_overshot(model, answer, drafter, count):
+    output = model.generate(**INPUTS, max_new_tokens=count, eos_token_id=[98], drafter=drafter)
+    assert output[0, PROMPT:].tolist() == answer[:count]
+    assert output.stats.new_tokens == [count]
+    assert 1 + sum(output.stats.accepted_lengths[0]) == count
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS, ids=str)
+def test_every_end_token_ends_the_answer(model, answer, drafter):
+    for place in (0, 4, 9):
+        ends = [97, answer[place], 96]
+        output = model.generate(**INPUTS, max_new_tokens=20, eos_token_id=ends, drafter=drafter)
+        expected = answer[: answer.index(answer[place]) + 1]
+        assert output[0, PROMPT:].tolist() == expected
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS, ids=str)
+def test_rows_end_on_their_own_and_are_padded_as_generate_pads(model, drafter):
+    inputs = llava_inputs([(3, 1, 5), (6, 2, 2), (1, 0, 9)])
+    probe = model.base.generate(**inputs, max_new_tokens=12, do_sample=False, eos_token_id=98)
+    ends = [int(probe[0, -8]), int(probe[1, -3])]
+    own = model.base.generate(**inputs, max_new_tokens=12, do_sample=False, eos_token_id=ends)
+    output = model.generate(**inputs, max_new_tokens=12, eos_token_id=ends, drafter=drafter)
+    assert torch.equal(own, output)
+
+
+class EndsAt:
+    """A stopping criterion that ends at a token and writes down when it was asked."""
+
+    def __init__(self, token):
+        self.token, self.asked = token, []
+
+    def __call__(self, ids, scores, **_):
+        self.asked.append(ids.shape[1])
+        return ids[:, -1] == self.token
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS, ids=str)
+def test_criteria_are_asked_after_every_token(model, answer, drafter):
+    criterion = EndsAt(answer[6])
+    output = model.generate(
+        **INPUTS,
+        max_new_tokens=20,
+        eos_token_id=[98],
+        drafter=drafter,
+        stopping_criteria=[criterion],
+    )
+    expected = answer[: answer.index(answer[6]) + 1]
+    assert output[0, PROMPT:].tolist() == expected
+    assert criterion.asked == list(range(PROMPT + 1, PROMPT + 1 + len(expected)))
+
+
+class Collector:
+    def __init__(self):
+        self.pieces, self.ended = [], 0
+
+    def put(self, value):
+        self.pieces.append(value.tolist())
+
+    def end(self):
+        self.ended += 1
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS, ids=str)
+def test_streamers_get_what_generate_gives_them(model, drafter):
+    own, ours = Collector(), Collector()
+    model.base.generate(**INPUTS, max_new_tokens=8, do_sample=False, streamer=own)
+    model.generate(**INPUTS, max_new_tokens=8, drafter=drafter, streamer=ours)
+    assert ours.pieces == own.pieces
+    assert ours.ended == own.ended == 1
+
+
+def test_a_batch_cannot_be_streamed(model):
+    with pytest.raises(InputError, match="one prompt"):
+        model.generate(**llava_inputs([(3, 1, 5)] * 2), streamer=Collector())
+
+
+def test_a_dictionary_on_request(model, answer):
+    output = model.generate(
+        **INPUTS, max_new_tokens=5, eos_token_id=98, return_dict_in_generate=True, budget=0.5
+    )
+    assert output.sequences.shape == (1, PROMPT + 5)
+    assert output.stats.kept_tokens[6] == [0]
+    assert len(output.kept) == 2
+
+
+def test_defaults_are_transformers_defaults(model):
+    own = model.base.generate(**INPUTS, do_sample=False)
+    assert torch.equal(own, model.generate(**INPUTS))
+    config = GenerationConfig(max_length=PROMPT + 4, eos_token_id=2, pad_token_id=0)
+    assert model.generate(**INPUTS, generation_config=config).shape[1] <= PROMPT + 4
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_beams": 3}, CapabilityError, "num_beams=3 was given"),
+        ({"stop_strings": ["x"]}, InputError, "needs the tokenizer"),
+        ({"max_new_tokens": 0}, InputError, "must be greater than 0"),
+    ],
+)
+def test_settings_that_cannot_be_honoured_are_refused(model, options, error, message):
+    with pytest.raises(error, match=message):
+        model.generate(**INPUTS, **options)
+
+
+def test_statistics_add_up(model):
+    stats = model.generate(**llava_inputs([(3, 1, 5), (6, 2, 2)]), max_new_tokens=9).stats
+    assert stats.prompt_tokens == [26, 43]
+    assert stats.visual_tokens == [16, 32]
+    assert [1 + sum(gains) for gains in stats.accepted_lengths] == stats.new_tokens
+    assert stats.prefill_seconds > 0 < stats.decode_seconds
+    assert stats.tokens_per_second == pytest.approx(
+        sum(stats.new_tokens) / (stats.prefill_seconds + stats.decode_seconds)
+    )
+    assert 0 <= stats.acceptance <= 1

@@ -1,0 +1,155 @@
+"""Static trees: lossless whatever the heads guess, one call of the shallow model per step."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from tests.support.tiny import llava_inputs, tiny_llava
+from twigkit import CapabilityError, InputError, SpecError, TwigModel, TwigSpec
+from twigkit.specs.run import GenerationSpec
+from twigkit.speculative.static_trees import expected_length, ordered, search
+from twigkit.strategies.medusa_tree import MedusaTreeDrafter
+from twigkit.testing import Script, ScriptedDrafter
+
+ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3)]
+PROMPTS = {"one": ROWS[:1], "padded batch": ROWS}
+TREES = {
+    "default": {"kind": "medusa-tree"},
+    "path": {"kind": "medusa-tree", "paths": [[0], [0, 0], [0, 0, 0]]},
+    "flat": {"kind": "medusa-tree", "paths": [[0], [1], [2]]},
+    "sparse": {"kind": "medusa-tree", "paths": [[2], [0], [2, 1], [0, 3], [0, 3, 0], [2, 0]]},
+}
+
+
+def grown(layers=8):
+    """A twig that is always right about the next token; its other heads know nothing."""
+    model = TwigModel(tiny_llava(layers=layers))
+    heads = {"lm": {"kind": "lm"}, "medusa": {"kind": "medusa"}}
+    model.grow(TwigSpec(base="tiny", exit_layer=2, depth=layers - 2, heads=heads)).eval()
+    return model
+
+
+def scripted(model, inputs, agreement, drafter, **options):
+    """A static tree's drafter with heads that agree as often as asked, and the plain answer."""
+    plain = model.generate(**inputs, **options, drafter="plain")
+    width = inputs["input_ids"].shape[1]
+    answers = [
+        row[:count]
+        for row, count in zip(plain[:, width:].tolist(), plain.stats.new_tokens, strict=True)
+    ]
+    spec = GenerationSpec(drafter=drafter).drafter
+    if agreement == "untrained":
+        return spec, plain
+    script = Script(model.stack.embed_prompt(**inputs), answers, agreement)
+    return ScriptedDrafter(MedusaTreeDrafter(spec), script), plain
+
+
+@pytest.fixture(scope="module")
+def model():
+    return grown()
+
+
+@pytest.mark.parametrize("agreement", ["untrained", "half", "always", "never"])
+@pytest.mark.parametrize("rows", PROMPTS.values(), ids=PROMPTS)
+@torch.inference_mode()
+def test_static_trees_are_lossless(model, rows, agreement):
+    inputs = llava_inputs(rows)
+    for budget, bucketed in ((None, False), (0.4, True)):
+        options = {"eos_token_id": 98, "max_new_tokens": 17, "budget": budget}
+        for name, tree in TREES.items():
+            drafter, plain = scripted(model, inputs, agreement, tree, **options)
+            output = model.generate(**inputs, **options, drafter=drafter, bucketed=bucketed)
+            assert torch.equal(plain, output), name
+            gains = [gain for row in output.stats.accepted_lengths for gain in row[:-1]]
+            if agreement == "always":
+                assert set(gains) == {4 if name == "path" else 2 if name == "flat" else 5} or (
+                    name == "sparse"
+                )
+            if agreement == "never":
+                assert set(gains) == {1}
+            if agreement == "half" and name in ("default", "path"):
+                assert len(set(gains)) > 1
+    sampled = {**inputs, "max_new_tokens": 17, "do_sample": True, "seed": 4}
+    drawn = model.generate(**sampled, drafter="plain")
+    assert torch.equal(drawn, model.generate(**sampled, drafter=TREES["default"]))
+
+
+@torch.inference_mode()
+def test_a_step_calls_the_shallow_model_once_and_nothing_is_computed_twice():
+    model, inputs = grown(), llava_inputs(ROWS[:1])
+    options = {"eos_token_id": 98, "max_new_tokens": 17}
+    drafter, _ = scripted(model, inputs, "half", "medusa-tree", **options)
+    twig, base = [], [0] * model.stack.depth
+    model.twig.norm.register_forward_hook(lambda *_: twig.append(1))
+    for number, layer in enumerate(model.stack.layers):
+
+        def count(module, args, number=number):
+            base[number] += args[0].shape[1]
+
+        layer.register_forward_pre_hook(count)
+    output = model.generate(**inputs, **options, drafter=drafter)
+    stats = output.stats
+    prompt = inputs["input_ids"].shape[1]
+    assert base == [prompt + stats.steps + stats.drafted_tokens] * model.stack.depth
+    assert len(twig) <= stats.steps + 1
+
+
+def test_what_the_heads_cannot_fill_is_refused():
+    model = grown(layers=6)
+    inputs = llava_inputs([(3, 0, 5)])
+    high = {"kind": "medusa-tree", "paths": [[0] * n for n in range(1, 6)]}
+    with pytest.raises(CapabilityError, match=r"5 levels high.*looks 3 tokens beyond"):
+        model.generate(**inputs, drafter=high)
+    del model.twig.heads["medusa"]
+    with pytest.raises(CapabilityError, match="needs the head 'medusa'"):
+        model.generate(**inputs, drafter="medusa-tree")
+    model.generate(**inputs, drafter=TREES["flat"], max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([[0], [0]], "comes twice"),
+        ([[0], [1, 0]], r"hangs in the air: add \[1\]"),
+        ([], "one path at least"),
+        ([[-1]], "negative rank"),
+    ],
+)
+def test_what_is_no_tree_is_refused(paths, message):
+    with pytest.raises(InputError, match=message):
+        ordered(paths)
+    with pytest.raises((SpecError, ValueError), match=message):
+        GenerationSpec(drafter={"kind": "medusa-tree", "paths": paths})
+
+
+def subtrees(universe, size):
+    """Every tree of a size."""
+    for nodes in itertools.combinations(universe, size):
+        if all(path[:-1] in {(), *nodes} for path in nodes):
+            yield nodes
+
+
+@pytest.mark.parametrize("size", range(1, 6))
+def test_the_search_finds_the_best_of_all_trees(size):
+    # The second depth's guesses are not in order of their accuracy: ranks need not be.
+    accuracies = [[0.5, 0.3], [0.2, 0.45], [0.4]]
+    universe = [
+        path
+        for n in (1, 2, 3)
+        for path in itertools.product(*(range(len(a)) for a in accuracies[:n]))
+    ]
+    best = max(expected_length(nodes, accuracies) for nodes in subtrees(universe, size))
+    found = search(accuracies, size)
+    assert len(found) == size
+    assert math.isclose(expected_length(found, accuracies), best)
+
+
+def test_the_search_leaves_out_what_is_never_right():
+    assert search([[0.5, 0.0], [0.0, 0.3]], 9) == ((0,), (0, 1))
+    assert search([[0.0]], 3) == ((0,),)
+    with pytest.raises(InputError, match="at least one node"):
+        search([[0.5]], 0)

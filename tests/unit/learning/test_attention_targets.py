@@ -1,0 +1,94 @@
+"""The base's attention as a teacher: the rows of its own eager attention, and never all of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.support.samples import batch_of
+from tests.support.tiny import tiny_llava
+from twigkit import SpecError, TwigModel, TwigSpec
+from twigkit.learning import attention_targets as teaching
+from twigkit.learning.attention_targets import teacher_layer, teacher_rows
+from twigkit.learning.forward import advance, embed
+from twigkit.training.objectives.distillation import Distillation
+from twigkit.training.spec import DistillationSpec
+
+ROWS = ("w3 i w4 a5", "w2 a3 w2 i w1 i w2 a2 w3 a4", "w5 a6")
+LAYER = 5
+
+
+def whole_matrices(base, batch):
+    """The attention of every token of every row at the teacher's layer, from eager attention."""
+    base.set_attn_implementation("eager")
+    with torch.no_grad():
+        output = base(**batch.inputs, output_attentions=True)
+    return output.attentions[LAYER].mean(1)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+@pytest.mark.parametrize("which", ["query", "answer"])
+def test_a_turns_attention_is_the_mean_over_its_rows(monkeypatch, which, at_once):
+    monkeypatch.setattr(teaching, "AT_ONCE", at_once)
+    stack, batch = TwigModel(tiny_llava(8)).stack, batch_of(*ROWS)
+    rows = teacher_rows(batch.turns, which)
+    _, probes = advance(stack, embed(stack, batch), 0, LAYER + 1, rows=rows.rows, probed=[LAYER])
+    found = rows.read(probes[LAYER])
+    assert found.shape == (3, 3, batch.labels.shape[1])
+    every = whole_matrices(tiny_llava(8), batch)
+    for row, turns in enumerate(batch.turns):
+        for number, turn in enumerate(turns):
+            last = turn.query + 1 if which == "query" else turn.stop - 1
+            expected = every[row, turn.query : last].mean(0)
+            valid = batch.inputs["attention_mask"][row].bool()
+            assert (found[row, number] - expected)[valid].abs().max() < 1e-6
+            assert float(found[row, number, ~valid].abs().sum()) == 0.0
+        assert float(found[row, len(turns) :].abs().sum()) == 0.0
+
+
+class Square(TorchDispatchMode):
+    """Notes tensors of numbers that hold one for every pair of tokens."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens, self.found = tokens, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                shape = tuple(tensor.shape)
+                if len(shape) > 2 and min(shape[-2:]) >= self.tokens:
+                    self.found.append((str(func), shape))
+        return made
+
+
+@pytest.mark.parametrize("which", ["query", "answer"])
+def test_no_step_of_the_training_makes_a_whole_attention_matrix(which):
+    model = TwigModel(tiny_llava(8, context=2048))
+    heads = {"pruning": {"kind": "pruning"}}
+    model.grow(TwigSpec(base="tiny", exit_layer=2, depth=2, heads=heads))
+    spec = DistillationSpec(teacher_rows=which)
+    objective, batch = Distillation(spec, model), batch_of("w190 i w4 a5", "w190 i w6 a3")
+    tokens = batch.labels.shape[1]
+    with Square(tokens) as seen:
+        parts, _ = objective(batch, 0.0, 0)
+        parts["attention"].total.backward()
+    assert seen.found == []
+    with Square(tokens) as seen:  # what would be found
+        whole_matrices(tiny_llava(8, context=2048), batch)
+    assert seen.found
+
+
+@pytest.mark.parametrize(
+    ("given", "depth", "layer"),
+    [(None, 32, 19), (19 / 32, 32, 19), (19 / 32, 40, 24), (1.0, 32, 31), (0.25, 8, 2), (7, 8, 7)],
+)
+def test_the_teacher_layer_is_an_index_or_a_fraction_of_the_depth(given, depth, layer):
+    assert teacher_layer(depth, given) == layer
+
+
+def test_a_teacher_layer_outside_the_base_is_refused():
+    with pytest.raises(SpecError, match="outside the base's 8 layers; give 0 to 7"):
+        teacher_layer(8, 8)

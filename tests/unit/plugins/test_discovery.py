@@ -1,0 +1,208 @@
+"""Discovery, with fake distributions in temporary folders."""
+
+import sys
+import warnings
+
+import pytest
+
+from twigkit.errors import PluginError, PluginWarning, RegistryError
+from twigkit.plugins.discovery import (
+    commands,
+    default_discovery,
+    default_registry,
+    discover,
+    sources,
+)
+
+GOOD = """
+    from twigkit import hookimpl
+
+    class {cls}:
+        capabilities = frozenset({{"a", "b"}})
+
+    @hookimpl
+    def register_drafters(register):
+        register("{name}", {cls})
+"""
+
+
+def good(name="quick", cls="Quick"):
+    return GOOD.format(name=name, cls=cls)
+
+
+def discover_quietly(*sites):
+    """Discover in some folders; problems are warnings, which a test asks for by itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)
+        return discover([str(site) for site in sites])
+
+
+def cause(found):
+    (problem,) = found.problems
+    return problem.cause
+
+
+def test_a_plugin_is_entered_with_its_origin(fake_distribution):
+    site = fake_distribution("alpha-kit", version="3.1", plugins={"alpha_mod": good()})
+    found = discover([str(site)])
+    (entry,) = found.registry.entries()
+    assert found.problems == ()
+    assert (entry.kind, entry.name) == ("drafter", "quick")
+    assert (entry.distribution, entry.version) == ("alpha-kit", "3.1")
+    assert entry.module == "alpha_mod"
+    assert entry.location == f"{site / 'alpha_mod.py'}:4"
+    assert entry.capabilities == {"a", "b"}
+
+
+def test_a_name_claimed_twice_goes_to_neither_and_the_rest_loads(fake_distribution):
+    first = fake_distribution("alpha", plugins={"alpha_mod": good()})
+    second = fake_distribution("beta", version="2.0", plugins={"beta_mod": good()})
+    third = fake_distribution("fine-kit", plugins={"fine_mod": good("steady")})
+    sites = [str(first), str(second), str(third)]
+    both = r"'quick'.*alpha 1\.0.*beta 2\.0.*uninstall one of them"
+    with pytest.warns(PluginWarning, match=both):
+        found = discover(sites)
+    assert found.registry.names("drafter") == ["steady"]
+    assert found.problems[0].source.distribution == "beta"
+    with pytest.raises(RegistryError, match=both):
+        found.registry.get("drafter", "quick")
+
+
+def test_a_name_claimed_three_times_names_all(fake_distribution):
+    names = ("alpha", "beta", "gamma")
+    sites = [fake_distribution(n, plugins={f"{n}_mod": good()}) for n in names]
+    registry = discover_quietly(*sites).registry
+    told = r"3 plug-ins .*alpha 1\.0.*beta 1\.0.*gamma 1\.0.*all but one"
+    with pytest.raises(RegistryError, match=told):
+        registry.get("drafter", "quick")
+
+
+def test_who_asks_for_an_unknown_name_is_told_what_was_left_out(fake_distribution):
+    site = fake_distribution("broken-kit", version="0.3", plugins={"broken_mod": "import nothing_"})
+    registry = discover_quietly(site).registry
+    with pytest.raises(RegistryError, match=r"'quick'.*broken-kit 0\.3 .*ModuleNotFoundError"):
+        registry.get("drafter", "quick")
+
+
+def test_the_same_distribution_twice_on_the_path_counts_once(fake_distribution):
+    wheel = fake_distribution("alpha-kit", version="1.0", plugins={"alpha_mod": good()})
+    other = fake_distribution(
+        "Alpha_Kit", version="1.1", plugins={"alpha_mod": good()}, folder="elsewhere"
+    )
+    found = discover([str(other), str(wheel)])
+    assert [entry.version for entry in found.registry.entries()] == ["1.1"]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module"),
+        ("raise RuntimeError('needs a\\ncompiler')", "RuntimeError: needs a compiler"),
+        ("def broken(:", "SyntaxError"),
+    ],
+)
+def test_a_plugin_that_fails_to_import_is_a_warning_and_the_rest_loads(
+    fake_distribution, source, told
+):
+    bad = fake_distribution("broken-kit", version="0.3", plugins={"broken_mod": source})
+    fine = fake_distribution("fine-kit", plugins={"fine_mod": good()})
+    with pytest.warns(PluginWarning, match=r"broken-kit 0\.3") as caught:
+        found = discover([str(bad), str(fine)])
+    assert told in str(caught[0].message)
+    assert found.registry.names("drafter") == ["quick"]
+    assert told in cause(found)
+    assert "\n" not in str(found.problems[0])
+
+
+def test_a_plugin_for_other_hooks_is_refused(fake_distribution):
+    site = fake_distribution("old-kit", plugins={"old_mod": good() + "\n    TWIGKIT_HOOKS = 99\n"})
+    found = discover_quietly(site)
+    assert found.registry.entries() == []
+    assert "version 99 of the hooks and this twigkit has version 1" in cause(found)
+    assert "install a matching version of old-kit" in cause(found)
+
+
+def test_a_plugin_may_state_the_current_hooks(fake_distribution):
+    site = fake_distribution("new-kit", plugins={"new_mod": good() + "\n    TWIGKIT_HOOKS = 1\n"})
+    assert discover([str(site)]).registry.names("drafter") == ["quick"]
+
+
+BAD_REGISTRATIONS = {
+    "class Quick: pass": ("register('Not A Name', Quick)", "expected a name"),
+    "Quick = 3": ("register('quick', Quick)", "expected a class"),
+    "class Quick: pass\nclass Settings: pass": (
+        "register('quick', Quick, spec=Settings)",
+        "expected a spec class with the field `kind",
+    ),
+    "from twigkit import DrafterSpec\nclass Quick: pass": (
+        "register('quick', Quick, spec=DrafterSpec)",
+        "expected a spec class with the field `kind",
+    ),
+}
+
+
+@pytest.mark.parametrize("definitions", BAD_REGISTRATIONS)
+def test_a_bad_registration_leaves_the_plugin_out(fake_distribution, definitions):
+    call, told = BAD_REGISTRATIONS[definitions]
+    source = (
+        f"from twigkit import hookimpl\n{definitions}\n"
+        "class Fine: pass\n"
+        f"@hookimpl\ndef register_drafters(register):\n    register('fine', Fine)\n    {call}\n"
+    )
+    site = fake_distribution("clumsy-kit", plugins={"clumsy_mod": source})
+    found = discover_quietly(site)
+    assert told in cause(found)
+    assert found.registry.entries() == [], "half a plug-in was kept"
+
+
+def test_a_misspelt_hook_is_told(fake_distribution):
+    source = "from twigkit import hookimpl\n@hookimpl\ndef register_drafter(register):\n    pass\n"
+    site = fake_distribution("typo-kit", plugins={"typo_mod": source})
+    assert "unknown hook 'register_drafter'" in cause(discover_quietly(site))
+
+
+def test_a_module_without_hooks_is_told(fake_distribution):
+    site = fake_distribution("idle-kit", plugins={"idle_mod": "x = 1\n"})
+    assert "implements no hook" in cause(discover_quietly(site))
+
+
+def test_sources_walk_in_a_fixed_order(fake_distribution):
+    zeta = fake_distribution("zeta", plugins={"zeta_b": "", "zeta_a": ""})
+    alpha = fake_distribution("alpha", plugins={"alpha_mod": ""})
+    names = [source.name for source in sources("twigkit", [str(zeta), str(alpha)])]
+    assert names == ["alpha_mod", "zeta_b", "zeta_a"]
+
+
+def test_commands_are_listed_without_being_imported(fake_distribution):
+    site = fake_distribution("gadget", commands={"gadget_cmd": "raise RuntimeError('imported')"})
+    found = commands([str(site)])
+    assert list(found) == ["gadget_cmd"]
+    assert found["gadget_cmd"].distribution == "gadget"
+    assert "gadget_cmd" not in sys.modules
+
+
+def test_a_duplicate_command_names_both_distributions(fake_distribution):
+    first = fake_distribution("alpha", commands={"gadget": ""})
+    second = fake_distribution("beta", commands={"gadget": ""})
+    (found,) = commands([str(first), str(second)]).values()
+    assert found.distribution == "alpha"
+    with pytest.raises(PluginError, match=r"beta 1\.0 claims the name 'gadget' too"):
+        found.load()
+
+
+def test_the_built_in_plugins_are_found_like_a_strangers():
+    registry = default_registry()
+    assert default_discovery().problems == ()
+    found = {(entry.kind, entry.name) for entry in registry.entries()}
+    assert found >= {
+        ("adapter", "llava"),
+        ("head", "lm"),
+        ("pruner", "ttp"),
+        ("drafter", "ssd"),
+        ("drafter", "plain"),
+    }
+    assert {entry.distribution for entry in registry.entries()} >= {"twigkit"}
+
+
+def test_the_default_registry_is_filled_once():
+    assert default_registry() is default_registry()

@@ -1,0 +1,218 @@
+"""Drafters without a twig: what they propose from texts alone, and that they change no token."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from tests.support.tiny import IMAGE_TOKEN, llava_inputs, tiny_llava
+from twigkit import InputError, TwigModel, TwigSpec
+from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.ngrams import NgramTable, propose
+from twigkit.speculative.path_drafting import add_paths
+from twigkit.strategies.ngram import NgramDrafter, NgramDrafterSpec
+from twigkit.strategies.prompt_lookup import Occurrences
+
+ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3)]
+INPUTS = llava_inputs(ROWS)
+PROMPT = INPUTS["input_ids"].shape[1]
+
+
+def looked_up(text, longest, length):
+    """Prompt lookup by comparing every place with the end of the text."""
+    for together in range(min(longest, len(text)), 0, -1):
+        end = text[-together:]
+        for start in range(len(text) - together - 1, -1, -1):
+            if text[start : start + together] != end or min(end) < 0:
+                continue
+            whole = list(text)
+            for place in range(start + together, start + together + length):
+                whole.append(whole[place])
+            copy = whole[len(text) :]
+            copy = copy[: next((i for i, token in enumerate(copy) if token < 0), length)]
+            if copy:
+                return copy
+            break
+    return []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_followed_the_last_time_is_proposed(seed):
+    rng = random.Random(seed)
+    longest, length = rng.randint(1, 4), rng.randint(1, 7)
+    text = [rng.choice([-1, 0, 1, 2, 3]) for _ in range(rng.randint(1, 12))]
+    watched = Occurrences(text, longest)
+    for _ in range(12):
+        assert watched.following(length) == looked_up(text, longest, length)
+        text += [rng.choice([0, 1, 2, 3]) for _ in range(rng.randint(1, 4))]
+
+
+def test_a_loop_is_proposed_to_full_length():
+    assert Occurrences([9, 1, 2, 1, 2], 3).following(7) == [1, 2, 1, 2, 1, 2, 1]
+
+
+def test_nothing_is_proposed_of_pictures():
+    assert Occurrences([5, -1, -1, 7, 5], 3).following(4) == []
+    assert Occurrences([5, 6, -1, 7, 5], 3).following(4) == [6]
+
+
+def counted(texts, order, text, length):
+    """The n-gram drafter in a few slow lines: scan all texts for every end."""
+    text, drafts = list(text), []
+    for _ in range(length):
+        for size in range(min(order - 1, len(text)), 0, -1):
+            best, times = None, {}
+            for known in texts:
+                for place in range(size, len(known)):
+                    if known[place - size : place] == text[-size:]:
+                        times[known[place]] = times.get(known[place], 0) + 1
+                        if times[known[place]] >= times.get(best, 0):
+                            best = known[place]
+            if best is not None:
+                break
+        else:
+            break
+        text.append(best)
+        drafts.append(best)
+    return drafts
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_followed_most_often_is_proposed(seed, tmp_path):
+    rng = random.Random(seed)
+    order = rng.randint(2, 5)
+    texts = [[rng.randrange(4) for _ in range(rng.randint(1, 15))] for _ in range(3)]
+    table = NgramTable.count(texts, order)
+    table.save(tmp_path / "grams.json")
+    again = NgramTable.load(tmp_path / "grams.json")
+    for _ in range(5):
+        text = [rng.randrange(5) for _ in range(rng.randint(1, 6))]
+        assert propose([table], text, 6) == counted(texts, order, text, 6)
+        assert propose([again], text, 6) == propose([table], text, 6)
+
+
+def test_what_was_seen_counts_more_than_the_table():
+    seen, table = NgramTable.count([[1, 2, 5]]), NgramTable.count([[1, 2, 8, 9], [3, 2, 8]])
+    assert propose([seen, table], [1, 2], 3) == [5]
+    assert propose([seen, table], [3, 2], 3) == [8, 9]  # a longer end counts more than who saw it
+    assert NgramTable.count([[4, -1, 6, 7]]).following((4,)) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"order": 4}', '{"order": 4, "grams": {"x": [1, 2]}}'])
+def test_a_file_that_is_no_table_is_refused(tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(InputError, match=r"t\.json is no table of grams"):
+        NgramTable.load(tmp_path / "t.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        NgramTable.load(tmp_path / "none.json")
+
+
+def test_rows_with_fewer_drafts_are_filled_with_dead_nodes():
+    table = Candidates.start(torch.tensor([4, 5, 6]), 6, linear=True)
+    assert add_paths(table, [[], [], []], 3, eager=True) == range(1, 1)
+    assert add_paths(table, [[7, 8], [], [9, 1, 2, 3]], 3) == range(1, 4)
+    assert table.tokens[:, :4].tolist() == [[4, 7, 8, 0], [5, 0, 0, 0], [6, 9, 1, 2]]
+    assert table.alive[:, :4].tolist() == [[True] * 3 + [False], [True] + [False] * 3, [True] * 4]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return TwigModel(tiny_llava())
+
+
+DRAFTERS = {
+    "lookup": {"kind": "prompt-lookup", "length": 6},
+    "grams": {"kind": "ngram"},
+    "short": {"kind": "ngram", "length": 1, "order": 2},
+}
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS.values(), ids=DRAFTERS)
+@pytest.mark.parametrize("twig", [False, True], ids=["alone", "beside a twig"])
+@torch.inference_mode()
+def test_no_token_changes(model, drafter, twig):
+    if twig:
+        model.grow(TwigSpec(base="tiny", depth=2)).eval()
+    for settings in (
+        {},
+        {"bucketed": True},
+        {"do_sample": True, "seed": 3, "temperature": 0.3},
+        {"repetition_penalty": 1.1},
+        *([{"budget": 0.4}] if twig else []),
+    ):
+        options = {**INPUTS, "max_new_tokens": 20, "eos_token_id": 98, **settings}
+        plain = model.generate(**options, drafter="plain")
+        output = model.generate(**options, drafter=drafter)
+        assert torch.equal(plain, output)
+        assert output.stats.draft_kv_bytes == 0
+        if not settings:
+            assert output.stats.accepted_length > 1.1
+    model.twig = None
+
+
+@torch.inference_mode()
+def test_an_answer_that_is_in_the_prompt_comes_at_once(model):
+    """The prompt holds what the model will say: lookup finds it from the second token on."""
+    ids = INPUTS["input_ids"][2:3, -11:]
+    said = model.generate(input_ids=ids, max_new_tokens=12, eos_token_id=98)
+    table = NgramTable.count([said[0].tolist()])
+    options = {"input_ids": ids, "max_new_tokens": 12, "eos_token_id": 98}
+    drafter = NgramDrafter(NgramDrafterSpec(learn=False))
+    drafter.memory["table"] = table
+    drafter.spec = drafter.spec.replace(table="in memory")
+    output = model.generate(**options, drafter=drafter)
+    assert torch.equal(said, output)
+    assert output.stats.accepted_lengths == [[6, 5]]
+
+
+@torch.inference_mode()
+def test_a_table_is_read_once_for_all_calls(model, tmp_path, monkeypatch):
+    path = tmp_path / "grams.json"
+    NgramTable.count([[5, 6, 7, 8]]).save(path)
+    loads, load = [], NgramTable.load
+    monkeypatch.setattr(NgramTable, "load", lambda path: loads.append(path) or load(path))
+    options = {**INPUTS, "max_new_tokens": 4, "drafter": {"kind": "ngram", "table": str(path)}}
+    first, second = model.generate(**options), model.generate(**options)
+    assert torch.equal(first, second)
+    assert loads == [str(path)]
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        model.generate(**{**options, "drafter": {"kind": "ngram", "table": str(path), "order": 3}})
+
+
+class Spy:
+    """A drafter that writes down the texts it is shown."""
+
+    capabilities = frozenset({"batch", "no-twig"})
+    heads, linear, capacity, size, height = (), True, 1, 1, 0
+
+    def __init__(self):
+        self.lists, self.seen = [], []
+
+    def draft(self, shallow, candidates, room):
+        self.lists.append(shallow.texts)
+        self.seen.append([list(text) for text in shallow.texts])
+        return candidates
+
+
+@torch.inference_mode()
+def test_texts_are_prompt_and_answer_of_the_rows_that_are_left(model):
+    spy = Spy()
+    probe = model.generate(**INPUTS, max_new_tokens=6, eos_token_id=98)
+    ends = int(probe[0, PROMPT + 1])
+    output = model.generate(**INPUTS, max_new_tokens=6, eos_token_id=ends, drafter=spy)
+    counts = output.stats.new_tokens
+    assert min(counts) < 6
+    wanted = []
+    for row, kept in enumerate(INPUTS["attention_mask"].bool()):
+        ids = INPUTS["input_ids"][row][kept].tolist()
+        shown = [-1 if token == IMAGE_TOKEN else token for token in ids]
+        wanted.append(shown + output[row, PROMPT : PROMPT + counts[row]].tolist())
+    for step, texts in enumerate(spy.seen, 1):
+        left = [text[: len(text) - n + step] for text, n in zip(wanted, counts, strict=True)]
+        left = [text for text, n in zip(left, counts, strict=True) if n > step]
+        assert sorted(texts) == sorted(left)
+    firsts = {id(text) for text in spy.lists[0]}
+    assert all(id(text) in firsts for texts in spy.lists for text in texts)

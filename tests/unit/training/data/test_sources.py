@@ -1,0 +1,232 @@
+"""Samples come from files, Hugging Face datasets and factories alike."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from tests.support.processors import picture
+from twigkit.demo.pool import HELD_OUT
+from twigkit.demo.recipe.stream import Stream
+from twigkit.errors import InputError, SpecError
+from twigkit.training.data.record_formats import VISUAL
+from twigkit.training.data.sample import BrokenSampleError, Sample
+from twigkit.training.data.sources import Reader, open_source, read_records
+from twigkit.training.spec import DataSpec
+
+RECORDS = [
+    {
+        "id": f"r{i}",
+        "image": f"{i}.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhät?"},
+            {"from": "gpt", "value": "x" * (1 + 40 * i)},
+        ],
+    }
+    for i in range(3)
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        picture(i).save(pictures / f"{i}.png")
+    (tmp_path / "list.json").write_text(json.dumps(RECORDS))
+    lines = "\n".join(json.dumps(r, ensure_ascii=False) for r in RECORDS)
+    (tmp_path / "lines.jsonl").write_text(f"\n{lines}\n\n", encoding="utf-8")
+    return tmp_path
+
+
+def data(folder, name, **options):
+    return DataSpec(path=str(folder / name), images=str(folder / "pictures"), **options)
+
+
+@pytest.mark.parametrize("name", ["list.json", "lines.jsonl"])
+def test_files_of_conversations_are_read(folder, name):
+    reader = open_source(data(folder, name))
+    assert len(reader) == 3
+    sample = reader.read(2)
+    assert sample.id == "r2"
+    assert sample.messages[0].text == "<image>\nWhät?"
+    assert sample.pictures[0].size == (20, 20)
+    assert reader.name(1) == "r1 (number 1)"
+    lengths = reader.lengths()
+    assert (np.diff(lengths) > 0).all()
+    assert VISUAL < lengths[0] < 2 * VISUAL
+
+
+def test_pictures_lie_beside_the_file_unless_a_folder_is_named(folder):
+    for i in range(3):
+        picture(i).save(folder / f"{i}.png")
+    reader = open_source(DataSpec(path=str(folder / "list.json")))
+    assert reader.read(0).pictures
+
+
+def test_a_line_that_is_no_json_is_one_broken_sample(folder):
+    path = folder / "lines.jsonl"
+    path.write_text(path.read_text() + "{broken\n")
+    reader = open_source(data(folder, "lines.jsonl"))
+    assert len(reader) == 4
+    assert reader.read(1)
+    with pytest.raises(BrokenSampleError, match="not valid JSON"):
+        reader.read(3)
+    assert reader.name(3) == "3"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.json", "[1, 2", "not valid JSON"),
+        ("a.json", '{"a": 1}', "holds a dict; expected a list"),
+        ("a.json", "[]", "holds no samples"),
+        ("a.jsonl", "", "holds no samples"),
+        ("a.jsonl", "\n\n", "holds no samples"),
+        ("a.csv", "x", "ends in .json or .jsonl"),
+        ("missing.json", None, "cannot be read"),
+        ("missing.jsonl", None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_list_of_records_is_an_error(folder, name, content, told):
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(InputError, match=told):
+        open_source(data(folder, name))
+
+
+def test_a_folder_of_pictures_that_is_not_there_is_an_error(folder):
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere.*data\.images"):
+        open_source(DataSpec(path=str(folder / "list.json"), images=str(folder / "nowhere")))
+
+
+def test_lines_are_not_parsed_before_they_are_asked_for(folder):
+    (folder / "many.jsonl").write_text("nonsense\n" * 1000)
+    records = read_records(folder / "many.jsonl")
+    assert len(records) == len(records.lengths()) == 1000
+
+
+def test_a_factory_gives_samples_or_records(monkeypatch, folder):
+    class Made(list):
+        pass
+
+    def make(count=1, path=None):
+        first = Sample("s", [], []) if path == "empty" else Stream(4)[0]
+        return Made([first, {"image": picture(), "question": "q", "answer": "a"}][:count])
+
+    module = type(sys)("a_stranger_s_module")
+    module.make = make
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    source = "a_stranger_s_module:make"
+    reader = open_source(DataSpec(source=source, options={"count": 2}))
+    assert len(reader) == 2
+    assert reader.read(0).messages[1].role == "assistant"
+    assert reader.read(1).id == "1"
+    assert reader.lengths() is None
+    other = open_source(DataSpec(source=source), path="empty")
+    with pytest.raises(BrokenSampleError, match="empty"):
+        other.read(0)
+    for options, told in (({"sides": 3}, r"refuses its options \['sides'\]"), ({"count": 0}, None)):
+        with pytest.raises((SpecError, InputError), match=told or "holds no samples"):
+            open_source(DataSpec(source=source, options=options))
+    module.make = lambda: 3
+    with pytest.raises(SpecError, match="returned a int; expected a sequence"):
+        open_source(DataSpec(source=source))
+    for wrong in ("a_stranger_s_module:take", "no_such_module:make"):
+        with pytest.raises(SpecError, match="cannot be found"):
+            open_source(DataSpec(source=wrong))
+
+
+def test_whatever_a_source_raises_is_about_the_item():
+    class Moody(list):
+        def __getitem__(self, index):
+            raise ZeroDivisionError("mood")
+
+    reader = Reader(Moody([1]))
+    with pytest.raises(BrokenSampleError, match="ZeroDivisionError: mood"):
+        reader.read(0)
+    assert reader.name(0) == "0"
+
+
+def test_lengths_must_fit_the_samples():
+    class Wrong(list):
+        def lengths(self):
+            return [1, 2]
+
+    with pytest.raises(InputError, match=r"gives .* lengths; give one for each"):
+        Reader(Wrong([1])).lengths()
+
+
+def test_the_demo_world_is_a_source():
+    options = {"samples": 40, "described": 0.25, "first": 7}
+    reader = open_source(DataSpec(source="twigkit.demo.recipe.stream:Stream", options=options))
+    again = Stream(**options)
+    for index in (0, 17, 39):
+        sample = reader.read(index)
+        assert sample.messages == again[index].messages
+        assert sample.pictures[0].tobytes() == again[index].pictures[0].tobytes()
+        assert sample.pictures[0].size == (144, 144)
+    assert len({reader.read(i).id for i in range(40)}) == 40
+    described = [reader.read(i).id.startswith("describe") for i in range(40)]
+    assert 2 < sum(described) < 20
+    lengths = reader.lengths()
+    assert [length > 1 for length in lengths] == described
+    with pytest.raises(BrokenSampleError):
+        reader.read(40)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"samples": 0}, "at least one sample"),
+        ({"described": 2}, "share from 0 to 1"),
+        ({"kinds": ["weather"]}, "unknown kinds weather"),
+        ({"first": HELD_OUT - 3}, "held out"),
+    ],
+)
+def test_the_demo_world_never_shows_what_is_held_out(options, told):
+    with pytest.raises(InputError, match=told):
+        Stream(**options)
+
+
+def test_hugging_face_datasets_are_read(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the extra 'datasets' is not installed")
+    pictures = [picture(i) for i in range(3)]
+    features = datasets.Features(
+        {
+            "images": datasets.List(datasets.Image()),
+            "texts": datasets.List(
+                {"user": datasets.Value("string"), "assistant": datasets.Value("string")}
+            ),
+        }
+    )
+    rows = {
+        "images": [[pictures[0]], [pictures[1], pictures[2]], []],
+        "texts": [[{"user": f"q{i}", "assistant": "a" * (1 + 9 * i)}] for i in range(3)],
+    }
+    made = datasets.Dataset.from_dict(rows, features=features)
+    made.save_to_disk(tmp_path / "saved")
+    made.to_parquet(tmp_path / "parquet" / "train.parquet")
+    for path in ("saved", "parquet"):
+        reader = open_source(DataSpec(source="datasets", path=str(tmp_path / path)))
+        assert len(reader) == 3
+        sample = reader.read(1)
+        assert sample.messages[0].text == "<image>\n<image>\nq1"
+        assert sample.pictures[0].tobytes() == pictures[1].tobytes()
+        assert reader.read(2).pictures == []
+        assert (np.diff(reader.lengths()) > 0).all()
+    turns = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]]
+    datasets.Dataset.from_dict({"messages": turns}).save_to_disk(tmp_path / "turns")
+    assert open_source(DataSpec(source="datasets", path=str(tmp_path / "turns"))).read(0)
+    datasets.Dataset.from_dict({"text": ["x"]}).save_to_disk(tmp_path / "plain")
+    with pytest.raises(InputError, match="has the columns text; expected conversations"):
+        open_source(DataSpec(source="datasets", path=str(tmp_path / "plain")))
+    with pytest.raises(InputError, match="split 'test', cannot be loaded"):
+        open_source(DataSpec(source="datasets", path=str(tmp_path / "parquet"), split="test"))
+
+
+def test_without_the_package_datasets_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"pip install 'twigkit\[datasets\]'"):
+        open_source(DataSpec(source="datasets", path="anything"))

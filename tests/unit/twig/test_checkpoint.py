@@ -1,0 +1,194 @@
+"""Twigs on disk: whole or not at all, and only on their own base."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support.tiny import llava_inputs, tiny_llava
+from twigkit import CheckpointError, SpecError, TwigModel, TwigSpec
+from twigkit.twig.checkpoint import MANIFEST, WEIGHTS
+
+SPEC = TwigSpec(base="tiny", exit_layer=2, depth=2)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    model = TwigModel(tiny_llava(layers=6))
+    model.grow(SPEC)
+    with torch.no_grad():
+        for parameter in model.twig.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return model, model.save_twig(tmp_path_factory.mktemp("twigs") / "twig", note="For the tests.")
+
+
+def copy_of(folder, target):
+    target.mkdir()
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def test_a_twig_comes_back_as_it_was(saved):
+    model, folder = saved
+    assert {file.name for file in folder.iterdir()} == {MANIFEST, WEIGHTS, "README.md"}
+    back = TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder)
+    assert back.twig.spec == SPEC
+    for (name, old), (other, new) in zip(
+        model.twig.state_dict().items(), back.twig.state_dict().items(), strict=True
+    ):
+        assert name == other
+        assert torch.equal(old, new)
+    inputs = llava_inputs([(3, 1, 5)])
+    answers = [m.generate(**inputs, max_new_tokens=9, budget=0.5) for m in (model, back)]
+    assert torch.equal(*answers)
+
+
+def test_saving_again_replaces_the_twig_and_leaves_nothing_else(saved, tmp_path):
+    model, _ = saved
+    for _ in range(2):
+        model.save_twig(tmp_path / "twig")
+    assert [path.name for path in tmp_path.iterdir()] == ["twig"]
+
+
+def test_a_failed_save_leaves_the_old_twig(saved, tmp_path, monkeypatch):
+    model, _ = saved
+    folder = model.save_twig(tmp_path / "twig")
+    before = (folder / MANIFEST).read_text()
+
+    def full(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("twigkit.twig.checkpoint.save_file", full)
+    with pytest.raises(CheckpointError, match=r"cannot write the twig to .*no space.*make room"):
+        model.save_twig(folder)
+    assert (folder / MANIFEST).read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["twig"]
+
+
+def test_a_folder_of_something_else_is_not_overwritten(saved, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match="holds no twig"):
+        saved[0].save_twig(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (lambda: tiny_llava(layers=6, seed=1), "grown on another base"),
+        (lambda: tiny_llava(layers=7), "num_hidden_layers is 7"),
+        (lambda: tiny_llava(layers=6, vocabulary=120), "vocab_size is 120"),
+    ],
+    ids=["other weights", "other depth", "other vocabulary"],
+)
+def test_a_twig_is_refused_on_another_base(saved, base, message):
+    with pytest.raises(CheckpointError, match=message):
+        TwigModel.from_pretrained(base(), twig=saved[1])
+
+
+def test_a_fine_tune_of_the_base_needs_saying_so(saved):
+    base = tiny_llava(layers=6, seed=1)
+    model = TwigModel.from_pretrained(base, twig=saved[1], allow_other_base=True)
+    assert model.twig.spec == SPEC
+
+
+@torch.no_grad()
+def test_another_precision_of_the_same_base_is_the_same_base(saved):
+    base = tiny_llava(layers=6).to(torch.bfloat16)
+    model = TwigModel.from_pretrained(base, twig=saved[1])
+    assert {p.dtype for p in model.twig.parameters()} == {torch.bfloat16}
+
+
+DAMAGE = {
+    "no manifest": (lambda f: (f / MANIFEST).unlink(), "holds no twig.json"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "holds no model.safetensors"),
+    "half a manifest": (lambda f: (f / MANIFEST).write_text('{"format":'), "is damaged"),
+    "half the weights": (
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]),
+        "is damaged",
+    ),
+    "another format": (lambda f: edit(f, format=99), "format 99"),
+    "a missing entry": (lambda f: edit(f, sources=None), "sources: this field is required"),
+}
+
+
+def edit(folder, **changes):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest.update(changes)
+    manifest = {key: value for key, value in manifest.items() if value is not None}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_twigs_are_refused(saved, tmp_path, damage, message):
+    folder = copy_of(saved[1], tmp_path / "twig")
+    damage(folder)
+    with pytest.raises(CheckpointError, match=message):
+        TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match="no folder"):
+        TwigModel.from_pretrained(tiny_llava(layers=6), twig=tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("norm.weight"), "norm.weight is missing"),
+        (lambda s: s.update(extra=torch.ones(1)), "extra is unknown"),
+        (lambda s: s.update({"norm.weight": torch.ones(3)}), "norm.weight has shape"),
+    ],
+)
+def test_state_is_loaded_strictly(saved, tmp_path, change, message):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_of(saved[1], tmp_path / "twig")
+    state = load_file(folder / WEIGHTS)
+    change(state)
+    save_file(state, folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match=message):
+        TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder)
+
+
+def test_where_layers_start():
+    model = TwigModel(tiny_llava(layers=6))
+    layers = model.base.model.language_model.layers
+
+    def weights(layer: nn.Module) -> torch.Tensor:
+        return layer.self_attn.q_proj.weight
+
+    twig = model.grow(SPEC)
+    assert twig.sources == [2, 3]
+    for layer, source in zip(twig.layers, (2, 3), strict=True):
+        assert torch.equal(weights(layer), weights(layers[source]))
+    assert torch.equal(twig.heads["lm"].linear.weight, model.base.lm_head.weight)
+    twig = model.grow(SPEC.replace(init="last"))
+    assert twig.sources == [4, 5]
+    assert torch.equal(weights(twig.layers[1]), weights(layers[5]))
+    twig = model.grow(SPEC.replace(init="random"))
+    assert not torch.equal(weights(twig.layers[0]), weights(layers[2]))
+    assert {p.data_ptr() for p in twig.parameters()}.isdisjoint(
+        {p.data_ptr() for p in model.base.parameters()}
+    )
+
+
+@pytest.mark.parametrize("change", [{"exit_layer": 5}, {"depth": 5}, {"exit_layer": 6, "depth": 1}])
+def test_layers_outside_the_base_are_refused(change):
+    with pytest.raises(SpecError, match="the base has 6 layers"):
+        TwigModel(tiny_llava(layers=6)).grow(SPEC.replace(**change))
+
+
+def test_a_head_with_fewer_rows_never_drafts_the_others():
+    model = TwigModel(tiny_llava(layers=6))
+    spec = SPEC.replace(heads={"lm": {"kind": "lm", "rows": 40}})
+    twig = model.grow(spec)
+    logits = twig.heads["lm"](torch.randn(1, 3, 64))
+    assert logits.shape[-1] == 100
+    assert bool((logits[..., 40:] == -torch.inf).all())
+    with pytest.raises(SpecError, match="vocabulary has 100"):
+        model.grow(SPEC.replace(heads={"lm": {"kind": "lm", "rows": 101}}))

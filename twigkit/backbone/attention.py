@@ -1,0 +1,103 @@
+"""The attention function that twigkit's layer shells use, and the probe that reads single rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from twigkit.backbone.probes import RowProbe, _Stop
+
+IMPLEMENTATION = "twigkit"
+"""Name under which :func:`twig_attention` is registered with transformers."""
+
+
+def twig_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    probe: RowProbe | _Stop | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend with scaled-dot-product attention and feed the probe if one is given.
+
+    Args:
+        module: The attention module that calls.
+        query: ``[batch, heads, queries, width]``.
+        key: ``[batch, kv_heads, keys, width]``.
+        value: ``[batch, kv_heads, keys, value_width]``.
+        attention_mask: ``None`` (one query sees all keys, a square is causal), or bool or additive
+            ``[batch, 1, queries, keys]``, where ``queries`` may be repeated once per query head of
+            a group, head after head, so that grouped heads are packed into the query axis.
+        scaling: Factor on the dot products; default ``width ** -0.5``.
+        dropout: Probability of dropping a weight.
+        probe: Where to record single rows.
+        softcap: Soft limit of the logits that some families use; takes the unfused path.
+
+    Returns:
+        Output ``[batch, queries, heads, value_width]`` and ``None`` in place of the weights.
+    """
+    heads, queries = query.shape[1], query.shape[2]
+    groups = key.shape[1]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if probe is not None:
+        probe.record(query, key, scale)
+    if softcap is not None:
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, :, :queries]
+        return _softcapped(query, key, value, attention_mask, scale, softcap), None
+    repeat = heads // groups
+    packed = attention_mask is not None and attention_mask.shape[2] == repeat * queries
+    if repeat > 1 and (queries == 1 or packed):
+        batch, width = query.shape[0], query.shape[3]
+        output = F.scaled_dot_product_attention(
+            query.reshape(batch, groups, repeat * queries, width),
+            key,
+            value,
+            attn_mask=attention_mask,
+            dropout_p=dropout,
+            scale=scale,
+        )
+        return output.reshape(batch, heads, queries, -1).transpose(1, 2), None
+    output = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=dropout,
+        scale=scale,
+        is_causal=attention_mask is None and queries > 1,
+        enable_gqa=repeat > 1,
+    )
+    return output.transpose(1, 2), None
+
+
+def _softcapped(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float
+) -> Tensor:
+    """Attend with ``softcap * tanh(logits / softcap)``, which no fused kernel here offers."""
+    repeat = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+    logits = softcap * torch.tanh((query @ key.transpose(2, 3)) * scale / softcap)
+    if mask is None and query.shape[2] > 1:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(
+            key.shape[2] - query.shape[2]
+        )
+    if mask is not None:
+        dead = torch.finfo(logits.dtype).min
+        logits = logits.masked_fill(~mask, dead) if mask.dtype == torch.bool else logits + mask
+    weights = logits.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2)
+
+
+AttentionInterface.register(IMPLEMENTATION, twig_attention)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

@@ -1,0 +1,1 @@
+"""Makes and measures the weights of the built-in model."""

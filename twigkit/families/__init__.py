@@ -1,0 +1,1 @@
+"""Finds the adapter of a base model, loads the base, and tells its sizes."""

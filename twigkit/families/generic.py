@@ -1,0 +1,255 @@
+"""The adapter of families that nobody declares: tried, and held against the model's own forward."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.probes import RowProbe, row_probe
+from twigkit.backbone.prompt import Prompt
+from twigkit.errors import CapabilityError, FamilyWarning, TwigkitError
+from twigkit.generation.draft_model import Frontier
+from twigkit.generation.prefill import Storage, prefill
+from twigkit.generation.verifier import Target
+from twigkit.interfaces.adapter import Adapter
+from twigkit.speculative.candidates import Candidates
+
+_KNOWN = {
+    "attention_mask",
+    "cache_position",
+    "input_ids",
+    "inputs_embeds",
+    "labels",
+    "past_key_values",
+    "position_ids",
+    "return_dict",
+    "use_cache",
+}
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_HALF_TOLERANCE = 5e-2
+_PROBE = (7, 4)
+_MISSING = (
+    "install a plug-in that brings an adapter for it, or write one (see CONTRIBUTING.md, and "
+    "`twigkit plugins` for those that are installed)"
+)
+
+
+class GenericAdapter(Adapter):
+    """Wraps a model by what nearly all families have in common.
+
+    Attributes:
+        capabilities: What was found; complete once :meth:`stack` has run.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Choose how such a model is loaded.
+
+        Raises:
+            CapabilityError: If transformers has no generating model of this type.
+        """
+        self.kind = str(config.get("model_type"))
+        self.capabilities = frozenset({"batch", "text-only"})  # type: ignore[misc]
+        if self.kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+            self.auto_class = "AutoModelForImageTextToText"  # type: ignore[misc]
+        elif self.kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            self.auto_class = "AutoModelForCausalLM"  # type: ignore[misc]
+        else:
+            raise CapabilityError(
+                f"no adapter serves model type {self.kind!r}, and the installed transformers has "
+                f"no generating model of it; {_MISSING}"
+            )
+
+    def stack(self, model: nn.Module) -> LayerStack:
+        """Wrap a model and check it on a small prompt of text.
+
+        Raises:
+            CapabilityError: If the layers do not give what the model gives; says what differed.
+        """
+        stack = GenericStack(model, self.kind)
+        if not any(parameter.is_meta for parameter in model.parameters()):
+            stack.check(stack.probe())
+            warnings.warn(
+                f"no adapter serves model type {self.kind!r}; the generic one reproduced the "
+                "model's own logits on a prompt of text and is used. It will check its first "
+                "prompt with pictures too",
+                FamilyWarning,
+                stacklevel=2,
+            )
+        if stack.visual_ids:
+            self.capabilities |= {"image", "pruning"}  # type: ignore[misc]
+        return stack
+
+
+class GenericStack(LayerStack):
+    """Layers found by their names; the first prompt with pictures is checked before it is used."""
+
+    def __init__(self, model: nn.Module, kind: str) -> None:
+        """Wrap a model.
+
+        Raises:
+            CapabilityError: If it has no single language model of decoder layers.
+        """
+        self.kind = kind
+        text = _language_model(model, kind)
+        rope = getattr(text.config, "rope_parameters", None) or {}
+        channels = 3 if "mrope_section" in rope else 1
+        super().__init__(model, text, visual_ids=_placeholders(model), channels=channels)
+        self._extra: list[str] = []
+        self._checked = False
+
+    def embed_prompt(self, **inputs: Any) -> Prompt:
+        """Run the front end; check the first prompt that holds visual tokens."""
+        with self._offsets_kept():
+            prompt = super().embed_prompt(**inputs)
+            if not self._checked and any(prompt.visual_counts):
+                self._checked = True
+                try:
+                    self.check(inputs)
+                except CapabilityError:
+                    self._checked = False
+                    raise
+        return prompt
+
+    @contextmanager
+    def _offsets_kept(self) -> Iterator[None]:
+        """Put back the offset of positions that the base may note on itself meanwhile.
+
+        With positions in three channels the base notes where an answer goes on; its own
+        ``generate``, if one is under way, would go on there too.
+        """
+        noted = [module for module in self.model.modules() if hasattr(module, "rope_deltas")]
+        before = [module.rope_deltas for module in noted]
+        try:
+            yield
+        finally:
+            for module, value in zip(noted, before, strict=True):
+                module.rope_deltas = value
+
+    def assemble(
+        self, ids: Tensor, valid: Tensor, visual: Tensor, arguments: dict[str, Any]
+    ) -> Prompt:
+        """Note what the language model is given besides the usual."""
+        self._extra = sorted(
+            name
+            for name, value in arguments.items()
+            if name not in _KNOWN and (isinstance(value, Tensor | list | tuple | dict))
+        )
+        return super().assemble(ids, valid, visual, arguments)
+
+    def probe(self) -> dict[str, Tensor]:
+        """Make two prompts of text, the second padded on the left."""
+        generator = torch.Generator().manual_seed(0)
+        words = torch.randint(3, min(self.vocabulary, 1000), (2, max(_PROBE)), generator=generator)
+        words[torch.isin(words, torch.tensor(self.visual_ids, dtype=torch.long))] = 3
+        mask = torch.ones_like(words)
+        mask[1, : max(_PROBE) - min(_PROBE)] = 0
+        device = self.model.get_input_embeddings().weight.device
+        return {"input_ids": words.to(device), "attention_mask": mask.to(device)}
+
+    @torch.inference_mode()
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Compare with the model's own forward and its first step of decoding.
+
+        Raises:
+            CapabilityError: If anything differs; says what, and where it first does.
+        """
+        try:
+            found = self._difference(inputs)
+        except TwigkitError:
+            raise
+        except Exception as error:  # a stranger's layers may raise anything
+            line = (str(error).strip() or repr(error)).splitlines()[0]
+            found = f"its layers cannot be run one by one ({type(error).__name__}: {line})"
+        if found:
+            extra = f"; they are also given {', '.join(self._extra)}" if self._extra else ""
+            raise CapabilityError(
+                f"no adapter serves model type {self.kind!r}, and the generic one does not fit it: "
+                f"{found}{extra}. To use it, {_MISSING}"
+            )
+
+    def _difference(self, inputs: Mapping[str, Any]) -> str:
+        """Say where the layers first give something else than the model; empty if nowhere."""
+        prompt = super().embed_prompt(**inputs)
+        own = self.model(**inputs, use_cache=False, output_hidden_states=True)
+        probes = {layer: row_probe(prompt, "last", None)[0] for layer in range(self.depth)}
+        states = [prompt.hidden, *self._states(prompt, probes)]
+        names = ["the embedded prompt", *(f"the output of layer {i}" for i in range(self.depth))]
+        # The last of the model's own states lies behind the norm, so the logits stand for it.
+        pairs = list(zip(names, states, own.hidden_states or (), strict=False))[: self.depth]
+        logits = self.head(self.norm(states[-1]))
+        for name, mine, theirs in [*pairs, ("the logits", logits, own.logits)]:
+            gap = _gap(mine[prompt.valid], theirs[prompt.valid])
+            if gap:
+                return f"{name} {'differ' if name.endswith('s') else 'differs'} by {gap}"
+        if any(prompt.visual_counts) and any(probe.query is None for probe in probes.values()):
+            return "its layers do not use the attention function they are told to"
+        out = self.model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            min_new_tokens=2,
+            max_new_tokens=2,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        token = out.sequences[:, prompt.ids.shape[1]]
+        gap = _gap(self._step(prompt, token), out.logits[1])
+        return f"the logits of the second generated token differ by {gap}" if gap else ""
+
+    def _step(self, prompt: Prompt, token: Tensor) -> Tensor:
+        """Return the logits behind one generated token, from the cache, ``[batch, vocabulary]``."""
+        done = prefill(self, prompt, Storage(room=2, drafts=False))
+        frontier = Frontier(prompt.next_rope, prompt.next_index)
+        table = Candidates.start(token, 1, linear=True)
+        states = self.embed_tokens(token[:, None])
+        return Target(self, done.cache).logits(states, table, frontier)[:, 0]
+
+    def _states(self, prompt: Prompt, probes: Mapping[int, RowProbe]) -> list[Tensor]:
+        """Return the output of every layer."""
+        rope = self.rope(prompt.hidden, prompt.rope)
+        masks = prompt_masks(prompt, self.windows(0, self.depth))
+        states, hidden = [], prompt.hidden
+        for layer in range(self.depth):
+            hidden = self.run(hidden, layer, layer + 1, rope=rope, masks=masks, probes=probes)
+            states.append(hidden)
+        return states
+
+
+def _gap(mine: Tensor, theirs: Tensor) -> str:
+    """Say how far two results are apart; empty if they agree."""
+    if mine.shape != theirs.shape:
+        return f"its shape ({tuple(mine.shape)} instead of {tuple(theirs.shape)})"
+    scale, gap = theirs.abs().max().item(), (mine - theirs).abs().max().item()
+    allowed = _TOLERANCE.get(mine.dtype, _HALF_TOLERANCE) * max(scale, 1e-6)
+    return "" if gap <= allowed else f"{gap:.2g} where the model's own values reach {scale:.2g}"
+
+
+def _language_model(model: nn.Module, kind: str) -> nn.Module:
+    """Find the module that holds the decoder layers."""
+    text_config = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
+    for module in model.modules():
+        parts = ("layers", "norm", "rotary_emb")
+        if all(hasattr(module, part) for part in parts) and module.config is text_config:
+            return module
+    raise CapabilityError(
+        f"no adapter serves model type {kind!r}, and the generic one finds no language model with "
+        f"layers, norm and rotary_emb in {type(model).__name__}; {_MISSING}"
+    )
+
+
+def _placeholders(model: nn.Module) -> tuple[int, ...]:
+    """Read the ids that stand for visual tokens from the configuration."""
+    names = [f"{what}_token_{key}" for what in ("image", "video") for key in ("id", "index")]
+    found = (getattr(model.config, name, None) for name in names)
+    return tuple(dict.fromkeys(token for token in found if isinstance(token, int)))

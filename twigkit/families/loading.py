@@ -1,0 +1,122 @@
+"""Loads base models and reads their configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import PreTrainedConfig
+
+from twigkit.errors import CheckpointError
+from twigkit.families.resolve import find_adapter
+from twigkit.io.hub import download_options
+
+
+def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """Read a base model's configuration without running any of its code.
+
+    Args:
+        base: Folder or Hub id.
+        revision: Revision on the Hub.
+
+    Returns:
+        What ``config.json`` holds.
+
+    Raises:
+        CheckpointError: If there is none, or it cannot be read.
+    """
+    if not Path(base).is_dir() and _looks_like_a_path(str(base)):
+        raise CheckpointError(
+            f"there is no folder {base}; name a folder with config.json and safetensors weights, "
+            "or a Hub id"
+        )
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(str(base), **download_options(base, revision))
+    except Exception as error:  # what is wrong with a file has as many types as lines read it
+        raise unloadable(base, error) from error
+    whole = isinstance(config, dict) and isinstance(config.get("model_type"), str)
+    if not whole:
+        raise CheckpointError(
+            f"cannot load the base model {base}: its config.json names no model_type; name a "
+            "folder with the config.json that transformers wrote, or a Hub id"
+        )
+    for name, part in config.items():
+        if name.endswith("_config") and part is not None and not isinstance(part, dict):
+            raise CheckpointError(
+                f"cannot load the base model {base}: {name} in its config.json is {part!r}, no "
+                "mapping; name a folder with the config.json that transformers wrote"
+            )
+    return dict(config)
+
+
+def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
+    """Load a base model whole, by the class of transformers that its adapter names.
+
+    Args:
+        base: Folder or Hub id.
+        options: For ``from_pretrained``.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: If something is missing, damaged, or does not fit; names it.
+        CapabilityError: If no adapter serves the model.
+    """
+    if str(options.get("device_map")) == "meta":
+        raise CheckpointError(
+            f"cannot load the base model {base} on the device 'meta', which holds no weights; "
+            "choose another"
+        )
+    adapter = find_adapter(read_config(base, options.get("revision")))
+    loader = getattr(transformers, adapter.auto_class)
+    options = {**options, **download_options(base, options.get("revision"))}
+    try:
+        model, report = loader.from_pretrained(
+            base, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except ImportError as error:
+        way = "install it, or load the model without it"
+        raise unloadable(base, error, way) from error
+    except (RuntimeError, AssertionError) as error:  # a device that is not there, or is full
+        raise unloadable(base, error, "choose a device that is there and has room") from error
+    except Exception as error:  # what is wrong with a file has as many types as lines read it
+        raise unloadable(base, error) from error
+    problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    problems += [
+        f"{name} has shape {list(found)}, expected {list(wanted)}"
+        for name, found, wanted in sorted(report["mismatched_keys"])
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"the weights of the base model {base} do not fit its config.json: "
+            f"{'; '.join(problems[:3])}{more}; copy the checkpoint again"
+        )
+    loaded: nn.Module = model
+    return loaded
+
+
+def unloadable(
+    base: str | Path,
+    error: Exception,
+    way: str = "name a folder with config.json and safetensors weights, or a Hub id",
+) -> CheckpointError:
+    """Make the error of a base that is not there or is damaged.
+
+    Args:
+        base: What was asked for.
+        error: What transformers said; its first line is told, and the second if that explains it.
+        way: What to do.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    if lines[0].endswith(":"):
+        lines[0] = " ".join(lines[:2])
+    return CheckpointError(f"cannot load the base model {base}: {lines[0].rstrip('.')}; {way}")
+
+
+def _looks_like_a_path(name: str) -> bool:
+    """Whether a name can only mean a folder: Hub ids have one slash at most, and it is inside."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1

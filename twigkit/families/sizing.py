@@ -1,0 +1,216 @@
+"""The shape of a base model and of a twig on it, worked out without loading any weights."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig
+
+from twigkit.errors import FamilyWarning, InputError, PluginError, TwigkitError
+from twigkit.families.generic import GenericAdapter
+from twigkit.families.loading import read_config, unloadable
+from twigkit.families.resolve import adapter_entries, find_adapter
+from twigkit.interfaces.adapter import Adapter
+from twigkit.interfaces.budget import keep_counts, wipe_layer
+from twigkit.interfaces.presets import Preset, VisualTokens
+from twigkit.io.hub import download_options
+
+BUDGETS = (1 / 3, 2 / 9, 1 / 9)
+"""Shares of the visual tokens that the paper's tables ask for (arXiv 2503.14075, table 1)."""
+
+_BYTES = 2
+_LAYER_COUNTS = ("num_hidden_layers", "depth")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What matters about a base when a twig is planned. Bytes are those of half precision.
+
+    Attributes:
+        base: Folder or Hub id.
+        adapter: Name of the adapter class that serves it.
+        model_type: Its type.
+        layers: Decoder layers, L.
+        width: Width of the hidden states.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_width: Width of a head.
+        vocabulary: Rows of the language-model head.
+        visual: Visual tokens of a usual prompt; ``None`` if there are none.
+        exit_layer: Where the twig grows, K.
+        depth: Layers of the twig, T.
+        wipe_layer: After it no visual token is left, Kf.
+        keep: Keep counts R by budget (visual tokens per layer on average).
+        twig_parameters: Weights of the twig with its norm and language-model head.
+        kv_bytes: Keys and values of one token in all base layers.
+        twig_kv_bytes: The same in the twig's layers.
+        tried: Whether no adapter declares the family, so that the generic one will be tried.
+    """
+
+    base: str
+    adapter: str
+    model_type: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    vocabulary: int
+    visual: VisualTokens | None
+    exit_layer: int
+    depth: int
+    wipe_layer: int
+    keep: dict[int, int]
+    twig_parameters: int
+    kv_bytes: int
+    twig_kv_bytes: int
+    tried: bool
+
+
+def all_presets() -> dict[str, tuple[Preset, str]]:
+    """Return the presets of all installed adapters with the adapter's name, by preset name.
+
+    Raises:
+        PluginError: If two adapters bring a preset of the same name.
+    """
+    found: dict[str, tuple[Preset, str]] = {}
+    for entry in adapter_entries():
+        for preset in entry.cls.presets():
+            other = found.setdefault(preset.name, (preset, entry.name))
+            if other[0] is not preset:
+                raise PluginError(
+                    f"two adapters bring the preset {preset.name!r}: {other[1]!r} and "
+                    f"{entry.name!r} of {entry.origin}; uninstall one of them"
+                )
+    return dict(sorted(found.items()))
+
+
+def preset_shape(preset: Preset) -> Shape:
+    """Measure a preset."""
+    config = AutoConfig.for_model(**preset.config)
+    return measure(preset.base, config, exit_layer=preset.exit_layer, depth=preset.depth)
+
+
+def inspect_base(base: str | Path, revision: str | None = None) -> Shape:
+    """Measure any model from its configuration.
+
+    Args:
+        base: Folder or Hub id.
+        revision: Revision on the Hub.
+
+    Raises:
+        CheckpointError: If there is no configuration that can be read.
+        CapabilityError: If the model is refused; says what works instead.
+    """
+    find_adapter(read_config(base, revision))  # refuses what cannot be served before more is read
+    try:
+        config = AutoConfig.from_pretrained(base, **download_options(base, revision))
+        layers = int(config.get_text_config(decoder=True).num_hidden_layers)
+        exit_layer = min(2, layers - 1)
+        return measure(str(base), config, exit_layer=exit_layer, depth=min(3, layers - exit_layer))
+    except TwigkitError:
+        raise
+    except Exception as error:  # what is wrong with a file has as many types as lines read it
+        raise unloadable(base, error) from error
+
+
+def measure(base: str, config: Any, *, exit_layer: int, depth: int) -> Shape:
+    """Measure a base and a twig.
+
+    Args:
+        base: What to call the base.
+        config: Its configuration.
+        exit_layer: Where the twig grows.
+        depth: Layers of the twig.
+
+    Raises:
+        InputError: If the base has too few layers for a twig.
+        CapabilityError: If no adapter serves the model.
+    """
+    data = config.to_dict()
+    adapter = find_adapter(data)
+    text = config.get_text_config(decoder=True)
+    layers, heads = int(text.num_hidden_layers), int(text.num_attention_heads)
+    if layers < 2:
+        raise InputError(f"{base} has {layers} layer; a twig needs a base of two or more")
+    width, kv_heads = int(text.hidden_size), int(getattr(text, "num_key_value_heads", 0) or heads)
+    head_width = int(getattr(text, "head_dim", None) or width // heads)
+    layer, rest, vocabulary = _parameters(adapter, config)
+    visual = adapter.visual_tokens(data)
+    per_layer = 2 * kv_heads * head_width * _BYTES
+    wipe = max(wipe_layer(layers, None), exit_layer + 1)
+    return Shape(
+        base=base,
+        adapter=type(adapter).__name__,
+        model_type=str(config.model_type),
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_width=head_width,
+        vocabulary=vocabulary,
+        visual=visual,
+        exit_layer=exit_layer,
+        depth=depth,
+        wipe_layer=wipe,
+        keep=_keep(visual, layers, exit_layer, wipe),
+        twig_parameters=depth * layer + rest,
+        kv_bytes=layers * per_layer,
+        twig_kv_bytes=depth * per_layer,
+        tried=isinstance(adapter, GenericAdapter),
+    )
+
+
+def on_meta(adapter: Adapter, config: Any) -> nn.Module:
+    """Build a model without memory for its weights."""
+    with torch.device("meta"):
+        model: nn.Module = getattr(transformers, adapter.auto_class).from_config(config)
+    return model
+
+
+def _keep(visual: VisualTokens | None, layers: int, exit_layer: int, wipe: int) -> dict[int, int]:
+    """Work out the keep counts of the paper's budgets, where the layers can meet them."""
+    if visual is None:
+        return {}
+    floor = exit_layer * visual.count / layers
+    budgets = [round(share * visual.count) for share in BUDGETS]
+    return {
+        budget: keep_counts([visual.count], budget, depth=layers, exit_layer=exit_layer, wipe=wipe)[
+            0
+        ]
+        for budget in budgets
+        if floor <= budget <= wipe * visual.count / layers
+    }
+
+
+def _parameters(adapter: Adapter, config: Any) -> tuple[int, int, int]:
+    """Count the weights of one layer and of norm and head, and the head's rows."""
+    small = copy.deepcopy(config)
+    for part in {id(p): p for p in (small.get_text_config(decoder=True), *_towers(small))}.values():
+        for name in _LAYER_COUNTS:
+            if isinstance(getattr(part, name, None), int):
+                setattr(part, name, 1)
+        if getattr(part, "layer_types", None):
+            part.layer_types = part.layer_types[:1]
+    model = on_meta(adapter, small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FamilyWarning)
+        stack = adapter.stack(model)
+    head: Mapping[str, Any] = stack.model.get_output_embeddings().state_dict()
+    rest = [*stack.text.norm.parameters(), *head.values()]
+    layer = sum(parameter.numel() for parameter in stack.layers[0].parameters())
+    return layer, sum(tensor.numel() for tensor in rest), stack.vocabulary
+
+
+def _towers(config: Any) -> list[Any]:
+    """Return the configurations of the other towers, which cost time to build."""
+    names = ("vision_config", "audio_config")
+    return [part for part in (getattr(config, name, None) for name in names) if part is not None]

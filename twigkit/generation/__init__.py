@@ -1,0 +1,1 @@
+"""One call of generate: prefill with pruning, then draft, verify and accept."""

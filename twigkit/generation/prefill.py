@@ -1,0 +1,291 @@
+"""The prompt through the layers, losing visual tokens on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from twigkit.backbone.kv_cache import LayerCache, Segment
+from twigkit.backbone.layer_stack import LayerStack, Rope
+from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.probes import RowProbe, row_probe
+from twigkit.backbone.prompt import Prompt
+from twigkit.errors import CapabilityError
+from twigkit.interfaces.pruner import PruneContext, Pruner, Selection, Stage
+from twigkit.twig.module import Twig
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one stage kept.
+
+    Attributes:
+        stage: The pruner's stage.
+        positions: Prompt positions that stay, padding included in the count, ``[batch, kept]``.
+        alive: Which of them are real, ``[batch, kept]`` bool.
+        scores: The pruner's scores over the prompt, ``[batch, prompt]`` float32, zero where a token
+            was gone or not visual; ``None`` for a wipe.
+    """
+
+    stage: Stage
+    positions: Tensor
+    alive: Tensor
+    scores: Tensor | None
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """A prompt behind the last layer.
+
+    Attributes:
+        hidden: State of the last prompt token behind the last layer, ``[batch, width]``.
+        cache: Keys and values of what each range of layers kept.
+        kept: What the pruner's stages kept.
+    """
+
+    hidden: Tensor
+    cache: LayerCache
+    kept: list[Kept] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the cache of a generation is laid out.
+
+    Attributes:
+        room: Slots per row behind the prompt, for generated tokens and a step's nodes.
+        drafts: Whether the twig's keys and values are kept for drafting.
+        kept_only: Whether the twig then keeps only the tokens that stay behind the exit layer.
+        bucketed: Whether views have few different lengths, for compiled steps.
+    """
+
+    room: int
+    drafts: bool
+    kept_only: bool = False
+    bucketed: bool = False
+
+
+def prefill(
+    stack: LayerStack,
+    prompt: Prompt,
+    storage: Storage,
+    *,
+    twig: Twig | None = None,
+    pruner: Pruner | None = None,
+    stages: Iterable[Stage] = (),
+    generator: torch.Generator | None = None,
+) -> Prefilled:
+    """Run a prompt through all layers and fill the cache.
+
+    Args:
+        stack: The base.
+        prompt: The prompt behind the front end.
+        storage: Layout of the cache.
+        twig: The twig, if anything needs one.
+        pruner: Scores tokens at the stages.
+        stages: Where visual tokens go, by rising layer.
+        generator: Random numbers for the pruner.
+
+    Returns:
+        The last token's state and the cache.
+
+    Raises:
+        CapabilityError: If a stage asks for an attention that is not computed before it.
+    """
+    return _Prefill(stack, prompt, storage, twig, pruner, list(stages), generator).run()
+
+
+class _Prefill:
+    """One prompt on its way; holds what the stages share."""
+
+    def __init__(
+        self,
+        stack: LayerStack,
+        prompt: Prompt,
+        storage: Storage,
+        twig: Twig | None,
+        pruner: Pruner | None,
+        stages: list[Stage],
+        generator: torch.Generator | None,
+    ) -> None:
+        self.stack, self.prompt, self.storage = stack, prompt, storage
+        self.pruner, self.stages, self.generator = pruner, stages, generator
+        wants_twig = storage.drafts or any(stage.attention == "twig" for stage in stages)
+        self.twig = twig if wants_twig else None
+        self.exit = twig.exit_layer if twig is not None else 0
+        self.tokens = prompt.hidden.shape[1]
+        self.positions = torch.arange(self.tokens, device=prompt.hidden.device).expand(
+            len(prompt.lengths), -1
+        )
+        self.attention: dict[str | int, Tensor] = {}
+        self.twig_probe: RowProbe | None = None
+        self.twig_segment: Segment | None = None
+        self.kept: list[Kept] = []
+
+    def run(self) -> Prefilled:
+        """Run all ranges of layers, the twig and the stages."""
+        segments: list[Segment] = []
+        bounds = sorted({self.exit, self.stack.depth, *(stage.layer for stage in self.stages)})
+        position = 0
+        for bound in bounds:
+            segments += self._advance(position, bound)
+            if bound == self.exit and self.twig is not None:
+                self._run_twig(self.twig)
+            for stage in self.stages:
+                if stage.layer == bound and bound < self.stack.depth:
+                    self._prune(stage)
+            position = bound
+        shallow = [segment for segment in segments if segment.last <= self.exit]
+        deep = [segment for segment in segments if segment.first >= self.exit]
+        cache = LayerCache(shallow, deep, self.twig_segment if self.storage.drafts else None)
+        return Prefilled(self.prompt.hidden[:, -1], cache, self.kept)
+
+    def _advance(self, first: int, last: int) -> list[Segment]:
+        """Run base layers over the tokens that are left."""
+        segments = []
+        for start, stop in self.stack.spans(first, last):
+            prompt = self.prompt.to(self.stack.device(start))
+            rope = self.stack.rope(prompt.hidden, prompt.rope)
+            masks = prompt_masks(prompt, self.stack.windows(start, stop))
+            probes = self._probes(prompt, range(start, stop))
+            segment = self._segment(start, stop)
+            hidden = self.stack.run(
+                prompt.hidden,
+                start,
+                stop,
+                rope=rope,
+                masks=masks,
+                cache=segment,
+                inject=prompt.inject,
+                probes={k: v for k, (v, _) in probes.items()},
+            )
+            for layer, (probe, weight) in probes.items():
+                self.attention[layer] = (probe.attention() * weight[:, :, None]).sum(1)
+            self.prompt = replace(prompt, hidden=hidden)
+            segments.append(segment)
+        return segments
+
+    def _segment(self, first: int, last: int) -> Segment:
+        """Open a segment for the tokens that are left."""
+        prompt = self.prompt
+        capacity = max(prompt.lengths) + self.storage.room
+        segment = Segment(first, last, capacity, bucketed=self.storage.bucketed)
+        segment.begin_prefill(prompt.index, prompt.valid, prompt.lengths)
+        return segment
+
+    def _run_twig(self, twig: Twig) -> None:
+        """Run the twig over the tokens behind the exit layer, and read the asked rows."""
+        stack, prompt = self.stack, self.prompt.to(next(twig.parameters()).device)
+        rope: Rope = stack.rope(prompt.hidden, prompt.rope)
+        masks = prompt_masks(prompt, twig.windows(stack))
+        wanted = [stage for stage in self.stages if stage.attention == "twig"]
+        probe, weight = None, None
+        if wanted:
+            probe, weight = row_probe(prompt, wanted[0].rows, stack.window(twig.sources[-1]))
+        segment = self._segment(0, twig.depth) if self.storage.drafts else None
+        twig.run(
+            prompt.hidden,
+            stack,
+            rope=rope,
+            masks=masks,
+            cache=segment,
+            inject=prompt.inject,
+            probe=probe,
+        )
+        if probe is not None and weight is not None:
+            self.attention["twig"] = (probe.attention() * weight[:, :, None]).sum(1)
+        self.twig_probe, self.twig_segment = probe, segment
+
+    def _probes(self, prompt: Prompt, layers: range) -> dict[int, tuple[RowProbe, Tensor]]:
+        """Place the probes that later stages ask for in a range of base layers."""
+        return {
+            stage.attention: row_probe(prompt, stage.rows, self.stack.window(stage.attention))
+            for stage in self.stages
+            if isinstance(stage.attention, int) and stage.attention in layers
+        }
+
+    def _prune(self, stage: Stage) -> None:
+        """Drop visual tokens from the prompt."""
+        prompt, scores, hidden = self.prompt, None, self.prompt.hidden
+        if any(stage.keep):
+            selection = self._select(stage)
+            scores = selection.scores.float()
+            hidden = hidden if selection.hidden is None else selection.hidden
+        ranking = torch.zeros_like(prompt.index, dtype=torch.float32) if scores is None else scores
+        order, alive, lengths = keep_indices(ranking, prompt, stage.keep)
+        visual = [min(*pair) for pair in zip(stage.keep, prompt.visual_counts, strict=True)]
+        self.prompt = prompt.select(order, alive, hidden, lengths, visual)
+        whole = None
+        if scores is not None:
+            given = scores.masked_fill(~prompt.visual, 0.0)
+            whole = scores.new_zeros(scores.shape[0], self.tokens).scatter_(
+                1, self.positions, given
+            )
+        self.positions = self.positions.gather(1, order)
+        self.attention = {key: rows.gather(1, order) for key, rows in self.attention.items()}
+        self.twig_probe = None  # its keys and inputs are of all tokens
+        self.kept.append(Kept(stage, self.positions, alive, whole))
+        if stage.layer == self.exit and self.twig_segment is not None and self.storage.kept_only:
+            slots = (prompt.valid.long().cumsum(1) - 1).clamp(min=0).gather(1, order)
+            self.twig_segment.keep(slots, alive, lengths)
+
+    def _select(self, stage: Stage) -> Selection:
+        """Ask the pruner for scores."""
+        if self.pruner is None:
+            raise CapabilityError("there are stages to prune at but no pruner to score the tokens")
+        attention = None
+        if stage.attention is not None:
+            if stage.attention not in self.attention:
+                raise CapabilityError(
+                    f"the stage after layer {stage.layer} asks for the attention of "
+                    f"{stage.attention!r}, which does not run before it"
+                )
+            attention = self.attention[stage.attention]
+        prompt = self.prompt
+        context = PruneContext(
+            hidden=prompt.hidden,
+            visual=prompt.visual,
+            valid=prompt.valid,
+            index=prompt.index,
+            attention=attention,
+            twig=self.twig,
+            twig_probe=self.twig_probe,
+            generator=self.generator,
+        )
+        return self.pruner.select(stage, context)
+
+
+def keep_indices(
+    scores: Tensor, prompt: Prompt, counts: list[int]
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Pick the highest-scoring visual tokens, in prompt order; text stays.
+
+    Args:
+        scores: One score per token, ``[batch, tokens]``; ignored where not visual.
+        prompt: The tokens.
+        counts: Visual tokens to keep per row; a row with fewer keeps all it has.
+
+    Returns:
+        Positions that stay, sorted, padded on the left, ``[batch, kept]``; which of them are real,
+        ``[batch, kept]`` bool; and how many are, per row.
+
+    Source: TwigVLM, arXiv 2503.14075 §4.2.
+    """
+    visual, device = prompt.visual, scores.device
+    ranked = (
+        scores.masked_fill(~visual, float("-inf")).sort(dim=1, descending=True, stable=True).indices
+    )
+    limit = torch.tensor(counts, device=device)[:, None]
+    place = torch.arange(scores.shape[1], device=device)
+    chosen = torch.zeros_like(visual).scatter_(1, ranked, (place < limit).expand_as(visual))
+    stays = prompt.valid & (~visual | chosen)
+    lengths = [
+        length - found + min(count, found)
+        for length, found, count in zip(prompt.lengths, prompt.visual_counts, counts, strict=True)
+    ]
+    kept = max(lengths)
+    order = torch.where(stays, place, -1).sort(1).values[:, -kept:]
+    return order.clamp(min=0), order >= 0, lengths

@@ -1,0 +1,1 @@
+"""The one door for extensions: what plug-ins implement, and what they are handed."""

@@ -1,0 +1,75 @@
+"""What an adapter promises: a family of base models seen as layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from torch import nn
+
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.interfaces.presets import Preset, VisualTokens
+from twigkit.interfaces.tiny_models import TinyFamily
+
+
+@runtime_checkable
+class HasTiny(Protocol):
+    """What an adapter adds to be tested with a model of its own family."""
+
+    def tiny(self) -> TinyFamily:
+        """Build the family's tiny model."""
+        ...
+
+
+class Adapter:
+    """Base class of adapters: exposes one family of base models as a layer stack.
+
+    An adapter declares ``model_types`` and ``capabilities`` and defines :meth:`stack`; the rest has
+    defaults. Class methods take a configuration as plain data (``config.to_dict()``, or what
+    ``config.json`` holds), so that they work before anything is loaded.
+
+    Attributes:
+        model_types: Values of ``config.model_type`` that the adapter serves.
+        capabilities: What the family can do, from ``twigkit.interfaces.capabilities``.
+        auto_class: The class of transformers that loads the family.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    auto_class: ClassVar[str] = "AutoModelForImageTextToText"
+
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        """Say whether a model is of this family."""
+        return config.get("model_type") in cls.model_types
+
+    @classmethod
+    def refusal(cls, config: Mapping[str, Any]) -> str | None:
+        """Say why a model cannot be served, and what works instead; ``None`` if it can."""
+        return None
+
+    def stack(self, model: nn.Module) -> LayerStack:
+        """Wrap a loaded model.
+
+        Raises:
+            CapabilityError: If this variant of the family cannot be served; says why.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what its layers are; define 'stack'")
+
+    @classmethod
+    def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens | None:
+        """Say how many visual tokens a usual prompt has; ``None`` if there are none."""
+        return None
+
+    @classmethod
+    def presets(cls) -> tuple[Preset, ...]:
+        """Return the well-known models of the family."""
+        return ()
+
+    def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
+        """Return makers of the family's tiny models, by the name of the variant.
+
+        One that differs in ways that matter, such as another text model, has a name of its own;
+        most families have one, which :meth:`HasTiny.tiny` makes.
+        """
+        return {"tiny": self.tiny} if isinstance(self, HasTiny) else {}

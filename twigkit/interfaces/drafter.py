@@ -1,0 +1,138 @@
+"""What a drafter promises, and the draft model that it is handed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.sampling import Sampling
+
+
+class Shallow(Protocol):
+    """The shallow model as a drafter sees it: base layers up to the exit layer, then the twig."""
+
+    def expand(self, candidates: Candidates, nodes: range | Tensor) -> Tensor:
+        """Pass nodes through the shallow model.
+
+        Args:
+            candidates: The step's nodes. The root must be passed first; a node's ancestors before
+                it.
+            nodes: Ids of nodes not passed yet: a range, or ``[batch, nodes]``.
+
+        Returns:
+            The twig's normed states, ``[batch, nodes, width]``.
+        """
+        ...
+
+    def logits(self, hidden: Tensor, head: str = "lm") -> Tensor:
+        """Apply a head of the twig, ``[batch, nodes, width]`` to its output."""
+        ...
+
+    @property
+    def eager(self) -> bool:
+        """Whether asking the device for a value is cheap, so that a drafter may stop early."""
+        ...
+
+    @property
+    def gained(self) -> list[int]:
+        """Tokens that each row of the last step gained, on the host; empty in the first step."""
+        ...
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """Prompt without padding and answer so far of each row, on the host, the root last.
+
+        -1 stands for a visual token. A row's list is the same object in every step, and grows. Rows
+        that have stopped leave the batch, so that row i of one step need not be row i of the next.
+        """
+        ...
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How the target's tokens are drawn, without penalties; None if the best ones are taken.
+
+        Drafts may be chosen all the same. Those that ``candidates.sample`` draws from what
+        ``twigkit.speculative.sampling.process`` makes of the draft's logits with these settings are
+        accepted more often.
+        """
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """What a drafter adds that learns from one call of ``generate`` for the next.
+
+    Attributes:
+        memory: Kept by the model for all drafters of the same spec, until the twig changes.
+    """
+
+    memory: dict[str, Any]
+
+
+@runtime_checkable
+class Decides(Protocol):
+    """What a drafter adds that chooses anew before each step; ``linear`` then says what it chose.
+
+    It counts as a drafter of trees: it declares ``"tree"``, and before the first choice ``linear``
+    is false.
+    """
+
+    def decide(self, gained: Sequence[int], room: int) -> None:
+        """Choose how to draft the next step.
+
+        Args:
+            gained: Tokens that each row gained in the last step; empty in the first step.
+            room: Most drafts that are worth proposing on a path.
+        """
+        ...
+
+
+class Drafter(Protocol):
+    """Proposes the tokens below the last accepted one.
+
+    Attributes:
+        capabilities: What it can do.
+        heads: Names of the twig heads it needs; empty if it needs no twig.
+        linear: Whether it proposes paths only.
+    """
+
+    capabilities: ClassVar[frozenset[str]]
+    heads: tuple[str, ...]
+    linear: bool
+
+    def __init__(self, spec: Any) -> None:
+        """Take the drafter's own spec."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Most nodes that a step creates, root included."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Most nodes that a step hands to verification, root included."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Most drafts on one path: the most a step can accept."""
+        ...
+
+    def draft(
+        self, shallow: Shallow, candidates: Candidates, room: int
+    ) -> Candidates | tuple[Candidates, Tensor]:
+        """Propose the tokens of one step.
+
+        Args:
+            shallow: The shallow model.
+            candidates: A table that holds the root alone.
+            room: Most drafts that are worth proposing on a path (tokens still wanted, less one).
+
+        Returns:
+            The table to verify, and, if it was cut, the ids that its nodes had in ``candidates``.
+        """
+        ...

@@ -1,0 +1,52 @@
+"""What a twig head promises."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.probes import RowProbe
+from twigkit.specs.run import HeadSpec
+
+
+class Head(nn.Module):
+    """Base class of twig heads: maps the twig's normed states to something a strategy uses."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def grow(cls, spec: Any, stack: LayerStack) -> Head:
+        """Make the head of a fresh twig.
+
+        Args:
+            spec: The head's own spec.
+            stack: The base, whose weights the head may copy.
+        """
+        raise TypeError(f"{cls.__name__} does not say how it grows; define the class method 'grow'")
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map states ``[batch, tokens, width]`` to the head's output."""
+        raise TypeError(f"{type(self).__name__} does not define 'forward'")
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """What a head adds that scores visual tokens (capability ``"scores"``)."""
+
+    def scores(self, probe: RowProbe, visual: Tensor) -> Tensor:
+        """Score the visual tokens, differentiably.
+
+        Args:
+            probe: The probe of the last twig layer, behind a run.
+            visual: Which tokens are visual, ``[batch, tokens]`` bool.
+
+        Returns:
+            One score per probed row and token, ``[batch, rows, tokens]`` float32. Those of the
+            visual tokens in front of a row add up to one; all others are zero.
+        """
+        ...
+
+
+HeadSpecs = dict[str, HeadSpec]

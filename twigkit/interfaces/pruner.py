@@ -1,0 +1,116 @@
+"""What a pruner promises, and what it is handed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """What a pruner may know of a prompt before any layer runs.
+
+    Attributes:
+        visual: Visual tokens of each row.
+        depth: Base layers, L.
+        exit_layer: Where the twig grows, K; ``None`` without a twig.
+        budget: Average visual tokens per layer, a count or a fraction.
+        wipe_layer: What the user asked for: a count, a fraction, or ``None`` for the pruner's own.
+    """
+
+    visual: list[int]
+    depth: int
+    exit_layer: int | None
+    budget: int | float
+    wipe_layer: int | float | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One place where visual tokens go.
+
+    Attributes:
+        layer: Base layers that run before it.
+        keep: Visual tokens that stay, per row; all zero wipes them.
+        attention: Whose attention the pruner wants to see: ``"twig"`` for the last twig layer, the
+            number of a base layer that runs before the stage, or ``None``.
+        rows: Which query rows of it: the last prompt token's, or those of all text tokens (summed).
+    """
+
+    layer: int
+    keep: list[int]
+    attention: Literal["twig"] | int | None = None
+    rows: Literal["last", "text"] = "last"
+
+
+@dataclass
+class PruneContext:
+    """What the core hands a pruner at a stage. All tensors are of the tokens still there.
+
+    Attributes:
+        hidden: States behind the stage's layer, ``[batch, tokens, width]``.
+        visual: Which tokens are visual, ``[batch, tokens]`` bool.
+        valid: Which are not padding, ``[batch, tokens]`` bool.
+        index: Original sequence index, ``[batch, tokens]`` long.
+        attention: Attention that the tokens receive from the stage's rows, averaged over heads,
+            ``[batch, tokens]`` float32; ``None`` if the stage asked for none.
+        twig: The twig, if the stage asked for its attention; its heads may score.
+        twig_probe: The probe of the last twig layer; ``None`` once tokens have gone, since it holds
+            all of them.
+        generator: Source of random numbers.
+    """
+
+    hidden: Tensor
+    visual: Tensor
+    valid: Tensor
+    index: Tensor
+    attention: Tensor | None = None
+    twig: Any = None
+    twig_probe: Any = None
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A pruner's answer at a stage.
+
+    Attributes:
+        scores: One score per token, ``[batch, tokens]``; the highest of the visual ones stay.
+        hidden: Replacement states of all tokens, for pruners that merge; ``None`` leaves them.
+    """
+
+    scores: Tensor
+    hidden: Tensor | None = None
+
+
+class Pruner(Protocol):
+    """Says at which layers visual tokens go, how many stay, and which.
+
+    Attributes:
+        capabilities: What it can do.
+        needs_twig: Whether it works only on a model with a twig.
+        heads: Names of the twig heads it needs.
+    """
+
+    capabilities: ClassVar[frozenset[str]]
+    needs_twig: ClassVar[bool]
+    heads: ClassVar[tuple[str, ...]]
+
+    def __init__(self, spec: Any) -> None:
+        """Take the pruner's own spec."""
+        ...
+
+    def stages(self, layout: PromptLayout) -> list[Stage]:
+        """Plan the stages of a prompt, by rising layer.
+
+        Raises:
+            BudgetError: If the budget cannot be met; says the bound and what would move it.
+        """
+        ...
+
+    def select(self, stage: Stage, context: PruneContext) -> Selection:
+        """Score the tokens at a stage that keeps some of them."""
+        ...

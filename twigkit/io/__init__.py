@@ -1,0 +1,1 @@
+"""Files, the Hub, processors and clocks."""

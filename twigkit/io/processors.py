@@ -1,0 +1,169 @@
+"""From pictures and a question to what a base model's processor returns."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from twigkit.errors import CheckpointError, InputError
+from twigkit.io.hub import download_options
+
+
+def load_processor(
+    base: str | Path,
+    *,
+    revision: str | None = None,
+    pictures: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Load the processor of a base model.
+
+    Args:
+        base: Folder or Hub id of the base.
+        revision: Revision on the Hub.
+        pictures: Whether it must take pictures; a text-only base has a tokenizer instead.
+        options: Settings of the processor that differ from the base's own, such as its size of
+            pictures.
+
+    Returns:
+        Its processor, padding on the left, as generation needs it.
+
+    Raises:
+        CheckpointError: If the base comes without one, or it is damaged.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(
+            base, **download_options(base, revision), **(options or {})
+        )
+    except ImportError as error:
+        needed = _first_line(error).split(". ")[0]
+        raise CheckpointError(
+            f"the processor of {base} needs a package that is not there ({needed}); install it "
+            "and try again"
+        ) from error
+    except Exception as error:  # what is wrong with a file has as many types as lines read it
+        raise CheckpointError(
+            f"cannot load the processor of {base}: {_first_line(error)}; name a base that "
+            "comes with its processor and tokenizer"
+        ) from error
+    if pictures and not hasattr(processor, "image_processor"):
+        raise CheckpointError(
+            f"{base} comes with a {type(processor).__name__}, which takes no pictures; add the "
+            "base's processor files"
+        )
+    getattr(processor, "tokenizer", processor).padding_side = "left"
+    return processor
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """Read a picture whole, upright, as RGB of eight bits.
+
+    Args:
+        path: A file in any format that Pillow reads; of an animation, the first frame is taken.
+
+    Returns:
+        The picture.
+
+    Raises:
+        InputError: If there is no such file, or it is no picture, or only a part of one.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not too large
+            with Image.open(path) as picture:
+                return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+    except FileNotFoundError:
+        raise InputError(f"there is no file {str(path)!r}; name a picture") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; name a picture") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is not a picture; give a PNG, JPEG or similar file") from None
+    except Image.DecompressionBombError as error:
+        raise InputError(f"the picture {path} is too large ({_first_line(error)})") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        system = getattr(error, "strerror", None)  # not the decoder's word
+        if system:
+            raise InputError(f"cannot open {path}: {system}; name a picture") from error
+        raise InputError(
+            f"the picture {path} cannot be read ({_first_line(error)}); it is damaged or "
+            "incomplete, give a whole one"
+        ) from error
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale the grey values of sixteen bits down, which Pillow would turn into plain white."""
+    if picture.mode[0] != "I":
+        return picture
+    grey = picture.convert("I")
+    brightest: Any = grey.getextrema()[1]
+    return grey if brightest <= 255 else grey.point(lambda value: value * (1 / 257)).convert("L")
+
+
+def prepare(
+    processor: Any, prompt: str, pictures: Sequence[Image.Image] = (), *, raw: bool = False
+) -> dict[str, Any]:
+    """Turn a question about some pictures into what the model takes.
+
+    Args:
+        processor: The base's processor.
+        prompt: The question.
+        pictures: The pictures, in the order in which the prompt refers to them.
+        raw: Take the prompt as it is, with the image tokens in it, instead of putting it into the
+            processor's chat template. Without a template it always is.
+
+    Returns:
+        The processor's outputs for one prompt.
+
+    Raises:
+        InputError: If the prompt is empty, or its image tokens are not as many as the pictures.
+    """
+    if not prompt.strip():
+        raise InputError("the prompt is empty; ask something, such as 'What is in the picture?'")
+    text = prompt
+    if not raw and getattr(processor, "chat_template", None):
+        content = [{"type": "image"} for _ in pictures]
+        turn = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
+        text = processor.apply_chat_template([turn], add_generation_prompt=True)
+    _check_placeholders(processor, text, len(pictures))
+    options: dict[str, Any] = {"images": list(pictures) or None, "return_tensors": "pt"}
+    first = getattr(getattr(processor, "tokenizer", None), "bos_token", None)
+    if first and text.startswith(first):  # the template has it already
+        options["add_special_tokens"] = False
+    try:
+        return dict(processor(text=text, **options))
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(
+            f"the processor refuses the prompt: {_first_line(error)}; check pictures and prompt"
+        ) from error
+
+
+def _check_placeholders(processor: Any, text: str, pictures: int) -> None:
+    """Refuse a prompt whose image tokens and pictures do not match."""
+    token = getattr(processor, "image_token", None)
+    if not token:
+        return
+    found = text.count(token)
+    if found == pictures:
+        return
+    given = f"{pictures} picture{'s' * (pictures != 1)}"
+    if not found:
+        raise InputError(
+            f"{given} given, but the prompt has no image token; put {token} where each belongs, or "
+            "leave it to the chat template"
+        )
+    raise InputError(
+        f"{given} given, but the prompt has {found} image token{'s' * (found != 1)} ({token}); "
+        "give one for each picture"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of a message, or the error's name if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,189 @@
+"""Passes of whole samples through base layers and twig, without a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.probes import RowProbe, row_probe
+from twigkit.backbone.prompt import Prompt
+from twigkit.learning.batch import Batch
+from twigkit.twig.module import Twig
+
+
+def exact(device: torch.device | str) -> AbstractContextManager[Any]:
+    """Compute as the weights are: the base's numbers must be those of inference."""
+    return torch.autocast(torch.device(device).type, enabled=False)
+
+
+@torch.no_grad()
+def embed(stack: LayerStack, batch: Batch) -> Prompt:
+    """Run the front end of the base over a batch, answers included.
+
+    Args:
+        stack: The base.
+        batch: Whole samples.
+
+    Returns:
+        Their states in front of the first layer, on the device of the base's embedding.
+    """
+    weight = stack.model.get_input_embeddings().weight
+    inputs = {}
+    for name, value in batch.inputs.items():
+        if isinstance(value, Tensor):
+            value = value.to(weight.device)
+            if value.is_floating_point():
+                value = value.to(weight.dtype)
+        inputs[name] = value
+    with exact(weight.device):
+        return stack.embed_prompt(**inputs)
+
+
+@torch.no_grad()
+def advance(
+    stack: LayerStack,
+    prompt: Prompt,
+    first: int,
+    last: int,
+    *,
+    rows: Tensor | None = None,
+    probed: Collection[int] = (),
+) -> tuple[Prompt, dict[int, RowProbe]]:
+    """Run base layers over a prompt, without gradients.
+
+    Args:
+        stack: The base.
+        prompt: The tokens, with their states in front of the first layer.
+        first: First layer.
+        last: Layer to stop before.
+        rows: Positions whose attention is read, ``[batch, rows]`` long.
+        probed: Layers whose attention is read.
+
+    Returns:
+        The prompt behind the last layer, and the probes by layer.
+    """
+    found: dict[int, RowProbe] = {}
+    for start, stop in stack.spans(first, last):
+        prompt = prompt.to(stack.device(start))
+        here = [layer for layer in probed if start <= layer < stop]
+        probes = {
+            layer: row_probe(prompt, rows, stack.window(layer))[0]
+            for layer in here
+            if rows is not None
+        }
+        with exact(prompt.hidden.device):
+            hidden = stack.run(
+                prompt.hidden,
+                start,
+                stop,
+                rope=stack.rope(prompt.hidden, prompt.rope),
+                masks=prompt_masks(prompt, stack.windows(start, stop)),
+                inject=prompt.inject,
+                probes=probes,
+            )
+        prompt = replace(prompt, hidden=hidden)
+        found |= probes
+    return prompt, found
+
+
+def branch(
+    stack: LayerStack, twig: Twig, prompt: Prompt, rows: Tensor | None = None
+) -> tuple[Tensor, RowProbe | None]:
+    """Run the twig over a prompt, with gradients if they are enabled.
+
+    Args:
+        stack: The base.
+        twig: The twig.
+        prompt: The tokens, with their states behind the exit layer.
+        rows: Positions that the last layer's probe reads, ``[batch, rows]`` long.
+
+    Returns:
+        States behind the last layer, before the norm, and the probe if there are rows.
+    """
+    weight = next(twig.parameters())
+    prompt = prompt.to(weight.device)
+    hidden = prompt.hidden.to(weight.dtype)
+    probe = None
+    if rows is not None:
+        probe, _ = row_probe(prompt, rows, stack.window(twig.sources[-1]))
+    states = twig.run(
+        hidden,
+        stack,
+        rope=stack.rope(hidden, prompt.rope),
+        masks=prompt_masks(prompt, twig.windows(stack)),
+        inject=prompt.inject,
+        probe=probe,
+    )
+    return states, probe
+
+
+def pick(
+    prompt: Prompt, rows: Tensor, stays: Tensor, lengths: list[int], visual_counts: list[int]
+) -> Prompt:
+    """Return some rows of a prompt, each perhaps several times, with some of their tokens.
+
+    Args:
+        prompt: The tokens.
+        rows: Row of each new row, ``[picked]`` long.
+        stays: Which of its tokens stay, ``[picked, tokens]`` bool.
+        lengths: How many stay.
+        visual_counts: How many of them are visual.
+
+    Returns:
+        The tokens at their original positions, padded on the left.
+    """
+    device = prompt.hidden.device
+    place = torch.arange(stays.shape[1], device=device)
+    order = torch.where(stays, place, -1).sort(1).values[:, -max(lengths) :]
+    alive, order, row = order >= 0, order.clamp(min=0), rows.to(device)[:, None]
+    return replace(
+        prompt,
+        ids=prompt.ids[row, order],
+        hidden=prompt.hidden[row, order],
+        visual=prompt.visual[row, order] & alive,
+        valid=alive,
+        rope=prompt.rope[:, row, order],
+        index=prompt.index[row, order],
+        next_rope=prompt.next_rope[rows.to(device)],
+        next_index=prompt.next_index[rows.to(device)],
+        lengths=lengths,
+        visual_counts=visual_counts,
+        inject={layer: states[row, order] for layer, states in prompt.inject.items()},
+        blocks=None if prompt.blocks is None else prompt.blocks[row, order],
+    )
+
+
+def seen_from(batch: Batch, stack: LayerStack) -> list[list[bool]]:
+    """Say of every turn whether a visual token lies in front of its answer, by row.
+
+    Args:
+        batch: The samples; nothing is run.
+        stack: The base, which knows its visual tokens.
+    """
+    ids = batch.inputs["input_ids"]
+    visual = stack.visual_positions(ids, batch.inputs)
+    mask = batch.inputs.get("attention_mask")
+    if mask is not None:
+        visual = visual & mask.bool()
+    first = torch.where(visual.any(1), visual.long().argmax(1), ids.shape[1]).tolist()
+    return [
+        [place <= turn.query for turn in turns]
+        for place, turns in zip(first, batch.turns, strict=True)
+    ]
+
+
+def padded_queries(batch: Batch) -> Tensor:
+    """Return the score row of every turn, ``[batch, most turns]`` long; spare entries are 0.
+
+    It is the last prompt token's: the row that scores at inference, when the answer is not there.
+    """
+    most = max([1, *(len(turns) for turns in batch.turns)])
+    rows = [[turn.query for turn in turns] for turns in batch.turns]
+    return torch.tensor([row + [0] * (most - len(row)) for row in rows])

@@ -1,0 +1,264 @@
+"""Discovery: from installed distributions to a filled registry.
+
+Entry points of the group ``twigkit`` each name one module with hook implementations. The built-in
+plug-ins come in by the same door as a stranger's package.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import Any
+
+import pluggy
+
+from twigkit.errors import PluginError, PluginWarning
+from twigkit.plugins import hookspecs
+from twigkit.plugins.registry import Entry, Registry
+
+GROUP = "twigkit"
+"""Entry-point group of modules with hook implementations."""
+
+COMMAND_GROUP = "twigkit.commands"
+"""Entry-point group of modules that each add one command to the command line."""
+
+HOOK_KINDS = {
+    "register_adapters": "adapter",
+    "register_heads": "head",
+    "register_pruners": "pruner",
+    "register_drafters": "drafter",
+}
+"""Which kind of entry each hook registers."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An entry point and the distribution that declares it.
+
+    Attributes:
+        name: Name of the entry point.
+        target: What it names, such as ``"package.module"``.
+        distribution: Name of the distribution.
+        version: Version of the distribution.
+        rivals: Entry points of other distributions that claim the same name.
+    """
+
+    name: str
+    target: str
+    distribution: str
+    version: str
+    rivals: tuple[Source, ...] = ()
+
+    def load(self) -> Any:
+        """Import what the entry point names.
+
+        Returns:
+            The module, or the object in it.
+
+        Raises:
+            PluginError: If it has rivals, between which choosing would be a guess.
+        """
+        if self.rivals:
+            others = " and ".join(f"{r.distribution} {r.version}" for r in self.rivals)
+            raise PluginError(
+                f"{others} claims the name {self.name!r} too; uninstall all but one of them"
+            )
+        return metadata.EntryPoint(self.name, self.target, GROUP).load()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A plug-in, or one name of it, that was left out.
+
+    Attributes:
+        source: The entry point that did not load, or whose name others claim too.
+        cause: Why, on one line.
+        whole: Whether nothing of the plug-in is there, or only one name is missing.
+    """
+
+    source: Source
+    cause: str
+    whole: bool = True
+
+    def __str__(self) -> str:
+        """Name the distribution, the module and the cause."""
+        source = self.source
+        what = "" if self.whole else "a name of "
+        return (
+            f"{what}plug-in {source.name!r} of {source.distribution} {source.version} "
+            f"({source.target}) was left out: {self.cause}"
+        )
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a walk over the installed distributions found.
+
+    Attributes:
+        registry: Everything that loaded.
+        problems: Every plug-in that did not.
+    """
+
+    registry: Registry
+    problems: tuple[Problem, ...]
+
+
+def discover(path: Sequence[str] | None = None) -> Discovery:
+    """Load every plug-in of the installed distributions into a new registry.
+
+    A plug-in that cannot be loaded is reported as a :class:`~twigkit.errors.PluginWarning` and in
+    ``problems``; the others still load. A name that two distributions claim goes to neither: it is
+    reported in the same way, and asking for it is an error that names both.
+
+    Args:
+        path: Folders to search for distributions instead of ``sys.path``.
+
+    Returns:
+        The registry and the problems.
+    """
+    registry = Registry()
+    problems: list[Problem] = []
+    for source in sources(GROUP, path):
+        try:
+            entries = _load(source)
+        except Exception as error:  # a stranger's import may raise anything
+            problems.append(Problem(source, _one_line(error)))
+            registry.note(str(problems[-1]))
+            continue
+        for entry in entries:
+            if registry.claims(entry.kind, entry.name):
+                problems.append(Problem(source, registry.contest(entry), whole=False))
+            else:
+                registry.add(entry)
+    for problem in problems:
+        warnings.warn(str(problem), PluginWarning, stacklevel=2)
+    return Discovery(registry, tuple(problems))
+
+
+@functools.cache
+def default_discovery() -> Discovery:
+    """Discover the plug-ins on ``sys.path``, once per process.
+
+    Returns:
+        The same discovery on every call.
+    """
+    return discover()
+
+
+def default_registry() -> Registry:
+    """Give the registry of the installed plug-ins, filled once per process.
+
+    Returns:
+        The same registry on every call.
+    """
+    return default_discovery().registry
+
+
+def commands(path: Sequence[str] | None = None) -> dict[str, Source]:
+    """List the commands that plug-ins add, without importing any of them.
+
+    Args:
+        path: Folders to search for distributions instead of ``sys.path``.
+
+    Returns:
+        Command name to the entry point behind it, in alphabetical order. One that several
+        distributions claim has ``rivals`` and refuses to load.
+    """
+    found: dict[str, Source] = {}
+    for source in sources(COMMAND_GROUP, path):
+        first = found.get(source.name)
+        found[source.name] = (
+            source if first is None else replace(first, rivals=(*first.rivals, source))
+        )
+    return dict(sorted(found.items()))
+
+
+def sources(group: str, path: Sequence[str] | None = None) -> Iterator[Source]:
+    """Walk the entry points of a group, by distribution name and in the order of each file.
+
+    A distribution that lies twice on the path, say as a wheel and as an editable install, counts
+    once: the first one, which is also the one that Python imports.
+
+    Args:
+        group: Entry-point group.
+        path: Folders to search for distributions instead of ``sys.path``.
+
+    Yields:
+        One source per entry point.
+    """
+    found = metadata.distributions() if path is None else metadata.distributions(path=list(path))
+    first: dict[str, list[Source]] = {}
+    for distribution in found:
+        points = distribution.entry_points.select(group=group)
+        if not points:
+            continue
+        name, version = distribution.metadata["Name"], distribution.version
+        key = re.sub(r"[-_.]+", "-", name).lower()
+        first.setdefault(key, [Source(p.name, p.value, name, version) for p in points])
+    for key in sorted(first):
+        yield from first[key]
+
+
+def _load(source: Source) -> list[Entry]:
+    """Import one plug-in and collect all that its hooks register."""
+    module = source.load()
+    wanted = getattr(module, "TWIGKIT_HOOKS", hookspecs.HOOKS_VERSION)
+    if wanted != hookspecs.HOOKS_VERSION:
+        raise PluginError(
+            f"it was built for version {wanted!r} of the hooks and this twigkit has version "
+            f"{hookspecs.HOOKS_VERSION}; install a matching version of {source.distribution}"
+        )
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name=source.name)
+    manager.check_pending()
+    if not manager.get_hookcallers(module):
+        raise PluginError(
+            f"it implements no hook; expected a function marked with twigkit.hookimpl and named "
+            f"one of {', '.join(HOOK_KINDS)}"
+        )
+    entries: list[Entry] = []
+    for hook, kind in HOOK_KINDS.items():
+        getattr(manager.hook, hook)(register=_collector(kind, source, entries))
+    return entries
+
+
+def _collector(kind: str, source: Source, entries: list[Entry]) -> hookspecs.Register:
+    """Make the ``register`` that one hook of one plug-in receives."""
+
+    def register(name: str, cls: type[Any], spec: type[Any] | None = None) -> None:
+        _check(kind, name, cls, spec)
+        entries.append(Entry(kind, name, cls, spec, source.distribution, source.version))
+
+    return register
+
+
+def _check(kind: str, name: str, cls: type[Any], spec: type[Any] | None) -> None:
+    """Refuse what a plug-in must not register."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PluginError(
+            f"it registers a {kind} as {name!r}; expected a name of lower-case letters, digits, "
+            "'-' and '_' that starts with a letter"
+        )
+    if not isinstance(cls, type):
+        raise PluginError(f"it registers {cls!r} as the {kind} {name!r}; expected a class")
+    if spec is None:
+        return
+    field = getattr(spec, "model_fields", {}).get("kind")
+    if field is None or field.default != name:
+        raise PluginError(
+            f"it registers the {kind} {name!r} with the spec {getattr(spec, '__name__', spec)!r}; "
+            f'expected a spec class with the field `kind: Literal["{name}"] = "{name}"`'
+        )
+
+
+def _one_line(error: Exception) -> str:
+    """Put an exception on one line; errors on purpose need no type in front."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,1 @@
+"""Validated settings that are the same in Python, YAML and JSON."""

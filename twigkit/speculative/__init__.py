@@ -1,0 +1,1 @@
+"""Speculative decoding without a model: candidates, token trees, acceptance and sampling."""

@@ -1,0 +1,1 @@
+"""Snapshots to resume from, and the twig at the end."""

@@ -1,0 +1,262 @@
+"""Keeps a run: goes on from its last snapshot, writes the next, and the twig at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from twigkit.errors import TrainingError
+from twigkit.model import TwigModel
+from twigkit.training.checkpointing.provenance import describe_run
+from twigkit.training.checkpointing.resume_check import check_same
+from twigkit.training.checkpointing.sharded_state import (
+    gather,
+    spread,
+    spread_parameters,
+    whole_state,
+)
+from twigkit.training.checkpointing.snapshot_files import (
+    FOLDER,
+    Record,
+    Snapshots,
+    Standing,
+    alone_in,
+)
+from twigkit.training.loop.optimiser_step import Stepper
+from twigkit.training.spec import TrainingSpec
+from twigkit.twig.checkpoint import fingerprint, write_twig
+from twigkit.twig.manifest import MANIFEST
+
+T = TypeVar("T")
+
+
+class Keeper:
+    """What a run leaves on the disk; only the first process writes.
+
+    Attributes:
+        out: Folder of the twig.
+        folder: Folder of the run.
+        snapshots: The snapshots in it.
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        model: TwigModel,
+        stepper: Stepper,
+        accelerator: Any,
+        data: Mapping[str, Any],
+    ) -> None:
+        """Name the folders; nothing is made yet.
+
+        Args:
+            spec: The run.
+            model: Base and twig.
+            stepper: Holds what is trained.
+            accelerator: Accelerate's accelerator.
+            data: What to say of the samples; a run goes on only with the same.
+        """
+        self.out = Path(spec.out)
+        self.folder = self.out / FOLDER
+        self.snapshots = Snapshots(self.folder, spec.keep)
+        self._spec, self._model, self._stepper = spec, model, stepper
+        self._accelerator, self._data = accelerator, dict(data)
+        self._run: dict[str, Any] = {
+            "spec": spec.model_dump(mode="json"),
+            "base": fingerprint(model.stack),
+            "data": self._data,
+        }
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep a second run out of the folder.
+
+        Raises:
+            TrainingError: If one is at work there, or the folder holds something else.
+        """
+        lock = alone_in(self.folder)
+        main = self._accelerator.is_main_process
+
+        def enter() -> None:
+            if self.out.is_dir() and not self.folder.exists() and any(self.out.iterdir()):
+                held = "already holds a twig" if (self.out / MANIFEST).exists() else "is not empty"
+                raise TrainingError(
+                    f"{self.out} {held} and no training run; name a new or an empty folder as 'out'"
+                )
+            lock.__enter__()
+
+        self.in_main(enter)
+        try:
+            yield
+        finally:
+            if main:
+                lock.__exit__(None, None, None)
+
+    def in_main(self, work: Callable[[], T]) -> T | None:
+        """Do something in the first process; all processes learn whether it failed.
+
+        Otherwise the others would wait for it until some timeout.
+
+        Args:
+            work: What to do.
+
+        Returns:
+            What it returned; ``None`` in other processes.
+
+        Raises:
+            TrainingError: In the other processes, if it failed; the first raises what it met.
+        """
+        result: T | None = None
+        error: Exception | None = None
+        if self._accelerator.is_main_process:
+            try:
+                result = work()
+            except Exception as caught:
+                error = caught
+        if self._accelerator.num_processes > 1:
+            failed = torch.tensor([error is not None], device=self._accelerator.device).int()
+            if self._accelerator.reduce(failed, "sum").item() and error is None:
+                raise TrainingError("the first process cannot go on; its message says why")
+        if error is not None:
+            raise error
+        return result
+
+    def intact(self) -> str:
+        """Say what is left of the run if it fails now."""
+        steps = self.snapshots.steps
+        return f"the snapshot of step {steps[-1]} is intact" if steps else "there is no snapshot"
+
+    def resume(self) -> Standing:
+        """Go on from the last snapshot, or begin.
+
+        Returns:
+            Where the run stands, in every process.
+
+        Raises:
+            TrainingError: If the folder holds another run, or a twig without one.
+        """
+        text = [self.in_main(lambda: json.dumps(asdict(self._last())))]
+        if self._accelerator.num_processes > 1:
+            broadcast_object_list(text)
+        standing = Standing(**json.loads(text[0] or "{}"))
+        if standing.step:
+            path = self.snapshots.path(standing.step)
+            tensors = self.in_main(lambda: self.snapshots.read(path)) or {}
+            module, optimiser = self._stepper.module, self._stepper.optimiser
+            spread(module, optimiser, self._stepper.names, tensors, standing.step)
+        return standing
+
+    def _last(self) -> Standing:
+        """Read where the last snapshot stands, and make sure that it is of this run."""
+        steps = self.snapshots.steps
+        if steps:
+            record = self.snapshots.read_record(steps[-1])
+            check_same(record.run, self._run, self.folder)
+            return record.standing
+        if (self.out / MANIFEST).exists():
+            raise TrainingError(
+                f"{self.out} already holds a twig, but no snapshot of its run; name another 'out', "
+                "or remove it"
+            )
+        return Standing()
+
+    def save(self, standing: Standing, *, best: bool, before: Callable[[], None]) -> None:
+        """Write a snapshot; every process must call it.
+
+        Args:
+            standing: Where the run stands.
+            best: Whether these are the best parameters so far, to be kept apart.
+            before: What must be on the disk first, such as the log.
+
+        Raises:
+            TrainingError: If it cannot be written; earlier snapshots are intact.
+        """
+        stepper = self._stepper
+        tensors = gather(stepper.module, stepper.optimiser, stepper.names)
+
+        def write() -> None:
+            before()
+            if best:
+                held = {
+                    name.removeprefix("parameter."): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith("parameter.")
+                }
+                self.snapshots.save_best(held, standing.step)
+            self.snapshots.save(tensors, Record(standing, self._run))
+
+        self.in_main(write)
+
+    def export(self, standing: Standing) -> int:
+        """Write the twig to ``out`` and leave it in the model; every process must call it.
+
+        Args:
+            standing: Where the run stands.
+
+        Returns:
+            Optimiser steps that its weights have had: those of the best evaluation if the run has
+            a patience, else all.
+
+        Raises:
+            TrainingError: If it cannot be written; the snapshots are intact.
+        """
+        stepper, step = self._stepper, standing.step
+        if self._spec.patience is not None and standing.best_step not in (None, step):
+            step = standing.best_step or 0
+            path = self.snapshots.best_path(step)
+            tensors = self.in_main(lambda: self.snapshots.read(path)) or {}
+            spread_parameters(stepper.module, stepper.names, tensors)
+        twig: Any = self._model.twig
+        state = whole_state(twig, self._accelerator.is_main_process)
+        self.in_main(lambda: self._write(state, step))
+        if not any(isinstance(parameter, DTensor) for parameter in twig.parameters()):
+            twig.to(self._dtype)
+        twig.eval()
+        return step
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Precision of the twig at rest: that of the layer that it grows on."""
+        stack, twig = self._model.stack, self._model.twig
+        place = max(twig.exit_layer - 1, 0) if twig is not None else 0
+        found: torch.dtype = next(stack.layers[place].parameters()).dtype
+        return found
+
+    def _write(self, state: Mapping[str, Tensor], step: int) -> None:
+        """Write the twig's files."""
+        twig: Any = self._model.twig
+        provenance = describe_run(
+            self._spec,
+            processes=self._accelerator.num_processes,
+            device=self._accelerator.device,
+            data=self._data,
+            step=step,
+        )
+        note = f"Trained for {step} steps by {self._spec.objective.kind}; see twig.json."
+        try:
+            write_twig(
+                twig,
+                self._model.stack,
+                self.out,
+                note=note,
+                provenance=provenance,
+                state={
+                    name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+                    for name, tensor in state.items()
+                },
+            )
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"cannot write the twig to {self.out}: {error}. Make room or mend the folder, "
+                f"then give the same command again; {self.intact()}"
+            ) from error

@@ -1,0 +1,88 @@
+"""Keeps count of broken samples, so that none is left out unnoticed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import torch
+
+from twigkit.errors import TrainingError
+from twigkit.learning.batch import Broken
+
+Found = list[Broken]
+
+_SHOWN = 5
+"""Broken samples that a message lists."""
+
+
+def _log(broken: Broken) -> None:
+    logging.getLogger(__name__).warning("sample %s is broken: %s", broken.id, broken.reason)
+
+
+@dataclass
+class Ledger:
+    """The broken samples of a run, each once.
+
+    Attributes:
+        limit: How many are tolerated.
+        total: Samples in all, for messages.
+        broken: Reasons by id.
+        report: Told of each broken sample once.
+        share: Gives what all processes found for what this one found. Called by each of them for
+            every batch; :func:`sharing` makes one.
+    """
+
+    limit: int
+    total: int
+    broken: dict[str, str] = field(default_factory=dict)
+    report: Callable[[Broken], None] = _log
+    share: Callable[[Found], Found] = list
+
+    def add(self, found: Iterable[Broken]) -> None:
+        """Enter broken samples, those that other processes find in their batches as well.
+
+        Raises:
+            TrainingError: If there are more than the limit now; lists the first ones.
+        """
+        for broken in self.share(list(found)):
+            if broken.id not in self.broken:
+                self.broken[broken.id] = broken.reason
+                self.report(broken)
+        if len(self.broken) > self.limit:
+            listed = [f"{name}: {reason}" for name, reason in list(self.broken.items())[:_SHOWN]]
+            more = len(self.broken) - len(listed)
+            raise TrainingError(
+                f"{len(self.broken)} broken samples, more than the {self.limit} of {self.total} "
+                f"that data.most_broken tolerates: {'; '.join(listed)}"
+                f"{f'; and {more} more' if more else ''}. Mend or remove them, or raise the limit"
+            )
+
+
+def sharing(accelerator: Any) -> Callable[[Found], Found]:
+    """Make what tells every process what any of them found.
+
+    Args:
+        accelerator: Accelerate's accelerator.
+
+    Returns:
+        A function that all processes must call together; alone it gives back what it takes.
+    """
+    if accelerator.num_processes == 1:
+        return list
+
+    def share(found: Found) -> Found:
+        text = json.dumps([astuple(broken) for broken in found]).encode() if found else b""
+        sizes = accelerator.gather(torch.tensor([len(text)], device=accelerator.device)).tolist()
+        if not any(sizes):
+            return []
+        padded = torch.zeros(1, max(sizes), dtype=torch.uint8)
+        padded[0, : len(text)] = torch.tensor(list(text), dtype=torch.uint8)
+        rows = accelerator.gather(padded.to(accelerator.device)).cpu()
+        texts = [bytes(row[:size].tolist()) for row, size in zip(rows, sizes, strict=True)]
+        return [Broken(*told) for text in texts if text for told in json.loads(text)]
+
+    return share

@@ -1,0 +1,231 @@
+"""Where samples come from: files of conversations, Hugging Face datasets, or a factory."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from twigkit.errors import InputError, SpecError
+from twigkit.training.data.huggingface_dataset import Table
+from twigkit.training.data.record_formats import id_of, length_of, sample_of
+from twigkit.training.data.sample import BrokenSampleError, Sample
+from twigkit.training.spec import DataSpec
+
+
+class Samples(Protocol):
+    """Samples by number; what a factory returns.
+
+    An item is a :class:`Sample`, or a record in one of the forms that
+    :func:`~twigkit.training.data.record_formats.sample_of` reads. A method ``lengths()`` is
+    optional: it gives each item's length in any unit, to group items of similar length.
+    """
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one of them, the same each time it is asked for."""
+        ...
+
+
+class Reader:
+    """Reads samples from any source and says what is wrong with those that are broken.
+
+    Attributes:
+        source: The items.
+        folder: Where relative paths start.
+        frames: Most frames of a video.
+    """
+
+    def __init__(self, source: Samples, folder: Path = Path(), frames: int = 8) -> None:
+        """Keep the source."""
+        self.source, self.folder, self.frames = source, folder, frames
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.source)
+
+    def name(self, index: int) -> str:
+        """Name a sample in messages: its id and number, the number alone if it has no other id."""
+        try:
+            found = id_of(self.source[index], str(index))
+        except Exception:
+            return str(index)
+        return found if found == str(index) else f"{found} (number {index})"
+
+    def read(self, index: int) -> Sample:
+        """Read a sample, its pictures included.
+
+        Args:
+            index: Its number.
+
+        Returns:
+            The sample, everything in memory.
+
+        Raises:
+            BrokenSampleError: If it cannot be used.
+        """
+        try:
+            record = self.source[index]
+        except BrokenSampleError:
+            raise
+        # Decoders and the user's own code stand behind this: whatever they raise is about the item.
+        except Exception as error:
+            raise BrokenSampleError(f"cannot be read: {type(error).__name__}: {error}") from error
+        return sample_of(record, str(index), self.folder).open(self.frames)
+
+    def lengths(self) -> np.ndarray[Any, Any] | None:
+        """Estimate how long each sample is, without reading pictures.
+
+        Returns:
+            Lengths ``[samples]``, or ``None`` if the source does not tell.
+        """
+        lengths = getattr(self.source, "lengths", None)
+        if lengths is None:
+            return None
+        found = np.asarray(lengths(), dtype=np.int64)
+        if found.shape != (len(self),):
+            raise InputError(
+                f"the source has {len(self)} samples but gives {found.shape} lengths; "
+                "give one for each, or no method `lengths`"
+            )
+        return found
+
+
+class Records:
+    """JSON records as bytes in one block, so that worker processes share them without copying."""
+
+    def __init__(self, block: np.ndarray[Any, Any], bounds: np.ndarray[Any, Any]) -> None:
+        """Keep the block ``[bytes]`` uint8 and each record's bounds in it, ``[records, 2]``."""
+        self.block, self.bounds = block, bounds
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.bounds)
+
+    def __getitem__(self, index: int) -> Any:
+        """Parse a record.
+
+        Raises:
+            BrokenSampleError: If it is no JSON.
+        """
+        try:
+            return json.loads(self._bytes(index))
+        except ValueError as error:
+            raise BrokenSampleError(f"not valid JSON: {error}") from None
+
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """Estimate lengths from the records' text, without parsing it."""
+        found = (length_of(self._bytes(index)) for index in range(len(self)))
+        return np.fromiter(found, np.int64, len(self))
+
+    def _bytes(self, index: int) -> bytes:
+        first, last = self.bounds[index]
+        return bytes(self.block[first:last])
+
+
+def open_source(data: DataSpec, path: str | None = None) -> Reader:
+    """Open what a spec names.
+
+    Args:
+        data: The source and its settings.
+        path: Another file of the same format, for evaluation.
+
+    Returns:
+        Its samples.
+
+    Raises:
+        InputError: If it is missing, unreadable or empty.
+        SpecError: If a factory cannot be found or refuses its arguments.
+    """
+    path = data.path if path is None else path
+    folder = Path(data.images) if data.images else Path()
+    source: Samples
+    if data.source == "conversations":
+        file = Path(str(path))
+        source = read_records(file)
+        folder = folder if data.images else file.parent
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}; name the pictures' with data.images")
+    elif data.source == "datasets":
+        source = Table(str(path), data)
+    else:
+        source = _made(data.source, dict(data.options) | ({"path": path} if path else {}))
+    if not len(source):
+        raise InputError(f"{path or data.source} holds no samples; name another source")
+    return Reader(source, folder, data.frames)
+
+
+def read_records(path: Path) -> Records:
+    """Read a ``.json`` file with a list of records, or a ``.jsonl`` file with one on each line.
+
+    Args:
+        path: The file; lines are mapped from disk, a list is read whole.
+
+    Returns:
+        The records, each parsed when asked for.
+
+    Raises:
+        InputError: If the file cannot be read or holds something else.
+    """
+    try:
+        if path.suffix.lower() == ".jsonl":
+            return _lines(path)
+        if path.suffix.lower() != ".json":
+            raise InputError(f"{path}: expected a file that ends in .json or .jsonl")
+        records = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check data.path") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); mend it or write it again") from None
+    if not isinstance(records, list):
+        raise InputError(f"{path} holds a {type(records).__name__}; expected a list of records")
+    texts = [json.dumps(record).encode() for record in records]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    return Records(
+        np.frombuffer(b"".join(texts), dtype=np.uint8), np.stack([ends[:-1], ends[1:]], axis=1)
+    )
+
+
+def _lines(path: Path) -> Records:
+    """Find the lines of a file that are not blank."""
+    if not path.stat().st_size:
+        return Records(np.zeros(0, np.uint8), np.zeros((0, 2), np.int64))
+    bounds, first = [], 0
+    with path.open("rb") as file:
+        for line in file:
+            last = first + len(line)
+            if line.strip():
+                bounds.append((first, last))
+            first = last
+    return Records(np.memmap(path, np.uint8, "r"), np.array(bounds, np.int64).reshape(-1, 2))
+
+
+def _made(name: str, options: dict[str, Any]) -> Samples:
+    """Call a factory by name."""
+    module, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SpecError(
+            f"the source {name!r} cannot be found: {error}; name a function that can be imported"
+        ) from error
+    try:
+        source = factory(**options)
+    except TypeError as error:
+        raise SpecError(
+            f"the source {name!r} refuses its options {sorted(options)}: {error}; check "
+            "data.options"
+        ) from error
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        raise SpecError(
+            f"the source {name!r} returned a {type(source).__name__}; expected a sequence with "
+            "`len` and items by number"
+        )
+    made: Samples = source
+    return made

@@ -1,0 +1,242 @@
+"""A dry run: what would be trained, what it takes, and how long, without writing anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twigkit.errors import CheckpointError, TwigkitError
+from twigkit.interfaces.objective import Objective
+from twigkit.learning.batch import Batch
+from twigkit.model import TwigModel
+from twigkit.training.data.loader import Data, open_data
+from twigkit.training.data.workers import worker_deaths
+from twigkit.training.loop.optimiser_step import Stepper
+from twigkit.training.memory_estimate import Load, base_bytes, estimate, sketch
+from twigkit.training.objectives.by_name import objective_of
+from twigkit.training.setup import accelerator_for, load_model
+from twigkit.training.spec import TrainingSpec
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured on the real data.
+
+    Attributes:
+        micro_batch: Seconds of one micro-batch, forward and backward.
+        update: Seconds of the optimiser and of what a step costs once.
+        data: Seconds that preparing one micro-batch takes one worker.
+        peak: Most memory that was in use on the device, bytes; ``None`` on a CPU.
+    """
+
+    micro_batch: float
+    update: float
+    data: float
+    peak: int | None
+
+
+@dataclass
+class Rehearsal:
+    """What a dry run found out.
+
+    Attributes:
+        model: Base and twig, without weights if the base was not loaded.
+        origin: Where the base's shape comes from.
+        processes: Training processes.
+        device: What the first of them runs on.
+        trained: Parameters that are trained.
+        twig: Parameters of the twig.
+        precision: Bytes of one of the base's numbers.
+        memory: Bytes of one process by what they hold.
+        load: A micro-batch.
+        samples: Samples to train on and held out, if the data could be opened.
+        steps: Optimiser steps, if the samples are known or the spec says it.
+        per_step: Micro-batches of one process in a step.
+        timing: What was measured, if anything was.
+        untimed: Why nothing was measured.
+        problems: What would keep the run from beginning.
+    """
+
+    model: TwigModel
+    origin: str
+    processes: int
+    device: str
+    trained: int
+    twig: int
+    precision: int
+    memory: dict[str, int]
+    load: Load
+    samples: tuple[int, int] | None
+    steps: int | None
+    per_step: int
+    timing: Timing | None = None
+    untimed: str = ""
+    problems: list[str] = field(default_factory=list)
+
+    def step_seconds(self, workers: int) -> float | None:
+        """Say how long a step takes.
+
+        Args:
+            workers: Processes that prepare data.
+
+        Returns:
+            Seconds, waiting for data included; ``None`` if nothing was measured.
+        """
+        if self.timing is None:
+            return None
+        work = self.timing.update + self.per_step * self.timing.micro_batch
+        data = self.per_step * self.timing.data
+        return max(work, data / workers) if workers else work + data
+
+
+def rehearse(spec: TrainingSpec, *, timing: bool = True) -> Rehearsal:
+    """Find out what a run would do and take.
+
+    Args:
+        spec: The run.
+        timing: Whether to load the base and measure; else only its configuration is read.
+
+    Returns:
+        What was found out, problems included: a base or data that are not there leave the rest to
+        be said.
+
+    Raises:
+        TwigkitError: If not even the shape of the base is known, or the spec does not fit it.
+    """
+    accelerator = accelerator_for(spec)
+    problems: list[str] = []
+    model, origin, untimed = _model(spec, accelerator, timing, problems)
+    objective = objective_of(spec, model)
+    data, first = None, None
+    try:
+        data = _open(spec, model, accelerator)
+        first = data.train.make(0, 0)
+    except TwigkitError as error:
+        problems.append(f"the data cannot be used: {error}")
+        untimed = untimed or "the data cannot be used"
+    per_step = max(1, spec.batch // spec.micro_batch // accelerator.num_processes)
+    load = _load(spec, model, first)
+    found = Rehearsal(
+        model=model,
+        origin=origin,
+        processes=accelerator.num_processes,
+        device=str(accelerator.device),
+        trained=sum(p.numel() for p in objective.parameters() if p.requires_grad),
+        twig=0 if model.twig is None else sum(p.numel() for p in model.twig.parameters()),
+        precision=base_bytes(spec, model),
+        memory=estimate(spec, model, objective, load),
+        load=load,
+        samples=None if data is None else _samples(data),
+        steps=spec.steps if data is None else spec.total_steps(data.train.samples),
+        per_step=per_step,
+        untimed=untimed,
+        problems=problems,
+    )
+    if not untimed and data is not None:
+        saved, found.timing = _measure(spec, model, objective, data, accelerator, found)
+        found.memory = estimate(spec, model, objective, load, saved)
+    return found
+
+
+def _model(
+    spec: TrainingSpec, accelerator: Any, timing: bool, problems: list[str]
+) -> tuple[TwigModel, str, str]:
+    """Load the base, or only its shape; say where it comes from and why it was not loaded."""
+    if not timing:
+        return (*sketch(spec), "only the configuration was read")
+    try:
+        return load_model(spec, accelerator.device), "the base itself", ""
+    except CheckpointError as error:
+        problems.append(f"the base cannot be loaded: {error}")
+        return (*sketch(spec), "the base cannot be loaded")
+
+
+def _open(spec: TrainingSpec, model: TwigModel, accelerator: Any) -> Data:
+    """Open the samples."""
+    return open_data(
+        spec,
+        model.base,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+
+
+def _samples(data: Data) -> tuple[int, int]:
+    return data.train.samples, 0 if data.evaluation is None else data.evaluation.samples
+
+
+def _load(spec: TrainingSpec, model: TwigModel, batch: Batch | None) -> Load:
+    """Count the tokens of a micro-batch, or take the most that the spec allows."""
+    if batch is None:
+        most = spec.micro_batch * spec.data.longest
+        visual = model.adapter.visual_tokens(model.base.config.to_dict())
+        usual = 0 if visual is None else spec.micro_batch * visual.count
+        return Load(spec.micro_batch, most, min(usual, most), known=False)
+    ids: Tensor = batch.inputs["input_ids"]
+    visual_ids = torch.tensor(model.stack.visual_ids, dtype=ids.dtype)
+    return Load(ids.shape[0], ids.numel(), int(torch.isin(ids, visual_ids).sum()), known=True)
+
+
+def _measure(
+    spec: TrainingSpec,
+    model: TwigModel,
+    objective: Objective,
+    data: Data,
+    accelerator: Any,
+    found: Rehearsal,
+) -> tuple[int, Timing]:
+    """Take two short optimiser steps on real micro-batches and time the second."""
+    assert model.twig is not None
+    stepper = Stepper(spec, objective, model.twig, accelerator, found.steps or 1)
+    cuda = accelerator.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
+    count = min(2, found.per_step)
+    started = time.perf_counter()
+    batches = [data.train.make(0, place) for place in range(count)]
+    prepared = (time.perf_counter() - started) / count
+    weights = [*model.base.parameters(), *stepper.module.parameters()]
+    held = {weight.untyped_storage().data_ptr() for weight in weights}
+    with worker_deaths():
+        with _saved_bytes(held) as saved:
+            _take(stepper, data, batches[:1], 0)
+        one = _take(stepper, data, batches[:1], 1)
+        both = _take(stepper, data, batches, 2) if count == 2 else None
+    each = one if both is None else max(both - one, 0.0)
+    update = 0.0 if both is None else max(one - each, 0.0)
+    peak = torch.cuda.max_memory_allocated(accelerator.device) if cuda else None
+    return saved[0], Timing(each, update, prepared, peak)
+
+
+def _take(stepper: Stepper, data: Data, batches: list[Batch], step: int) -> float:
+    """Take an optimiser step and return its seconds; it ends in a synchronisation."""
+    started = time.perf_counter()
+    numbers = [data.train.number(0, place) for place in range(len(batches))]
+    stepper.take(step, batches, numbers, lambda: "nothing was written in this dry run")
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _saved_bytes(held: set[int]) -> Iterator[list[int]]:
+    """Count the bytes that are kept for the backward pass, weights apart.
+
+    Args:
+        held: Addresses of what is there anyway.
+    """
+    total, seen = [0], set(held)
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total[0] += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total

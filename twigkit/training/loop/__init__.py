@@ -1,0 +1,1 @@
+"""One optimiser step after another, with evaluation, log and progress."""

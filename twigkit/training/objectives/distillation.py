@@ -1,0 +1,275 @@
+"""Stage 1: a twig learns the answers, the base's predictions and the base's attention.
+
+The layers that twig and base share run once. Without the terms that need a teacher no other base
+layer runs; with the attention alone they run up to the teacher's; only the predictions need all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from twigkit.backbone.probes import RowProbe
+from twigkit.backbone.prompt import Prompt
+from twigkit.errors import CapabilityError
+from twigkit.interfaces.objective import Objective, Part
+from twigkit.learning.acceptance_estimate import verifications
+from twigkit.learning.answer_tokens import Answers, find_answers
+from twigkit.learning.attention_targets import teacher_layer, teacher_rows
+from twigkit.learning.batch import IGNORED, Batch
+from twigkit.learning.forward import advance, branch, embed, exact, padded_queries, seen_from
+from twigkit.learning.head_lookup import head_with
+from twigkit.learning.losses import Divergence, ahead_sums, attention_divergence, token_sums
+from twigkit.model import TwigModel
+from twigkit.training.spec import DistillationSpec
+
+TERMS = {
+    "next_token": ("next-token", 1.0),
+    "prediction": ("next-token", 0.1),
+    "attention": ("scores", 1.0),
+    "medusa": ("several-tokens", 0.2),
+}
+"""What each term of the loss asks of a head, and its weight where the spec gives none.
+
+Source: TwigVLM++, arXiv 2503.14075 v3; Medusa-1's weight, Cai et al. 2024, arXiv 2401.10774 §2.2.
+"""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the base says about a batch.
+
+    Attributes:
+        shared: The samples behind the exit layer.
+        states: The base's last states of the places that predict answers, ``[places, width]``;
+            ``None`` if its predictions do not teach.
+        attention: The base's attention for each turn, ``[batch, turns, tokens]``; ``None`` if it
+            does not teach, or nothing is visual.
+    """
+
+    shared: Prompt
+    states: Tensor | None
+    attention: Tensor | None
+
+
+class Distillation(Objective):
+    """Trains a twig's layers, norm and heads.
+
+    Attributes:
+        twig: The twig; what no term reaches is frozen.
+        weights: Weight of every term.
+        heads: The heads that the terms train, by capability.
+        layer: Base layer whose attention teaches.
+        offsets: Tokens that are predicted behind the next one.
+    """
+
+    def __init__(self, spec: DistillationSpec, model: TwigModel) -> None:
+        """Find out which terms the twig has heads for.
+
+        Args:
+            spec: Weights and settings.
+            model: Base and twig.
+
+        Raises:
+            CapabilityError: If there is no twig, it lacks the head of a term that the spec asks
+                for, or no term is left.
+            SpecError: If the base has no such teacher layer.
+        """
+        super().__init__()
+        if model.twig is None:
+            raise CapabilityError("there is no twig to train; grow one first")
+        self.spec = spec
+        self._stack = (model.stack,)  # in a tuple, so that the base is no part of this module
+        self.twig = model.twig
+        names = {what: head_with(model.twig, what) for what, _ in TERMS.values()}
+        self.weights = _weights(spec, names, model.twig)
+        self._names = {what: name for what, name in names.items() if name is not None}
+        self.layer = teacher_layer(model.stack.depth, spec.teacher_layer)
+        self._divergence = Divergence(spec.temperature, spec.scale, spec.clip)
+        self.offsets = self._count_offsets() if self.weights["medusa"] else 0
+        self._free()
+
+    def _head(self, capability: str) -> nn.Module:
+        """The head for a capability."""
+        return self.twig.head(self._names[capability])
+
+    @torch.no_grad()
+    def _count_offsets(self) -> int:
+        """Ask the heads that look ahead how far they look."""
+        weight = next(self.twig.parameters())
+        width = self._stack[0].model.get_input_embeddings().weight.shape[1]
+        empty = torch.zeros(1, 0, width, dtype=weight.dtype, device=weight.device)
+        return int(self._head("several-tokens")(empty).shape[2])
+
+    def _free(self) -> None:
+        """Let exactly those parameters train that a term reaches."""
+        self.twig.requires_grad_(False)
+        self.twig.layers.requires_grad_(True)
+        predicts = self.weights["next_token"] or self.weights["prediction"]
+        self.twig.norm.requires_grad_(bool(predicts or self.weights["medusa"]))
+        on = {TERMS[term][0] for term, weight in self.weights.items() if weight}
+        for capability in on:
+            self._head(capability).requires_grad_(True)
+        # The scores end where the last layer attends; what it does then has no say in them.
+        self._idle = [] if on != {"scores"} else list(self.twig.layers[-1].parameters())
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Count answer tokens, rows, turns with visual tokens in front, and tokens ahead."""
+        counts = batch.counts()
+        if self.weights["attention"]:
+            counts["queries"] = sum(sum(seen) for seen in seen_from(batch, self._stack[0]))
+        if self.offsets:
+            left = (find_answers(batch, self.offsets).ahead != IGNORED).sum(0).tolist()
+            counts |= {f"ahead_{number}": count for number, count in enumerate(left, 1)}
+        return counts
+
+    def forward(
+        self, batch: Batch, progress: float, seed: int
+    ) -> tuple[dict[str, Part], dict[str, float]]:
+        """Run shared layers, teacher and twig, and compare.
+
+        Args:
+            batch: The micro-batch.
+            progress: Of no effect here.
+            seed: Of no effect here; nothing is drawn.
+
+        Returns:
+            One part for each term that is on, and how often the twig chooses the answer's token
+            (``right``) and the base's (``agree``).
+        """
+        answers = find_answers(batch, self.offsets)
+        queries = padded_queries(batch) if self.weights["attention"] else None
+        taught = self._teach(batch, answers)
+        states, probe = branch(self._stack[0], self.twig, taught.shared, queries)
+        parts: dict[str, Part] = {}
+        figures: dict[str, float] = {}
+        self._add_predictions(states, answers, taught, parts, figures)
+        if probe is not None:
+            parts["attention"] = self._attention(batch, taught, probe)
+        return parts, figures
+
+    def examine(self, batch: Batch) -> dict[str, float]:
+        """Find out how far drafts would get if the base gave the reference answers.
+
+        Costs a pass of the shallow model, no layer behind it.
+
+        Args:
+            batch: The micro-batch.
+
+        Returns:
+            Answer tokens over the verifications that they would take (``accepted``: the accepted
+            length); nothing if no next tokens are learnt.
+        """
+        if not (self.weights["next_token"] or self.weights["prediction"]):
+            return {}
+        stack, answers = self._stack[0], find_answers(batch)
+        shared, _ = advance(stack, embed(stack, batch), 0, self.twig.exit_layer)
+        normed = self.twig.norm(answers.states(branch(stack, self.twig, shared)[0]))
+        head = self._head("next-token")
+        chosen = [head(part[None])[0].argmax(-1) for part in normed.split(self.spec.chunk)]
+        targets = answers.targets.to(normed.device)
+        right = torch.cat([targets[:0], *chosen]) == targets
+        steps = verifications(right, answers.numbers.to(normed.device))
+        return {"accepted/verifications": float(len(targets)), "verifications": float(steps)}
+
+    def _teach(self, batch: Batch, answers: Answers) -> Taught:
+        """Run the base as far as somebody needs it."""
+        stack, exit_layer = self._stack[0], self.twig.exit_layer
+        prompt = embed(stack, batch)
+        looks = self.weights["attention"] and any(prompt.visual_counts)
+        probed = [self.layer] if looks else []
+        teachers = teacher_rows(batch.turns, self.spec.teacher_rows)
+        shared, near = advance(stack, prompt, 0, exit_layer, rows=teachers.rows, probed=probed)
+        last = stack.depth if self.weights["prediction"] else exit_layer
+        last = max([last, *(layer + 1 for layer in probed)])
+        deep, far = advance(stack, shared, exit_layer, last, rows=teachers.rows, probed=probed)
+        states = answers.states(deep.hidden) if self.weights["prediction"] else None
+        probes = near | far
+        return Taught(shared, states, teachers.read(probes[self.layer]) if probes else None)
+
+    def _add_predictions(
+        self,
+        states: Tensor,
+        answers: Answers,
+        taught: Taught,
+        parts: dict[str, Part],
+        figures: dict[str, float],
+    ) -> None:
+        """Compare what the twig predicts with the answers and the base's predictions."""
+        weights = self.weights
+        if not (weights["next_token"] or weights["prediction"] or weights["medusa"]):
+            return
+        normed = self.twig.norm(answers.states(states))
+        if weights["next_token"] or weights["prediction"]:
+            head = self._head("next-token")
+            entropy, apart, right, same = token_sums(
+                normed,
+                answers.targets.to(normed.device),
+                lambda part: head(part[None])[0],
+                chunk=self.spec.chunk,
+                teacher=None if taught.states is None else (taught.states, self._base_logits),
+                divergence=self._divergence,
+            )
+            figures["right/tokens"] = right.detach()
+            if weights["next_token"]:
+                parts["next_token"] = Part(entropy, "tokens", weights["next_token"])
+            if weights["prediction"]:
+                parts["prediction"] = Part(apart, "tokens", weights["prediction"])
+                figures["agree/tokens"] = same.detach()
+        if weights["medusa"]:
+            further = self._head("several-tokens")
+            targets = answers.ahead.to(normed.device)
+            sums = ahead_sums(
+                normed, targets, lambda part: further(part[None])[0], chunk=self.spec.chunk
+            )
+            for number, (entropy, right) in enumerate(sums.unbind(1), 1):
+                weight = weights["medusa"] * self.spec.medusa_decay ** (number - 1)
+                parts[f"medusa_{number}"] = Part(entropy, f"ahead_{number}", weight)
+                figures[f"right_{number}/ahead_{number}"] = right.detach()
+
+    def _base_logits(self, states: Tensor) -> Tensor:
+        """Apply the base's norm and head, as at inference."""
+        with exact(states.device):
+            return self._stack[0].head(self._stack[0].norm(states))
+
+    def _attention(self, batch: Batch, taught: Taught, probe: RowProbe) -> Part:
+        """Compare the pruning head's scores with the base's attention, turn by turn."""
+        visual = taught.shared.visual.to(probe.rows.device)
+        scorer = self._head("scores")
+        scores: Tensor = scorer.scores(probe, visual)  # type: ignore[operator]
+        if taught.attention is None:
+            total = (scores * 0.0).sum()
+        else:
+            target = taught.attention.to(scores.device).masked_fill(~visual[:, None], 0.0)
+            apart = attention_divergence(target, scores)
+            seen = seen_from(batch, self._stack[0])
+            real = torch.tensor([row + [False] * (apart.shape[1] - len(row)) for row in seen])
+            total = apart.masked_fill(~real.to(apart.device), 0.0).sum()
+        for parameter in self._idle:
+            total = total + parameter.flatten()[:1].sum() * 0.0
+        return Part(total, "queries", self.weights["attention"])
+
+
+def _weights(
+    spec: DistillationSpec, names: dict[str, str | None], twig: nn.Module
+) -> dict[str, float]:
+    """Resolve the weights of all terms; a term whose head is missing is off unless asked for."""
+    weights: dict[str, float] = {}
+    for term, (capability, usual) in TERMS.items():
+        asked = getattr(spec, term)
+        if asked and names[capability] is None:
+            heads: nn.ModuleDict = twig.heads  # type: ignore[assignment]
+            raise CapabilityError(
+                f"the loss {term!r} has the weight {asked:g}, but the twig has no head that does "
+                f"{capability!r}; it has {', '.join(heads) or 'none'}. Grow one, or leave the "
+                "weight out"
+            )
+        missing = names[capability] is None
+        weights[term] = 0.0 if missing else usual if asked is None else asked
+    if not any(weights.values()):
+        raise CapabilityError(
+            "no loss is left: every weight is 0, or the twig lacks the head that it needs"
+        )
+    return weights

@@ -1,0 +1,89 @@
+"""What a run starts from: processes, devices, the base, and a twig to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from twigkit.errors import TrainingError
+from twigkit.model import TwigModel
+from twigkit.training.checkpointing.snapshot_files import FOLDER
+from twigkit.training.spec import TrainingSpec
+from twigkit.twig.checkpoint import read_spec
+
+SERVED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU", "FSDP")
+"""Ways of accelerate to run several processes that are known to give the same weights as one."""
+
+
+def accelerator_for(spec: TrainingSpec, model: TwigModel | None = None) -> Any:
+    """Find out which process this is and what it runs on.
+
+    Micro-batches, precision and the scaling of the loss are the trainer's own, so whatever
+    accelerate's configuration says of them has no effect.
+
+    Args:
+        spec: The run.
+        model: A model that is loaded already; it stays where it is.
+
+    Returns:
+        Accelerate's accelerator.
+
+    Raises:
+        TrainingError: If the processes work together in a way that is not served.
+    """
+    on_cpu = not torch.accelerator.is_available()
+    if model is not None:
+        on_cpu = next(model.base.parameters()).device.type == "cpu"
+    try:
+        accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision="no",
+            log_with=list(spec.trackers) or None,
+            project_dir=str(Path(spec.out) / FOLDER),
+        )
+    except ValueError as error:
+        raise TrainingError(
+            f"accelerate cannot start: {error}; mend its configuration, or leave it out"
+        ) from error
+    kind = DistributedType(accelerator.distributed_type).value
+    sharded = getattr(accelerator.state, "fsdp_plugin", None)
+    if kind not in SERVED or (sharded is not None and sharded.fsdp_version != 2):
+        raise TrainingError(
+            f"accelerate is set up for {kind}{' version 1' if kind == 'FSDP' else ''}; training "
+            "knows one process, several (DDP), and FSDP with fsdp_version 2: choose one of them"
+        )
+    return accelerator
+
+
+def load_model(spec: TrainingSpec, device: torch.device) -> TwigModel:
+    """Load the base and grow or load the twig that is trained.
+
+    Args:
+        spec: The run.
+        device: Where to, unless the spec maps the base to devices.
+
+    Returns:
+        The model.
+
+    Raises:
+        TwigkitError: If the base or the twig cannot be loaded.
+    """
+    given = spec.twig
+    grown = read_spec(given) if isinstance(given, str) else given
+    placed: Any = None if device.type == "cpu" else {"": device}
+    model = TwigModel.from_pretrained(
+        spec.base or grown.base,
+        dtype=spec.runtime.dtype,
+        device_map=spec.runtime.device_map or placed,
+        revision=None if spec.base else grown.revision,
+        attn_implementation=spec.runtime.attention,
+        twig=given if isinstance(given, str) else None,
+    )
+    if not isinstance(given, str):
+        torch.manual_seed(spec.seed)  # of what is not copied from the base
+        model.grow(given)
+    return model

@@ -1,0 +1,185 @@
+"""The twig: trainable decoder layers, a norm and heads that branch off an early base layer."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twigkit.backbone.fused_layer import fold
+from twigkit.backbone.kv_cache import Segment
+from twigkit.backbone.layer_stack import LayerStack, Rope
+from twigkit.backbone.masks import Masks
+from twigkit.backbone.probes import RowProbe, note_inputs
+from twigkit.errors import CapabilityError, SpecError
+from twigkit.plugins.discovery import default_registry
+from twigkit.specs.run import TwigSpec
+
+_HEAD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class Twig(nn.Module):
+    """Decoder layers, norm and heads on the output of a base layer.
+
+    Attributes:
+        spec: What it was grown from.
+        sources: Base layer that each twig layer stands for (its window, rope table and injections).
+        layers: The decoder layers.
+        norm: Norm in front of the heads.
+        heads: Heads by name.
+    """
+
+    def __init__(
+        self,
+        spec: TwigSpec,
+        sources: list[int],
+        layers: list[nn.Module],
+        norm: nn.Module,
+        heads: Mapping[str, nn.Module],
+    ) -> None:
+        """Collect the parts; :func:`grow` makes them."""
+        super().__init__()
+        self.spec, self.sources = spec, sources
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.heads = nn.ModuleDict(heads)
+        # In a tuple, so that the lean layers' parameters are not registered twice.
+        self._lean: tuple[list[nn.Module]] | None = None
+
+    @property
+    def exit_layer(self) -> int:
+        """Base layers that run before the twig."""
+        return self.spec.exit_layer
+
+    @property
+    def depth(self) -> int:
+        """Number of twig layers."""
+        return len(self.layers)
+
+    def head(self, name: str) -> nn.Module:
+        """Return a head by name.
+
+        Raises:
+            CapabilityError: If the twig has no such head; names those it has.
+        """
+        if name not in self.heads:
+            raise CapabilityError(
+                f"the twig has no head {name!r}; it has {', '.join(self.heads) or 'none'}. Train "
+                "one, or choose a strategy that does without"
+            )
+        return self.heads[name]
+
+    def run(
+        self,
+        hidden: Tensor,
+        stack: LayerStack,
+        *,
+        rope: Rope,
+        masks: Masks,
+        cache: Segment | None = None,
+        inject: Mapping[int, Tensor] | None = None,
+        probe: RowProbe | None = None,
+    ) -> Tensor:
+        """Run the twig's layers.
+
+        Args:
+            hidden: States behind the exit layer, ``[batch, tokens, width]``.
+            stack: The base, which knows windows and rope tables.
+            rope: Rotary tables of the tokens.
+            masks: Attention masks by window.
+            cache: Where keys and values go; ``None`` keeps none.
+            inject: States to add behind some layers, by base layer.
+            probe: Reads rows of the last layer.
+
+        Returns:
+            States behind the last layer, before the norm, ``[batch, tokens, width]``.
+        """
+        tables = fold(rope)
+        for local, (source, layer) in enumerate(
+            zip(self.sources, self._runners(stack), strict=True)
+        ):
+            last = local == self.depth - 1
+            hidden = stack.call(
+                layer, source, hidden, rope, tables, masks, cache, probe if last else None
+            )
+            if inject and source in inject:
+                hidden = hidden + inject[source]
+        return hidden
+
+    def _runners(self, stack: LayerStack) -> Sequence[nn.Module]:
+        """Return the layers to call: lean ones for inference, the trainable ones for training."""
+        if self.training or torch.is_grad_enabled():
+            return self.layers  # type: ignore[return-value]
+        if self._lean is None:
+            self._lean = (stack.lean(list(self.layers), self.sources),)
+        return self._lean[0]
+
+    def windows(self, stack: LayerStack) -> set[int | None]:
+        """Return the windows of the twig's layers."""
+        return {stack.window(source) for source in self.sources}
+
+
+def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
+    """Grow a fresh twig on a base.
+
+    Args:
+        spec: Exit layer, depth, where the layers start from, heads.
+        stack: The base.
+
+    Returns:
+        The twig, on the device and in the precision of the exit layer, trainable; the base is
+        untouched.
+
+    Raises:
+        SpecError: If the layers asked for lie outside the base, or a head's name cannot be used.
+    """
+    sources = _sources(spec, stack.depth)
+    for name in spec.heads:
+        if not _HEAD_NAME.fullmatch(name) or hasattr(nn.ModuleDict, name) or name == "training":
+            raise SpecError(
+                f"a head cannot be called {name!r}; use letters, digits, '-' and '_', and no word "
+                "that torch.nn.ModuleDict has a use for"
+            )
+    config = stack.own_config()
+    layers = [stack.make_twig_layer(source, i, config) for i, source in enumerate(sources)]
+    for layer in layers:
+        note_inputs(layer)
+    norm: nn.Module = copy.deepcopy(stack.text.norm)
+    registry = default_registry()
+    heads: dict[str, nn.Module] = {}
+    for name, head_spec in spec.heads.items():
+        cls: Any = registry.get("head", head_spec.kind).cls
+        heads[name] = cls.grow(head_spec, stack)
+    twig = Twig(spec, sources, layers, norm, heads)
+    if spec.init == "random":
+        _randomise(twig, float(getattr(stack.config, "initializer_range", 0.02)))
+    reference: Any = next(stack.layers[max(spec.exit_layer - 1, 0)].parameters())
+    return twig.to(reference.device).requires_grad_(True)
+
+
+def _sources(spec: TwigSpec, depth: int) -> list[int]:
+    """Return the base layers that the twig's layers stand for."""
+    first, last = spec.exit_layer, spec.exit_layer + spec.depth
+    if last > depth:
+        raise SpecError(
+            f"exit_layer {spec.exit_layer} plus depth {spec.depth} is {last}, but the base has "
+            f"{depth} layers; choose an earlier exit layer or a smaller depth"
+        )
+    if spec.init == "last":
+        return list(range(depth - spec.depth, depth))
+    return list(range(first, last))
+
+
+def _randomise(twig: Twig, std: float) -> None:
+    """Draw the weights of a twig anew: matrices normal, norms one, biases zero."""
+    for name, parameter in twig.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=std)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.ones_(parameter)
