@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from twigkit import hookimpl
-from twigkit.interfaces.drafter import Drafter, Shallow
+from twigkit.interfaces.drafter import Drafter, DraftModel
 from twigkit.plugins.discovery import default_registry
 from twigkit.plugins.hookspecs import Register
 from twigkit.specs.base import problem
@@ -159,12 +159,12 @@ class AutoDrafter:
         self._taken = self._choose() if self.heads and room > 0 else 0
 
     def draft(
-        self, shallow: Shallow, candidates: Candidates, room: int
+        self, draft_model: DraftModel, candidates: Candidates, room: int
     ) -> Candidates | tuple[Candidates, Tensor]:
         """Let the chosen drafter draft; plain decoding is the root alone."""
         if not self._taken:
             return candidates
-        drafted = self._arms[self._taken - 1].draft(shallow, candidates, room)
+        drafted = self._arms[self._taken - 1].draft(draft_model, candidates, room)
         whole = isinstance(drafted, tuple) or drafted.size == drafted.capacity
         return drafted if whole or drafted.linear else drafted.cut(drafted.size - 1)
 

@@ -1,4 +1,4 @@
-"""Static tree drafting: one call of the shallow model fills a tree of fixed shape."""
+"""Static tree drafting: one call of the draft model fills a tree of fixed shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twigkit import hookimpl
 from twigkit.errors import CapabilityError, InputError
-from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.drafter import DraftModel
 from twigkit.plugins.hookspecs import Register
 from twigkit.specs.base import problem
 from twigkit.specs.run import DrafterSpec
@@ -76,16 +76,16 @@ class MedusaTreeDrafter:
         return len(self._levels)
 
     def draft(
-        self, shallow: Shallow, candidates: Candidates, room: int
+        self, draft_model: DraftModel, candidates: Candidates, room: int
     ) -> Candidates | tuple[Candidates, Tensor]:
         """Pass the root, then fill level after level from the heads."""
         levels = self._levels[: min(self.height, room)]
         if not levels:
             return candidates.cut(0)
-        hidden = shallow.expand(candidates, range(1))
-        guesses = [shallow.logits(hidden, self.spec.head)[:, 0]]
+        hidden = draft_model.expand(candidates, range(1))
+        guesses = [draft_model.logits(hidden, self.spec.head)[:, 0]]
         if len(levels) > 1:
-            ahead = shallow.logits(hidden, self.spec.ahead)[:, 0]
+            ahead = draft_model.logits(hidden, self.spec.ahead)[:, 0]
             if ahead.shape[1] < self.height - 1:
                 raise CapabilityError(
                     f"the tree is {self.height} levels high, but the head {self.spec.ahead!r} "

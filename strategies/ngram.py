@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from twigkit import hookimpl
-from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.drafter import DraftModel
 from twigkit.plugins.hookspecs import Register
 from twigkit.specs.run import DrafterSpec
 from twigkit.speculative.candidates import Candidates
@@ -57,9 +57,9 @@ class NgramDrafter(PathShape):
             self.memory["table"] = NgramTable.load(self.spec.table)
         return [self._seen, self.memory["table"]]
 
-    def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
         """Count what is new, and propose what most often followed."""
-        length, texts = min(self.spec.length, room), shallow.texts
+        length, texts = min(self.spec.length, room), draft_model.texts
         if self.spec.learn:
             # A list stays the same while its row generates: count from where it ended last time.
             known = {id(text): self._read.get(id(text), (text, 0))[1] for text in texts}
@@ -67,7 +67,7 @@ class NgramDrafter(PathShape):
                 self._seen.read(text, known[id(text)])
             self._read = {id(text): (text, len(text)) for text in texts}
         drafts = [propose(self.tables, text, length) for text in texts]
-        add_paths(candidates, drafts, length, eager=shallow.eager)
+        add_paths(candidates, drafts, length, eager=draft_model.eager)
         return candidates
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from twigkit import hookimpl
-from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.drafter import DraftModel
 from twigkit.plugins.hookspecs import Register
 from twigkit.specs.run import DrafterSpec
 from twigkit.speculative.candidates import Candidates
@@ -31,7 +31,7 @@ class PlainDrafter:
         """Take the spec."""
         self.spec = spec
 
-    def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
         """Return the root alone."""
         return candidates
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from twigkit import hookimpl
-from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.drafter import DraftModel
 from twigkit.plugins.hookspecs import Register
 from twigkit.specs.run import DrafterSpec
 from twigkit.speculative.candidates import Candidates
@@ -87,17 +87,17 @@ class PromptLookupDrafter(PathShape):
         self.spec = spec
         self._known: dict[int, Occurrences] = {}
 
-    def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
         """Look the last tokens of every row up."""
         length = min(self.spec.length, room)
         # A list stays the same while its row generates, and no other list takes its id meanwhile.
-        texts = {id(text): text for text in shallow.texts}
+        texts = {id(text): text for text in draft_model.texts}
         self._known = {
             key: self._known.get(key) or Occurrences(text, self.spec.longest)
             for key, text in texts.items()
         }
         drafts = [self._known[key].following(length) for key in texts]
-        add_paths(candidates, drafts, length, eager=shallow.eager)
+        add_paths(candidates, drafts, length, eager=draft_model.eager)
         return candidates
 
 

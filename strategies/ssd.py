@@ -1,4 +1,4 @@
-"""Single-path self-speculative decoding: the shallow model drafts one token after another."""
+"""Single-path self-speculative decoding: the draft model drafts one token after another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from twigkit import hookimpl
-from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.drafter import DraftModel
 from twigkit.plugins.hookspecs import Register
 from twigkit.specs.run import DrafterSpec
 from twigkit.speculative.candidates import Candidates
@@ -37,7 +37,7 @@ class PathDrafterSpec(DrafterSpec):
 
 
 class PathDrafter(PathShape):
-    """Drafts token after token while the shallow model is sure: the most likely, or drawn ones."""
+    """Drafts token after token while the draft model is sure: the most likely, or drawn ones."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "sampling"})
 
@@ -46,14 +46,14 @@ class PathDrafter(PathShape):
         self.spec = spec
         self.heads = (spec.head,)
 
-    def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
-        """Draft until the shallow model is unsure, the answer ends, or the path is long enough."""
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
+        """Draft until the draft model is unsure, the answer ends, or the path is long enough."""
         length = min(self.spec.length, room)
-        drawn = shallow.sampling if self.spec.draws else None
+        drawn = draft_model.sampling if self.spec.draws else None
         sure = None
         for step in range(length):
-            hidden = shallow.expand(candidates, range(step, step + 1))
-            logits = shallow.logits(hidden, self.spec.head)[:, 0].float()
+            hidden = draft_model.expand(candidates, range(step, step + 1))
+            logits = draft_model.logits(hidden, self.spec.head)[:, 0].float()
             if drawn is not None:
                 chance = process(logits, drawn).softmax(-1)
                 candidates.sample(candidates.parent[:, :1], chance[:, None], 1, sure)
@@ -65,7 +65,7 @@ class PathDrafter(PathShape):
                 candidates.add(token, None, logprob, sure)
                 sure = logprob.exp() >= self.spec.threshold
             if (
-                shallow.eager
+                draft_model.eager
                 and step + 1 < length
                 and not bool((sure & candidates.grows(range(step + 1, step + 2))).any())
             ):

@@ -1,4 +1,4 @@
-"""Tree self-speculative decoding: the shallow model drafts a tree, level by level."""
+"""Tree self-speculative decoding: the draft model drafts a tree, level by level."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from twigkit import hookimpl
-from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.drafter import DraftModel
 from twigkit.plugins.hookspecs import Register
 from twigkit.specs.run import DrafterSpec
 from twigkit.speculative.candidates import Candidates
@@ -64,25 +64,25 @@ class TreeDrafter:
         return self.spec.levels
 
     def draft(
-        self, shallow: Shallow, candidates: Candidates, room: int
+        self, draft_model: DraftModel, candidates: Candidates, room: int
     ) -> tuple[Candidates, Tensor]:
-        """Draft level after level, one call of the shallow model each, then cut."""
+        """Draft level after level, one call of the draft model each, then cut."""
         levels = min(self.spec.levels, room)
         nodes: range | Tensor = range(1)
         floor = math.log(self.spec.threshold) if self.spec.threshold else -math.inf
         for level in range(levels):
-            hidden = shallow.expand(candidates, nodes)
-            logprobs = shallow.logits(hidden, self.spec.head).float().log_softmax(-1)
+            hidden = draft_model.expand(candidates, nodes)
+            logprobs = draft_model.logits(hidden, self.spec.head).float().log_softmax(-1)
             best, tokens = logprobs.topk(self.spec.children)
             added = candidates.add(tokens.flatten(1), self._parents(nodes, tokens), best.flatten(1))
             if level + 1 == levels:
                 break
-            if shallow.eager:
+            if draft_model.eager:
                 score = self._best_score(candidates, added)
                 if score < floor or score == -math.inf:
                     break
             nodes = candidates.best(added, self.spec.expanded)
-        drafted = candidates.size - 1 if shallow.eager else self.size - 1
+        drafted = candidates.size - 1 if draft_model.eager else self.size - 1
         return candidates.cut(min(self.size - 1, drafted))
 
     def _best_score(self, candidates: Candidates, nodes: range) -> float:

@@ -52,7 +52,7 @@ _EXPORTS = {
     "PruneContext": "interfaces.pruner",
     "Pruner": "interfaces.pruner",
     "Selection": "interfaces.pruner",
-    "Shallow": "interfaces.drafter",
+    "DraftModel": "interfaces.drafter",
     "Stage": "interfaces.pruner",
     "Twig": "twig.module",
     "TwigModel": "model",
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from twigkit.errors import TwigkitError as TwigkitError
     from twigkit.interfaces.adapter import Adapter as Adapter
     from twigkit.interfaces.drafter import Drafter as Drafter
-    from twigkit.interfaces.drafter import Shallow as Shallow
+    from twigkit.interfaces.drafter import DraftModel as DraftModel
     from twigkit.interfaces.head import Head as Head
     from twigkit.interfaces.presets import Preset as Preset
     from twigkit.interfaces.presets import VisualTokens as VisualTokens

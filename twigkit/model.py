@@ -216,7 +216,7 @@ class TwigModel:
         seeds = []
         if settings.decoding.draws:
             seeds = row_seeds(seed, generator, settings.inputs["input_ids"].shape[0])
-        check_names(self.base, settings.inputs)
+        check_names(self.base, settings.inputs, self.generate)
         check_request(
             self.adapter,
             settings.inputs,

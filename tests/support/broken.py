@@ -16,7 +16,7 @@ class BrokenSpec(DrafterSpec):
 
 
 class BrokenDrafter:
-    """Passes another token through the shallow model than the one that it hands to the target."""
+    """Passes another token through the draft model than the one that it hands to the target."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
     heads: ClassVar[tuple[str, ...]] = ("lm",)
@@ -29,11 +29,11 @@ class BrokenDrafter:
         """Take the spec."""
         self.spec = spec
 
-    def draft(self, shallow, candidates, room):
+    def draft(self, draft_model, candidates, room):
         """Leave the states of a wrong token behind."""
         root = candidates.tokens[:, :1].clone()
         candidates.tokens[:, :1] = (root + 7) % 90
-        shallow.expand(candidates, range(1))
+        draft_model.expand(candidates, range(1))
         candidates.tokens[:, :1] = root
         return candidates
 

@@ -266,8 +266,8 @@ class DrafterFault(DrafterConformance):
 
 
 class IndexDrafter(ShapedDrafter):
-    def draft(self, shallow, candidates, room):
-        table = super().draft(shallow, candidates, room)
+    def draft(self, draft_model, candidates, room):
+        table = super().draft(draft_model, candidates, room)
         table.depth[:, 1:] = torch.arange(1, table.capacity)
         return table
 
@@ -277,8 +277,8 @@ class TestDepthIsTheIndex(DrafterFault):
 
 
 class CausalDrafter(ShapedDrafter):
-    def draft(self, shallow, candidates, room):
-        table = super().draft(shallow, candidates, room)
+    def draft(self, draft_model, candidates, room):
+        table = super().draft(draft_model, candidates, room)
         table.ancestors.copy_(torch.ones_like(table.ancestors).tril())
         return table
 
@@ -288,9 +288,9 @@ class TestAncestorsAreCausal(DrafterFault):
 
 
 class RepeatingDrafter(ShapedDrafter):
-    def draft(self, shallow, candidates, room):
-        shallow.expand(candidates, range(1))
-        return super().draft(shallow, candidates, room)
+    def draft(self, draft_model, candidates, room):
+        draft_model.expand(candidates, range(1))
+        return super().draft(draft_model, candidates, room)
 
 
 class TestNodeExpandedTwice(DrafterFault):
@@ -305,8 +305,8 @@ class DrawingFault(DrafterConformance):
 
 
 class PickyDrafter(SSD.cls):
-    def draft(self, shallow, candidates, room):
-        table = super().draft(shallow, candidates, room)
+    def draft(self, draft_model, candidates, room):
+        table = super().draft(draft_model, candidates, room)
         if table.sampled:  # a drawn token is dropped because of what it is
             table.alive[:, 1:] &= (table.tokens[:, 1:] % 3 > 0).cumprod(1).bool()
         return table
@@ -317,8 +317,8 @@ class TestDrawnTokenDropped(DrawingFault):
 
 
 class LyingDrafter(SSD.cls):
-    def draft(self, shallow, candidates, room):
-        table = super().draft(shallow, candidates, room)
+    def draft(self, draft_model, candidates, room):
+        table = super().draft(draft_model, candidates, room)
         if table.sampled:  # q is not what the tokens were drawn from
             table.proposal = table.proposal.square()
             table.proposal /= table.proposal.sum(-1, keepdim=True).clamp(min=1e-9)
@@ -338,9 +338,9 @@ class TestDrawsInSecret(DrawingFault):
 
 
 class MoodyDrafter(SSD.cls):
-    def draft(self, shallow, candidates, room):
+    def draft(self, draft_model, candidates, room):
         self.spec = self.spec.replace(threshold=float(torch.rand(())))
-        return super().draft(shallow, candidates, room)
+        return super().draft(draft_model, candidates, room)
 
 
 class TestAnswersDependOnMore(DrawingFault):

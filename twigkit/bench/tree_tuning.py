@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from twigkit.errors import CapabilityError, InputError
-from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.drafter import DraftModel
 from twigkit.speculative.candidates import Candidates
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class RankMeter:
         self._ranks = ranks
         self.guesses: list[Tensor] = []
 
-    def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
         """Ask the heads about the root, and return it alone."""
-        hidden = shallow.expand(candidates, range(1))
-        best = [self._best(shallow.logits(hidden, self.heads[0]))]
+        hidden = draft_model.expand(candidates, range(1))
+        best = [self._best(draft_model.logits(hidden, self.heads[0]))]
         if len(self.heads) > 1:
-            ahead = shallow.logits(hidden, self.heads[1])[:, 0]
+            ahead = draft_model.logits(hidden, self.heads[1])[:, 0]
             best += [self._best(logits[:, None]) for logits in ahead.unbind(1)]
         self.guesses.append(torch.stack(best, 1).cpu())
         return candidates

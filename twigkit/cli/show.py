@@ -91,9 +91,9 @@ class Recorder:
         """Be what the wrapped drafter is."""
         return getattr(self.inner, name)
 
-    def draft(self, shallow: Any, candidates: Any, room: int) -> Any:
+    def draft(self, draft_model: Any, candidates: Any, room: int) -> Any:
         """Draft, and write tokens, parents and probabilities down in the step asked for."""
-        drafted = self.inner.draft(shallow, candidates, room)
+        drafted = self.inner.draft(draft_model, candidates, room)
         self._left -= 1
         if self._left == 0:
             table = drafted[0] if isinstance(drafted, tuple) else drafted

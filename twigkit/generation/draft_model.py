@@ -157,7 +157,7 @@ class ShallowModel:
 
     @property
     def texts(self) -> list[list[int]]:
-        """Prompt and answer so far of each row, the root last; see ``protocols.Shallow``."""
+        """Prompt and answer so far of each row, the root last; see ``twigkit.DraftModel``."""
         return self._texts()
 
     def begin(self, candidates: Candidates) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from twigkit.errors import CapabilityError, InputError
 from twigkit.interfaces.adapter import Adapter
@@ -17,10 +17,6 @@ from twigkit.plugins.discovery import default_registry
 
 _TENSORS = ("input_ids", "attention_mask", "pixel_values", "pixel_values_videos")
 """What every processor returns as tensors."""
-
-
-GENERATE = ("budget", "pruner", "drafter", "wipe_layer", "draft_cache", "seed", "streamer")
-"""Arguments of ``generate`` that are twigkit's own, to suggest where another was misspelt."""
 
 
 def check_prompt(inputs: Mapping[str, Any]) -> Tensor:
@@ -50,12 +46,14 @@ def _is_list(value: object) -> bool:
     return value is not None and not isinstance(value, Tensor)
 
 
-def check_names(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+def check_names(model: nn.Module, inputs: Mapping[str, Any], generate: Callable[..., Any]) -> None:
     """Refuse arguments that the model would swallow unread, such as a misspelt setting.
 
     Args:
         model: The base.
         inputs: What is left of a call's arguments for the model.
+        generate: What was called; its arguments, and those of transformers' own ``generate``, are
+            suggested where another was misspelt.
 
     Raises:
         InputError: Naming the argument, and the one that was probably meant.
@@ -64,12 +62,24 @@ def check_names(model: nn.Module, inputs: Mapping[str, Any]) -> None:
     if "input_ids" not in known:  # wrapped, so that nothing can be told
         return
     for name in set(inputs) - known - set(_TENSORS):
-        settings = [*GENERATE, *GenerationConfig().to_dict(), *known]
+        settings = [
+            *_arguments(generate),
+            *_arguments(GenerationMixin.generate),
+            *GenerationConfig().to_dict(),
+            *known,
+        ]
         close = difflib.get_close_matches(name, settings, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "leave it out"
         raise InputError(
             f"neither generate nor {type(model).__name__} takes an argument {name!r}; {hint}"
         )
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    """Names of a function's own arguments, from its signature."""
+    collects = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind not in collects and p.name != "self"]
 
 
 def check_request(

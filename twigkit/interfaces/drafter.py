@@ -11,11 +11,11 @@ from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.sampling import Sampling
 
 
-class Shallow(Protocol):
-    """The shallow model as a drafter sees it: base layers up to the exit layer, then the twig."""
+class DraftModel(Protocol):
+    """The draft model as a drafter sees it: base layers up to the exit layer, then the twig."""
 
     def expand(self, candidates: Candidates, nodes: range | Tensor) -> Tensor:
-        """Pass nodes through the shallow model.
+        """Pass nodes through the draft model.
 
         Args:
             candidates: The step's nodes. The root must be passed first; a node's ancestors before
@@ -123,12 +123,12 @@ class Drafter(Protocol):
         ...
 
     def draft(
-        self, shallow: Shallow, candidates: Candidates, room: int
+        self, draft_model: DraftModel, candidates: Candidates, room: int
     ) -> Candidates | tuple[Candidates, Tensor]:
         """Propose the tokens of one step.
 
         Args:
-            shallow: The shallow model.
+            draft_model: The draft model.
             candidates: A table that holds the root alone.
             room: Most drafts that are worth proposing on a path (tokens still wanted, less one).
 

@@ -45,7 +45,7 @@ def add_paths(
         candidates: The table, with ``linear`` set.
         drafts: Tokens of each row's path, ``length`` at most; they need not be equally many.
         length: Nodes to append in every row. What a row has no token for is dead.
-        eager: Whether to append no more than the longest path has, as ``shallow.eager`` allows.
+        eager: Whether to append no more than the longest path has, as ``draft_model.eager`` allows.
 
     Returns:
         The ids of the new nodes; there may be none.

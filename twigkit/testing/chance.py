@@ -66,19 +66,19 @@ def deviation(counted: dict[tuple[int, ...], int], chances: dict[tuple[int, ...]
 
 
 class Unsure:
-    """A drafter, or a shallow model, whose heads know the best tokens and are half as sure."""
+    """A drafter, or a draft model, whose heads know the best tokens and are half as sure."""
 
     def __init__(self, inner: Any) -> None:
-        """Wrap a drafter or a shallow model."""
+        """Wrap a drafter or a draft model."""
         self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
         """Do the rest as what is wrapped does."""
         return getattr(self.inner, name)
 
-    def draft(self, shallow: Any, candidates: Any, room: int) -> Any:
-        """Draft with an unsure shallow model."""
-        return self.inner.draft(Unsure(shallow), candidates, room)
+    def draft(self, draft_model: Any, candidates: Any, room: int) -> Any:
+        """Draft with an unsure draft model."""
+        return self.inner.draft(Unsure(draft_model), candidates, room)
 
     def logits(self, hidden: Tensor, head: str = "lm") -> Tensor:
         """Say what the head says, half as loud."""

@@ -95,7 +95,7 @@ def computed_once(trace: Trace, exit_layer: int) -> None:
 
 
 def expanded_in_order(trace: Trace) -> None:
-    """Fail if the shallow model was asked for a node twice, or before its ancestors."""
+    """Fail if the draft model was asked for a node twice, or before its ancestors."""
     for number, step in enumerate(trace.drafter.steps, 1):
         passed: list[set[int]] = [set() for _ in step.live]
         for nodes in step.expanded:

@@ -113,7 +113,7 @@ class DrafterConformance:
             done += trace.gains[0][number]
 
     def test_passes_each_node_once(self, trace: Trace) -> None:
-        """The shallow model sees a node once and after its ancestors; no layer works twice."""
+        """The draft model sees a node once and after its ancestors; no layer works twice."""
         checks.expanded_in_order(trace)
         checks.computed_once(trace, lab_exit(trace))
 
@@ -150,7 +150,7 @@ class DrafterConformance:
         rows = lab.batch()[-1:]
         trace = lab.run(rows, drafter, twig=twig, bucketed=True)
         checks.audited(trace)
-        hint = "When shallow.eager is False, propose the full shape without asking for values"
+        hint = "When draft_model.eager is False, propose the full shape without asking for values"
         checks.same_tokens(lab, trace, lab.own_tokens(rows), "drafting in fixed shapes", hint)
 
     @pytest.mark.parametrize("most", [1, 2, 5])

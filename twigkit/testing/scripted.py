@@ -96,10 +96,10 @@ class Script:
 
 
 class ScriptedShallow:
-    """A shallow model whose layers run as ever, and whose heads say what a script wants."""
+    """A draft model whose layers run as ever, and whose heads say what a script wants."""
 
     def __init__(self, inner: Any, script: Script) -> None:
-        """Wrap a shallow model."""
+        """Wrap a draft model."""
         self.inner, self.script = inner, script
         self._paths: list[list[list[int]]] = []
 
@@ -157,6 +157,6 @@ class ScriptedDrafter:
         """Be what the wrapped drafter is."""
         return getattr(self.inner, name)
 
-    def draft(self, shallow: Any, candidates: Candidates, room: int) -> Any:
-        """Draft with a shallow model that follows the script."""
-        return self.inner.draft(ScriptedShallow(shallow, self.script), candidates, room)
+    def draft(self, draft_model: Any, candidates: Candidates, room: int) -> Any:
+        """Draft with a draft model that follows the script."""
+        return self.inner.draft(ScriptedShallow(draft_model, self.script), candidates, room)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.drafter import DraftModel
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
 from twigkit.speculative.candidates import Candidates
 
@@ -25,7 +25,7 @@ class NothingDrafter:
     def __init__(self, spec: Any = None) -> None:
         """Take no settings."""
 
-    def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
         """Return the root alone."""
         return candidates
 
@@ -66,14 +66,16 @@ class ShapedDrafter:
         return self.capacity - self.spare
 
     def draft(
-        self, shallow: Shallow, candidates: Candidates, room: int
+        self, draft_model: DraftModel, candidates: Candidates, room: int
     ) -> Candidates | tuple[Candidates, Tensor]:
         """Expand level by level the nodes that have children."""
         rows = candidates.tokens.shape[0]
         for level in self._levels[:-1]:
             inner = [node for node in level if node in self.parents]
             nodes = torch.tensor([inner]).expand(rows, -1)
-            logprob = shallow.logits(shallow.expand(candidates, nodes)).float().log_softmax(-1)
+            logprob = (
+                draft_model.logits(draft_model.expand(candidates, nodes)).float().log_softmax(-1)
+            )
             children = [n + 1 for n, parent in enumerate(self.parents) if parent in inner]
             above = [self.parents[child - 1] for child in children]
             rank = [above[:place].count(parent) for place, parent in enumerate(above)]

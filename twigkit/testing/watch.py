@@ -24,7 +24,7 @@ class Step:
         candidates: Everything that was drafted.
         table: What was handed to verification.
         source: Ids that its nodes had, ``[batch, nodes]``; ``None`` if the same.
-        expanded: Node ids that the shallow model was asked to pass, call by call.
+        expanded: Node ids that the draft model was asked to pass, call by call.
         calls: Tokens per row that each base layer computed, call by call.
         live: Numbers of the rows that were in the batch, in its order.
     """
@@ -77,10 +77,10 @@ class LayerWatch:
 
 
 class WatchedShallow:
-    """A shallow model that writes down what it is asked."""
+    """A draft model that writes down what it is asked."""
 
     def __init__(self, inner: Any) -> None:
-        """Wrap a shallow model."""
+        """Wrap a draft model."""
         self.inner = inner
         self.expanded: list[Tensor] = []
 
@@ -117,11 +117,11 @@ class WatchedDrafter:
         self._prefix = [(s, list(s.lengths), s.index.clone()) for s in segments]
         self.layers.take()
 
-    def draft(self, shallow: Any, candidates: Candidates, room: int) -> Any:
+    def draft(self, draft_model: Any, candidates: Candidates, room: int) -> Any:
         """Audit, then draft and write down."""
         self.finish()
         assert self.generation is not None
-        spy = WatchedShallow(shallow)
+        spy = WatchedShallow(draft_model)
         drafted = self.inner.draft(spy, candidates, room)
         table, source = drafted if isinstance(drafted, tuple) else (drafted, None)
         step = Step(

@@ -1,5 +1,6 @@
 """What is wrong with the arguments of a call in Python is said, and nothing is swallowed unread."""
 
+import inspect
 from fractions import Fraction
 
 import numpy
@@ -55,6 +56,19 @@ def test_a_call_that_cannot_be_answered(model, case):
     with pytest.raises(TwigkitError, match=told) as refused:
         model.generate(**{**GOOD, "max_new_tokens": 2, **changed})
     assert len(str(refused.value).splitlines()) == 1
+
+
+OWN = [
+    name
+    for name, parameter in inspect.signature(TwigModel.generate).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+]
+
+
+@pytest.mark.parametrize("name", [*OWN, "streamer", "stopping_criteria"])
+def test_every_argument_is_suggested_where_it_was_misspelt(model, name):
+    with pytest.raises(InputError, match=f"did you mean '{name}'"):
+        model.generate(**GOOD, **{name + "q": None})
 
 
 @pytest.mark.parametrize(

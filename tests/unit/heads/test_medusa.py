@@ -1,4 +1,4 @@
-"""Static trees: lossless whatever the heads guess, one call of the shallow model per step."""
+"""Static trees: lossless whatever the heads guess, one call of the draft model per step."""
 
 from __future__ import annotations
 

@@ -44,18 +44,18 @@ class Answers:
         for arm in drafter._arms:
             arm.draft = lambda *_: (self.table, None)
         work, left = PREFILL if drafter.heads else 0.0, LENGTH
-        shallow = SimpleNamespace(gained=[])
+        draft_model = SimpleNamespace(gained=[])
         while left > 0:
-            drafter.decide(shallow.gained, left - 1)
-            drafter.draft(shallow, self.table, left - 1)
+            drafter.decide(draft_model.gained, left - 1)
+            drafter.draft(draft_model, self.table, left - 1)
             cost, gain = self.ways[drafter._taken]
             self.taken[drafter._taken] += 1
             if self.spells and self.random.random() < 0.001:
                 self.slow = self.random.choice((1.0, self.random.uniform(1.6, 3.0)))
             work += cost
             self.now += cost * self.random.uniform(0.9, 1.1) * self.slow
-            shallow.gained = [min(left, self.random.randint(*gain))]
-            left -= shallow.gained[0]
+            draft_model.gained = [min(left, self.random.randint(*gain))]
+            left -= draft_model.gained[0]
         return work
 
 

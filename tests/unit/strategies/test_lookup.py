@@ -191,9 +191,9 @@ class Spy:
     def __init__(self):
         self.lists, self.seen = [], []
 
-    def draft(self, shallow, candidates, room):
-        self.lists.append(shallow.texts)
-        self.seen.append([list(text) for text in shallow.texts])
+    def draft(self, draft_model, candidates, room):
+        self.lists.append(draft_model.texts)
+        self.seen.append([list(text) for text in draft_model.texts])
         return candidates
 
 

@@ -1,4 +1,4 @@
-"""The drafter: the few most likely next tokens side by side, from one pass of the shallow model."""
+"""The drafter: the few most likely next tokens side by side, from one pass of the draft model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from twigkit import DrafterSpec, hookimpl
-from twigkit.interfaces.drafter import Shallow
+from twigkit.interfaces.drafter import DraftModel
 from twigkit.speculative.candidates import Candidates
 
 
@@ -32,9 +32,9 @@ class HelloDrafter:
         self.heads = (spec.head,)
         self.capacity = self.size = spec.width + 1
 
-    def draft(self, shallow: Shallow, candidates: Candidates, room: int) -> Candidates:
-        """Pass the root through the shallow model and add its most likely children."""
-        logits = shallow.logits(shallow.expand(candidates, range(1)), self.spec.head)
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
+        """Pass the root through the draft model and add its most likely children."""
+        logits = draft_model.logits(draft_model.expand(candidates, range(1)), self.spec.head)
         best = logits[:, 0].float().log_softmax(-1).topk(self.spec.width)
         candidates.add(best.indices, torch.zeros_like(best.indices), best.values)
         return candidates
