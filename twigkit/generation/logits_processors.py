@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MaxTimeCriteria, StopStringCriteria
+from transformers import MaxTimeCriteria
 from transformers.generation import logits_process as library
 
 from twigkit.errors import InputError
+from twigkit.generation.stop_strings import stop_string_criterion
 from twigkit.generation.token_selection import Processor
 
 _IDS_ALONE = frozenset(
@@ -220,7 +221,7 @@ def criteria(config: Any, own: Sequence[Any], tokenizer: Any) -> list[Any]:
     if config.stop_strings:
         if tokenizer is None:
             raise InputError("stop_strings needs the tokenizer; pass tokenizer=processor.tokenizer")
-        found.append(StopStringCriteria(tokenizer, config.stop_strings))
+        found.append(stop_string_criterion(tokenizer, config.stop_strings))
     replaced = {type(criterion) for criterion in own}
     return [*(c for c in found if type(c) not in replaced), *own]
 
