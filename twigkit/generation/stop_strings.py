@@ -31,7 +31,7 @@ def stop_string_criterion(tokenizer: Any, strings: str | Sequence[str]) -> Stopp
     return DecodedStopStrings(tokenizer, wanted)
 
 
-class DecodedStopStrings(StoppingCriteria):
+class DecodedStopStrings(StoppingCriteria):  # type: ignore[misc]
     """Ends a sequence whose decoded text holds a stop string that its last token completes.
 
     As with transformers' criterion, the last token may reach beyond the string.
@@ -48,7 +48,7 @@ class DecodedStopStrings(StoppingCriteria):
         # Every token that decodes to something is at least one character long.
         self._window = max(map(len, strings)) + 1
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Look at the end of every sequence.
 
         Args:
