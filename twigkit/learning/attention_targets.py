@@ -1,4 +1,4 @@
-"""Which of the base's attention teaches: at which layer, and from which rows."""
+"""Which of the base's attention teaches: at which layer, from which rows, over which keys."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from torch.nn import functional as F
 from twigkit.backbone.probes import RowProbe
 from twigkit.errors import SpecError
 from twigkit.learning.batch import Turn
+
+Softmax = Literal["visual", "all"]
+"""Keys that the teacher's softmax runs over.
+
+``"visual"``: in each head the visual tokens alone, then the mean over heads, as published; the
+pruning head's own scores have the same form. ``"all"``: all tokens, as the layer itself attends;
+the mean over heads is brought to a sum of one over the visual tokens later, so that heads that
+attend to text count less.
+"""
 
 AT_ONCE = 64
 """Rows of a sample whose attention exists at a time; never the whole matrix."""
@@ -31,28 +40,38 @@ class TeacherRows:
     weight: Tensor
 
     @torch.no_grad()
-    def read(self, probe: RowProbe) -> Tensor:
-        """Return the attention of every turn, averaged over heads and over the turn's rows.
+    def read(self, probe: RowProbe, visual: Tensor, softmax: Softmax = "visual") -> Tensor:
+        """Return the attention of every turn to the visual tokens.
+
+        It is averaged over heads and over the turn's rows. Tokens outside the layer's window, or
+        after the row, get none.
 
         Args:
-            probe: A probe of these rows, behind the run of its layer.
+            probe: A probe of these rows, after its layer has run.
+            visual: Which tokens are visual, ``[batch, tokens]`` bool.
+            softmax: Keys that the softmax of each head runs over.
 
         Returns:
-            ``[batch, turns, tokens]`` float32; zero for turns that a sample does not have.
+            ``[batch, turns, tokens]`` float32; zero where a token is not visual, and for turns
+            that a sample does not have.
+
+        Source: TwigVLM++, arXiv 2503.14075 v3, and its published code (``"visual"``).
         """
         query, key, _ = probe.recorded()
-        weight = self.weight.to(query.device)
+        weight, visual = self.weight.to(query.device), visual.to(query.device)[:, None]
         total = query.new_zeros(weight.shape[0], weight.shape[2], key.shape[2], dtype=torch.float32)
         for start in range(0, weight.shape[1], AT_ONCE):
             part = slice(start, start + AT_ONCE)
+            seen = probe.mask[:, part] & visual
             rows = RowProbe(
                 probe.rows[:, part],
-                probe.mask[:, part],
+                seen if softmax == "visual" else probe.mask[:, part],
                 query=query[:, :, part],
                 key=key,
                 scaling=probe.scaling,
             )
-            total += weight[:, part].transpose(1, 2) @ rows.attention()
+            attention = rows.attention().masked_fill(~seen, 0.0)
+            total += weight[:, part].transpose(1, 2) @ attention
         return total
 
 

@@ -24,14 +24,18 @@ ToLogits = Callable[[Tensor], Tensor]
 class Divergence:
     """How the predictions of twig and base are compared.
 
-    A token counts ``min(scale * KL, clip) / clip``, so that no token counts more than one.
+    A token's loss is ``l = scale * KL(base || twig)``. It is multiplied by ``min(1, clip / l)``,
+    through which no gradient flows, and divided by ``clip``: its value is at most 1, while the
+    gradient of a token beyond the clip keeps its direction, with a length divided by ``l / clip``.
+    So the tokens that have most to learn go on learning.
 
     Attributes:
         temperature: Of both distributions.
-        scale: Factor on a token's divergence, before the clip.
-        clip: Most that a token counts after scaling.
+        scale: Factor on a token's divergence, before the clip; the square of the temperature keeps
+            gradients the same size at every temperature.
+        clip: Largest value of a token's loss after scaling.
 
-    Source: The published code of TwigVLM++ (25, 4 and temperature 5).
+    Source: The published code of TwigVLM++ (scale 25, clip 4, temperature 5).
     """
 
     temperature: float
@@ -152,5 +156,6 @@ def _divergence(wanted: Tensor, logits: Tensor, settings: Divergence) -> Tensor:
     base = (wanted / settings.temperature).masked_fill(missing, float("-inf")).log_softmax(-1)
     own = (logits / settings.temperature).log_softmax(-1)
     gap = torch.where(missing, 0.0, base - own)
-    apart = (base.exp() * gap).sum(-1)
-    return (settings.scale * apart).clamp(max=settings.clip) / settings.clip
+    loss = settings.scale * (base.exp() * gap).sum(-1)
+    factor = settings.clip / loss.detach().clamp(min=settings.clip)
+    return loss * factor / settings.clip

@@ -184,7 +184,8 @@ class DistillationSpec(Spec):
     clip: float = Field(
         4.0,
         gt=0.0,
-        description="Most that a token counts after scaling; the mean is divided by it again.",
+        description="Largest value of a token's loss after scaling, whose gradient keeps its "
+        "direction; the mean is divided by it again.",
     )
     teacher_layer: CountOrFraction = Field(
         19 / 32,
@@ -195,6 +196,11 @@ class DistillationSpec(Spec):
         "query",
         description="Rows of that attention: the last prompt token's, which is the one that scores "
         "at inference, or the mean over those that predict the answer.",
+    )
+    teacher_softmax: Literal["visual", "all"] = Field(
+        "visual",
+        description="Keys that each head's softmax runs over in that attention: the visual tokens "
+        "alone, as published, or all tokens, with the mean over heads brought to a sum of one.",
     )
     chunk: int = Field(
         256, ge=1, description="Answer tokens whose predictions are compared at a time."
@@ -221,15 +227,20 @@ class ReinforcementSpec(Spec):
         "probability proportional to exp(-beta * progress^2 * i).",
     )
     anchor: float = Field(
-        0.0,
+        1.0,
         ge=0.0,
-        description="Weight of the divergence from the base's attention that stage 1 learnt from.",
+        description="Weight of the divergence from the base's attention that stage 1 learnt from, "
+        "at the smallest budget; it grows with the budget drawn to four times that at the largest, "
+        "as in the published code. 0 leaves it out.",
     )
     teacher_layer: CountOrFraction = Field(
         19 / 32, description="Base layer of the anchor's attention, as in stage 1."
     )
     teacher_rows: Literal["query", "answer"] = Field(
         "query", description="Rows of the anchor's attention, as in stage 1."
+    )
+    teacher_softmax: Literal["visual", "all"] = Field(
+        "visual", description="Keys of the anchor's attention, as in stage 1."
     )
     wipe_layer: CountOrFraction = Field(
         None,

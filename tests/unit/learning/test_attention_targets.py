@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.samples import batch_of
-from tests.support.tiny import tiny_llava
+from tests.support.tiny import IMAGE_TOKEN, tiny_llava
 from twigkit import SpecError, TwigModel, TwigSpec
 from twigkit.learning import attention_targets as teaching
 from twigkit.learning.attention_targets import teacher_layer, teacher_rows
@@ -24,19 +24,24 @@ def whole_matrices(base, batch):
     base.set_attn_implementation("eager")
     with torch.no_grad():
         output = base(**batch.inputs, output_attentions=True)
-    return output.attentions[LAYER].mean(1)
+    return output.attentions[LAYER]
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 64])
+@pytest.mark.parametrize("softmax", ["visual", "all"])
 @pytest.mark.parametrize("which", ["query", "answer"])
-def test_a_turns_attention_is_the_mean_over_its_rows(monkeypatch, which, at_once):
+def test_a_turns_attention_is_the_mean_over_its_rows(monkeypatch, which, softmax, at_once):
     monkeypatch.setattr(teaching, "AT_ONCE", at_once)
     stack, batch = TwigModel(tiny_llava(8)).stack, batch_of(*ROWS)
     rows = teacher_rows(batch.turns, which)
     _, probes = advance(stack, embed(stack, batch), 0, LAYER + 1, rows=rows.rows, probed=[LAYER])
-    found = rows.read(probes[LAYER])
+    visual = batch.inputs["input_ids"] == IMAGE_TOKEN
+    found = rows.read(probes[LAYER], visual, softmax)
     assert found.shape == (3, 3, batch.labels.shape[1])
-    every = whole_matrices(tiny_llava(8), batch)
+    every = whole_matrices(tiny_llava(8), batch) * visual[:, None, None]
+    if softmax == "visual":  # what a softmax over the visual keys alone comes to, head by head
+        every = every / every.sum(-1, keepdim=True).clamp(min=1e-30)
+    every = every.mean(1)
     for row, turns in enumerate(batch.turns):
         for number, turn in enumerate(turns):
             last = turn.query + 1 if which == "query" else turn.stop - 1

@@ -35,6 +35,12 @@ def given():
     return states, base, heads[0], heads[1], targets
 
 
+def clipped(divergence):
+    """The published clip: the value is bounded, and the gradient keeps its direction."""
+    loss = 25 * divergence
+    return loss * (4 / loss).clamp(max=1).detach() / 4
+
+
 def plain(states, base, head, base_head, targets):
     """The four sums from the formulas, all at once and in double precision."""
     head, base_head = head.double(), base_head.double()
@@ -42,7 +48,7 @@ def plain(states, base, head, base_head, targets):
     real = targets != IGNORED
     entropy = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
     p, q = (wanted / 5).softmax(-1), (logits / 5).softmax(-1)
-    apart = ((p * (p / q).log()).sum(-1) * 25).clamp(max=4) / 4
+    apart = clipped((p * (p / q).log()).sum(-1))
     right = (logits.argmax(-1) == targets).sum()
     same = ((logits.argmax(-1) == wanted.argmax(-1)) & real).sum()
     return entropy, apart[real].sum(), right, same
@@ -67,22 +73,28 @@ def test_sums_and_gradients_are_those_of_the_formulas(given, chunk):
         assert torch.allclose(got, want.float(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_clip_binds_for_some_tokens_and_stops_their_gradient(given):
+def test_a_token_beyond_the_clip_counts_one_and_keeps_the_direction_of_its_gradient(given):
     states, base, head, base_head, _ = given
     with torch.no_grad():
-        base_head.weight *= 6
+        base_head.weight *= 1.5
+    beyond = 0
     for row in range(TOKENS):
-        one = states[row : row + 1].detach().requires_grad_()
-        target = torch.tensor([0])
-        sums = token_sums(
-            one, target, head, chunk=4, teacher=(base[row : row + 1], base_head), divergence=PAPER
-        )
-        sums[1].backward()
-        if float(sums[1].detach()) == 1.0:
-            assert float(one.grad.abs().max()) == 0.0
-            break
-    else:
-        pytest.fail("no token reached the clip")
+        found = []
+        for settings in (PAPER, Divergence(temperature=5.0, scale=25.0, clip=1e6)):
+            one = states[row : row + 1].detach().requires_grad_()
+            teacher = (base[row : row + 1], base_head)
+            sums = token_sums(
+                one, torch.tensor([0]), head, chunk=4, teacher=teacher, divergence=settings
+            )
+            sums[1].backward()
+            found.append((float(sums[1].detach()) * settings.clip, one.grad * settings.clip))
+        (value, gradient), (unclipped, whole) = found
+        factor = min(1.0, 4.0 / unclipped)
+        assert value == pytest.approx(unclipped * factor, rel=1e-4)
+        assert float(gradient.abs().max()) > 0.0
+        assert torch.allclose(gradient, whole * factor, rtol=1e-3, atol=1e-6)
+        beyond += unclipped > 4.0
+    assert 0 < beyond < TOKENS
 
 
 def test_tokens_that_a_shorter_head_lacks_leave_the_rest_alone(given):
@@ -103,7 +115,7 @@ def test_tokens_that_a_shorter_head_lacks_leave_the_rest_alone(given):
     assert float(found[0].detach()) == pytest.approx(float(entropy.detach()), rel=1e-5)
     p = (base_head(base)[:, :40] / 5).softmax(-1)
     q = (head(states)[:, :40] / 5).softmax(-1)
-    apart = ((p * (p / q).log()).sum(-1) * 25).clamp(max=4) / 4
+    apart = clipped((p * (p / q).log()).sum(-1))
     expected = float(apart[targets != IGNORED].sum().detach())
     assert float(found[1].detach()) == pytest.approx(expected, rel=1e-4)
 

@@ -187,7 +187,11 @@ class Distillation(Objective):
         deep, far = advance(stack, shared, exit_layer, last, rows=teachers.rows, probed=probed)
         states = answers.states(deep.hidden) if self.weights["prediction"] else None
         probes = near | far
-        return Taught(shared, states, teachers.read(probes[self.layer]) if probes else None)
+        attention = None
+        if probes:
+            softmax = self.spec.teacher_softmax
+            attention = teachers.read(probes[self.layer], shared.visual, softmax)
+        return Taught(shared, states, attention)
 
     def _add_predictions(
         self,
@@ -242,8 +246,7 @@ class Distillation(Objective):
         if taught.attention is None:
             total = (scores * 0.0).sum()
         else:
-            target = taught.attention.to(scores.device).masked_fill(~visual[:, None], 0.0)
-            apart = attention_divergence(target, scores)
+            apart = attention_divergence(taught.attention.to(scores.device), scores)
             seen = seen_from(batch, self._stack[0])
             real = torch.tensor([row + [False] * (apart.shape[1] - len(row)) for row in seen])
             total = apart.masked_fill(~real.to(apart.device), 0.0).sum()

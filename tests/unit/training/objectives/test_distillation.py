@@ -87,12 +87,12 @@ def test_without_a_picture_no_layer_runs_for_the_attention():
 
 
 def eager_attention(base, inputs, layer):
-    """The attention of every token at a base layer, by the base itself, averaged over heads."""
+    """The attention of every token at a base layer, by the base itself, head by head."""
     base.set_attn_implementation("eager")
     with torch.no_grad():
         output = base(**inputs, output_attentions=True)
     base.set_attn_implementation("sdpa")
-    return output.attentions[layer].mean(1), output.logits
+    return output.attentions[layer], output.logits
 
 
 def alone(batch, row):
@@ -134,7 +134,7 @@ def plain_terms(model, batch):
         for place in range(turn.start - 1, turn.stop - 1):
             terms["next_token"] += F.cross_entropy(logits[place], ids[place + 1])
             p, q = (wanted[0, place] / 5).softmax(-1), (logits[place] / 5).softmax(-1)
-            terms["prediction"] += (25 * (p * (p / q).log()).sum()).clamp(max=4) / 4
+            terms["prediction"] += min(1.0, 25 * float((p * (p / q).log()).sum()) / 4)
             for number in (1, 2, 3):
                 target = place + 1 + number
                 if target < turn.stop:
@@ -142,8 +142,8 @@ def plain_terms(model, batch):
                     terms[f"medusa_{number}"] += entropy
         seen = (ids == 99) & (torch.arange(len(ids)) <= turn.query)
         if seen.any():
-            target = attention[0, turn.query, seen]
-            target = target / target.sum()
+            target = attention[0, :, turn.query, seen]
+            target = (target / target.sum(-1, keepdim=True)).mean(0)  # softmax, then heads
             scores = shape_scores(model, before, rope["default"], turn.query, seen)
             terms["attention"] += (target * (target / scores).log()).sum()
     return {name: float(value) for name, value in terms.items()}

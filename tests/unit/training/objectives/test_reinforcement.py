@@ -16,11 +16,11 @@ from twigkit.learning.attention_targets import teacher_layer
 from twigkit.learning.batch import IGNORED, Batch, Turn
 from twigkit.learning.forward import embed, seen_from
 from twigkit.plugins.discovery import default_registry
-from twigkit.testing.reference import eager_rows, masked_logits
+from twigkit.testing.reference import masked_logits
 from twigkit.testing.watch import LayerWatch
 from twigkit.training.objectives import reinforcement
 from twigkit.training.objectives.by_name import objective_of
-from twigkit.training.objectives.reinforcement import Reinforcement, budget_odds
+from twigkit.training.objectives.reinforcement import Reinforcement, anchor_growth, budget_odds
 from twigkit.training.spec import ReinforcementSpec, TrainingSpec
 
 DEPTH, EXIT, WIPE = 8, 2, 6
@@ -41,7 +41,7 @@ def grown(base=None, exit_layer=EXIT, depth=2, heads=HEADS):
 
 def stage(model, **spec):
     return Reinforcement(
-        ReinforcementSpec(**{"group": 6, "budgets": BUDGETS, **spec}), model
+        ReinforcementSpec(**{"group": 6, "budgets": BUDGETS, "anchor": 0.0, **spec}), model
     ).train()
 
 
@@ -281,18 +281,17 @@ def test_with_the_sign_flipped_it_finds_the_worst(seed):
     assert rank >= subsets - 3
 
 
-def test_the_anchor_is_the_distance_to_the_bases_attention_and_grows_with_what_is_kept():
+def test_the_anchor_is_the_distance_to_the_bases_attention_and_grows_with_the_budget():
     model, batch = grown(), batch_of("w3 i w4 a1")
-    parts = {
-        budget: stage(model, anchor=0.7, budgets=(budget,))(batch, 0.0, 0)[0]["anchor"]
-        for budget in BUDGETS
-    }
+    objective, parts = stage(model, anchor=0.7), {}
+    for seed in range(9):
+        found, figures = objective(batch, 0.0, seed)
+        parts[float(figures["kept/groups"])] = found["anchor"]
     inputs = {"input_ids": batch.inputs["input_ids"][:, :-1]}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     inputs["pixel_values"] = batch.inputs["pixel_values"]
-    row = eager_rows(tiny_llava(DEPTH), inputs)[teacher_layer(DEPTH, 19 / 32)]
-    target = row[inputs["input_ids"][0] == 99]
-    target = target / target.sum()
+    target = per_head(inputs)[:, inputs["input_ids"][0] == 99]
+    target = (target / target.sum(1, keepdim=True)).mean(0)  # softmax over visual keys, then heads
     output = model.generate(
         **inputs,
         budget=0.5,
@@ -303,10 +302,33 @@ def test_the_anchor_is_the_distance_to_the_bases_attention_and_grows_with_what_i
     )
     scores = output.kept[0].scores[0][inputs["input_ids"][0] == 99]
     apart = float((target * (target / scores).log()).sum())
-    for budget, part in parts.items():
-        share = math.ceil(16 * (8 * budget - 2) / 4 - 1e-6) / 16
-        assert float(part.total.detach()) == pytest.approx(share * apart, rel=1e-3)
-        assert (part.unit, part.weight) == ("groups", 0.7)
+    small, large = (parts[kept] for kept in (0.25, 0.5))  # budgets of 0.35 and 0.5
+    assert set(parts) == {0.25, 0.5}
+    for part in (small, large):
+        assert float(part.total.detach()) == pytest.approx(apart, rel=1e-3)
+        assert part.unit == "groups"
+    assert (small.weight, large.weight) == (pytest.approx(0.7), pytest.approx(2.8))
+
+
+def per_head(inputs):
+    """The last row's attention at the teacher's layer, by head, from the base's eager attention."""
+    base = tiny_llava(DEPTH)
+    base.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = base(**inputs, output_attentions=True).attentions
+    return attentions[teacher_layer(DEPTH, 19 / 32)][0, :, -1]
+
+
+def test_the_anchor_is_on_by_default_and_grows_evenly_in_its_root():
+    assert set(
+        Reinforcement(ReinforcementSpec(budgets=BUDGETS), grown())(batch_of("i w1 a2"), 0.0, 0)[0]
+    ) == {"policy", "anchor"}
+    budgets = ReinforcementSpec().budgets
+    growth = [anchor_growth(budgets, budget) for budget in budgets]
+    assert growth == pytest.approx(
+        [(count / 64) ** 2 for count in (64, 74.5, 85, 96, 107, 117.5, 128)], rel=0.02
+    )
+    assert anchor_growth((0.5,), 0.5) == 1.0
 
 
 # -- who learns ------------------------------------------------------------------------------------
