@@ -134,11 +134,25 @@ class TwigModel:
         self._memories.clear()
         return self.twig
 
-    def save_twig(self, folder: str | Path, *, note: str = "") -> Path:
-        """Write the twig to a folder, whole or not at all."""
+    def save_twig(self, folder: str | Path, *, note: str = "", overwrite: bool = False) -> Path:
+        """Write the twig to a folder, whole or not at all.
+
+        Args:
+            folder: Where to.
+            note: A line for the model card.
+            overwrite: Whether a twig there is replaced; other files in the folder always stay.
+
+        Returns:
+            The folder.
+
+        Raises:
+            CapabilityError: If there is no twig.
+            CheckpointError: If the folder holds a twig that may not be replaced, or something
+                else, or cannot be written.
+        """
         if self.twig is None:
             raise CapabilityError("there is no twig to save; grow one first")
-        return save_twig(self.twig, self.stack, folder, note=note)
+        return save_twig(self.twig, self.stack, folder, note=note, overwrite=overwrite)
 
     def compile(self, **options: Any) -> TwigModel:
         """Compile the verification step; pays on a GPU, after a minute of compiling.

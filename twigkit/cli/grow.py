@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from twigkit.cli.loading import DTYPES, base_folder, quieten, writable
+from twigkit.cli.loading import (
+    DTYPES,
+    add_force,
+    base_folder,
+    free_for_twig,
+    quieten,
+    writable,
+)
 from twigkit.errors import InputError
 from twigkit.specs.run import TwigSpec
 
@@ -44,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=DTYPES, default="auto", help="precision (default: the base's own)"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the twig goes")
+    add_force(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     spec = read(args)
     writable(args.out)
     quieten()
+    free_for_twig(args.out, force=args.force)
     import torch
 
     from twigkit.model import TwigModel
@@ -71,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     )
     torch.manual_seed(args.seed)
     twig = model.grow(spec)
-    folder = model.save_twig(args.out, note="Untrained.")
+    folder = model.save_twig(args.out, note="Untrained.", overwrite=args.force)
     parameters = sum(weight.numel() for weight in twig.parameters())
     print(
         f"{folder}: an untrained twig of {twig.depth} layers on layer {twig.exit_layer} of "

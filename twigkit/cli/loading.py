@@ -156,6 +156,38 @@ def writable(out: str) -> Path:
     return folder
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that write a twig.
+
+    Args:
+        parser: The command's parser.
+    """
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a twig that is there already; other files in the folder stay",
+    )
+
+
+def free_for_twig(out: str, *, force: bool) -> None:
+    """Check early that a twig may be written to a folder.
+
+    Args:
+        out: The folder; it need not be there.
+        force: Whether a twig there may be replaced.
+
+    Raises:
+        CheckpointError: If the folder holds a twig that may not be replaced, or something else.
+        InputError: If it cannot be read.
+    """
+    from twigkit.twig.checkpoint import check_free
+
+    try:
+        check_free(out, overwrite=force)
+    except OSError as error:
+        raise unwritable(Path(out), error) from error
+
+
 def check_new_tokens(model: TwigModel, wanted: int) -> None:
     """Refuse an answer that no prompt leaves room for, before anything else generates it.
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from twigkit.errors import InputError
+
+_KERNEL = (Path("/dev"), Path("/proc"))
+"""Folders whose entries are doors to something else, never files to be replaced."""
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:
     """Write a file under a temporary name and rename it.
 
+    A symbolic link stays, and the file that it names is replaced. What is no regular file, such as
+    a terminal or a pipe, is written into and stays what it is.
+
     Args:
-        path: Where it goes; folders are made, an older file is replaced.
+        path: Where it goes; folders are made, an older file is replaced and its mode is kept. A
+            new file has the mode that the process's umask leaves.
         content: What it holds; text is written as UTF-8.
 
     Returns:
@@ -22,27 +29,47 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
     Raises:
         InputError: If it cannot be written there.
     """
-    target = Path(path)
+    named, data = Path(path), content.encode("utf-8") if isinstance(content, str) else content
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    except (OSError, ValueError) as error:
-        raise unwritable(target, error) from error
+        if named.exists() and not named.is_file():
+            _write_into(named, data)
+        elif any(folder in named.absolute().parents for folder in _KERNEL):
+            raise InputError(
+                f"cannot write {str(named)!r}: it stands for the file {str(named.resolve())!r}; "
+                "name that file"
+            )
+        else:
+            _replace(named.resolve(), data)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a circle of links
+        raise unwritable(named, error) from error
+    return named
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """Write a file beside another and put it in its place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name[:100]}-{secrets.token_hex(4)}")
     try:
+        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        os.chmod(scratch, 0o644)
+            file.write(data)
+        if target.exists():
+            os.chmod(scratch, target.stat().st_mode & 0o7777)
         os.replace(scratch, target)
-    except OSError as error:
-        Path(scratch).unlink(missing_ok=True)
-        raise unwritable(target, error) from error
     except BaseException:
-        Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise
-    return target
 
 
-def unwritable(target: Path, error: OSError | ValueError) -> InputError:
+def _write_into(target: Path, data: bytes) -> None:
+    """Write to a terminal, a pipe or another device; a pipe that nobody reads is an error."""
+    handle = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+
+
+def unwritable(target: Path, error: OSError | ValueError | RuntimeError) -> InputError:
     """Make the error of a place where nothing can be written."""
     cause = getattr(error, "strerror", None) or str(error)
     return InputError(f"cannot write {str(target)!r}: {cause}; choose another place")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -23,79 +25,15 @@ from torch import Tensor, nn
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CheckpointError
 from twigkit.specs.run import TwigSpec
+from twigkit.twig.fingerprint import compare_fingerprints, fingerprint
 from twigkit.twig.manifest import FORMAT, MANIFEST, read_manifest
 from twigkit.twig.module import Twig, grow
 
 WEIGHTS = "model.safetensors"
+CARD = "README.md"
 
-_SAMPLES = 8
-_TOLERANCE = 2e-3
-_FIELDS = (
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "rms_norm_eps",
-    "rope_parameters",
-)
-
-
-def fingerprint(stack: LayerStack) -> dict[str, Any]:
-    """Describe a base so that another one is noticed.
-
-    Args:
-        stack: The base.
-
-    Returns:
-        The text configuration's shape-giving fields, and name, shape and a few values of the
-        weights that the twig depends on: the embedding and the layers that it shares or copies are
-        sampled evenly over the depth.
-    """
-    config = stack.config.to_dict()
-    weights = {}
-    for name, tensor in _sampled_weights(stack):
-        flat = tensor.detach().flatten()
-        place = torch.linspace(0, flat.numel() - 1, _SAMPLES, device=flat.device).long()
-        values = [round(v, 6) for v in flat[place].float().tolist()]
-        weights[name] = {"shape": list(tensor.shape), "values": values}
-    return {"config": {f: config[f] for f in _FIELDS if f in config}, "weights": weights}
-
-
-def _sampled_weights(stack: LayerStack) -> list[tuple[str, Tensor]]:
-    """Pick the weights that stand for a base."""
-    picked = [("embedding", stack.model.get_input_embeddings().weight)]
-    for number in sorted({0, 1, stack.depth // 2, stack.depth - 1} & set(range(stack.depth))):
-        layer = stack.text.layers[number]
-        matrices = [(n, p) for n, p in layer.named_parameters() if p.ndim == 2 and not p.is_meta]
-        picked += [(f"layers.{number}.{name}", p) for name, p in matrices[:2]]
-    return picked
-
-
-def compare_fingerprints(saved: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Name the differences between the base that a twig was grown on and the one at hand."""
-    problems = []
-    for key in sorted({*saved.get("config", {}), *found["config"]}):
-        old, new = saved.get("config", {}).get(key), found["config"].get(key)
-        if old != new:
-            problems.append(f"{key} is {new!r}, the twig's base had {old!r}")
-    for name in sorted({*saved.get("weights", {}), *found["weights"]}):
-        old, new = saved.get("weights", {}).get(name), found["weights"].get(name)
-        if old is None or new is None:
-            which = "this base" if old is None else "the twig's base"
-            problems.append(f"weight {name} is known of {which} only")
-            continue
-        if new["shape"] != old["shape"] or len(new["values"]) != len(old["values"]):
-            problems.append(f"weight {name} has shape {new['shape']}, expected {old['shape']}")
-            continue
-        scale = max(map(abs, old["values"]), default=1.0) or 1.0
-        gap = max(abs(a - b) for a, b in zip(old["values"], new["values"], strict=True))
-        if gap > _TOLERANCE * max(scale, 1e-3) * 10:
-            problems.append(f"the values of weight {name} differ by up to {gap:.3g}")
-    return problems
+_SCRATCH = ".twigkit-writing"
+"""Where the files of a twig lie until all of them are written."""
 
 
 def save_twig(
@@ -105,34 +43,36 @@ def save_twig(
     *,
     note: str = "",
     provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a twig to a folder, whole or not at all.
 
     Args:
         twig: The twig.
         stack: The base that it grew on.
-        folder: Where to; an existing twig there is replaced.
+        folder: Where to.
         note: A line for the model card.
         provenance: What else to say about where the twig comes from, as plain data.
+        overwrite: Whether a twig there is replaced. Its own three files are; all else stays.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: If the folder holds something that is not a twig, or cannot be written.
+        CheckpointError: If the folder holds a twig that may not be replaced, or something that is
+            not a twig, or cannot be written.
     """
     target = Path(folder)
     try:
-        if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
-            raise CheckpointError(
-                f"{target} exists and holds no twig; name an empty or a new folder"
-            )
+        check_free(target, overwrite=overwrite)
+        if target.is_dir():
+            return write_twig(twig, stack, target, note=note, provenance=provenance)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as made:
-            scratch, previous = Path(made) / "twig", Path(made) / "previous"
+            scratch = Path(made) / "twig"
             scratch.mkdir()
             _write(twig, stack, scratch, note, provenance)
-            _replace(target, scratch, previous)
+            scratch.rename(target)
     except (OSError, ValueError, SafetensorError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
@@ -141,17 +81,28 @@ def save_twig(
     return target
 
 
-def _replace(target: Path, scratch: Path, previous: Path) -> None:
-    """Put a folder in the place of another, which stays if that fails."""
+def check_free(folder: str | Path, *, overwrite: bool) -> None:
+    """Make sure that writing a twig into a folder replaces nothing that should stay.
+
+    Args:
+        folder: Where the twig would go; it need not be there.
+        overwrite: Whether a twig there may be replaced.
+
+    Raises:
+        CheckpointError: If the folder holds a twig that may not be replaced, or something else.
+        OSError: If it cannot be read.
+    """
+    target = Path(folder)
     if not target.exists():
-        scratch.rename(target)
         return
-    target.rename(previous)
-    try:
-        scratch.rename(target)
-    except OSError:
-        previous.rename(target)
-        raise
+    if (target / MANIFEST).is_file():
+        if not overwrite:
+            raise CheckpointError(
+                f"{target} holds a twig already; name another folder, or pass overwrite=True "
+                "(--force) to replace it"
+            )
+    elif any(target.iterdir()):
+        raise CheckpointError(f"{target} exists and holds no twig; name an empty or a new folder")
 
 
 def write_twig(
@@ -165,8 +116,8 @@ def write_twig(
 ) -> Path:
     """Write a twig's files into a folder that holds other things too, such as its training run.
 
-    Each file is there whole or not at all, the manifest last, so that what is cut off leaves no
-    twig or an older one of the same shapes.
+    Only the twig's own three files are replaced. Each of them is there whole or not at all, the
+    manifest last; it has a checksum of the weights, so that no mixture of two twigs is loaded.
 
     Args:
         twig: The twig.
@@ -184,12 +135,12 @@ def write_twig(
         SafetensorError: If the weights cannot be written.
     """
     target = Path(folder)
-    scratch = target / ".writing"
+    scratch = target / _SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
         _write(twig, stack, scratch, note, provenance, state)
-        for name in (WEIGHTS, "README.md", MANIFEST):
+        for name in (WEIGHTS, CARD, MANIFEST):
             with (scratch / name).open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(scratch / name, target / name)
@@ -210,11 +161,18 @@ def _write(
     weights = {**twig.state_dict(), **(state or {})}
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
     save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
+    base = fingerprint(stack)
+    if not all(map(math.isfinite, (v for w in base["weights"].values() for v in w["values"]))):
+        raise CheckpointError(
+            "the base has weights that are no numbers (NaN or infinite), and no twig of it could "
+            "be told from another's; load the base again"
+        )
     manifest = {
         "format": FORMAT,
         "spec": twig.spec.model_dump(mode="json"),
         "sources": twig.sources,
-        "base": fingerprint(stack),
+        "base": base,
+        "checksums": {WEIGHTS: _checksum(folder / WEIGHTS)},
         "provenance": {
             "twigkit": version("twigkit"),
             "torch": torch.__version__,
@@ -225,7 +183,8 @@ def _write(
         },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(twig, note), encoding="utf-8")
+    (folder / CARD).write_text(_card(twig, note), encoding="utf-8")
+    shutil.copymode(folder / MANIFEST, folder / WEIGHTS)  # safetensors lets nobody else read it
 
 
 def _card(twig: Twig, note: str) -> str:
@@ -287,7 +246,7 @@ def load_twig(
             f"{folder / MANIFEST} names base layers {manifest.sources} as sources, but such a twig "
             f"starts from {twig.sources}; write the twig again"
         )
-    load_state(twig, _read_weights(folder), folder)
+    load_state(twig, _read_weights(folder, manifest.checksums), folder)
     return twig.eval()
 
 
@@ -323,6 +282,11 @@ def load_state(module: nn.Module, state: dict[str, Tensor], source: object) -> N
         for name in own
         if name in state and state[name].is_floating_point() != own[name].is_floating_point()
     ]
+    problems += [
+        f"{name} has values that are no numbers (NaN or infinite)"
+        for name, tensor in state.items()
+        if name in own and not bool(tensor.isfinite().all())
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
@@ -348,14 +312,28 @@ def _locate(source: str | Path, revision: str | None) -> Path:
         ) from error
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read ``model.safetensors``."""
+def _read_weights(folder: Path, checksums: Mapping[str, str]) -> dict[str, Tensor]:
+    """Read ``model.safetensors``; twigs that were written without a checksum have none to check."""
     path = folder / WEIGHTS
     try:
-        return load_file(path)
+        found = _checksum(path) if WEIGHTS in checksums else None
+        state = load_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} holds no {WEIGHTS}; the twig is incomplete") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); copy or write the twig again"
         ) from error
+    if found is not None and found != checksums[WEIGHTS]:
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is {found[:12]}..., but {MANIFEST} has "
+            f"{checksums[WEIGHTS][:12]}...; copy or write the twig again. If you changed the "
+            f"weights yourself, remove 'checksums' from {MANIFEST}"
+        )
+    return state
+
+
+def _checksum(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -41,6 +41,9 @@ class Manifest(Spec):
     spec: TwigSpec = Field(description="What the twig is.")
     sources: list[Size] = Field(description="Base layers that its layers started from.")
     base: BasePrint = Field(description="The base that it grew on.")
+    checksums: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of the files of weights, by name."
+    )
     provenance: dict[str, Any] = Field(
         default_factory=dict, description="How and with what it was made."
     )

@@ -205,3 +205,18 @@ def test_what_cannot_be_grown_is_said(folders, tmp_path, words, told, capsys):
     assert main(["grow", *words, "--out", str(tmp_path / "x")]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_grow_replaces_a_twig_only_by_force(folders, tmp_path, capsys):
+    words = ["grow", "--base", str(folders.base), "--depth", "1", "--out", str(tmp_path / "twig")]
+    assert main(words) == 0
+    manifest = tmp_path / "twig" / "twig.json"
+    before = manifest.read_bytes()
+    (tmp_path / "twig" / "notes.txt").write_text("kept")
+    again = ["--depth", "2", "--out", str(tmp_path / "twig")]
+    capsys.readouterr()
+    assert main(["grow", "--base", "/no/such/base", *again]) == 2  # before any base is loaded
+    assert "--force" in capsys.readouterr().err
+    assert main(["grow", "--base", str(folders.base), *again, "--force"]) == 0
+    assert manifest.read_bytes() != before
+    assert (tmp_path / "twig" / "notes.txt").read_text() == "kept"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 
 import pytest
 import torch
@@ -50,8 +52,53 @@ def test_a_twig_comes_back_as_it_was(saved):
 def test_saving_again_replaces_the_twig_and_leaves_nothing_else(saved, tmp_path):
     model, _ = saved
     for _ in range(2):
-        model.save_twig(tmp_path / "twig")
+        model.save_twig(tmp_path / "twig", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["twig"]
+    names = {path.name for path in (tmp_path / "twig").iterdir()}
+    assert names == {MANIFEST, WEIGHTS, "README.md"}
+
+
+def test_a_twig_is_replaced_only_if_told(saved, tmp_path):
+    model, folder = saved[0], copy_of(saved[1], tmp_path / "twig")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        CheckpointError, match=r"holds a twig already; .*overwrite=True \(--force\)"
+    ):
+        model.save_twig(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_else_lies_beside_a_twig_stays(saved, tmp_path):
+    model, folder = saved[0], copy_of(saved[1], tmp_path / "twig")
+    (folder / MANIFEST).write_text("{}")
+    others = [folder / "notes.txt", folder / "training" / "step.bin", folder / ".git" / "HEAD"]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("kept")
+    assert model.save_twig(folder, overwrite=True) == folder
+    assert all(path.read_text() == "kept" for path in others)
+    assert len(list(folder.iterdir())) == 3 + len(others)
+    assert TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder).twig.spec == SPEC
+
+
+def test_a_linked_folder_is_written_through(saved, tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    saved[0].save_twig(link)
+    assert link.is_symlink()
+    assert (tmp_path / "real" / MANIFEST).is_file()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_mode_that_the_umask_leaves(saved, tmp_path, mask):
+    old = os.umask(mask)
+    try:
+        folder = saved[0].save_twig(tmp_path / "twig")
+    finally:
+        os.umask(old)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == dict.fromkeys((MANIFEST, WEIGHTS, "README.md"), 0o666 & ~mask)
 
 
 def test_a_failed_save_leaves_the_old_twig(saved, tmp_path, monkeypatch):
@@ -64,15 +111,19 @@ def test_a_failed_save_leaves_the_old_twig(saved, tmp_path, monkeypatch):
 
     monkeypatch.setattr("twigkit.twig.checkpoint.save_file", full)
     with pytest.raises(CheckpointError, match=r"cannot write the twig to .*no space.*make room"):
-        model.save_twig(folder)
+        model.save_twig(folder, overwrite=True)
     assert (folder / MANIFEST).read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["twig"]
+    assert len(list(folder.iterdir())) == 3
+    with pytest.raises(CheckpointError, match="no space"):
+        model.save_twig(tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["twig"]
 
 
 def test_a_folder_of_something_else_is_not_overwritten(saved, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(CheckpointError, match="holds no twig"):
-        saved[0].save_twig(tmp_path)
+        saved[0].save_twig(tmp_path, overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
@@ -131,6 +182,65 @@ def test_damaged_twigs_are_refused(saved, tmp_path, damage, message):
         TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder)
 
 
+def flip(folder, place):
+    """Change one bit of the weights, from the end."""
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[-place] ^= 1
+    (folder / WEIGHTS).write_bytes(data)
+
+
+def erase(folder):
+    """Put 4 KB of zeros into the weights."""
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4096] = bytes(4096)
+    (folder / WEIGHTS).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda f: flip(f, 1), lambda f: flip(f, 20_000), lambda f: flip(f, 100_003), erase],
+    ids=["last bit", "a bit", "another bit", "4 KB of zeros"],
+)
+def test_changed_weights_are_noticed(saved, tmp_path, damage):
+    folder = copy_of(saved[1], tmp_path / "twig")
+    damage(folder)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged: its SHA-256 is"):
+        TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder)
+
+
+def test_a_twig_without_a_checksum_loads(saved, tmp_path):
+    folder = copy_of(saved[1], tmp_path / "twig")
+    assert json.loads((folder / MANIFEST).read_text())["checksums"].keys() == {WEIGHTS}
+    edit(folder, checksums=None)
+    assert TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder).twig.spec == SPEC
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_base_of_no_numbers_is_another_base(saved, tmp_path, value):
+    base = tiny_llava(layers=6)
+    for parameter in base.parameters():
+        parameter.fill_(value)
+    with pytest.raises(CheckpointError, match="another base .*no numbers"):
+        TwigModel.from_pretrained(base, twig=saved[1])
+    model = TwigModel(base)
+    model.grow(SPEC)
+    with pytest.raises(CheckpointError, match="the base has weights that are no numbers"):
+        model.save_twig(tmp_path / "twig")
+    assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_a_twig_of_no_numbers_is_refused(tmp_path, value):
+    model = TwigModel(tiny_llava(layers=6))
+    model.grow(SPEC).layers[1].self_attn.k_proj.weight[3, 5] = value
+    folder = model.save_twig(tmp_path / "twig")
+    with pytest.raises(CheckpointError, match=r"layers\.1\.self_attn\.k_proj\.weight .*no numbers"):
+        TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder)
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(CheckpointError, match="no folder"):
         TwigModel.from_pretrained(tiny_llava(layers=6), twig=tmp_path / "nothing")
@@ -151,6 +261,7 @@ def test_state_is_loaded_strictly(saved, tmp_path, change, message):
     state = load_file(folder / WEIGHTS)
     change(state)
     save_file(state, folder / WEIGHTS)
+    edit(folder, checksums=None)
     with pytest.raises(CheckpointError, match=message):
         TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder)
 

@@ -126,7 +126,9 @@ def export(stage: Stage, work: Path, out: Path) -> None:
     if isinstance(stage, JointStage) and stage.name == "recite":
         export_base(stage.model, out / "base", CARD)
     elif isinstance(stage, TwigStage):
-        stage.owner.save_twig(work / "next-token", note="The demo's twig, next-token loss alone.")
+        stage.owner.save_twig(
+            work / "next-token", note="The demo's twig, next-token loss alone.", overwrite=True
+        )
         prepare_twig(out / "base", work / "next-token", work / "prepared")
 
 

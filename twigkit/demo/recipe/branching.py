@@ -89,7 +89,7 @@ def prepare_twig(base: Path, trained: Path, out: Path) -> None:
     for offset in range(AHEAD):  # what is nearest to a guess further ahead is the next token's
         state[f"heads.medusa.outputs.{offset}.weight"] = known["heads.lm.linear.weight"]
     whole.load_state_dict(state)
-    owner.save_twig(out)
+    owner.save_twig(out, overwrite=True)
 
 
 def run_stage(spec: TrainingSpec, file: Path, workers: int) -> None:
@@ -123,4 +123,5 @@ def ship(base: Path, trained: Path, out: Path) -> None:
         note="The twig of the demo model: next tokens, distillation, reinforcement learning of the "
         "pruning head.",
         provenance={"command": ["python", "-m", "twigkit.demo.recipe", "--work", "DIR"]},
+        overwrite=True,
     )

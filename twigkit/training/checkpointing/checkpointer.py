@@ -34,7 +34,8 @@ from twigkit.training.checkpointing.snapshot_files import (
 )
 from twigkit.training.loop.optimiser_step import Stepper
 from twigkit.training.spec import TrainingSpec
-from twigkit.twig.checkpoint import fingerprint, write_twig
+from twigkit.twig.checkpoint import write_twig
+from twigkit.twig.fingerprint import fingerprint
 from twigkit.twig.manifest import MANIFEST
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twigkit.errors import TrainingError
-from twigkit.twig.checkpoint import compare_fingerprints
+from twigkit.twig.fingerprint import compare_fingerprints
 
 FREE = ("out", "save_every", "keep", "trackers", "base", "data.workers", "runtime.device_map")
 """Fields of the spec that may change between two launches, since no weight depends on them."""
