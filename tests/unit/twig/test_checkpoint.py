@@ -222,7 +222,7 @@ def test_a_base_of_no_numbers_is_another_base(saved, tmp_path, value):
     base = tiny_llava(layers=6)
     for parameter in base.parameters():
         parameter.fill_(value)
-    with pytest.raises(CheckpointError, match="another base .*no numbers"):
+    with pytest.raises(CheckpointError, match=r"another base .*no numbers"):
         TwigModel.from_pretrained(base, twig=saved[1])
     model = TwigModel(base)
     model.grow(SPEC)
