@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from twigkit.backbone.layer_stack import LayerStack
-from twigkit.backbone.prompt import Prompt
+from twigkit.backbone.prompt import Prompt, place_inputs
 from twigkit.errors import CapabilityError, InputError
 from twigkit.families.loading import load_base
 from twigkit.families.resolve import find_adapter
@@ -237,7 +237,8 @@ class TwigModel:
             self.base.config.model_type,
             prunes=spec.budget is not None,
         )
-        prompt = self.stack.embed_prompt(**self._on_device(settings.inputs))
+        weight = self.base.get_input_embeddings().weight
+        prompt = self.stack.embed_prompt(**place_inputs(settings.inputs, weight))
         self._check_context(prompt, settings)
         chosen, stages = self._plan(spec, prompt)
         if bucketed is None:
@@ -279,19 +280,6 @@ class TwigModel:
             return TwigOutput(sequences=output, stats=stats, kept=prefilled.kept)
         output.stats = stats  # type: ignore[attr-defined]
         return output
-
-    def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Move the processor's outputs to the embedding's device and pixels to its precision."""
-        weight = self.base.get_input_embeddings().weight
-        moved = {}
-        for name, value in inputs.items():
-            if isinstance(value, Tensor):
-                value = value.to(weight.device)
-                # One number per medium, such as a video's seconds per step, makes positions: exact.
-                if value.is_floating_point() and value.ndim > 1:
-                    value = value.to(weight.dtype)
-            moved[name] = value
-        return moved
 
     def _drafter(self, spec: GenerationSpec, ready: Drafter | None) -> Drafter:
         """Make the drafter and check that the twig has what it needs."""

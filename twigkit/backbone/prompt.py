@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -289,3 +290,28 @@ class FrontEnd:
                 "processor.tokenizer.padding_side = 'left'"
             )
         return valid
+
+
+def place_inputs(inputs: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
+    """Move a processor's outputs to a device, and pixels to the base's precision.
+
+    Inference and training both call this, so that a sample has the same positions in both.
+
+    Args:
+        inputs: What the base's processor returns, by name.
+        weight: The base's embedding.
+
+    Returns:
+        The same, tensors on the weight's device and floating-point ones in its precision. Those of
+        one dimension hold a number per picture or video, such as the seconds between a video's
+        frames; positions are computed from them, so they stay exact. What is no tensor is handed
+        on as it is.
+    """
+    placed = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            value = value.to(weight.device)
+            if value.is_floating_point() and value.ndim > 1:
+                value = value.to(weight.dtype)
+        placed[name] = value
+    return placed

@@ -13,7 +13,7 @@ from torch import Tensor
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.probes import RowProbe, row_probe
-from twigkit.backbone.prompt import Prompt
+from twigkit.backbone.prompt import Prompt, place_inputs
 from twigkit.learning.batch import Batch
 from twigkit.twig.module import Twig
 
@@ -35,15 +35,8 @@ def embed(stack: LayerStack, batch: Batch) -> Prompt:
         Their states in front of the first layer, on the device of the base's embedding.
     """
     weight = stack.model.get_input_embeddings().weight
-    inputs = {}
-    for name, value in batch.inputs.items():
-        if isinstance(value, Tensor):
-            value = value.to(weight.device)
-            if value.is_floating_point():
-                value = value.to(weight.dtype)
-        inputs[name] = value
     with exact(weight.device):
-        return stack.embed_prompt(**inputs)
+        return stack.embed_prompt(**place_inputs(batch.inputs, weight))
 
 
 @torch.no_grad()
