@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "docs" / "specs").glob("*.yaml"))
 BASES = {
     "llava-hf/llava-1.5-7b-hf",
+    "llava-hf/llava-1.5-13b-hf",
     "llava-hf/llava-v1.6-vicuna-7b-hf",
     "LanguageBind/Video-LLaVA-7B-hf",
     "Qwen/Qwen2.5-VL-7B-Instruct",
@@ -67,8 +68,26 @@ def test_the_paper_s_settings_are_the_paper_s():
     one = TrainingSpec.from_file(ROOT / "docs" / "specs" / "llava-1.5-7b-stage1.yaml")
     assert (one.batch, one.epochs, one.optimiser.rate) == (128, 1.0, 1e-4)
     assert (one.twig.exit_layer, one.twig.depth, one.objective) == (2, 3, DistillationSpec())
-    two = TrainingSpec.from_file(ROOT / "docs" / "specs" / "llava-1.5-7b-stage2.yaml")
-    assert (two.data.samples, two.optimiser.rate, two.objective.group) == (50_000, 2e-5, 32)
+
+
+SECOND = [path for path in FILES if "stage2" in path.name and "demo" not in path.name]
+
+
+@pytest.mark.parametrize("path", SECOND, ids=name)
+def test_stage_2_has_the_settings_of_the_paper_s_table_6(path):
+    spec = TrainingSpec.from_file(path)
+    assert (spec.data.samples, spec.batch, spec.epochs, spec.steps) == (50_000, 128, 1.0, None)
+    assert (spec.optimiser.rate, spec.objective.group, spec.objective.beta) == (2e-5, 32, 8.0)
+    assert (spec.objective.anchor, spec.objective.budgets[0]) == (1.0, 64 / 576)
+    (before,) = [s for s in map(TrainingSpec.from_file, FILES) if s.out == spec.twig]
+    model, _ = sketch(before)
+    assert objective_of(spec, model).wipe == 24  # of 28, 32 and 40 layers
+
+
+def test_stage_2_is_there_for_the_bases_that_the_paper_trains():
+    bases = {TrainingSpec.from_file(path).base_source for path in SECOND}
+    others = {"LanguageBind/Video-LLaVA-7B-hf", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", "demo"}
+    assert bases == BASES - others
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "accelerate").glob("*.yaml")), ids=name)
