@@ -43,7 +43,7 @@ class Gemma3Stack(LayerStack):
         return {kind: self.text.rotary_emb(hidden, positions[0], kind) for kind in kinds}
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
-        """Run the front end; the token types say what sees each other both ways.
+        """Embed the prompt; the token types say what sees each other both ways.
 
         Without them the model takes pictures for plain causal text, and so do we.
         """

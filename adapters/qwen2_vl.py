@@ -41,7 +41,7 @@ class MropeStack(LayerStack):
         super().__init__(model, model.model.language_model, visual_ids=ids, channels=3)
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
-        """Run the front end with positions of our own.
+        """Embed the prompt with positions computed here.
 
         The model would leave the offset of its positions behind on itself, where a concurrent
         ``generate`` of the base reads it.

@@ -21,7 +21,7 @@ WIPE = 6
 
 
 def prefilled(family, inputs, budget=BUDGET):
-    """A prompt behind the front end, and behind the last layer with tokens dropped on the way."""
+    """An embedded prompt, and the same after the last layer with tokens dropped on the way."""
     stack, twig = family.model.stack, family.model.twig
     prompt = stack.embed_prompt(**inputs)
     layout = PromptLayout(prompt.visual_counts, stack.depth, twig.exit_layer, budget, WIPE)

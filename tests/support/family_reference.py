@@ -16,8 +16,8 @@ class FullLength:
     """A base whose own layers run over the whole sequence; nothing is cached, nothing removed.
 
     Attributes:
-        stack: The base; only its front end, positions and windows are used.
-        prompt: The prompt as the front end gives it.
+        stack: The base; only its prompt embedding, positions and windows are used.
+        prompt: The embedded prompt.
         alive: From which layer on which positions are seen, ``{layer: [batch, prompt] bool}``.
     """
 

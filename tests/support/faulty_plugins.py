@@ -13,7 +13,7 @@ import torch
 import twigkit.generation.prefill
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_stack import LayerStack
-from twigkit.backbone.masks import render
+from twigkit.backbone.masks import step_masks
 from twigkit.backbone.prompt import Prompt
 from twigkit.generation.prefill import keep_indices
 from twigkit.interfaces.pruner import Stage
@@ -57,8 +57,7 @@ class AdapterFault(AdapterConformance):
 class CausalStack(LayerStack):
     def run(self, hidden, first, last, *, masks, cache=None, **options):
         if cache is not None and cache.staged:
-            seen = {window: cache.visible(None, window) for window in masks}
-            masks = render(seen, hidden.dtype, self.query_groups)
+            masks = step_masks(cache, None, masks, hidden.dtype, self.query_groups)
         return super().run(hidden, first, last, masks=masks, cache=cache, **options)
 
 

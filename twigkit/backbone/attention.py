@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from twigkit.backbone.masks import causal
 from twigkit.backbone.probes import RowProbe, _Stop
 
 IMPLEMENTATION = "twigkit"
@@ -89,9 +90,7 @@ def _softcapped(
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
     logits = softcap * torch.tanh((query @ key.transpose(2, 3)) * scale / softcap)
     if mask is None and query.shape[2] > 1:
-        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril(
-            key.shape[2] - query.shape[2]
-        )
+        mask = causal(query.shape[2], key.shape[2], query.device)
     if mask is not None:
         dead = torch.finfo(logits.dtype).min
         logits = logits.masked_fill(~mask, dead) if mask.dtype == torch.bool else logits + mask

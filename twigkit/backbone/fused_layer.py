@@ -2,7 +2,7 @@
 
 A stock layer of transformers spends most of a one-token step on dispatch: module calls, a norm of
 six operations, rotary positions of a dozen. Most families share one form of layer; where a layer
-has its parts and gives its numbers, :class:`LeanLayer` computes the same from the same parameters.
+has its parts and gives its numbers, :class:`FusedLayer` computes the same from the same parameters.
 What has another form, or other numbers, runs as it is.
 """
 
@@ -46,7 +46,7 @@ def fold(rope: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Table]:
     return tables
 
 
-class LeanLayer(nn.Module):
+class FusedLayer(nn.Module):
     """Runs a stock decoder layer's parameters with fewer calls.
 
     Attributes:
@@ -142,7 +142,7 @@ def lean(layers: list[nn.Module], probe: Callable[[nn.Module], Tensor]) -> list[
         if not fits(layer):
             result.append(layer)
             continue
-        candidate = LeanLayer(layer)
+        candidate = FusedLayer(layer)
         kind = _kind(layer)
         if kind not in verdicts:
             verdicts[kind] = _agrees(layer, candidate, probe)
@@ -179,7 +179,7 @@ def fits(layer: Any) -> bool:
 
 
 @torch.inference_mode()
-def _agrees(stock: nn.Module, candidate: LeanLayer, probe: Callable[[nn.Module], Tensor]) -> bool:
+def _agrees(stock: nn.Module, candidate: FusedLayer, probe: Callable[[nn.Module], Tensor]) -> bool:
     """Compare a lean layer's numbers with the stock layer's."""
     expected = probe(stock)
     try:

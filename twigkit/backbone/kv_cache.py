@@ -1,10 +1,26 @@
 """Preallocated keys and values of a range of layers: stage, commit, roll back.
 
-A prompt that loses visual tokens on its way has layers of different lengths, so the cache of a
+A prompt that loses visual tokens on its way has layers of different lengths, so the KV cache of a
 model is a list of segments, one per range of layers that hold the same tokens. A row's tokens lie
 in the slots ``0 .. length - 1`` without gaps: padding and dropped tokens are not stored at all. The
 nodes of a speculative step are staged in the slots after ``length`` and count only once they are
 committed.
+
+Example:
+    >>> import torch
+    >>> cache = Segment(first=0, last=1, capacity=8)  # one layer, one row
+    >>> def states(count):  # [batch, kv_heads, tokens, width]
+    ...     return torch.ones(1, 1, count, 2), torch.ones(1, 1, count, 2)
+    >>> prompt = torch.arange(3)[None]
+    >>> cache.begin_prefill(prompt, torch.ones_like(prompt, dtype=torch.bool), [3])
+    >>> _ = cache.update(*states(3), layer_idx=0)
+    >>> cache.begin_step(torch.tensor([[3, 4]]))  # stage two drafted tokens
+    >>> keys, values = cache.update(*states(2), layer_idx=0)
+    >>> keys.shape  # what the two attend to: three committed tokens and themselves
+    torch.Size([1, 1, 5, 2])
+    >>> cache.commit(torch.tensor([1]), [1])  # keep the first of them, roll back the second
+    >>> cache.lengths, cache.staged
+    ([4], 0)
 """
 
 from __future__ import annotations
@@ -14,6 +30,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from twigkit.backbone.packing import real_first
 from twigkit.errors import CapabilityError
 
 BUCKET = 256
@@ -28,15 +45,15 @@ class Segment:
 
     Attributes:
         first: Index of the first layer, as the layers' own ``layer_idx`` counts.
-        last: Index behind the last layer.
+        last: Index after the last layer.
         capacity: Slots per row.
         bucketed: Whether the view's length is a multiple of :data:`BUCKET` (few different shapes,
             for compiled steps) instead of the used length.
         length: Committed tokens per row, ``[batch]`` long.
         index: Original sequence index of each slot's token, ``[batch, capacity]`` long.
         lengths: The same on the host, so that no step has to ask the device.
-        staged: Nodes that lie behind ``length`` in every row.
-        gone: Committed tokens of rows that have left.
+        staged: Nodes that lie after ``length`` in every row.
+        gone: Committed tokens of rows that were dropped.
     """
 
     def __init__(self, first: int, last: int, capacity: int, *, bucketed: bool = False) -> None:
@@ -59,6 +76,12 @@ class Segment:
         """Committed tokens of the longest row."""
         return max(self.lengths, default=0)
 
+    @property
+    def node_slots(self) -> Tensor:
+        """Slots of the nodes staged last, ``[batch, nodes]`` long."""
+        assert self._slots is not None
+        return self._slots[:, 0, :, 0]
+
     # -- writing -----------------------------------------------------------------------------------
 
     def begin_prefill(self, index: Tensor, alive: Tensor, lengths: list[int]) -> None:
@@ -75,14 +98,14 @@ class Segment:
         batch, tokens = index.shape
         self.length = alive.sum(1)
         self.index = torch.zeros(batch, self.capacity, dtype=torch.long, device=index.device)
-        # A row's real tokens go to the front; padding lands behind them, to be overwritten.
-        order = (~alive).long().sort(dim=1, stable=True).indices[:, :longest]
+        # A row's real tokens go first; padding lands after them, to be overwritten.
+        order = real_first(alive, longest)
         self.index[:, :longest] = index.gather(1, order)
         self._slots = None if min(lengths) == tokens else order
         self.lengths, self.staged, self._prefill = list(lengths), 0, True
 
     def begin_step(self, index: Tensor) -> None:
-        """Prepare to stage nodes behind those that are staged already.
+        """Prepare to stage nodes after those that are staged already.
 
         Args:
             index: Original sequence index of each node, ``[batch, nodes]``.
@@ -146,40 +169,6 @@ class Segment:
         self._k, self._v = empty(key), empty(value)
         self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
 
-    # -- what may be seen --------------------------------------------------------------------------
-
-    def visible(self, among: Tensor | None, window: int | None = None) -> Tensor | None:
-        """Say which slots of the view the nodes staged last may attend to.
-
-        Args:
-            among: Which staged nodes each of them may see, ``[batch, nodes, staged]`` bool;
-                ``None`` for a path, where a node sees all that were staged before it and itself.
-            window: Only tokens whose original index is less than this far back, if given.
-
-        Returns:
-            ``[batch, nodes, view]`` bool, or ``None`` if every slot of the view may be seen.
-        """
-        assert self._slots is not None
-        nodes = self._slots.shape[2]
-        batch = self.index.shape[0]
-        if not self.bucketed and batch == 1 and among is None and nodes == 1 and window is None:
-            return None
-        slot = torch.arange(self.view, device=self.index.device)
-        prefix = slot < self.length[:, None]
-        first = self.staged - nodes
-        offset = slot - self.length[:, None]
-        if among is None:
-            node = torch.arange(first, self.staged, device=slot.device)
-            seen = offset[:, None, :] <= node[:, None]
-        else:
-            inside = (offset >= 0) & (offset < self.staged)
-            column = offset.clamp(0, self.staged - 1)[:, None, :].expand(-1, nodes, -1)
-            seen = prefix[:, None] | (among.gather(2, column) & inside[:, None])
-        if window is not None:
-            query = self.index.gather(1, self._slots[:, 0, :, 0])
-            seen = seen & (query[:, :, None] - self.index[:, None, : self.view] < window)
-        return seen
-
     # -- committing --------------------------------------------------------------------------------
 
     def commit(self, count: Tensor, counts: list[int], offsets: Tensor | None = None) -> None:
@@ -205,7 +194,7 @@ class Segment:
         self.staged = 0
 
     def keep(self, slots: Tensor, alive: Tensor, lengths: list[int]) -> None:
-        """Drop all tokens but some, for good: the storage shrinks to what is left.
+        """Drop all tokens but some and free their storage.
 
         Args:
             slots: Slots of the tokens to keep, in order, ``[batch, kept]``.
@@ -215,7 +204,7 @@ class Segment:
         if self._k is None or self._v is None:
             return
         longest = max(lengths)
-        order = (~alive).long().sort(dim=1, stable=True).indices[:, :longest]
+        order = real_first(alive, longest)
         source = slots.gather(1, order)
         capacity = self.capacity - self.limit + longest
         for name in ("_k", "_v"):
@@ -232,13 +221,13 @@ class Segment:
         self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows; the others leave.
+        """Keep some of the rows and drop the others.
 
-        No storage is allocated: a row that takes the place of one that leaves is copied there,
-        once, and the views become shorter.
+        No storage is allocated: a row that takes the place of a dropped one is copied there, once,
+        and the views become shorter.
 
         Args:
-            rows: Which rows, in their new order. Row i either stays in place or comes from behind
+            rows: Which rows, in their new order. Row i either stays in place or comes from after
                 the new end, so that no row is written over before it was copied.
         """
         kept = len(rows)
@@ -264,7 +253,7 @@ class Segment:
     def bytes_used(self) -> int:
         """Bytes that committed tokens take, from the storages and the lengths.
 
-        Rows that have left count with what they held when they did.
+        Rows that were dropped count with what they held then.
         """
         return (sum(self.lengths) + self.gone) * self._bytes_per_token()
 
@@ -284,8 +273,8 @@ class LayerCache:
     """The segments of one generation.
 
     Attributes:
-        shallow: Segments of the base layers up to the exit layer, from the ground up.
-        deep: Segments of the base layers behind it; one per set of tokens that the pruner leaves
+        shallow: Segments of the base layers up to the exit layer, by rising layer.
+        deep: Segments of the base layers after it; one per set of tokens that the pruner leaves
             and per device.
         twig: The twig's layers, or ``None`` if nothing drafts.
     """
@@ -296,11 +285,11 @@ class LayerCache:
 
     @property
     def base(self) -> list[Segment]:
-        """Segments of the base's layers, from the ground up."""
+        """Segments of the base's layers, by rising layer."""
         return [*self.shallow, *self.deep]
 
     def keep_rows(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows in every segment; see :meth:`Segment.keep_rows`."""
+        """Keep some of the rows in every segment; see :meth:`Segment.keep_rows`."""
         for segment in [*self.base, *([] if self.twig is None else [self.twig])]:
             segment.keep_rows(rows)
 

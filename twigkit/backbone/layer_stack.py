@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.attention import IMPLEMENTATION
-from twigkit.backbone.fused_layer import LeanLayer, Table, fold, lean
+from twigkit.backbone.fused_layer import FusedLayer, Table, fold, lean
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.masks import Masks
 from twigkit.backbone.probes import RowProbe, note_inputs
-from twigkit.backbone.prompt import FrontEnd
+from twigkit.backbone.prompt import PromptEmbedding
 from twigkit.errors import CapabilityError
 
 Rope = Mapping[str, tuple[Tensor, Tensor]]
 """Cosines and sines of a set of positions, by rope key; each ``[batch, tokens, width]``."""
 
 
-class LayerStack(FrontEnd):
+class LayerStack(PromptEmbedding):
     """One implementation for nearly every family of transformers; adapters declare what differs.
 
     The base model is never changed: its layers are run through shells, copies of the module tree
@@ -189,9 +189,9 @@ class LayerStack(FrontEnd):
         """
         mask, key = masks[self.window(source)], self.rope_key(source)
         if probe is not None:
-            stock: Any = layer.source if isinstance(layer, LeanLayer) else layer
+            stock: Any = layer.source if isinstance(layer, FusedLayer) else layer
             probe.source = (getattr(stock, "self_attn", None), rope[key])
-        if isinstance(layer, LeanLayer):
+        if isinstance(layer, FusedLayer):
             return layer(hidden, mask, tables[key], cache, probe)  # type: ignore[no-any-return]
         return layer(  # type: ignore[no-any-return]
             hidden,
@@ -214,7 +214,7 @@ class LayerStack(FrontEnd):
         place = {id(layer): number for layer, number in zip(layers, numbers, strict=True)}
 
         def probe(layer: nn.Module) -> Tensor:
-            stock: Any = layer.source if isinstance(layer, LeanLayer) else layer
+            stock: Any = layer.source if isinstance(layer, FusedLayer) else layer
             weight = next(stock.parameters())
             width = stock.input_layernorm.weight.shape[0]
             random = torch.Generator().manual_seed(0)

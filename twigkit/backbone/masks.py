@@ -1,4 +1,8 @@
-"""Attention masks: who sees whom in a prompt and in a step."""
+"""Attention masks: which tokens of a prompt, a step or a probed row see which keys.
+
+Every mask of the library is made here. A mask is bool, ``True`` where a key may be seen, until
+:func:`render` turns the masks of a step into the additive form that the attention function takes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,14 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.prompt import Prompt
+
+Masks = Mapping[int | None, Tensor | None]
+"""Attention masks by window; ``None`` as a key stands for layers that see everything."""
+
+
+# -- prompts ---------------------------------------------------------------------------------------
 
 
 def prompt_masks(prompt: Prompt, windows: Iterable[int | None]) -> dict[int | None, Tensor | None]:
@@ -22,35 +33,110 @@ def prompt_masks(prompt: Prompt, windows: Iterable[int | None]) -> dict[int | No
         eligible), or ``[batch, 1, tokens, tokens]`` bool.
     """
     masks: dict[int | None, Tensor | None] = {}
-    causal: Tensor | None = None
+    seen: Tensor | None = None
     for window in windows:
         reaches = window is None or prompt.span <= window
         if prompt.unpadded and prompt.blocks is None and reaches:
             masks[window] = None
             continue
-        if causal is None:
-            causal = _causal(prompt)
-        seen = causal
+        if seen is None:
+            seen = _prompt_mask(prompt)
+        near = seen
         if not reaches and window is not None:
-            back = prompt.index[:, :, None] - prompt.index[:, None, :]
-            seen = causal & (back < window)
-        masks[window] = seen[:, None]
+            near = seen & within(window, prompt.index, prompt.index)
+        masks[window] = near[:, None]
     return masks
 
 
-def _causal(prompt: Prompt) -> Tensor:
+def _prompt_mask(prompt: Prompt) -> Tensor:
     """Which tokens see which, ``[batch, tokens, tokens]`` bool; padding sees itself."""
-    tokens = prompt.hidden.shape[1]
-    place = torch.arange(tokens, device=prompt.hidden.device)
-    seen = (place[:, None] >= place) & prompt.valid[:, None, :]
+    tokens, device = prompt.hidden.shape[1], prompt.hidden.device
+    seen = causal(tokens, tokens, device)[None]
     if prompt.blocks is not None:
         same = prompt.blocks[:, :, None] == prompt.blocks[:, None, :]
         seen = seen | (same & (prompt.blocks >= 0)[:, :, None])
-    return seen | (place[:, None] == place)
+    return (seen & prompt.valid[:, None, :]) | torch.eye(tokens, dtype=torch.bool, device=device)
 
 
-Masks = Mapping[int | None, Tensor | None]
-"""Attention masks by window; ``None`` as a key stands for layers that see everything."""
+def rows_mask(
+    rows: Tensor, keys: Tensor, index: Tensor | None = None, window: int | None = None
+) -> Tensor:
+    """Say which keys single rows of a prompt see: those up to the row itself.
+
+    Args:
+        rows: Positions of the rows, ``[batch, rows]`` long.
+        keys: Which positions may be seen at all, ``[batch, tokens]`` bool.
+        index: Original sequence index of each position, ``[batch, tokens]``; needed for a window.
+        window: Only keys whose original index is less than this far back, if given.
+
+    Returns:
+        ``[batch, rows, tokens]`` bool.
+    """
+    place = torch.arange(keys.shape[1], device=keys.device)
+    seen = (place <= rows[:, :, None]) & keys[:, None, :]
+    if window is not None and index is not None:
+        seen = seen & within(window, index.gather(1, rows), index)
+    return seen
+
+
+# -- steps of decoding -----------------------------------------------------------------------------
+
+
+def step_masks(
+    segment: Segment,
+    among: Tensor | None,
+    windows: Iterable[int | None],
+    dtype: torch.dtype,
+    heads: int,
+) -> dict[int | None, Tensor | None]:
+    """Make the masks of the nodes that were staged last in a segment of the KV cache.
+
+    Args:
+        segment: The segment, with the nodes staged.
+        among: Which staged nodes each of them may see, ``[batch, nodes, staged]`` bool; ``None``
+            for a path, where a node sees all that were staged before it and itself.
+        windows: Windows of the layers that will run.
+        dtype: Of the states.
+        heads: Query heads per key head.
+
+    Returns:
+        Additive masks by window; see :func:`render`.
+    """
+    seen = {window: segment_mask(segment, among, window) for window in windows}
+    return render(seen, dtype, heads)
+
+
+def segment_mask(
+    segment: Segment, among: Tensor | None = None, window: int | None = None
+) -> Tensor | None:
+    """Say which slots of a segment's view the nodes staged last may see.
+
+    Args:
+        segment: The segment, with the nodes staged.
+        among: Which staged nodes each of them may see, ``[batch, nodes, staged]`` bool; ``None``
+            for a path.
+        window: Only tokens whose original index is less than this far back, if given.
+
+    Returns:
+        ``[batch, nodes, view]`` bool, or ``None`` if every slot of the view may be seen.
+    """
+    slots = segment.node_slots
+    batch, nodes = slots.shape
+    if not segment.bucketed and batch == 1 and among is None and nodes == 1 and window is None:
+        return None
+    slot = torch.arange(segment.view, device=slots.device)
+    offset = slot - segment.length[:, None]
+    if among is None:
+        node = torch.arange(segment.staged - nodes, segment.staged, device=slots.device)
+        seen = offset[:, None, :] <= node[:, None]
+    else:
+        inside = (offset >= 0) & (offset < segment.staged)
+        column = offset.clamp(0, segment.staged - 1)[:, None, :].expand(-1, nodes, -1)
+        seen = (offset < 0)[:, None] | (among.gather(2, column) & inside[:, None])
+    if window is not None:
+        index = segment.index[:, : segment.view]
+        seen = seen & within(window, segment.index.gather(1, slots), index)
+    return seen
 
 
 def render(
@@ -78,3 +164,29 @@ def render(
         mask = mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
         masks[window] = mask.repeat(1, 1, heads, 1) if seen.shape[1] > 1 else mask
     return masks
+
+
+# -- parts of masks --------------------------------------------------------------------------------
+
+
+def causal(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Let each of the last ``queries`` of ``keys`` tokens see itself and all before it.
+
+    Returns:
+        ``[queries, keys]`` bool.
+    """
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def within(window: int, queries: Tensor, keys: Tensor) -> Tensor:
+    """Say which keys lie less than ``window`` tokens before which query.
+
+    Args:
+        window: Tokens that a layer sees, the query's own included.
+        queries: Original sequence index of the queries, ``[batch, queries]``.
+        keys: That of the keys, ``[batch, keys]``.
+
+    Returns:
+        ``[batch, queries, keys]`` bool.
+    """
+    return queries[:, :, None] - keys[:, None, :] < window

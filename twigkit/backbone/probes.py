@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twigkit.backbone.masks import rows_mask
+from twigkit.backbone.packing import real_first
 from twigkit.backbone.prompt import Prompt
 
 _NOTHING = (
@@ -158,10 +160,7 @@ def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[R
     else:
         text = prompt.valid & ~prompt.visual
         most = int(text.sum(1).max())
-        chosen = (~text).long().sort(dim=1, stable=True).indices[:, :most]
+        chosen = real_first(text, most)
         weight = text.gather(1, chosen).float()
-    mask = (place <= chosen[:, :, None]) & prompt.valid[:, None, :]
-    if window is not None:
-        back = prompt.index.gather(1, chosen)[:, :, None] - prompt.index[:, None, :]
-        mask = mask & (back < window)
+    mask = rows_mask(chosen, prompt.valid, prompt.index, window)
     return RowProbe(chosen, mask), weight

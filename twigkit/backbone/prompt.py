@@ -1,8 +1,8 @@
-"""What comes before the first decoder layer: images and words become a prompt of states."""
+"""Prompt embedding: from token ids and pictures to the input of the first decoder layer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ from twigkit.errors import CapabilityError, InputError
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt behind the front end: what the first decoder layer is given.
+    """An embedded prompt: what the first decoder layer is given.
 
     Rows are padded on the left, so that the last position is every row's last prompt token.
 
@@ -54,45 +54,59 @@ class Prompt:
         """Return the prompt on another device; itself if it is there already."""
         if self.hidden.device == device:
             return self
-        moved: dict[str, Any] = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        inject = {layer: states.to(device) for layer, states in self.inject.items()}
-        return replace(self, **moved, inject=inject)
+        return self._rebuilt(lambda tokens: tokens.to(device), lambda rows: rows.to(device))
 
     def select(
         self,
         order: Tensor,
         alive: Tensor,
-        hidden: Tensor,
         lengths: list[int],
         visual_counts: list[int],
+        rows: Tensor | None = None,
     ) -> Prompt:
         """Return the prompt with some of its tokens only, at their original positions.
 
         Args:
-            order: Positions to keep, sorted, ``[batch, kept]``.
-            alive: Which of them are real (the others are padding on the left), ``[batch, kept]``.
-            hidden: States at the current layer, ``[batch, tokens, width]``.
+            order: Positions to keep, sorted, ``[picked, kept]``.
+            alive: Which of them are real (the others are padding on the left), ``[picked, kept]``.
             lengths: Real ones of each row.
             visual_counts: Visual ones of each row.
+            rows: Row of each new row, ``[picked]`` long, each perhaps several times; ``None`` for
+                all rows as they are.
         """
-        wide = order[:, :, None].expand(-1, -1, hidden.shape[2])
-        visual = self.visual.gather(1, order) & alive
+        if rows is None:
+            rows = torch.arange(order.shape[0], device=order.device)
+        row = rows[:, None]
+        picked = self._rebuilt(lambda tokens: tokens[row, order], lambda each: each[rows])
         return replace(
-            self,
-            ids=self.ids.gather(1, order),
-            hidden=hidden.gather(1, wide),
-            visual=visual,
+            picked,
+            visual=picked.visual & alive,
             valid=alive,
-            rope=self.rope.gather(2, order.expand(self.rope.shape[0], -1, -1)),
-            index=self.index.gather(1, order),
             lengths=lengths,
             visual_counts=visual_counts,
-            inject={layer: states.gather(1, wide) for layer, states in self.inject.items()},
-            blocks=None if self.blocks is None else self.blocks.gather(1, order),
+        )
+
+    def _rebuilt(
+        self, tokens: Callable[[Tensor], Tensor], rows: Callable[[Tensor], Tensor]
+    ) -> Prompt:
+        """Copy the prompt with every tensor replaced: the one place that lists them.
+
+        Args:
+            tokens: Applied to what has one entry per token, ``[batch, tokens, ...]``.
+            rows: Applied to what has one entry per row, ``[batch]``.
+        """
+        return replace(
+            self,
+            ids=tokens(self.ids),
+            hidden=tokens(self.hidden),
+            visual=tokens(self.visual),
+            valid=tokens(self.valid),
+            rope=torch.stack([tokens(channel) for channel in self.rope]),
+            index=tokens(self.index),
+            next_rope=rows(self.next_rope),
+            next_index=rows(self.next_index),
+            inject={layer: tokens(states) for layer, states in self.inject.items()},
+            blocks=None if self.blocks is None else tokens(self.blocks),
         )
 
     @property
@@ -101,19 +115,18 @@ class Prompt:
         return min(self.lengths) == self.hidden.shape[1]
 
 
-class FrontEndReached(Exception):  # noqa: N818 - control flow, not an error
-    """Stops the base's forward where the first decoder layer would run; carries its arguments."""
+class _LanguageModelReached(Exception):  # noqa: N818 - control flow, not an error
+    """Stops the base's forward before its first decoder layer; carries the arguments."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
-        """Keep the arguments that the language model was called with."""
         super().__init__()
         self.arguments = arguments
 
 
-_stopping: ContextVar[object | None] = ContextVar("twigkit_front_end", default=None)
+_reaching: ContextVar[object | None] = ContextVar("twigkit_language_model", default=None)
 
 
-class FrontEnd:
+class PromptEmbedding:
     """The base's own way from a processor's outputs to the first decoder layer's input.
 
     The base runs as it is until it calls its language model, and is stopped there; so embeddings,
@@ -130,16 +143,11 @@ class FrontEnd:
     def __init__(
         self, model: nn.Module, text: nn.Module, visual_ids: tuple[int, ...], channels: int
     ) -> None:
-        """Hook the language model; the hook acts only while :meth:`embed_prompt` runs."""
+        """Hold the parts of the base."""
         self.model: Any = model
         self.text: Any = text
         self.config: Any = text.config
         self.visual_ids, self.channels = visual_ids, channels
-        text.register_forward_pre_hook(self._stop_at_front_end, with_kwargs=True)
-
-    def _stop_at_front_end(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
-        if _stopping.get() is self:
-            raise FrontEndReached(kwargs)
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
         """Run everything that comes before the first decoder layer.
@@ -161,11 +169,26 @@ class FrontEnd:
         valid = self._valid(ids, inputs.get("attention_mask"))
         visual = self.visual_positions(ids, inputs) & valid
         self.check_inputs(ids, visual, inputs)
-        token = _stopping.set(self)
+        return self.assemble(ids, valid, visual, self._arguments(inputs))
+
+    def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Run the base until it calls its language model; return what it calls it with.
+
+        The hook that stops it is there for this call only, and acts in this call's context only: a
+        ``generate`` of the base in another thread is not disturbed.
+        """
+        call = object()
+
+        def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if _reaching.get() is call:
+                raise _LanguageModelReached(kwargs)
+
+        handle = self.text.register_forward_pre_hook(stop, with_kwargs=True)
+        token = _reaching.set(call)
         try:
             self.model(**inputs, use_cache=False)
-        except FrontEndReached as reached:
-            arguments = reached.arguments
+        except _LanguageModelReached as reached:
+            return reached.arguments
         except torch.OutOfMemoryError:
             raise
         except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
@@ -174,21 +197,20 @@ class FrontEnd:
                 f"the model refuses the prompt: {line}; give it what its own processor returns, "
                 "with one image token in the text for each picture"
             ) from error
-        else:
-            raise CapabilityError(
-                f"{type(self.model).__name__} never called {type(self.text).__name__}; its adapter "
-                "names the wrong language model"
-            )
         finally:
-            _stopping.reset(token)
-        return self.assemble(ids, valid, visual, arguments)
+            _reaching.reset(token)
+            handle.remove()
+        raise CapabilityError(
+            f"{type(self.model).__name__} never called {type(self.text).__name__}; its adapter "
+            "names the wrong language model"
+        )
 
     def assemble(
         self, ids: Tensor, valid: Tensor, visual: Tensor, arguments: dict[str, Any]
     ) -> Prompt:
         """Build the prompt from what the language model would have been called with."""
         hidden = arguments.get("inputs_embeds")
-        if hidden is None:  # a language model without a front end embeds its tokens itself
+        if hidden is None:  # a model of text alone embeds its tokens itself
             hidden = self.embed_tokens(arguments.get("input_ids", ids))
         device = hidden.device
         valid, visual = valid.to(device), visual.to(device)
@@ -219,15 +241,15 @@ class FrontEnd:
         Args:
             index: Sequence index without padding, ``[batch, tokens]``.
             given: What the language model would have been called with. With several channels these
-                are the positions (a row of sequence indices may lie in front); with one, the index
-                itself is right whatever the padding.
+                are the positions (a row of sequence indices may come before them); with one, the
+                index itself is right whatever the padding.
         """
         if self.channels == 1 or given is None or given.ndim < 3:
             return index.expand(self.channels, -1, -1)
         return given[-self.channels :]
 
     def injections(self, visual: Tensor, arguments: dict[str, Any]) -> dict[int, Tensor]:
-        """Return states to add behind some layers; most families have none."""
+        """Return states to add after some layers; most families have none."""
         return {}
 
     def blocks(self, visual: Tensor, arguments: dict[str, Any]) -> Tensor | None:

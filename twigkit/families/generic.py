@@ -109,7 +109,7 @@ class GenericStack(LayerStack):
         self._checked = False
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
-        """Run the front end; check the first prompt that holds visual tokens."""
+        """Embed the prompt; check the first prompt that holds visual tokens."""
         with self._offsets_kept():
             prompt = super().embed_prompt(**inputs)
             if not self._checked and any(prompt.visual_counts):

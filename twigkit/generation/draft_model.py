@@ -10,7 +10,8 @@ from torch import Tensor
 
 from twigkit.backbone.kv_cache import LayerCache, Segment
 from twigkit.backbone.layer_stack import LayerStack, Rope
-from twigkit.backbone.masks import render
+from twigkit.backbone.masks import step_masks
+from twigkit.backbone.packing import real_first, real_last
 from twigkit.errors import CapabilityError
 from twigkit.io.timing import Stopwatch
 from twigkit.speculative.candidates import Candidates
@@ -63,8 +64,7 @@ def stage_segment(
         Additive masks by window.
     """
     segment.begin_step(index)
-    seen = {window: segment.visible(among, window) for window in windows}
-    return render(seen, dtype, stack.query_groups)
+    return step_masks(segment, among, windows, dtype, stack.query_groups)
 
 
 class Lag:
@@ -80,7 +80,7 @@ class Lag:
         """Right-align the states; drop columns that no row needs."""
         longest = max(lengths)
         if min(lengths) != alive.shape[1]:
-            order = alive.long().sort(dim=1, stable=True).indices[:, -longest:]
+            order = real_last(alive, longest)
             alive = alive.gather(1, order)
             hidden = hidden.gather(1, order[:, :, None].expand(-1, -1, hidden.shape[2]))
         self.hidden, self.alive, self.lengths = hidden, alive, lengths
@@ -281,7 +281,7 @@ class ShallowModel:
         # Whoever drafts passes the root at least.
         most = int(missing.sum(1).max()) if self._eager else table.size - min(self.passed, 1)
         if most:
-            rest = (~missing).long().sort(dim=1, stable=True).indices[:, :most]
+            rest = real_first(missing, most)
             self._pass_base(table, rest, missing.gather(1, rest))
         states = torch.cat(self._exits, 1)
         # Dead padding may never have been passed where the device is not asked; any state serves.
@@ -346,7 +346,7 @@ class ShallowModel:
             slots = torch.cat((own, offsets + lag.size), 1)
             place = torch.arange(offsets.shape[1], device=seen.device)
             keep = torch.cat((lag.alive, place < seen[:, None]), 1)
-            order = (~keep).long().sort(dim=1, stable=True).indices
+            order = real_first(keep)
             segment.commit(total, kept, slots.gather(1, order))
         self._lag = None
 

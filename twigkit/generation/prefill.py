@@ -11,6 +11,7 @@ from torch import Tensor
 from twigkit.backbone.kv_cache import LayerCache, Segment
 from twigkit.backbone.layer_stack import LayerStack, Rope
 from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.packing import real_last
 from twigkit.backbone.probes import RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt
 from twigkit.errors import CapabilityError
@@ -217,7 +218,7 @@ class _Prefill:
         ranking = torch.zeros_like(prompt.index, dtype=torch.float32) if scores is None else scores
         order, alive, lengths = keep_indices(ranking, prompt, stage.keep)
         visual = [min(*pair) for pair in zip(stage.keep, prompt.visual_counts, strict=True)]
-        self.prompt = prompt.select(order, alive, hidden, lengths, visual)
+        self.prompt = replace(prompt, hidden=hidden).select(order, alive, lengths, visual)
         whole = None
         if scores is not None:
             given = scores.masked_fill(~prompt.visual, 0.0)
@@ -287,5 +288,5 @@ def keep_indices(
         for length, found, count in zip(prompt.lengths, prompt.visual_counts, counts, strict=True)
     ]
     kept = max(lengths)
-    order = torch.where(stays, place, -1).sort(1).values[:, -kept:]
-    return order.clamp(min=0), order >= 0, lengths
+    order = real_last(stays, kept)
+    return order, stays.gather(1, order), lengths

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.packing import real_last
 from twigkit.backbone.probes import RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt, place_inputs
 from twigkit.learning.batch import Batch
@@ -25,14 +26,14 @@ def exact(device: torch.device | str) -> AbstractContextManager[Any]:
 
 @torch.no_grad()
 def embed(stack: LayerStack, batch: Batch) -> Prompt:
-    """Run the front end of the base over a batch, answers included.
+    """Embed a batch with the base, answers included.
 
     Args:
         stack: The base.
         batch: Whole samples.
 
     Returns:
-        Their states in front of the first layer, on the device of the base's embedding.
+        Their states before the first layer, on the device of the base's embedding.
     """
     weight = stack.model.get_input_embeddings().weight
     with exact(weight.device):
@@ -132,25 +133,9 @@ def pick(
     Returns:
         The tokens at their original positions, padded on the left.
     """
-    device = prompt.hidden.device
-    place = torch.arange(stays.shape[1], device=device)
-    order = torch.where(stays, place, -1).sort(1).values[:, -max(lengths) :]
-    alive, order, row = order >= 0, order.clamp(min=0), rows.to(device)[:, None]
-    return replace(
-        prompt,
-        ids=prompt.ids[row, order],
-        hidden=prompt.hidden[row, order],
-        visual=prompt.visual[row, order] & alive,
-        valid=alive,
-        rope=prompt.rope[:, row, order],
-        index=prompt.index[row, order],
-        next_rope=prompt.next_rope[rows.to(device)],
-        next_index=prompt.next_index[rows.to(device)],
-        lengths=lengths,
-        visual_counts=visual_counts,
-        inject={layer: states[row, order] for layer, states in prompt.inject.items()},
-        blocks=None if prompt.blocks is None else prompt.blocks[row, order],
-    )
+    order = real_last(stays, max(lengths))
+    alive = stays.gather(1, order)
+    return prompt.select(order, alive, lengths, visual_counts, rows.to(order.device))
 
 
 def seen_from(batch: Batch, stack: LayerStack) -> list[list[bool]]:

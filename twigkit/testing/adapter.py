@@ -129,7 +129,7 @@ class AdapterConformance:
                     f"{max(counts)} alone"
                 )
 
-    # -- the front end and the layers --------------------------------------------------------------
+    # -- prompt embedding and layers ---------------------------------------------------------------
 
     @pytest.mark.parametrize("kind", MEDIA)
     def test_split_forward_equals_the_models_own(

@@ -9,7 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.support.tiny import llava_inputs, spread_weights, tiny_llava
 from twigkit import TwigModel, TwigSpec
-from twigkit.backbone.fused_layer import LeanLayer, fits, fold
+from twigkit.backbone.fused_layer import FusedLayer, fits, fold
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
 
@@ -34,7 +34,7 @@ def states(model: TwigModel, inputs: dict) -> torch.Tensor:
 def test_lean_layers_give_the_stock_layers_states(rows):
     inputs = llava_inputs(rows)
     quick, slow = TwigModel(tiny_llava()), TwigModel(tiny_llava())
-    assert all(isinstance(layer, LeanLayer) for layer in quick.stack.layers)
+    assert all(isinstance(layer, FusedLayer) for layer in quick.stack.layers)
     stock(slow.stack)
     assert (states(quick, inputs) - states(slow, inputs)).abs().max() < 1e-5
 
@@ -62,7 +62,7 @@ def test_query_and_key_norms_are_part_of_the_common_form():
     )
     model = spread_weights(Qwen3ForCausalLM(config).eval())
     stack = LayerStack(model, model.model)
-    assert all(isinstance(layer, LeanLayer) for layer in stack.layers)
+    assert all(isinstance(layer, FusedLayer) for layer in stack.layers)
 
 
 class Scaled(nn.Module):
@@ -83,7 +83,7 @@ def test_a_layer_with_other_numbers_stays_as_it_is():
         layer.input_layernorm = Scaled(layer.input_layernorm)
     assert fits(base.model.language_model.layers[0])
     stack = TwigModel(base).stack
-    assert not any(isinstance(layer, LeanLayer) for layer in stack.layers)
+    assert not any(isinstance(layer, FusedLayer) for layer in stack.layers)
 
 
 @pytest.mark.parametrize(
@@ -119,5 +119,5 @@ def test_a_twig_trains_on_its_own_layers_and_drafts_on_lean_ones():
     assert twig._runners(model.stack) is twig.layers
     with torch.inference_mode():
         twig.eval()
-        assert all(isinstance(layer, LeanLayer) for layer in twig._runners(model.stack))
+        assert all(isinstance(layer, FusedLayer) for layer in twig._runners(model.stack))
     assert len(list(twig.parameters())) == len(twig.state_dict())

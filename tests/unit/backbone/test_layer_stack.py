@@ -1,4 +1,4 @@
-"""The layer stack: split forward, front end, and a base that is left alone."""
+"""The layer stack: split forward, prompt embedding, and a base that is left alone."""
 
 from __future__ import annotations
 

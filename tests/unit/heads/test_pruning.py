@@ -7,7 +7,7 @@ import torch
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, SpecError, TwigModel, TwigSpec
-from twigkit.backbone.fused_layer import LeanLayer
+from twigkit.backbone.fused_layer import FusedLayer
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.probes import row_probe
 from twigkit.interfaces.head import Scorer
@@ -133,7 +133,7 @@ def test_lean_and_stock_layers_give_the_same_scores(rotary):
     twig = grown(model, inputs, rotary=rotary)
     head = twig.heads["pruning"]
     with torch.no_grad():
-        assert all(isinstance(layer, LeanLayer) for layer in twig._runners(model.stack))
+        assert all(isinstance(layer, FusedLayer) for layer in twig._runners(model.stack))
         prompt, lean = run(model, inputs)
         quick = head.scores(lean, prompt.visual)
     assert twig._runners(model.stack) is twig.layers

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from twigkit.backbone.packing import real_first
 from twigkit.backbone.probes import RowProbe
 from twigkit.backbone.prompt import Prompt
 from twigkit.errors import CapabilityError
@@ -139,7 +140,7 @@ class Reinforcement(Objective):
         scores = self.head.scores(samples.probe, visual)[:, 0]
         # Visual tokens side by side, so that actions and their noise count no text.
         most = max(samples.prompt.visual_counts)
-        places = (~visual).long().sort(dim=1, stable=True).indices[:, :most]
+        places = real_first(visual, most)
         real = visual.gather(1, places)
         tiny = torch.finfo(torch.float32).tiny
         logits = scores.gather(1, places).clamp(min=tiny).log().masked_fill(~real, NEVER)
