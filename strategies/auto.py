@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from twigkit import hookimpl
 from twigkit.interfaces.drafter import Drafter, DraftModel
@@ -17,6 +16,7 @@ from twigkit.plugins.hookspecs import Register
 from twigkit.specs.base import problem
 from twigkit.specs.run import DrafterField, DrafterSpec
 from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 
 WARM = 3  # steps of a kind before its measurements count
 SEEN = 6  # steps of every tree before all of them can be given up
@@ -158,15 +158,11 @@ class AutoDrafter:
         self._began = now
         self._taken = self._choose() if self.heads and room > 0 else 0
 
-    def draft(
-        self, draft_model: DraftModel, candidates: Candidates, room: int
-    ) -> Candidates | tuple[Candidates, Tensor]:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
         """Let the chosen drafter draft; plain decoding is the root alone."""
         if not self._taken:
             return candidates
-        drafted = self._arms[self._taken - 1].draft(draft_model, candidates, room)
-        whole = isinstance(drafted, tuple) or drafted.size == drafted.capacity
-        return drafted if whole or drafted.linear else drafted.cut(drafted.size - 1)
+        return self._arms[self._taken - 1].draft(draft_model, candidates, room)
 
     def _best(self) -> int:
         """The way with the fewest seconds per token among those that were measured."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from twigkit import hookimpl
 from twigkit.errors import CapabilityError, InputError
@@ -75,13 +74,11 @@ class MedusaTreeDrafter:
         """Length of the longest path."""
         return len(self._levels)
 
-    def draft(
-        self, draft_model: DraftModel, candidates: Candidates, room: int
-    ) -> Candidates | tuple[Candidates, Tensor]:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
         """Pass the root, then fill level after level from the heads."""
         levels = self._levels[: min(self.height, room)]
         if not levels:
-            return candidates.cut(0)
+            return candidates
         hidden = draft_model.expand(candidates, range(1))
         guesses = [draft_model.logits(hidden, self.spec.head)[:, 0]]
         if len(levels) > 1:
@@ -97,8 +94,6 @@ class MedusaTreeDrafter:
             best, tokens = logits.float().log_softmax(-1).topk(int(max(r for _, r in nodes)) + 1)
             parent = parents.expand(tokens.shape[0], -1)
             candidates.add(tokens[:, ranks], parent, best[:, ranks])
-        if candidates.size < candidates.capacity:
-            return candidates.cut(candidates.size - 1)
         return candidates
 
 

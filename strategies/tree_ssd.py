@@ -13,6 +13,7 @@ from twigkit.interfaces.drafter import DraftModel
 from twigkit.plugins.hookspecs import Register
 from twigkit.specs.run import DrafterSpec
 from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 
 
 class TreeDrafterSpec(DrafterSpec):
@@ -63,9 +64,7 @@ class TreeDrafter:
         """Most drafts on a path."""
         return self.spec.levels
 
-    def draft(
-        self, draft_model: DraftModel, candidates: Candidates, room: int
-    ) -> tuple[Candidates, Tensor]:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
         """Draft level after level, one call of the draft model each, then cut."""
         levels = min(self.spec.levels, room)
         nodes: range | Tensor = range(1)

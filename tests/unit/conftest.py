@@ -80,9 +80,8 @@ def grow(
     roots = [rng.randrange(vocabulary) for _ in range(rows)]
     ends = rng.sample(range(vocabulary), rng.choice((0, 0, 0, 1, 2)))
     plain = [PlainTree([root], ends=frozenset(ends)) for root in roots]
-    table = Candidates.start(
-        torch.tensor(roots), capacity, linear, ends=torch.tensor(ends, dtype=torch.long)
-    )
+    allocate = Candidates.path if linear else Candidates.tree
+    table = allocate(torch.tensor(roots), capacity, ends=torch.tensor(ends, dtype=torch.long))
     fill(rng, table, plain, vocabulary)
     return table, plain
 

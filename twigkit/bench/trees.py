@@ -28,7 +28,7 @@ def tree_seconds(device: torch.device, rounds: int = 200) -> float:
         chance = torch.randn(1, width * CHILDREN, generator=generator).mul(2).log_softmax(1)
         levels.append((chance.argsort(1).to(device), chance.to(device)))
     root = torch.zeros(1, dtype=torch.long, device=device)
-    table = Candidates.start(root, 1 + CHILDREN * sum(widths), ends=root + 2)
+    table = Candidates.tree(root, 1 + CHILDREN * sum(widths), ends=root + 2)
 
     def build() -> None:
         table.reset(root)

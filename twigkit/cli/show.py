@@ -96,7 +96,7 @@ class Recorder:
         drafted = self.inner.draft(draft_model, candidates, room)
         self._left -= 1
         if self._left == 0:
-            table = drafted[0] if isinstance(drafted, tuple) else drafted
+            table = drafted
             score, parent = table.score[0].tolist(), table.parent[0].tolist()
             alive, tokens = table.alive[0].tolist(), table.tokens[0].tolist()
             place: dict[int, int] = {}

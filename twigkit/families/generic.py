@@ -211,7 +211,7 @@ class GenericStack(LayerStack):
         """Return the logits behind one generated token, from the cache, ``[batch, vocabulary]``."""
         done = prefill(self, prompt, Storage(room=2, drafts=False))
         frontier = Frontier(prompt.next_rope, prompt.next_index)
-        table = Candidates.start(token, 1, linear=True)
+        table = Candidates.path(token, 1)
         states = self.embed_tokens(token[:, None])
         return Target(self, done.cache).logits(states, table, frontier)[:, 0]
 

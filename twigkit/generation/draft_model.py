@@ -15,6 +15,7 @@ from twigkit.backbone.packing import real_first, real_last
 from twigkit.errors import CapabilityError
 from twigkit.io.timing import Stopwatch
 from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.sampling import Sampling
 from twigkit.twig.module import Twig
 
@@ -216,7 +217,7 @@ class ShallowModel:
         self._watch.lap("draft")
         return logits
 
-    def _pass_base(self, candidates: Candidates, ids: Tensor, real: Tensor | None) -> Tensor:
+    def _pass_base(self, candidates: DraftTree, ids: Tensor, real: Tensor | None) -> Tensor:
         """Pass nodes through the base layers up to the exit layer.
 
         Args:
@@ -251,19 +252,17 @@ class ShallowModel:
 
     # -- verification ------------------------------------------------------------------------------
 
-    def exit_states(self, table: Candidates, source: Tensor | None) -> Tensor:
-        """Return the exit states of the table to verify, passing the nodes that drafting did not.
+    def exit_states(self, table: DraftTree) -> Tensor:
+        """Return the exit states of the nodes to verify, passing those that drafting did not.
 
         Args:
             table: The nodes to verify.
-            source: Ids that they had when they were passed, ``[batch, nodes]``; ``None`` if the
-                same.
 
         Returns:
             ``[batch, nodes, width]`` in the table's order.
         """
         if self._slot is not None:
-            self._states = self._tree_states(table, source)
+            self._states = self._tree_states(table)
         else:
             if table.size > self.passed:
                 self._pass_base(table, _ids(table, range(self.passed, table.size)), None)
@@ -271,12 +270,14 @@ class ShallowModel:
             self._states = states[:, : table.size]
         return self._states
 
-    def _tree_states(self, table: Candidates, source: Tensor | None) -> Tensor:
+    def _tree_states(self, table: DraftTree) -> Tensor:
         """Pass a tree's remaining nodes and put all exit states into the table's order."""
         assert self._slot is not None
-        if source is not None:
-            self._slot = self._slot.gather(1, source)
-            self._order = [_renumber(order, source) for order in self._order]
+        if table.source is None:
+            self._slot = self._slot[:, : table.size]
+        else:
+            self._slot = self._slot.gather(1, table.source)
+            self._order = [_renumber(order, table.source) for order in self._order]
         missing = self._slot < 0
         # Whoever drafts passes the root at least.
         most = int(missing.sum(1).max()) if self._eager else table.size - min(self.passed, 1)
@@ -382,7 +383,7 @@ class ShallowModel:
         positions = (self.frontier.rope[:, None] + steps).clamp(min=0)
         return self.stack.rope(hidden, positions.expand(self.stack.channels, -1, -1))
 
-    def _among(self, candidates: Candidates, ids: Tensor) -> Tensor:
+    def _among(self, candidates: DraftTree, ids: Tensor) -> Tensor:
         """Which passed nodes each node may see, ``[batch, nodes, passed]`` bool."""
         order = torch.cat(self._order, 1)
         rows = candidates.ancestors.gather(
@@ -414,7 +415,7 @@ class ShallowModel:
         return torch.cat((upper, seen), 1)
 
 
-def _ids(candidates: Candidates, nodes: range | Tensor) -> Tensor:
+def _ids(candidates: DraftTree, nodes: range | Tensor) -> Tensor:
     """Node ids of every row, ``[batch, nodes]``."""
     if isinstance(nodes, Tensor):
         return nodes

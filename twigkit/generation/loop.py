@@ -27,6 +27,7 @@ from twigkit.interfaces.drafter import Drafter
 from twigkit.io.timing import Stopwatch
 from twigkit.speculative.acceptance import Accepted
 from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.sampling import Noise
 from twigkit.twig.module import Twig
 
@@ -141,9 +142,8 @@ class Generation:
             return noise.table("draft", self.frontier.index, capacity)
 
         ends = torch.tensor(sorted(self.limits.eos), dtype=torch.long, device=root.device)
-        return Candidates.start(
-            root, capacity, linear=self.drafter.linear, numbers=numbers, ends=ends
-        )
+        allocate = Candidates.path if self.drafter.linear else Candidates.tree
+        return allocate(root, capacity, numbers=numbers, ends=ends)
 
     def _keep_rows(self, order: list[int]) -> None:
         """Go on with some rows of the batch; those that have stopped cost nothing any more."""
@@ -158,13 +158,11 @@ class Generation:
         self.shallow.begin(candidates)
         self.watch.lap("host")
         drafted = self.drafter.draft(self.shallow, candidates, self._room())
-        table, source = drafted if isinstance(drafted, tuple) else (drafted, None)
-        if table.linear and table.size < table.capacity:
-            table, _ = table.cut(table.size - 1)
+        table = drafted.in_use()
         if table.sampled:  # how many draws count must not depend on the other rows
             table.alive &= table.depth <= self._rooms(table.depth.device)
         self.watch.lap("propose")
-        states = self.shallow.exit_states(table, source)
+        states = self.shallow.exit_states(table)
         logits = self.target.logits(states, table, self.frontier)
         self.watch.lap("verify")
         accepted = self.chooser.accept(table, logits, self.drafter.height)
@@ -187,7 +185,7 @@ class Generation:
         rooms = [[max(most - len(self.rows[number].tokens), 0)] for number in self.live]
         return torch.tensor(rooms, device=device)
 
-    def _commit(self, table: Candidates, accepted: Accepted, active: list[bool]) -> None:
+    def _commit(self, table: DraftTree, accepted: Accepted, active: list[bool]) -> None:
         """Emit what was accepted and keep its keys and values; the step's one synchronisation."""
         running = torch.tensor(active, device=accepted.count.device)
         count = (accepted.count + 1) * running

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from twigkit.errors import InputError
 from twigkit.speculative.acceptance import Accepted, accept, rule, walk
-from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.rejection_sampling import settle
 from twigkit.speculative.sampling import Noise, Sampling, draw_scores, process
 
@@ -82,7 +82,7 @@ class Chooser(Protocol):
         """Choose the token behind the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
         ...
 
-    def accept(self, table: Candidates, logits: Tensor, longest: int) -> Accepted:
+    def accept(self, table: DraftTree, logits: Tensor, longest: int) -> Accepted:
         """Walk down a table of candidates.
 
         Args:
@@ -104,7 +104,7 @@ class GreedyChooser:
         """Choose the token behind the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
         return logits.argmax(-1)
 
-    def accept(self, table: Candidates, logits: Tensor, longest: int) -> Accepted:
+    def accept(self, table: DraftTree, logits: Tensor, longest: int) -> Accepted:
         """Walk down a table of candidates, all rows and nodes at once."""
         return accept(
             table.tokens,
@@ -157,7 +157,7 @@ class ProcessedChooser:
         self._advance(token[:, None], torch.ones_like(token))
         return token
 
-    def accept(self, table: Candidates, logits: Tensor, longest: int) -> Accepted:
+    def accept(self, table: DraftTree, logits: Tensor, longest: int) -> Accepted:
         """Walk down a table of candidates; drawn ones are accepted by their own rule."""
         if rule(table, self.decoding.draws) != "choice":
             nodes = range(table.tokens.shape[1])
@@ -187,7 +187,7 @@ class ProcessedChooser:
             return scores.argmax(-1)
         return draw_scores(scores, self._noise.at(place))
 
-    def _scores(self, logits: Tensor, table: Candidates | None, node: Tensor | None) -> Tensor:
+    def _scores(self, logits: Tensor, table: DraftTree | None, node: Tensor | None) -> Tensor:
         """Process the logits after one node per row, ``[batch, vocabulary]``."""
         scores = logits.float()
         path = table.ancestors[self._rows, node] if table is not None else None
@@ -205,7 +205,7 @@ class ProcessedChooser:
         self,
         processors: Sequence[Processor],
         scores: Tensor,
-        table: Candidates | None,
+        table: DraftTree | None,
         path: Tensor | None,
     ) -> Tensor:
         """Apply transformers' processors: to all rows at once where texts are equally long."""

@@ -10,7 +10,7 @@ from twigkit.backbone.kv_cache import LayerCache, Segment
 from twigkit.backbone.layer_stack import LayerStack, Rope
 from twigkit.backbone.masks import Masks
 from twigkit.generation.draft_model import Frontier, stage_segment
-from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 
 
 class Target:
@@ -34,7 +34,7 @@ class Target:
         self.stack, self.cache = stack, cache
         self._run = compiled or run_deep
 
-    def logits(self, states: Tensor, table: Candidates, frontier: Frontier) -> Tensor:
+    def logits(self, states: Tensor, table: DraftTree, frontier: Frontier) -> Tensor:
         """Compute the target's logits after every node of a table.
 
         Args:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.sampling import Sampling
 
 
@@ -122,17 +123,15 @@ class Drafter(Protocol):
         """Most drafts on one path: the most a step can accept."""
         ...
 
-    def draft(
-        self, draft_model: DraftModel, candidates: Candidates, room: int
-    ) -> Candidates | tuple[Candidates, Tensor]:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
         """Propose the tokens of one step.
 
         Args:
             draft_model: The draft model.
-            candidates: A table that holds the root alone.
+            candidates: The step's nodes; they hold the root alone.
             room: Most drafts that are worth proposing on a path (tokens still wanted, less one).
 
         Returns:
-            The table to verify, and, if it was cut, the ids that its nodes had in ``candidates``.
+            The nodes to verify: ``candidates``, or what ``candidates.cut`` returns.
         """
         ...

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 
 Rule = Literal["choice", "path", "siblings"]
 
@@ -57,7 +57,7 @@ class Accepted:
         return out.masked_fill(place > last, padding)
 
 
-def rule(candidates: Candidates, drawn: bool) -> Rule:
+def rule(candidates: DraftTree, drawn: bool) -> Rule:
     """Decide which acceptance rule is lossless for a table of candidates.
 
     Args:
@@ -123,7 +123,7 @@ def accept(
 
 
 def walk(
-    candidates: Candidates, choose: Callable[[Tensor, int], Tensor], *, eager: bool = False
+    candidates: DraftTree, choose: Callable[[Tensor, int], Tensor], *, eager: bool = False
 ) -> Accepted:
     """Walk down from the root, asking for the target's choice only where the walk passes.
 

@@ -1,10 +1,9 @@
-"""The candidate nodes of one speculative step, as preallocated tensors.
+"""The candidate nodes of one speculative step, as preallocated tensors that a drafter fills.
 
-A step proposes a tree of tokens below the last accepted token. This module holds that tree in the
-form in which it is drafted, cut and verified: a handful of tensors of fixed shape, filled in
-place. Nothing here reads a value back to the host and no shape depends on a value, so that a whole
-step can be captured as a CUDA graph or compiled. :mod:`twigkit.speculative.token_tree` shows the
-same tree as a graph.
+A step proposes a tree of tokens below the last accepted token. This module holds that tree while it
+is drafted and cut: a handful of tensors of fixed shape, filled in place. Nothing here reads a value
+back to the host and no shape depends on a value, so that a whole step can be captured as a CUDA
+graph or compiled. :mod:`twigkit.speculative.token_tree` shows the same tree as a graph.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from twigkit.errors import CapabilityError, InputError
 from twigkit.speculative.ancestor_mask import clear, inherit, own
+from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.sampling import draw
 
 _IMPOSSIBLE = float("-inf")
@@ -24,128 +24,121 @@ _FIELD = 1 << 16
 _DEAD = (1 << 31) - 1  # above the bits of infinity
 
 
-class Candidates:
-    """The token tree of one step: ``B`` rows of up to ``n`` nodes, node 0 being the root.
+class Candidates(DraftTree):
+    """The draft tree of one step while it grows, in storage that every step uses again.
 
-    The root is the last accepted token: known, at depth 0, never counted as a draft. A node's
-    parent always has a smaller id than the node. Dead nodes are padding: they are never accepted,
-    and what hangs below them, or below a token that ends the row, is dead as well. Nodes beyond
-    ``size`` are dead children of the root (in a path, of the node before).
+    ``Candidates.path`` and ``Candidates.tree`` make it, with the root alone. A drafter adds nodes
+    with :meth:`add` or :meth:`sample`, and returns it, or what :meth:`cut` keeps of it.
 
     Attributes:
-        tokens: Token ids, ``[B, n]`` long.
-        parent: Node id of each node's parent, ``[B, n]`` long; the root is its own parent.
-        depth: Edges between root and node, ``[B, n]`` long; a position is the root's plus this.
-        score: Sum of the log-probabilities from the root down, ``[B, n]`` float32, at most 0.
-        alive: Which nodes may be accepted, ``[B, n]`` bool.
-        ancestors: ``[B, n, n]`` bool; row i marks the ancestors of i and i itself.
-        sampled: Whether the tokens were drawn by :meth:`sample`; this decides which acceptance rule
-            is the right one (:func:`twigkit.speculative.acceptance.rule`).
-        proposal: The distributions that drawn tokens came from, ``[B, n, V]`` float32: row i is q
-            after node i. None, or left over from an earlier step, unless ``sampled``.
-        ends: Tokens that end a row, ``[e]`` long, or None: what hangs below one of them is dead.
-        size: Nodes in use, root included; a host integer.
-        height: Upper bound of ``depth``; a host integer.
-        linear: Whether the table is a path: the parent of node i is node i - 1.
+        ends: Tokens that end a row, ``[e]`` long, or None: nothing below one of them is alive.
         numbers: Gives the uniform numbers of this step, ``[B, n]`` float64 in [0, 1): number i
-            decides which token a drawn node i gets. The core sets it; None where nothing is drawn.
+            decides which token a sampled node i gets. The core sets it; None where nothing is
+            sampled.
+
+    Examples:
+        >>> root = torch.tensor([7])
+        >>> candidates = Candidates.tree(root, capacity=4)
+        >>> children = candidates.add(torch.tensor([[5, 3]]), torch.zeros(1, 2).long(),
+        ...                           torch.tensor([[0.5, 0.3]]).log())
+        >>> children
+        range(1, 3)
+        >>> best = candidates.best(children, 1)
+        >>> candidates.add(torch.tensor([[9]]), best, torch.tensor([[0.4]]).log())
+        range(3, 4)
+        >>> candidates.parent.tolist()
+        [[0, 0, 0, 1]]
+        >>> kept = candidates.cut(2)  # probabilities from the root: 0.5, 0.3 and 0.5 * 0.4
+        >>> kept.tokens.tolist(), kept.source.tolist()
+        ([[7, 5, 3]], [[0, 1, 2]])
     """
 
     def __init__(
         self,
-        tokens: Tensor,
-        parent: Tensor,
-        depth: Tensor,
-        score: Tensor,
-        alive: Tensor,
-        ancestors: Tensor,
-        *,
-        size: int,
-        linear: bool,
-        height: int = 0,
-        proposal: Tensor | None = None,
-        sampled: bool = False,
-    ) -> None:
-        """Wrap ready tensors; :meth:`start` is the usual way to a table."""
-        self.tokens = tokens
-        self.parent = parent
-        self.depth = depth
-        self.score = score
-        self.alive = alive
-        self.ancestors = ancestors
-        self.proposal = proposal
-        self.size = size
-        self.linear = linear
-        self.height = height
-        self.sampled = sampled
-        self.numbers: Callable[[], Tensor] | None = None
-        self.ends: Tensor | None = None
-        rows, nodes = tokens.shape
-        self._ids = torch.arange(nodes, device=tokens.device)
-        self._offset = torch.arange(rows, device=tokens.device).unsqueeze(1) * nodes
-        self._template: Tensor | None = None
-
-    @classmethod
-    def start(
-        cls,
         root: Tensor,
         capacity: int,
-        linear: bool = False,
-        numbers: Callable[[], Tensor] | None = None,
-        ends: Tensor | None = None,
-    ) -> Candidates:
-        """Allocate a table that holds the root alone.
-
-        Args:
-            root: Last accepted token per row, ``[B]``.
-            capacity: Nodes that fit, root included.
-            linear: Whether nodes will form a path; ancestors, depths and parents then cost nothing.
-            numbers: Gives the numbers that :meth:`sample` draws with; see the attribute.
-            ends: Tokens that end a row, ``[e]``; an empty one is as good as None.
-
-        Returns:
-            The table, on the root's device.
-
-        Raises:
-            InputError: If ``capacity`` is not between 1 and 65,536, or ``root`` is not a vector.
-        """
+        *,
+        linear: bool,
+        numbers: Callable[[], Tensor] | None,
+        ends: Tensor | None,
+    ) -> None:
+        """Allocate; :meth:`path` and :meth:`tree` are the usual way."""
         if not 1 <= capacity <= _FIELD:
             raise InputError(
-                f"capacity is {capacity}; a table holds between 1 (the root) and {_FIELD} nodes"
+                f"capacity is {capacity}; a step holds between 1 (the root) and {_FIELD} nodes"
             )
         if root.ndim != 1:
             raise InputError(f"root has shape {tuple(root.shape)}; expected one token per row, [B]")
         rows, device = root.shape[0], root.device
-        ids = torch.arange(capacity, device=device)
+        self._ids = torch.arange(capacity, device=device)
+        self._offset = torch.arange(rows, device=device).unsqueeze(1) * capacity
+        self._cleared = own(capacity, device)
         if linear:
-            parent = (ids - 1).clamp(min=0).expand(rows, -1)
-            depth = ids.expand(rows, -1)
-            ancestors = (ids[:, None] >= ids).expand(rows, -1, -1)
+            parent = (self._ids - 1).clamp(min=0).expand(rows, -1)
+            depth = self._ids.expand(rows, -1)
+            ancestors = (self._ids[:, None] >= self._ids).expand(rows, -1, -1)
         else:
             parent = torch.zeros(rows, capacity, dtype=torch.long, device=device)
             depth = torch.empty_like(parent)
             ancestors = torch.empty(rows, capacity, capacity, dtype=torch.bool, device=device)
-        table = cls(
-            torch.zeros(rows, capacity, dtype=torch.long, device=device),
-            parent,
-            depth,
-            torch.zeros(rows, capacity, device=device),
-            torch.zeros(rows, capacity, dtype=torch.bool, device=device),
-            ancestors,
-            size=1,
+        super().__init__(
+            tokens=torch.zeros(rows, capacity, dtype=torch.long, device=device),
+            parent=parent,
+            depth=depth,
+            score=torch.zeros(rows, capacity, device=device),
+            alive=torch.zeros(rows, capacity, dtype=torch.bool, device=device),
+            ancestors=ancestors,
+            size=capacity,  # all of it is new and to be cleared
+            height=0,
             linear=linear,
         )
-        table._template = own(capacity, device)
-        table.numbers = numbers
-        table.ends = ends if ends is not None and ends.numel() else None
-        table.size = capacity  # all of it is new and to be cleared
-        table.reset(root)
-        return table
+        self.numbers = numbers
+        self.ends = ends if ends is not None and ends.numel() else None
+        self.reset(root)
 
-    @property
-    def capacity(self) -> int:
-        """Nodes that fit, root included."""
-        return self.tokens.shape[1]
+    @classmethod
+    def path(
+        cls,
+        root: Tensor,
+        capacity: int,
+        *,
+        numbers: Callable[[], Tensor] | None = None,
+        ends: Tensor | None = None,
+    ) -> Candidates:
+        """Allocate storage for one path per row; ancestors, depths and parents cost nothing.
+
+        Args:
+            root: Last accepted token per row, ``[B]``.
+            capacity: Nodes that fit, root included.
+            numbers: Gives the numbers that :meth:`sample` samples with; see the attribute.
+            ends: Tokens that end a row, ``[e]``; an empty one is as good as None.
+
+        Returns:
+            The candidates, on the root's device, holding the root alone.
+
+        Raises:
+            InputError: If ``capacity`` is not between 1 and 65,536, or ``root`` is not a vector.
+        """
+        return cls(root, capacity, linear=True, numbers=numbers, ends=ends)
+
+    @classmethod
+    def tree(
+        cls,
+        root: Tensor,
+        capacity: int,
+        *,
+        numbers: Callable[[], Tensor] | None = None,
+        ends: Tensor | None = None,
+    ) -> Candidates:
+        """Allocate storage for one tree per row; arguments, result and errors as for :meth:`path`.
+
+        Args:
+            root: Last accepted token per row, ``[B]``.
+            capacity: Nodes that fit, root included.
+            numbers: Gives the numbers that :meth:`sample` samples with; see the attribute.
+            ends: Tokens that end a row, ``[e]``; an empty one is as good as None.
+        """
+        return cls(root, capacity, linear=False, numbers=numbers, ends=ends)
 
     def reset(self, root: Tensor, alive: Tensor | None = None) -> None:
         """Forget all drafts and start a new step in the same storage.
@@ -153,12 +146,7 @@ class Candidates:
         Args:
             root: Last accepted token per row, ``[B]``.
             alive: Rows that still generate, ``[B]`` bool; in the others every node will be dead.
-
-        Raises:
-            InputError: If the table came from :meth:`cut`, whose storage is not its own.
         """
-        if self._template is None:
-            raise InputError("a cut table cannot be reset; reset the table that it was cut from")
         self.tokens.zero_()
         self.tokens[:, 0] = root
         self.score.zero_()
@@ -167,7 +155,7 @@ class Candidates:
         if not self.linear:
             self.parent.zero_()
             self.depth.copy_(self._ids > 0)
-            clear(self.ancestors, self._template, self.size)
+            clear(self.ancestors, self._cleared, self.size)
         self.sampled = False
         self.size = 1
         self.height = 0
@@ -194,10 +182,10 @@ class Candidates:
 
         Raises:
             InputError: If the nodes do not fit, or a tree's parents are missing.
-            CapabilityError: If the step already holds drawn tokens.
+            CapabilityError: If the step already holds sampled tokens.
         """
         if self.sampled:
-            raise CapabilityError("this step holds drawn tokens; use only add, or only sample")
+            raise CapabilityError("this step holds sampled tokens; use only add, or only sample")
         return self._append(tokens, parent, logprob, alive)
 
     def _append(
@@ -235,26 +223,26 @@ class Candidates:
     def sample(
         self, nodes: Tensor, proposal: Tensor, width: int, alive: Tensor | None = None
     ) -> range:
-        """Draw children for some nodes and append them: the one way to SAMPLED candidates.
+        """Sample children of some nodes and append them: the one way to sampled candidates.
 
-        The table draws and keeps q itself, with numbers of its own, so the acceptance rule that
-        needs q can rely on it. How many children a node gets, and which nodes get any, may depend
-        on everything drawn before, but not on the children: nothing may be dropped after it was
-        drawn.
+        Sampling is done here, with the core's numbers, and q is kept, so that the acceptance rule
+        that needs q can rely on it. How many children a node gets, and which nodes get any, may
+        depend on everything sampled before, but not on the children: nothing may be dropped after
+        it was sampled.
 
         Args:
             nodes: Node ids of the parents, ``[B, c]``; each node at most once in a step. In a
-                linear table ``c`` and ``width`` are 1 and the parent is the last node.
+                path ``c`` and ``width`` are 1 and the parent is the last node.
             proposal: The draft's processed distribution after each of them, ``[B, c, V]``.
-            width: Children per node, drawn independently: the same token may come twice.
-            alive: Which nodes get children, ``[B, c]`` bool, decided before drawing.
+            width: Children per node, sampled independently: the same token may come twice.
+            alive: Which nodes get children, ``[B, c]`` bool, decided before sampling.
 
         Returns:
             The ids of the ``c * width`` new nodes, the children of a node side by side.
 
         Raises:
-            CapabilityError: If the step already holds tokens that were not drawn, or the table has
-                no numbers to draw with.
+            CapabilityError: If the step already holds tokens that were not sampled, or there are
+                no numbers to sample with.
             InputError: If the nodes do not fit, or a path is asked to branch.
 
         Source: Leviathan et al. 2023 (path); SpecInfer, Miao et al. 2024 (tree).
@@ -279,30 +267,30 @@ class Candidates:
         return added
 
     def _check_sample(self, nodes: Tensor, width: int) -> None:
-        """Refuse draws that no acceptance rule covers, or that have no room."""
+        """Refuse what no acceptance rule covers, or what has no room."""
         if self.numbers is None:
             raise CapabilityError(
-                "this table has no numbers to draw with; a drafter draws with the table that it is "
-                "handed, others start one with `numbers`"
+                "these candidates have no numbers to sample with; a drafter samples into the "
+                "candidates that it is handed, others allocate them with `numbers`"
             )
         if self.size > 1 and not self.sampled:
             raise CapabilityError(
-                "this step holds tokens that were chosen, not drawn, and no acceptance rule covers "
-                "both; use only add, or only sample"
+                "this step holds tokens that were chosen, not sampled, and no acceptance rule "
+                "covers both; use only add, or only sample"
             )
         if self.linear and (nodes.shape[1] != 1 or width != 1):
             raise InputError(
                 f"{nodes.shape[1]} nodes with {width} children each do not continue a path; "
-                "sample one child of one node, or start the table with linear=False"
+                "sample one child of one node, or declare linear = False"
             )
         self._check_room(nodes.shape[1] * width)
 
     def _check_room(self, count: int) -> None:
         """Refuse nodes that do not fit."""
-        if self.size + count > self.capacity or self._template is None:
+        if self.size + count > self.capacity:
             raise InputError(
                 f"{count} nodes do not fit: {self.size} of {self.capacity} are in use; "
-                "start the table with a larger capacity"
+                "declare a larger capacity"
             )
 
     def grows(self, nodes: range) -> Tensor:
@@ -340,7 +328,7 @@ class Candidates:
         key = self._rank(nodes, self.grows(nodes))
         return key.topk(min(count, len(nodes)), largest=False).indices + nodes.start
 
-    def cut(self, count: int) -> tuple[Candidates, Tensor]:
+    def cut(self, count: int) -> DraftTree:
         """Keep the root and the best ``count`` nodes with all their ancestors.
 
         Nodes are ranked by score (highest first), then depth, then id; dead nodes come last. A
@@ -348,18 +336,16 @@ class Candidates:
         are kept as well, exact ties included. Kept nodes stay in the order of their ids.
 
         Args:
-            count: Drafts to keep per row, the root not counted.
+            count: Drafts to keep per row, the root not counted; all if it is larger.
 
         Returns:
-            The smaller table of ``count + 1`` nodes, whatever the values (padded with dead nodes if
-            this one is smaller), and the ids that its nodes had, ``[B, count + 1]`` (0 for
-            padding). It is full: nothing can be added to it. The tensors of a cut path are views
-            of this table.
+            The smaller tree of ``count + 1`` nodes, whatever the values. A cut path is a view of
+            this one, since scores only fall along a path.
 
         Raises:
             InputError: If ``count`` is negative.
-            CapabilityError: If the table is a tree of drawn tokens: dropping a token because of
-                what it turned out to be would make the output's distribution wrong.
+            CapabilityError: If it is a tree of sampled tokens: dropping a token because of what it
+                turned out to be would make the output's distribution wrong.
 
         Source: TwigVLM, arXiv 2503.14075 v3 (token tree); the tie rule is twigkit's.
         """
@@ -368,13 +354,11 @@ class Candidates:
         if self.sampled and not self.linear:
             raise CapabilityError(
                 "a tree of sampled tokens cannot be cut by value: its output would no longer have "
-                "the target's distribution; draw fewer children instead"
+                "the target's distribution; sample fewer children instead"
             )
-        if count + 1 > self.capacity:
-            return self._pad(count + 1)
+        size = min(count + 1, self.capacity)
         if self.linear:
-            return self._head(count + 1)
-        size = count + 1
+            return self.first(size)
         kept = (
             self._rank(range(self.capacity), self.alive)
             .topk(size, largest=False, sorted=False)
@@ -383,7 +367,7 @@ class Candidates:
         )
         place = torch.zeros_like(self.parent).scatter_(1, kept, self._ids[:size].expand_as(kept))
         square = (kept.unsqueeze(2) * self.capacity + kept.unsqueeze(1)).flatten(1)
-        table = Candidates(
+        return DraftTree(
             self.tokens.gather(1, kept),
             place.gather(1, self.parent.gather(1, kept)),
             self.depth.gather(1, kept),
@@ -391,10 +375,10 @@ class Candidates:
             self.alive.gather(1, kept),
             self.ancestors.flatten(1).gather(1, square).view(-1, size, size),
             size=size,
-            linear=False,
             height=min(count, self.height),
+            linear=False,
+            source=kept,
         )
-        return table, kept
 
     def _rank(self, nodes: range, first: Tensor) -> Tensor:
         """Sort key of some nodes, ``[B, len(nodes)]`` long, unique within a row, smallest first.
@@ -409,40 +393,3 @@ class Candidates:
         own = slice(nodes.start, nodes.stop)
         loss = torch.where(first, self.score[:, own].abs().view(torch.int32), _DEAD)
         return (loss.long() << 32) + (self.depth[:, own] * _FIELD + self._ids[own])
-
-    def _head(self, size: int) -> tuple[Candidates, Tensor]:
-        """First ``size`` nodes of a path: the best ones, since scores only fall along a path."""
-        table = Candidates(
-            self.tokens[:, :size],
-            self.parent[:, :size],
-            self.depth[:, :size],
-            self.score[:, :size],
-            self.alive[:, :size],
-            self.ancestors[:, :size, :size],
-            size=size,
-            linear=True,
-            height=min(size - 1, self.height),
-            proposal=None if self.proposal is None else self.proposal[:, :size],
-            sampled=self.sampled,
-        )
-        return table, self._ids[:size].expand(self.tokens.shape[0], -1)
-
-    def _pad(self, size: int) -> tuple[Candidates, Tensor]:
-        """The whole table, followed by dead nodes up to ``size``."""
-        table = Candidates.start(self.tokens[:, 0], size, self.linear)
-        held = self.capacity
-        kept = torch.zeros(self.tokens.shape[0], size, dtype=torch.long, device=self.tokens.device)
-        kept[:, :held] = self._ids
-        table.tokens[:, :held] = self.tokens
-        table.score[:, :held] = self.score
-        table.alive[:, :held] = self.alive
-        if not self.linear:
-            table.parent[:, :held] = self.parent
-            table.depth[:, :held] = self.depth
-            table.ancestors[:, :held, :held] = self.ancestors
-        if self.sampled and self.proposal is not None:
-            rest = self.proposal.new_zeros(kept.shape[0], size - held, self.proposal.shape[2])
-            table.proposal = torch.cat([self.proposal, rest], 1)
-        table.size, table.height, table.sampled = size, self.height, self.sampled
-        table._template = None
-        return table, kept

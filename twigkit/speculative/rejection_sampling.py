@@ -13,11 +13,11 @@ from torch import Tensor
 
 from twigkit.errors import CapabilityError
 from twigkit.speculative.acceptance import Accepted, accept, rule
-from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.sampling import draw
 
 
-def _proposal(candidates: Candidates) -> Tensor:
+def _proposal(candidates: DraftTree) -> Tensor:
     """The distributions that the candidates were drawn from; an error if they were chosen."""
     if not candidates.sampled or candidates.proposal is None:
         raise CapabilityError(
@@ -39,7 +39,7 @@ def _residual(target: Tensor, proposal: Tensor) -> Tensor:
 
 
 def accept_path(
-    candidates: Candidates, target: Tensor, noise: Tensor, closing: Tensor | None = None
+    candidates: DraftTree, target: Tensor, noise: Tensor, closing: Tensor | None = None
 ) -> Accepted:
     """Accept a prefix of a drawn path, then draw from the residual or from the target.
 
@@ -78,7 +78,7 @@ def accept_path(
 
 
 def accept_siblings(
-    candidates: Candidates, target: Tensor, noise: Tensor, closing: Tensor | None = None
+    candidates: DraftTree, target: Tensor, noise: Tensor, closing: Tensor | None = None
 ) -> Accepted:
     """Try the drawn children of each node in turn, keeping what a rejection leaves of the target.
 
@@ -135,7 +135,7 @@ def _close(noise: Tensor, closing: Tensor | None, count: Tensor) -> Tensor:
 
 
 def settle(
-    candidates: Candidates,
+    candidates: DraftTree,
     target: Tensor,
     noise: Tensor | None = None,
     closing: Tensor | None = None,

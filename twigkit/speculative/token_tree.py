@@ -187,7 +187,9 @@ class TokenTree(Data):  # type: ignore[misc]
             InputError: If ``count`` is negative.
         """
         size = min(count, len(self.depth) - 1)
-        cut, old = to_candidates([self]).cut(size)
+        cut = to_candidates([self]).cut(size)
+        assert cut.source is not None
+        old = cut.source
         tree = TokenTree(self.token[old[0]], cut.parent[0], self.logprob[old[0]])
         tree.score = cut.score[0]
         tree.node = old[0]
@@ -220,7 +222,7 @@ def to_candidates(trees: Batch | Sequence[TokenTree], capacity: int | None = Non
     room = size if capacity is None else capacity
     if size > room:
         raise InputError(f"a tree of {size} nodes does not fit into a table of {room}")
-    table = Candidates.start(torch.stack([tree.token[0] for tree in rows]), room)
+    table = Candidates.tree(torch.stack([tree.token[0] for tree in rows]), room)
     for row, tree in enumerate(rows):
         count = len(tree.depth)
         table.tokens[row, :count] = tree.token

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 from twigkit.testing.lab import Lab, Trace
 
 TOLERANCE = 1e-4
@@ -115,7 +115,7 @@ def expanded_in_order(trace: Trace) -> None:
                     passed[row].add(node)
 
 
-def sound_table(table: Candidates, linear: bool, where: str) -> None:
+def sound_table(table: DraftTree, linear: bool, where: str) -> None:
     """Fail if depths, parents and ancestors of a table do not belong together.
 
     Args:

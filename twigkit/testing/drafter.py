@@ -256,16 +256,16 @@ class DrafterConformance:
 
     @staticmethod
     def _check_source(step: Any, where: str) -> None:
-        """Fail if the ids handed over with a cut table are not its nodes' own."""
-        if step.source is None:
+        """Fail if the source ids of a cut tree are not those of its nodes."""
+        if step.table.source is None:
             return
         alive = step.table.alive
-        tokens = step.candidates.tokens.gather(1, step.source)
-        depths = step.candidates.depth.gather(1, step.source)
+        tokens = step.candidates.tokens.gather(1, step.table.source)
+        depths = step.candidates.depth.gather(1, step.table.source)
         same = (tokens == step.table.tokens) & (depths == step.table.depth)
         if not bool((same | ~alive).all()):
             pytest.fail(
-                f"{where}: the ids handed over beside the table name other nodes than it holds; "
+                f"{where}: `source` of the nodes handed over names other nodes than they are; "
                 "return what Candidates.cut() returned"
             )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from twigkit.interfaces.drafter import DraftModel
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
 from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 
 
 class NothingDrafter:
@@ -65,9 +66,7 @@ class ShapedDrafter:
         """Nodes that are verified, root included."""
         return self.capacity - self.spare
 
-    def draft(
-        self, draft_model: DraftModel, candidates: Candidates, room: int
-    ) -> Candidates | tuple[Candidates, Tensor]:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
         """Expand level by level the nodes that have children."""
         rows = candidates.tokens.shape[0]
         for level in self._levels[:-1]:

@@ -14,6 +14,7 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.generation.loop import Generation
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
 from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 
 
 @dataclass
@@ -23,15 +24,13 @@ class Step:
     Attributes:
         candidates: Everything that was drafted.
         table: What was handed to verification.
-        source: Ids that its nodes had, ``[batch, nodes]``; ``None`` if the same.
         expanded: Node ids that the draft model was asked to pass, call by call.
         calls: Tokens per row that each base layer computed, call by call.
         live: Numbers of the rows that were in the batch, in its order.
     """
 
-    candidates: Candidates
-    table: Candidates
-    source: Tensor | None
+    candidates: DraftTree
+    table: DraftTree
     expanded: list[Tensor]
     calls: list[list[int]] = field(default_factory=list)
     live: list[int] = field(default_factory=list)
@@ -42,8 +41,9 @@ class Step:
         if not self.expanded:
             return size
         nodes = torch.cat(self.expanded, 1)
-        ids = torch.arange(size).expand(nodes.shape[0], -1) if self.source is None else self.source
-        known = (ids[:, :size, None] == nodes[:, None, :]).any(2)
+        source = self.table.source
+        ids = torch.arange(size).expand(nodes.shape[0], -1) if source is None else source
+        known = (ids[:, :, None] == nodes[:, None, :]).any(2)
         return nodes.shape[1] + int((~known).sum(1).max())
 
 
@@ -123,11 +123,7 @@ class WatchedDrafter:
         assert self.generation is not None
         spy = WatchedShallow(draft_model)
         drafted = self.inner.draft(spy, candidates, room)
-        table, source = drafted if isinstance(drafted, tuple) else (drafted, None)
-        step = Step(
-            frozen(candidates), frozen(table), None if source is None else source.clone(), []
-        )
-        step.expanded = spy.expanded
+        step = Step(frozen(candidates), frozen(drafted.in_use()), spy.expanded)
         step.live = list(self.generation.live)
         self.steps.append(step)
         return drafted
@@ -205,9 +201,9 @@ class WatchedPruner:
         return selection
 
 
-def frozen(table: Candidates) -> Candidates:
-    """Copy a table, whose storage the next step will use again."""
-    copied = Candidates.__new__(Candidates)
-    for name, value in vars(table).items():
+def frozen(tree: DraftTree) -> DraftTree:
+    """Copy a draft tree, whose storage the next step will use again."""
+    copied = DraftTree.__new__(DraftTree)
+    for name, value in vars(tree).items():
         setattr(copied, name, value.clone() if isinstance(value, Tensor) else value)
     return copied

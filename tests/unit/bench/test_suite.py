@@ -218,7 +218,7 @@ def test_the_tree_that_is_timed_is_the_papers(monkeypatch):
 
     def note(table, count):
         kept = cut(table, count)
-        trees.append((table.size, table.height, kept[0].size, int(kept[0].depth.max())))
+        trees.append((table.size, table.height, kept.size, int(kept.depth.max())))
         return kept
 
     monkeypatch.setattr(Candidates, "cut", note)

@@ -38,6 +38,11 @@ def check(accepted, table, plain, choice):
     return accepted.count.sum().item()
 
 
+def kind(linear):
+    """The constructor of paths or of trees."""
+    return Candidates.path if linear else Candidates.tree
+
+
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("seed", range(6))
 def test_acceptance_matches_lists(seed, linear, grow):
@@ -55,14 +60,14 @@ def test_acceptance_matches_lists(seed, linear, grow):
         check(walk(table, along(table, choice)), table, plain, choice)
         check(settle(table, torch.nn.functional.one_hot(choice, few)), table, plain, choice)
         if table.size == table.capacity:
-            cut, _ = table.cut(table.capacity - 1)
+            cut = table.cut(table.capacity - 1)
             check(walk(cut, along(cut, choice)), table, plain, choice)
     assert gained > 50
 
 
 @pytest.mark.parametrize("agrees", ["always", "half", "never"])
 def test_everything_half_and_nothing_accepted(agrees):
-    table = Candidates.start(torch.tensor([0, 0]), 7)
+    table = Candidates.tree(torch.tensor([0, 0]), 7)
     level = table.add(torch.tensor([[1, 2]] * 2), torch.zeros(2, 2).long(), torch.zeros(2, 2))
     parent = torch.tensor([list(level)] * 2)
     level = table.add(torch.tensor([[3, 4]] * 2), parent, torch.zeros(2, 2))
@@ -87,7 +92,7 @@ def test_everything_half_and_nothing_accepted(agrees):
 
 
 def test_a_finished_row_gains_no_draft():
-    table = Candidates.start(torch.tensor([1, 2]), 2)
+    table = Candidates.tree(torch.tensor([1, 2]), 2)
     table.reset(torch.tensor([1, 2]), torch.tensor([True, False]))
     table.add(torch.tensor([[5], [5]]), torch.zeros(2, 1).long(), torch.zeros(2, 1))
     choice = torch.full((2, 2), 5)
@@ -97,14 +102,14 @@ def test_a_finished_row_gains_no_draft():
 
 def drawn(linear):
     numbers = torch.tensor([[0.1, 0.4, 0.9]] * 2, dtype=torch.float64)
-    table = Candidates.start(torch.zeros(2, dtype=torch.long), 3, linear, lambda: numbers)
+    table = kind(linear)(torch.zeros(2, dtype=torch.long), 3, numbers=lambda: numbers)
     return_to_root = torch.zeros(2, 1, dtype=torch.long)
     table.sample(return_to_root, torch.full((2, 1, 4), 0.25), 1)
     return table
 
 
 def test_the_table_decides_the_rule():
-    chosen = Candidates.start(torch.zeros(2, dtype=torch.long), 3)
+    chosen = Candidates.tree(torch.zeros(2, dtype=torch.long), 3)
     assert rule(chosen, drawn=True) == rule(chosen, drawn=False) == "choice"
     assert rule(drawn(True), drawn=False) == "choice"
     assert rule(drawn(True), drawn=True) == "path"
@@ -112,7 +117,7 @@ def test_the_table_decides_the_rule():
 
 
 def test_settle_takes_the_rule_of_the_table():
-    chosen = Candidates.start(torch.zeros(2, dtype=torch.long), 3)
+    chosen = Candidates.tree(torch.zeros(2, dtype=torch.long), 3)
     noise = torch.tensor([[0.3, 0.99, 0.0]] * 2, dtype=torch.float64)
     # The draft's q is 1/4; the target accepts its token 1 with probability 4 * 0.24 at most.
     for chance, count in ((0.25, 1), (0.24, 0)):
@@ -149,14 +154,14 @@ def test_sampling_gives_the_tokens_of_plain_decoding(linear):
     done = torch.zeros(rows, dtype=torch.long)
     steps = 0
     while done.min() < length:
-        table = Candidates.start(root, 4 if linear else 13, linear)
+        table = kind(linear)(root, 4 if linear else 13)
         node = torch.zeros(rows, 1, dtype=torch.long)
         for _ in range(3):
             width = 1 if linear else 2
             score, tokens = target[table.tokens.gather(1, node)].log().topk(width)
             added = table.add(tokens.flatten(1), node.repeat_interleave(width, 1), score.flatten(1))
             node = table.best(added, 2)
-        cut, _ = table.cut(3 if linear else 6)
+        cut = table.cut(3 if linear else 6)
         position = (done.unsqueeze(1) + cut.depth).clamp(max=length + 7)
         accepted = settle(cut, target[cut.tokens], noise=noise.at(position))
         emitted = accepted.emitted(cut.tokens)
@@ -176,7 +181,7 @@ def test_no_value_reaches_the_host():
         rows = torch.zeros(2, dtype=torch.long)
         target = torch.zeros(2, 4, 5)
         for linear in (False, True):
-            table = Candidates.start(rows, 4, linear)
+            table = kind(linear)(rows, 4)
             for _ in range(3):
                 table.add(rows[:, None], rows[:, None], rows[:, None].float())
             accepted = settle(table, target)

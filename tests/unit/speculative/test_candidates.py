@@ -29,6 +29,13 @@ def check(table, plain):
             assert marked == sorted(tree.path(node))
 
 
+def was(cut):
+    """The ids that the nodes of a cut tree had before."""
+    if cut.source is not None:
+        return cut.source
+    return torch.arange(cut.capacity).expand(cut.tokens.shape)
+
+
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_growth_matches_lists(seed, linear, grow):
@@ -47,7 +54,7 @@ def test_wide_trees_in_large_batches_match_lists(grow):
         check(table, plain)
         roots = torch.tensor([tree.tokens[0] for tree in plain])
         table.reset(roots)
-        fresh = Candidates.start(roots, 300)
+        fresh = Candidates.tree(roots, 300)
         assert torch.equal(table.ancestors, fresh.ancestors)
 
 
@@ -58,7 +65,8 @@ def test_cut_keeps_the_best_with_their_ancestors(seed, grow):
     for _ in range(200):
         table, plain = grow(rng, rng.randint(1, 6), rng.randint(1, 24), rng.random() < 0.2)
         count = rng.randint(0, table.size - 1)
-        cut, old = table.cut(count)
+        cut = table.cut(count)
+        old = was(cut)
         assert cut.tokens.shape == old.shape == (len(plain), count + 1)
         assert cut.size == count + 1
         for row, tree in enumerate(plain):
@@ -67,43 +75,61 @@ def test_cut_keeps_the_best_with_their_ancestors(seed, grow):
             living = [node for node in tree.kept(count) if tree.alive[node]]
             assert [node for node in kept if node < table.size and tree.alive[node]] == living
             assert kept[0] == 0
-            for node, was in enumerate(kept):
-                if was >= table.size:
+            for node, before in enumerate(kept):
+                if before >= table.size:
                     assert not cut.alive[row, node]
                     continue
-                assert cut.tokens[row, node] == tree.tokens[was]
-                assert cut.alive[row, node] == tree.alive[was]
-                assert cut.score[row, node] == tree.score[was]
-                assert cut.depth[row, node] == tree.depth[was]
-                assert kept[cut.parent[row, node]] == tree.parent[was]
+                assert cut.tokens[row, node] == tree.tokens[before]
+                assert cut.alive[row, node] == tree.alive[before]
+                assert cut.score[row, node] == tree.score[before]
+                assert cut.depth[row, node] == tree.depth[before]
+                assert kept[cut.parent[row, node]] == tree.parent[before]
                 marked = cut.ancestors[row, node].nonzero().flatten().tolist()
-                assert [kept[i] for i in marked] == sorted(tree.path(was))
+                assert [kept[i] for i in marked] == sorted(tree.path(before))
     assert ties > 1000, "trees without ties would not reach the tie rule"
 
 
 def test_a_certain_child_does_not_outrank_its_parent():
     """With log-probabilities of exactly 0 the order of depth and id decides."""
-    table = Candidates.start(torch.tensor([7]), 6)
+    table = Candidates.tree(torch.tensor([7]), 6)
     table.add(torch.tensor([[1]]), torch.tensor([[0]]), torch.tensor([[0.0]]))
     table.add(torch.tensor([[2]]), torch.tensor([[1]]), torch.tensor([[0.0]]))
     table.add(torch.tensor([[3]]), torch.tensor([[2]]), torch.tensor([[0.0]]))
     table.add(torch.tensor([[4, 5]]), torch.tensor([[0, 0]]), torch.tensor([[0.0, -1.0]]))
-    cut, old = table.cut(2)
-    assert old.tolist() == [[0, 1, 4]]
+    cut = table.cut(2)
+    assert cut.source.tolist() == [[0, 1, 4]]
     assert cut.tokens.tolist() == [[7, 1, 4]]
 
 
-def test_a_larger_cut_is_padded_with_dead_nodes(grow):
+def test_a_larger_cut_keeps_everything(grow):
     for linear in (False, True):
-        table, plain = grow(random.Random(3), 3, 6, linear)
-        cut, old = table.cut(9)
-        assert cut.tokens.shape == (3, 10)
-        assert old.tolist() == [[0, 1, 2, 3, 4, 5, 0, 0, 0, 0]] * 3
-        check(cut, plain)
-        with pytest.raises(InputError, match="do not fit"):
-            cut.add(torch.zeros(3, 1).long(), torch.zeros(3, 1).long(), torch.zeros(3, 1))
-        with pytest.raises(InputError, match="cannot be reset"):
-            cut.reset(torch.zeros(3).long())
+        table, _ = grow(random.Random(3), 3, 6, linear)
+        cut = table.cut(9)
+        assert cut.tokens.shape == (3, 6)
+        assert was(cut).tolist() == [[0, 1, 2, 3, 4, 5]] * 3
+        for name in ("tokens", "parent", "depth", "score", "alive", "ancestors"):
+            assert torch.equal(getattr(cut, name), getattr(table, name)), name
+        assert cut.height == table.height
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_nodes_in_use_are_a_view_of_the_first_ones(linear, grow):
+    rng = random.Random(11)
+    trimmed = 0
+    for _ in range(100):
+        table, plain = grow(rng, 2, 12, linear)
+        used = table.in_use()
+        assert used.tokens.shape == (2, table.size)
+        assert used.tokens.untyped_storage().data_ptr() == table.tokens.untyped_storage().data_ptr()
+        assert used.source is None
+        for row, tree in enumerate(plain):
+            assert used.tokens[row].tolist() == tree.tokens
+            assert used.alive[row].tolist() == tree.alive
+            for node in range(table.size):
+                marked = used.ancestors[row, node].nonzero().flatten().tolist()
+                assert marked == sorted(tree.path(node))
+        trimmed += table.size < table.capacity
+    assert trimmed > 20
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -130,7 +156,7 @@ def test_reset_forgets_everything(linear, grow, fill):
     for _ in range(20):
         roots = torch.tensor([rng.randrange(5) for _ in plain])
         table.reset(roots)
-        fresh = Candidates.start(roots, 20, linear)
+        fresh = (Candidates.path if linear else Candidates.tree)(roots, 20)
         for name in ("tokens", "parent", "depth", "score", "alive", "ancestors"):
             assert torch.equal(getattr(table, name), getattr(fresh, name)), name
         assert (table.size, table.height, table.sampled) == (1, 0, False)
@@ -143,26 +169,26 @@ def test_reset_forgets_everything(linear, grow, fill):
 
 
 def test_a_finished_row_accepts_nothing():
-    table = Candidates.start(torch.tensor([1, 2]), 4)
+    table = Candidates.tree(torch.tensor([1, 2]), 4)
     table.reset(torch.tensor([1, 2]), torch.tensor([True, False]))
     table.add(torch.tensor([[3], [3]]), torch.tensor([[0], [0]]), torch.zeros(2, 1))
     assert table.alive.tolist() == [[True, True, False, False], [False] * 4]
 
 
 def test_an_impossible_node_outranks_a_dead_one():
-    table = Candidates.start(torch.tensor([0]), 5)
+    table = Candidates.tree(torch.tensor([0]), 5)
     table.add(torch.tensor([[1]]), torch.tensor([[0]]), torch.tensor([[-1.0]]))
     table.add(torch.tensor([[2]]), torch.tensor([[1]]), torch.tensor([[-math.inf]]))
-    assert table.cut(2)[1].tolist() == [[0, 1, 2]]
+    assert table.cut(2).source.tolist() == [[0, 1, 2]]
 
 
 def test_impossible_and_rounded_gains():
     """NaN sinks to the bottom; a gain above 0 by rounding cannot lift a child over its parent."""
-    table = Candidates.start(torch.tensor([0]), 4)
+    table = Candidates.tree(torch.tensor([0]), 4)
     table.add(torch.tensor([[1, 2]]), torch.tensor([[0, 0]]), torch.tensor([[math.nan, -0.5]]))
     table.add(torch.tensor([[3]]), torch.tensor([[2]]), torch.tensor([[1e-7]]))
     assert table.score.tolist() == [[0.0, -math.inf, -0.5, -0.5]]
-    assert table.cut(2)[1].tolist() == [[0, 2, 3]]
+    assert table.cut(2).source.tolist() == [[0, 2, 3]]
 
 
 def step(table, root, count):
@@ -179,16 +205,16 @@ def test_no_value_reaches_the_host():
     """Tensors without values go through a whole step; reading one would raise."""
     with FakeTensorMode():
         root = torch.zeros(2, dtype=torch.long)
-        for count in (4, 12):
-            cut, old = step(Candidates.start(root, 10), root, count)
-            assert cut.ancestors.shape == (2, count + 1, count + 1)
-            assert old.shape == (2, count + 1)
+        for count, size in ((4, 5), (12, 10)):
+            cut = step(Candidates.tree(root, 10), root, count)
+            assert cut.ancestors.shape == (2, size, size)
+            assert cut.source.shape == (2, size)
 
 
 def test_a_step_compiles_as_one_graph_and_only_once():
     count = CompileCounter()
     compiled = torch.compile(
-        lambda root: step(Candidates.start(root, 10), root, 4)[1], fullgraph=True, backend=count
+        lambda root: step(Candidates.tree(root, 10), root, 4).source, fullgraph=True, backend=count
     )
     for root in ([1, 2], [3, 4], [5, 6]):
         assert compiled(torch.tensor(root)).shape == (2, 5)
@@ -196,9 +222,9 @@ def test_a_step_compiles_as_one_graph_and_only_once():
 
 
 def test_path_costs_no_ancestor_storage():
-    table = Candidates.start(torch.zeros(8, dtype=torch.long), 16, linear=True)
+    table = Candidates.path(torch.zeros(8, dtype=torch.long), 16)
     assert table.ancestors.untyped_storage().nbytes() == 16 * 16
-    cut, _ = table.cut(5)
+    cut = table.cut(5)
     assert cut.tokens.untyped_storage().data_ptr() == table.tokens.untyped_storage().data_ptr()
 
 
@@ -209,7 +235,7 @@ def numbers(rows, count):
 
 
 def test_drawn_children_keep_their_q():
-    table = Candidates.start(torch.tensor([0, 1]), 7, numbers=numbers(2, 7))
+    table = Candidates.tree(torch.tensor([0, 1]), 7, numbers=numbers(2, 7))
     q = torch.tensor([0.0, 0.7, 0.3]).repeat(2, 1, 1)
     first = table.sample(torch.zeros(2, 1).long(), q, 2)
     second = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]).repeat(2, 1, 1)
@@ -226,7 +252,7 @@ def test_drawn_children_keep_their_q():
     assert torch.equal(table.score[0, 1], expected)
     with pytest.raises(CapabilityError, match="cannot be cut by value"):
         table.cut(3)
-    with pytest.raises(CapabilityError, match="drawn"):
+    with pytest.raises(CapabilityError, match="sampled tokens"):
         table.add(first_ids := torch.zeros(2, 1).long(), first_ids, torch.zeros(2, 1))
     with pytest.raises(InputError, match="do not fit"):
         table.sample(torch.tensor([[3]] * 2), q, 1)
@@ -236,33 +262,35 @@ def test_drawn_children_keep_their_q():
 
 
 def test_a_drawn_path_may_be_shortened():
-    table = Candidates.start(torch.tensor([0]), 4, linear=True, numbers=numbers(1, 4))
+    table = Candidates.path(torch.tensor([0]), 4, numbers=numbers(1, 4))
     for _ in range(3):
         table.sample(torch.zeros(1, 1).long(), torch.full((1, 1, 3), 1 / 3), 1)
-    for count in (2, 5):
-        cut, _ = table.cut(count)
+    for count, size in ((2, 3), (5, 4)):
+        cut = table.cut(count)
         assert cut.sampled
-        assert cut.proposal.shape == (1, count + 1, 3)
+        assert cut.proposal.shape == (1, size, 3)
     with pytest.raises(InputError, match="continue a path"):
         table.sample(torch.zeros(1, 1).long(), torch.full((1, 1, 3), 1 / 3), 2)
 
 
 def test_chosen_and_drawn_tokens_do_not_mix():
-    table = Candidates.start(torch.tensor([0]), 4, numbers=numbers(1, 4))
+    table = Candidates.tree(torch.tensor([0]), 4, numbers=numbers(1, 4))
     table.add(torch.tensor([[1]]), torch.tensor([[0]]), torch.zeros(1, 1))
-    with pytest.raises(CapabilityError, match="chosen, not drawn"):
+    with pytest.raises(CapabilityError, match="chosen, not sampled"):
         table.sample(torch.zeros(1, 1).long(), torch.ones(1, 1, 3), 1)
-    with pytest.raises(CapabilityError, match="no numbers to draw with"):
-        table.cut(1)[0].sample(torch.zeros(1, 1).long(), torch.ones(1, 1, 3), 1)
+    with pytest.raises(CapabilityError, match="no numbers to sample with"):
+        Candidates.tree(torch.tensor([0]), 2).sample(
+            torch.zeros(1, 1).long(), torch.ones(1, 1, 3), 1
+        )
 
 
 def test_refusals_name_what_was_given():
     root = torch.tensor([0])
     with pytest.raises(InputError, match="capacity is 0"):
-        Candidates.start(root, 0)
+        Candidates.tree(root, 0)
     with pytest.raises(InputError, match=r"shape \(1, 1\)"):
-        Candidates.start(root[None], 3)
-    table = Candidates.start(root, 3)
+        Candidates.tree(root[None], 3)
+    table = Candidates.tree(root, 3)
     with pytest.raises(InputError, match="3 nodes do not fit: 1 of 3"):
         table.add(torch.zeros(1, 3).long(), torch.zeros(1, 3).long(), torch.zeros(1, 3))
     with pytest.raises(InputError, match="parent of every node"):

@@ -13,6 +13,7 @@ import torch
 from twigkit.speculative import rejection_sampling as rejection
 from twigkit.speculative.acceptance import walk
 from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.rejection_sampling import settle
 from twigkit.speculative.sampling import Noise, draw
 
@@ -73,7 +74,8 @@ def start(prefix, capacity, linear=False, generator=None):
     def numbers():
         return uniforms(generator, len(prefix), capacity)
 
-    return Candidates.start(torch.zeros_like(prefix), capacity, linear, numbers)
+    allocate = Candidates.path if linear else Candidates.tree
+    return allocate(torch.zeros_like(prefix), capacity, numbers=numbers)
 
 
 def chosen_path(prefix, generator):
@@ -94,7 +96,7 @@ def dynamic_tree(prefix, generator):
         score, tokens = chance.log().topk(2)
         added = table.add(tokens.flatten(1), nodes.repeat_interleave(2, 1), score.flatten(1))
         nodes = table.best(added, 2)
-    return table.cut(6)[0]
+    return table.cut(6)
 
 
 def static_tree(prefix, generator):
@@ -152,7 +154,7 @@ def walked(table, target, generator):
 def spread(table, rows):
     """A table whose rows are those of another, some of them many times."""
     names = ("tokens", "parent", "depth", "score", "alive", "ancestors")
-    return Candidates(
+    return DraftTree(
         *(getattr(table, name)[rows] for name in names),
         size=table.size,
         linear=table.linear,

@@ -35,14 +35,14 @@ class Answers:
         self.memory, self.taken = {}, [0] * len(ways)
         clock = SimpleNamespace(perf_counter=lambda: self.now)
         monkeypatch.setattr(auto, "time", clock)
-        self.table = Candidates.start(torch.tensor([5]), 2)
+        self.table = Candidates.tree(torch.tensor([5]), 2)
 
     def answer(self):
         """Return what one answer costs, spells left out."""
         drafter = auto.AutoDrafter(auto.AutoDrafterSpec())
         drafter.memory = self.memory
         for arm in drafter._arms:
-            arm.draft = lambda *_: (self.table, None)
+            arm.draft = lambda *_: self.table
         work, left = PREFILL if drafter.heads else 0.0, LENGTH
         draft_model = SimpleNamespace(gained=[])
         while left > 0:

@@ -110,7 +110,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
 
 
 def test_rows_with_fewer_drafts_are_filled_with_dead_nodes():
-    table = Candidates.start(torch.tensor([4, 5, 6]), 6, linear=True)
+    table = Candidates.path(torch.tensor([4, 5, 6]), 6)
     assert add_paths(table, [[], [], []], 3, eager=True) == range(1, 1)
     assert add_paths(table, [[7, 8], [], [9, 1, 2, 3]], 3) == range(1, 4)
     assert table.tokens[:, :4].tolist() == [[4, 7, 8, 0], [5, 0, 0, 0], [6, 9, 1, 2]]

@@ -1,0 +1,81 @@
+"""The drafted tokens of one step, in the form in which the target verifies them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class DraftTree:
+    """A path or a tree of drafted tokens per row: ``B`` rows of ``n`` nodes, node 0 being the root.
+
+    The root is the last accepted token: known, at depth 0, never counted as a draft. A node's
+    parent always has a smaller id than the node. Dead nodes are padding: they are never accepted,
+    and the descendants of a dead node, or of a token that ends the row, are dead as well.
+
+    A drafter returns one: the :class:`twigkit.speculative.candidates.Candidates` that it filled, or
+    what their ``cut`` kept of them.
+
+    Attributes:
+        tokens: Token ids, ``[B, n]`` long.
+        parent: Node id of each node's parent, ``[B, n]`` long; the root is its own parent.
+        depth: Edges between root and node, ``[B, n]`` long; a position is the root's plus this.
+        score: Sum of the log-probabilities from the root down, ``[B, n]`` float32, at most 0.
+        alive: Which nodes may be accepted, ``[B, n]`` bool.
+        ancestors: ``[B, n, n]`` bool; row i marks the ancestors of i and i itself.
+        size: Nodes in use, root included; a host integer. Nodes beyond are dead children of the
+            root (in a path, of the node before).
+        height: Upper bound of ``depth``; a host integer.
+        linear: Whether it is a path: the parent of node i is node i - 1.
+        sampled: Whether the tokens were sampled from ``proposal``; this decides which acceptance
+            rule is the right one (:func:`twigkit.speculative.acceptance.rule`).
+        proposal: The distributions that sampled tokens came from, ``[B, n, V]`` float32: row i is q
+            after node i. None, or left over from an earlier step, unless ``sampled``.
+        source: After a cut, the ids that the nodes had before, ``[B, n]`` long; None if these are
+            the same.
+    """
+
+    tokens: Tensor
+    parent: Tensor
+    depth: Tensor
+    score: Tensor
+    alive: Tensor
+    ancestors: Tensor
+    size: int
+    height: int
+    linear: bool
+    sampled: bool = False
+    proposal: Tensor | None = None
+    source: Tensor | None = None
+
+    @property
+    def capacity(self) -> int:
+        """Nodes that the tensors hold, root included."""
+        return self.tokens.shape[1]
+
+    def first(self, size: int) -> DraftTree:
+        """Return the root and the nodes with the smallest ids, as views of the same storage.
+
+        Args:
+            size: How many nodes, root included; at most ``capacity``.
+        """
+        return DraftTree(
+            self.tokens[:, :size],
+            self.parent[:, :size],
+            self.depth[:, :size],
+            self.score[:, :size],
+            self.alive[:, :size],
+            self.ancestors[:, :size, :size],
+            size=min(size, self.size),
+            height=min(size - 1, self.height),
+            linear=self.linear,
+            sampled=self.sampled,
+            proposal=None if self.proposal is None else self.proposal[:, :size],
+            source=None if self.source is None else self.source[:, :size],
+        )
+
+    def in_use(self) -> DraftTree:
+        """Leave out the padding after the last node that was added."""
+        return self if self.size == self.capacity else self.first(self.size)
