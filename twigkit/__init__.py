@@ -46,6 +46,7 @@ _EXPORTS = {
     "Prompt": "backbone.prompt",
     "LayerCache": "backbone.kv_cache",
     "Candidates": "speculative.candidates",
+    "DraftTree": "speculative.draft_tree",
     "Drafter": "interfaces.drafter",
     "Head": "interfaces.head",
     "PromptLayout": "interfaces.pruner",
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from twigkit.specs.run import RuntimeSpec as RuntimeSpec
     from twigkit.specs.run import TwigSpec as TwigSpec
     from twigkit.speculative.candidates import Candidates as Candidates
+    from twigkit.speculative.draft_tree import DraftTree as DraftTree
     from twigkit.twig.module import Twig as Twig
 
 __all__ = ["__version__", *_EXPORTS]
