@@ -1,10 +1,16 @@
-"""A controller that measures, as it goes, whether drafting pays, and which tree pays most."""
+"""A bandit that measures, as it goes, whether drafting pays, and which drafter pays most.
+
+Its arms are plain decoding and the drafters of its spec; pulling one is making a step with it. What
+an arm costs is its time per token. The regret of a step is the time that the best arm known would
+have saved. Exploration, which is pulling any other arm, ends where its regret would exceed a
+budget.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -18,10 +24,6 @@ from twigkit.specs.run import DrafterField, DrafterSpec
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
 
-WARM = 3  # steps of a kind before its measurements count
-SEEN = 6  # steps of every tree before all of them can be given up
-FOLLOW = 0.3  # how much of a step's slowness is taken for the machine's
-
 
 def _choices() -> tuple[dict[str, Any], ...]:
     """The paper's path, a small tree and the paper's tree."""
@@ -30,7 +32,7 @@ def _choices() -> tuple[dict[str, Any], ...]:
 
 
 class AutoDrafterSpec(DrafterSpec):
-    """Settings of the controller."""
+    """Settings of the bandit."""
 
     kind: Literal["auto"] = "auto"
     drafters: tuple[DrafterField, ...] = Field(
@@ -44,11 +46,12 @@ class AutoDrafterSpec(DrafterSpec):
         0.01,
         gt=0.0,
         le=1.0,
-        description="Share of the time that may be lost to trying what turns out slower.",
+        description="Exploration budget: share of the time that may be lost to trying what turns "
+        "out slower.",
     )
 
     @model_validator(mode="after")
-    def _no_controllers(self) -> AutoDrafterSpec:
+    def _no_bandits(self) -> AutoDrafterSpec:
         """Refuse drafters that choose for themselves."""
         for spec in self.drafters:
             if isinstance(spec, AutoDrafterSpec):
@@ -56,30 +59,58 @@ class AutoDrafterSpec(DrafterSpec):
         return self
 
 
+@dataclass(frozen=True)
+class Exploration:
+    """How the bandit explores; times are in steps of plain decoding at the machine's present pace.
+
+    Attributes:
+        warm_steps: Pulls of an arm before its measurements count.
+        trial_steps: Pulls of every drafter before all of them can be given up.
+        retry_answers: Once all are given up, one answer in so many still runs the twig.
+        first_budget: Regret that may be spent before any time has passed.
+        answer_budget: Regret that any one answer may cost, however short.
+        answer_share: Regret that one answer may cost, in multiples of ``risk`` times its time.
+        plain_wait: After its n-th pull an arm rests for ``2 ** n`` steps while another one is
+            better; the largest n for plain decoding, which is cheap to try, and what all others
+            are held against.
+        drafter_wait: The largest n for drafters.
+        untried_regret: Regret that a first pull is expected to cost.
+        seconds_rate: Least weight of a new measurement in an arm's mean time.
+        tokens_rate: The same in its mean gain.
+        pace_rate: How much of a step's slowness is put down to other work on the machine.
+        outlier: A time counts for no more than this many times the mean.
+    """
+
+    warm_steps: int = 3
+    trial_steps: int = 6
+    retry_answers: int = 16
+    first_budget: float = 8.0
+    answer_budget: float = 4.0
+    answer_share: float = 3.0
+    plain_wait: int = 6
+    drafter_wait: int = 9
+    untried_regret: float = 2.0
+    seconds_rate: float = 0.02
+    tokens_rate: float = 0.05
+    pace_rate: float = 0.3
+    outlier: float = 4.0
+
+
 @dataclass
-class Record:
+class Arm:
     """What was measured of one way to make a step.
 
     Attributes:
-        steps: How often it was taken.
+        pulls: How often it was taken.
         seconds: What a step takes at the machine's usual pace, a running mean.
         tokens: What a step gains in a row, a running mean.
-        last: Number of the step, over all, when it was last taken.
+        last: Number of the step, over all arms, when it was last taken.
     """
 
-    steps: int = 0
+    pulls: int = 0
     seconds: float = 0.0
     tokens: float = 1.0
     last: int = 0
-
-    def add(self, seconds: float, tokens: float, now: int) -> None:
-        """Take a step into account; a spell of other work on the machine counts four times."""
-        self.steps += 1
-        self.last = now
-        if self.steps > WARM:
-            seconds = min(seconds, 4 * self.seconds)
-        self.seconds += max(1 / self.steps, 0.02) * (seconds - self.seconds)
-        self.tokens += max(1 / self.steps, 0.05) * (tokens - self.tokens)
 
     @property
     def cost(self) -> float:
@@ -87,14 +118,135 @@ class Record:
         return self.seconds / max(self.tokens, 1e-9)
 
 
+@dataclass
+class Bandit:
+    """Pulls the arm with the fewest seconds per token, and explores the others within a budget.
+
+    While other work slows the machine down, all arms take longer. That is the machine's pace, which
+    is told apart from what an arm takes, so that none is given up for the hour at which it was
+    measured.
+
+    Attributes:
+        arms: Plain decoding, then the drafters.
+        risk: Share of all time that may be lost to exploration.
+        exploration: How to explore.
+        pulls: Steps over all arms.
+        answers: Answers that were begun.
+        pace: How long steps take now, in what they usually take.
+        seconds: Time of all steps.
+        regret: What the best arm known would have saved of it.
+        answer_seconds: Time of the steps of this answer.
+        answer_regret: Regret of the steps of this answer.
+    """
+
+    arms: list[Arm]
+    risk: float
+    exploration: Exploration = field(default_factory=Exploration)
+    pulls: int = 0
+    answers: int = 0
+    pace: float = 1.0
+    seconds: float = 0.0
+    regret: float = 0.0
+    answer_seconds: float = 0.0
+    answer_regret: float = 0.0
+
+    def begin_answer(self) -> bool:
+        """Start another answer.
+
+        Returns:
+            Whether it may draft at all. Where no drafter has ever paid, most answers do without,
+            which saves running the twig over their prompts.
+        """
+        self.answers += 1
+        self.answer_seconds = self.answer_regret = 0.0
+        known = all(arm.pulls >= self.exploration.trial_steps for arm in self.arms[1:])
+        retry = self.answers % self.exploration.retry_answers == 0
+        return not known or self.best() != 0 or retry
+
+    def best(self) -> int:
+        """Return the number of the arm with the fewest seconds per token among those measured."""
+        known = [n for n in range(len(self.arms)) if self._warm(n)]
+        return min(known, key=lambda n: self.arms[n].cost, default=0)
+
+    def choose(self) -> int:
+        """Return the number of the arm to pull: the best one, or one that is worth exploring."""
+        if not self._warm(0):
+            return 0
+        best, budget = self.best(), self._budget()
+        due = [
+            (arm.pulls, arm.last, number)
+            for number, arm in enumerate(self.arms)
+            if number != best
+            and self.pulls - arm.last >= self._wait(number)
+            and self._expected_regret(number, best) <= budget
+        ]
+        return min(due)[2] if due else best
+
+    def observe(self, number: int, seconds: float, tokens: float) -> None:
+        """Take a step into account, and its regret against the best arm.
+
+        Args:
+            number: The arm that was pulled.
+            seconds: What the step took.
+            tokens: What it gained, in the mean over rows.
+        """
+        rates, arm, pace = self.exploration, self.arms[number], self.pace
+        if self._warm(number):
+            slow = min(max(seconds / arm.seconds, pace / rates.outlier), rates.outlier * pace)
+            self.pace = pace + rates.pace_rate * (slow - pace)
+        self.pulls += 1
+        arm.pulls += 1
+        arm.last = self.pulls
+        usual = seconds / pace
+        if arm.pulls > rates.warm_steps:
+            usual = min(usual, rates.outlier * arm.seconds)
+        arm.seconds += max(1 / arm.pulls, rates.seconds_rate) * (usual - arm.seconds)
+        arm.tokens += max(1 / arm.pulls, rates.tokens_rate) * (tokens - arm.tokens)
+        self.seconds += seconds
+        self.answer_seconds += seconds
+        best = self.best()
+        if number != best and self._warm(best):
+            regret = max(0.0, seconds - tokens * self.arms[best].cost * pace)
+            self.regret += regret
+            self.answer_regret += regret
+
+    def _warm(self, number: int) -> bool:
+        """Whether an arm's measurements count."""
+        return self.arms[number].pulls >= self.exploration.warm_steps
+
+    def _budget(self) -> float:
+        """Seconds of regret that may still be spent: over all answers, and in this one."""
+        limits, step = self.exploration, self.arms[0].seconds * self.pace
+        overall = limits.first_budget * step + self.risk * self.seconds
+        answer = limits.answer_share * self.risk * self.answer_seconds
+        return min(
+            overall - self.regret, max(limits.answer_budget * step, answer) - self.answer_regret
+        )
+
+    def _wait(self, number: int) -> int:
+        """Steps for which an arm rests after it was pulled."""
+        if not self._warm(number):
+            return 0
+        limits = self.exploration
+        most = limits.drafter_wait if number else limits.plain_wait
+        return int(2 ** min(self.arms[number].pulls, most))
+
+    def _expected_regret(self, number: int, best: int) -> float:
+        """Seconds that pulling an arm is expected to lose."""
+        arm = self.arms[number]
+        if not arm.pulls:
+            return self.exploration.untried_regret * self.arms[0].seconds * self.pace
+        return max(0.0, arm.seconds - arm.tokens * self.arms[best].cost) * self.pace
+
+
 class AutoDrafter:
-    """Takes the way with the fewest seconds per token, and tries the others within a limit.
+    """Lets a bandit choose, before each step, the drafter that makes it, or plain decoding.
 
     The time of a step, from one draft to the next, is all of it: drafting, verification,
-    acceptance and what lies between. While other work slows the machine down, all ways take longer;
-    that is the machine's pace, which is told apart from what a way takes, so that a way is not
-    given up for the hour at which it was measured. What trying has lost is kept below a share of
-    all time spent, and in each answer below three times that share or four plain steps.
+    acceptance and what lies between.
+
+    Attributes:
+        memory: Holds the bandit, so that it goes on learning from answer to answer.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
@@ -103,116 +255,54 @@ class AutoDrafter:
         """Make the drafters to choose from."""
         self.spec = spec
         registry = default_registry()
-        self._arms: list[Drafter] = [registry.get("drafter", d.kind).cls(d) for d in spec.drafters]
-        self.capacity = max(arm.capacity for arm in self._arms)
-        self.size = max(arm.size for arm in self._arms)
-        self.height = max(arm.height for arm in self._arms)
+        made: list[Drafter] = [registry.get("drafter", d.kind).cls(d) for d in spec.drafters]
+        self._drafters = made
+        self.capacity = max(drafter.capacity for drafter in made)
+        self.size = max(drafter.size for drafter in made)
+        self.height = max(drafter.height for drafter in made)
+        self._all_heads = tuple(dict.fromkeys(name for drafter in made for name in drafter.heads))
+        self.heads = self._all_heads
         self.memory: dict[str, Any] = {}
-        self._heads: tuple[str, ...] | None = None
-        self._taken: int | None = None
-        self._began = self._spent = self._lost = 0.0
+        self._pulled: int | None = None
+        self._began = 0.0
 
     @property
-    def heads(self) -> tuple[str, ...]:
-        """Names of the heads of all drafters; none in an answer that will not draft.
-
-        Where no tree has ever paid, most answers do without the twig altogether.
-        """
-        if self._heads is None:
-            self._answers = self.memory["answers"] = self.memory.get("answers", 0) + 1
-            given_up = (
-                all(record.steps >= SEEN for record in self._records[1:])
-                and self._best() == 0
-                and self._answers % 16
-            )
-            names = [name for arm in self._arms for name in arm.heads]
-            self._heads = () if given_up else tuple(dict.fromkeys(names))
-        return self._heads
+    def bandit(self) -> Bandit:
+        """The bandit in the memory; a new one if there is none."""
+        if "bandit" not in self.memory:
+            arms = [Arm() for _ in range(len(self._drafters) + 1)]
+            self.memory["bandit"] = Bandit(arms, self.spec.risk)
+        bandit: Bandit = self.memory["bandit"]
+        return bandit
 
     @property
     def linear(self) -> bool:
         """Whether what was chosen for this step proposes paths only; plain decoding does."""
-        if self._taken is None:
+        if self._pulled is None:
             return False
-        return self._taken == 0 or self._arms[self._taken - 1].linear
+        return self._pulled == 0 or self._drafters[self._pulled - 1].linear
 
-    @property
-    def _records(self) -> list[Record]:
-        """What was measured: plain decoding, then the drafters."""
-        fresh = self.memory.setdefault("records", [])
-        if not fresh:
-            fresh.extend(Record() for _ in range(len(self._arms) + 1))
-        return fresh  # type: ignore[no-any-return]
-
-    @property
-    def _pace(self) -> float:
-        """How long steps take now, in what they usually take."""
-        return float(self.memory.get("pace", 1.0))
+    def begin_answer(self) -> None:
+        """Need no heads in an answer that will not draft."""
+        self.heads = self._all_heads if self.bandit.begin_answer() else ()
 
     def decide(self, gained: Sequence[int], room: int) -> None:
-        """Take the last step into account and choose the way of this one."""
+        """Tell the bandit about the last step and choose the drafter of this one."""
         now = time.perf_counter()
         gains = [tokens for tokens in gained if tokens]
-        if self._taken is not None and gains:
-            self._learn(self._taken, now - self._began, sum(gains) / len(gains))
+        if self._pulled is not None and gains:
+            self.bandit.observe(self._pulled, now - self._began, sum(gains) / len(gains))
         self._began = now
-        self._taken = self._choose() if self.heads and room > 0 else 0
+        self._pulled = self.bandit.choose() if self.heads and room > 0 else 0
 
     def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
         """Let the chosen drafter draft; plain decoding is the root alone."""
-        if not self._taken:
+        if not self._pulled:
             return candidates
-        return self._arms[self._taken - 1].draft(draft_model, candidates, room)
-
-    def _best(self) -> int:
-        """The way with the fewest seconds per token among those that were measured."""
-        known = [n for n, record in enumerate(self._records) if record.steps >= WARM]
-        return min(known, key=lambda n: self._records[n].cost, default=0)
-
-    def _learn(self, taken: int, seconds: float, tokens: float) -> None:
-        """Take a step into account, and what it lost against the best way."""
-        count = self.memory["steps"] = self.memory.get("steps", 0) + 1
-        pace, record = self._pace, self._records[taken]
-        if record.steps >= WARM:
-            slow = min(max(seconds / record.seconds, pace / 4), 4 * pace)
-            self.memory["pace"] = pace + FOLLOW * (slow - pace)
-        record.add(seconds / pace, tokens, count)
-        self._spent += seconds
-        self.memory["spent"] = self.memory.get("spent", 0.0) + seconds
-        best = self._best()
-        if taken != best and self._records[best].steps >= WARM:
-            loss = max(0.0, seconds - tokens * self._records[best].cost * pace)
-            self._lost += loss
-            self.memory["lost"] = self.memory.get("lost", 0.0) + loss
-
-    def _choose(self) -> int:
-        """The best way known, or another one that is due and within the limit."""
-        records = self._records
-        if records[0].steps < WARM:
-            return 0
-        best, count = self._best(), self.memory.get("steps", 0)
-        step = records[0].seconds * self._pace
-        room = min(
-            8 * step
-            + self.spec.risk * self.memory.get("spent", 0.0)
-            - self.memory.get("lost", 0.0),
-            max(4 * step, 3 * self.spec.risk * self._spent) - self._lost,
-        )
-        due = []
-        for number, record in enumerate(records):
-            if number == best:
-                continue
-            # Plain decoding is cheap to try, and what all others are held against.
-            wait = 0 if record.steps < WARM else 2 ** min(record.steps, 9 if number else 6)
-            loss = 2 * step
-            if record.steps:
-                loss = max(0.0, record.seconds - record.tokens * records[best].cost) * self._pace
-            if count - record.last >= wait and loss <= room:
-                due.append((record.steps, record.last, number))
-        return min(due)[2] if due else best
+        return self._drafters[self._pulled - 1].draft(draft_model, candidates, room)
 
 
 @hookimpl
 def register_drafters(register: Register) -> None:
-    """Register the controller."""
+    """Register the bandit."""
     register("auto", AutoDrafter, AutoDrafterSpec)

@@ -26,7 +26,7 @@ from twigkit.generation.sequences import sequences
 from twigkit.generation.stats import GenerationStats
 from twigkit.generation.token_selection import Decoding, row_seeds
 from twigkit.generation.verifier import run_deep
-from twigkit.interfaces.drafter import Drafter, Remembers
+from twigkit.interfaces.drafter import BeginsAnswers, Drafter, Remembers
 from twigkit.interfaces.pruner import PromptLayout, Pruner, Stage
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
@@ -289,12 +289,16 @@ class TwigModel:
                     f"the drafter is {ready!r}; expected a name such as 'ssd', a spec, or an "
                     "object with what twigkit.Drafter lists"
                 )
+            if isinstance(ready, BeginsAnswers):
+                ready.begin_answer()
             self._need_heads("drafter", _label(ready), ready.heads)
             return ready
         drafter: Drafter = default_registry().get("drafter", spec.drafter.kind).cls(spec.drafter)
         if isinstance(drafter, Remembers):
             key = (spec.drafter.to_json(), id(self.twig))
             drafter.memory = self._memories.setdefault(key, {})
+        if isinstance(drafter, BeginsAnswers):
+            drafter.begin_answer()
         self._need_heads("drafter", spec.drafter.kind, drafter.heads)
         return drafter
 

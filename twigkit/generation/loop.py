@@ -116,7 +116,7 @@ class Generation:
     def run(self, root: Tensor) -> None:
         """Draft, verify and accept until every row has stopped."""
         tables: dict[bool, Candidates] = {}
-        decide = getattr(self.drafter, "decide", None)  # see protocols.Decides
+        decide = getattr(self.drafter, "decide", None)  # see interfaces.drafter.Decides
         self.watch.start()
         while True:
             active = [not self.rows[number].done for number in self.live]

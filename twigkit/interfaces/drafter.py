@@ -74,6 +74,15 @@ class Remembers(Protocol):
 
 
 @runtime_checkable
+class BeginsAnswers(Protocol):
+    """What a drafter adds that prepares for each call of ``generate``."""
+
+    def begin_answer(self) -> None:
+        """Prepare for another answer, before ``heads`` is read; ``heads`` may change here."""
+        ...
+
+
+@runtime_checkable
 class Decides(Protocol):
     """What a drafter adds that chooses anew before each step; ``linear`` then says what it chose.
 

@@ -41,15 +41,16 @@ class Answers:
         """Return what one answer costs, spells left out."""
         drafter = auto.AutoDrafter(auto.AutoDrafterSpec())
         drafter.memory = self.memory
-        for arm in drafter._arms:
+        for arm in drafter._drafters:
             arm.draft = lambda *_: self.table
+        drafter.begin_answer()
         work, left = PREFILL if drafter.heads else 0.0, LENGTH
         draft_model = SimpleNamespace(gained=[])
         while left > 0:
             drafter.decide(draft_model.gained, left - 1)
             drafter.draft(draft_model, self.table, left - 1)
-            cost, gain = self.ways[drafter._taken]
-            self.taken[drafter._taken] += 1
+            cost, gain = self.ways[drafter._pulled]
+            self.taken[drafter._pulled] += 1
             if self.spells and self.random.random() < 0.001:
                 self.slow = self.random.choice((1.0, self.random.uniform(1.6, 3.0)))
             work += cost
@@ -66,7 +67,7 @@ def test_a_useless_twig_costs_next_to_nothing(monkeypatch, seed, spells):
     times = [answers.answer() for _ in range(ANSWERS)]
     assert sum(times) <= 1.03 * LENGTH * ANSWERS
     assert max(times) <= 1.10 * LENGTH
-    assert min(answers.taken) >= auto.SEEN  # everything was tried
+    assert min(answers.taken) >= auto.Exploration().trial_steps  # everything was tried
 
 
 @pytest.mark.parametrize("spells", [False, True])
@@ -76,7 +77,7 @@ def test_a_useful_twig_is_used_as_if_it_had_been_known(monkeypatch, seed, spells
     times = sum(answers.answer() for _ in range(ANSWERS))
     fixed = []
     for way in range(1, len(USEFUL)):
-        monkeypatch.setattr(auto.AutoDrafter, "_choose", lambda self, way=way: way)
+        monkeypatch.setattr(auto.Bandit, "choose", lambda self, way=way: way)
         alone = Answers(monkeypatch, USEFUL, seed)
         fixed.append(sum(alone.answer() for _ in range(ANSWERS)))
     assert times <= 1.05 * min(fixed)
@@ -105,9 +106,7 @@ def model(request):
 def test_answers_are_plain_decodings_whatever_is_picked(model, monkeypatch):
     inputs = llava_inputs([(3, 1, 5), (6, 2, 2), (1, 0, 9)])
     turn = random.Random(1)
-    monkeypatch.setattr(
-        auto.AutoDrafter, "_choose", lambda self: turn.randrange(len(self._arms) + 1)
-    )
+    monkeypatch.setattr(auto.Bandit, "choose", lambda self: turn.randrange(len(self.arms)))
     for options in ({}, {"budget": 0.4, "bucketed": True}, {"do_sample": True, "seed": 3}):
         options = {**inputs, "max_new_tokens": 25, "eos_token_id": 98, **options}
         plain = model.generate(**options, drafter="plain")
@@ -124,12 +123,44 @@ def test_what_was_measured_is_kept_for_the_next_answer():
     for calls in (1, 2):
         model.generate(**inputs, max_new_tokens=9, drafter="auto", eos_token_id=98)
         (memory,) = model._memories.values()
-        assert memory["answers"] == calls
-        assert sum(record.steps for record in memory["records"]) == memory["steps"]
+        assert memory["bandit"].answers == calls
+        assert sum(arm.pulls for arm in memory["bandit"].arms) == memory["bandit"].pulls > 0
     model.generate(**inputs, max_new_tokens=9, drafter={"kind": "auto", "risk": 0.5})
     assert len(model._memories) == 2
     model.grow(spec)
     assert not model._memories
+
+
+def test_reading_the_heads_counts_no_answer():
+    """What is printed, compared or inspected must not change what a drafter learns."""
+    drafter = auto.AutoDrafter(auto.AutoDrafterSpec())
+    assert drafter.heads == drafter.heads == ("lm",)
+    assert drafter.bandit.answers == 0
+    drafter.begin_answer()
+    assert drafter.bandit.answers == 1
+
+
+def test_an_answer_that_will_not_draft_needs_no_heads():
+    drafter = auto.AutoDrafter(auto.AutoDrafterSpec())
+    settings = drafter.bandit.exploration
+    for number, arm in enumerate(drafter.bandit.arms):
+        arm.pulls, arm.seconds = settings.trial_steps, 1.0 + number
+    needed = []
+    for _ in range(2 * settings.retry_answers):
+        drafter.begin_answer()
+        needed.append(bool(drafter.heads))
+    assert [n for n, heads in enumerate(needed, 1) if heads] == [16, 32]
+
+
+def test_regret_is_what_the_best_arm_would_have_saved():
+    bandit = auto.Bandit([auto.Arm(), auto.Arm()], risk=0.01)
+    for _ in range(3):
+        bandit.observe(0, 1.0, 1.0)
+    assert (bandit.seconds, bandit.regret, bandit.pace) == (3.0, 0.0, 1.0)
+    bandit.observe(1, 2.5, 2.0)
+    assert bandit.regret == bandit.answer_regret == 0.5
+    bandit.begin_answer()
+    assert (bandit.regret, bandit.answer_regret) == (0.5, 0.0)
 
 
 def test_a_controller_cannot_choose_itself():
@@ -141,6 +172,6 @@ def test_the_table_of_a_step_is_of_the_kind_that_was_chosen():
     drafter = auto.AutoDrafter(auto.AutoDrafterSpec(drafters=["tree-ssd", "ssd"]))
     found = {}
     for way in (None, 0, 1, 2):
-        drafter._taken = way
+        drafter._pulled = way
         found[way] = drafter.linear
     assert found == {None: False, 0: True, 1: False, 2: True}
