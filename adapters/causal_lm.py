@@ -6,14 +6,20 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from twigkit import hookimpl
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.interfaces.adapter import Adapter
-from twigkit.interfaces.tiny_models import BOS, EOS, PAD, TinyFamily, TinyPrompts, text_config
-from twigkit.plugins.hookspecs import Register
+from twigkit.interfaces import (
+    BOS,
+    EOS,
+    PAD,
+    Adapter,
+    LayerStack,
+    Register,
+    TinyFamily,
+    TinyPrompts,
+    hookimpl,
+    tiny_text_config,
+)
 
 TINY: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -37,7 +43,7 @@ class CausalLmAdapter(Adapter):
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "sliding-window", "text-only"})
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; no token of its prompts is visual."""
         return LayerStack(model, model.model)
 
@@ -54,12 +60,12 @@ def _tiny(kind: str) -> TinyFamily:
     """Build a model of a type."""
     config = AutoConfig.for_model(
         kind,
-        **text_config(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, **TINY[kind]),
+        **tiny_text_config(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, **TINY[kind]),
     )
     return TinyFamily(AutoModelForCausalLM.from_config(config), TinyPrompts())
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the adapter of language models."""
     register("causal_lm", CausalLmAdapter)

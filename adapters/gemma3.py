@@ -8,23 +8,24 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedModel
 
-from twigkit import hookimpl
-from twigkit.backbone.layer_stack import LayerStack, Rope
-from twigkit.backbone.prompt import Prompt
-from twigkit.interfaces.adapter import Adapter
-from twigkit.interfaces.capabilities import PICTURES
-from twigkit.interfaces.presets import VisualTokens
-from twigkit.interfaces.tiny_models import (
+from twigkit.interfaces import (
+    PICTURES,
+    Adapter,
+    LayerStack,
     Medium,
+    Prompt,
+    Register,
+    Rope,
     TinyFamily,
     TinyPrompts,
-    draw,
-    text_config,
-    vision_config,
+    VisualTokens,
+    hookimpl,
+    random_pixels,
+    tiny_text_config,
+    tiny_vision_config,
 )
-from twigkit.plugins.hookspecs import Register
 
 IMAGE, BEGIN, END, SIDE, TOKENS = 99, 98, 97, 16, 4
 
@@ -77,7 +78,7 @@ class Gemma3Adapter(Adapter):
             )
         return None
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model."""
         return Gemma3Stack(
             model, model.model.language_model, visual_ids=(model.config.image_token_id,)
@@ -96,10 +97,10 @@ class Gemma3Adapter(Adapter):
             boi_token_index=BEGIN,
             eoi_token_index=END,
             mm_tokens_per_image=TOKENS,
-            text_config=text_config(
+            text_config=tiny_text_config(
                 head_dim=16, query_pre_attn_scalar=16, sliding_window=12, layer_types=kinds[:8]
             ),
-            vision_config=vision_config(),
+            vision_config=tiny_vision_config(),
         )
         prompts = TinyPrompts({"image": _image}, finish=_mark_pictures)
         return TinyFamily(Gemma3ForConditionalGeneration(config), prompts)
@@ -107,7 +108,8 @@ class Gemma3Adapter(Adapter):
 
 def _image(generator: torch.Generator) -> Medium:
     return Medium(
-        [BEGIN, *[IMAGE] * TOKENS, END], {"pixel_values": draw(generator, 1, 3, SIDE, SIDE)}
+        [BEGIN, *[IMAGE] * TOKENS, END],
+        {"pixel_values": random_pixels(generator, 1, 3, SIDE, SIDE)},
     )
 
 
@@ -118,6 +120,6 @@ def _mark_pictures(inputs: dict[str, Any], media: list[list[Medium]]) -> dict[st
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the adapter of Gemma 3."""
     register("gemma3", Gemma3Adapter)

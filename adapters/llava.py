@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 
-from twigkit import hookimpl
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.interfaces.adapter import Adapter
-from twigkit.interfaces.capabilities import PICTURES
-from twigkit.interfaces.presets import Preset, VisualTokens
-from twigkit.interfaces.tiny_models import (
+from twigkit.interfaces import (
+    PICTURES,
+    Adapter,
+    LayerStack,
     Medium,
+    Preset,
+    Register,
     TinyFamily,
     TinyPrompts,
-    draw,
-    text_config,
-    vision_config,
+    VisualTokens,
+    hookimpl,
+    random_pixels,
+    tiny_text_config,
+    tiny_vision_config,
 )
-from twigkit.plugins.hookspecs import Register
 
 IMAGE, TILE, TOKENS = 99, 16, 16
 
@@ -36,7 +36,7 @@ class LlavaAdapter(Adapter):
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
     capabilities: ClassVar[frozenset[str]] = PICTURES
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; its placeholder token stands for every visual token."""
         return LayerStack(
             model, model.model.language_model, visual_ids=(model.config.image_token_id,)
@@ -61,12 +61,14 @@ class LlavaAdapter(Adapter):
         """Build a model 64 wide with 8 layers and 16 visual tokens per picture."""
         config = LlavaConfig(
             image_token_index=IMAGE,
-            text_config=text_config(model_type="llama"),
-            vision_config=vision_config(**CLIP),
+            text_config=tiny_text_config(model_type="llama"),
+            vision_config=tiny_vision_config(**CLIP),
         )
 
         def image(generator: torch.Generator) -> Medium:
-            return Medium([IMAGE] * TOKENS, {"pixel_values": draw(generator, 1, 3, TILE, TILE)})
+            return Medium(
+                [IMAGE] * TOKENS, {"pixel_values": random_pixels(generator, 1, 3, TILE, TILE)}
+            )
 
         return TinyFamily(LlavaForConditionalGeneration(config), TinyPrompts({"image": image}))
 
@@ -112,6 +114,6 @@ def clip_large(side: int) -> dict[str, Any]:
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the adapter of LLaVA-1.5."""
     register("llava", LlavaAdapter)

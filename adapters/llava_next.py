@@ -7,25 +7,26 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from twigkit import hookimpl
 from twigkit.adapters.llava import CLIP, clip_large, vicuna
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.interfaces.adapter import Adapter
-from twigkit.interfaces.capabilities import PICTURES
-from twigkit.interfaces.presets import Preset, VisualTokens
-from twigkit.interfaces.tiny_models import (
+from twigkit.interfaces import (
+    PICTURES,
+    Adapter,
+    LayerStack,
     Medium,
+    Preset,
+    Register,
     TinyFamily,
     TinyPrompts,
-    draw,
-    pick,
-    text_config,
-    vision_config,
+    VisualTokens,
+    hookimpl,
+    random_choice,
+    random_pixels,
+    tiny_text_config,
+    tiny_vision_config,
 )
-from twigkit.plugins.hookspecs import Register
 
 IMAGE, TILE = 99, 16
 SIZES = ((16, 16), (24, 32), (40, 20), (30, 31))
@@ -38,7 +39,7 @@ class LlavaNextAdapter(Adapter):
     model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
     capabilities: ClassVar[frozenset[str]] = PICTURES | {"dynamic-resolution", "sliding-window"}
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; Mistral's layers may have sliding windows."""
         return LayerStack(
             model, model.model.language_model, visual_ids=(model.config.image_token_id,)
@@ -87,16 +88,16 @@ def _tiny(text: dict[str, Any]) -> TinyFamily:
     config = LlavaNextConfig(
         image_token_index=IMAGE,
         image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]],
-        text_config=text_config(**text),
-        vision_config=vision_config(**CLIP),
+        text_config=tiny_text_config(**text),
+        vision_config=tiny_vision_config(**CLIP),
     )
     model = LlavaNextForConditionalGeneration(config).eval()
 
     @torch.no_grad()
     def image(generator: torch.Generator) -> Medium:
-        height, width = pick(generator, *SIZES)
+        height, width = random_choice(generator, *SIZES)
         tiles = image_size_to_num_patches([height, width], config.image_grid_pinpoints, TILE)
-        pixels = draw(generator, tiles, 3, TILE, TILE)
+        pixels = random_pixels(generator, tiles, 3, TILE, TILE)
         sizes = torch.tensor([[height, width]])
         features = model.model.get_image_features(pixels, sizes).pooler_output[0]
         return Medium([IMAGE] * len(features), {"image_sizes": sizes, "pixel_values": pixels})
@@ -124,6 +125,6 @@ def _published(text: dict[str, Any]) -> dict[str, Any]:
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the adapter of LLaVA-NeXT."""
     register("llava_next", LlavaNextAdapter)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from twigkit import hookimpl
-from twigkit.interfaces.adapter import Adapter
-from twigkit.plugins.hookspecs import Register
+from twigkit.interfaces import Adapter, RefusingAdapter, Register, hookimpl
 
 
-class MllamaAdapter(Adapter):
+class MllamaAdapter(RefusingAdapter):
     """Recognises Mllama, so that whoever asks for one learns what works."""
 
     model_types: ClassVar[tuple[str, ...]] = ("mllama",)
@@ -27,6 +25,6 @@ class MllamaAdapter(Adapter):
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the refusal of Mllama."""
     register("mllama", MllamaAdapter)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from transformers import (
+    PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
 )
 
-from twigkit import hookimpl
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.backbone.prompt import Prompt
-from twigkit.interfaces.adapter import Adapter
-from twigkit.interfaces.capabilities import VIDEOS
-from twigkit.interfaces.presets import Preset, VisualTokens
-from twigkit.interfaces.tiny_models import Medium, TinyFamily, TinyPrompts, draw, pick, text_config
-from twigkit.plugins.hookspecs import Register
+from twigkit.interfaces import (
+    VIDEOS,
+    Adapter,
+    LayerStack,
+    Medium,
+    Preset,
+    Prompt,
+    Register,
+    TinyFamily,
+    TinyPrompts,
+    VisualTokens,
+    hookimpl,
+    random_choice,
+    random_pixels,
+    tiny_text_config,
+)
 
 IMAGE, VIDEO, START, END = 99, 98, 97, 96
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 6, 4))
@@ -34,7 +43,7 @@ PICTURE = 1024
 class MropeStack(LayerStack):
     """Layers whose rotary positions have three channels, worked out from the grids."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         """Wrap a model with one placeholder for pictures and one for videos."""
         config = model.config
         ids = (config.image_token_id, config.video_token_id)
@@ -65,7 +74,7 @@ class MropeStack(LayerStack):
 class MropeAdapter(Adapter):
     """What the generations share: every two by two patches are one visual token."""
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model."""
         return MropeStack(model)
 
@@ -99,7 +108,7 @@ class Qwen2VlAdapter(MropeAdapter):
 
     def tiny(self) -> TinyFamily:
         """Build a Qwen2.5-VL 64 wide with 8 layers."""
-        vision = {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 48}
+        vision: dict[str, Any] = {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 48}
         vision |= {"fullatt_block_indexes": [1], "window_size": 16}
         config = Qwen2_5_VLConfig(**_tiny(vision))
         return TinyFamily(Qwen2_5_VLForConditionalGeneration(config), _prompts(timed=True))
@@ -131,7 +140,7 @@ def _tiny(vision: dict[str, Any], **text: Any) -> dict[str, Any]:
         "video_token_id": VIDEO,
         "vision_start_token_id": START,
         "vision_end_token_id": END,
-        "text_config": text_config(rope_parameters=rope, **text),
+        "text_config": tiny_text_config(rope_parameters=rope, **text),
         "vision_config": {
             "depth": 2,
             "num_heads": 2,
@@ -147,22 +156,22 @@ def _prompts(*, timed: bool) -> TinyPrompts:
     """Make prompts; with ``timed``, videos say how long a step of theirs lasts."""
 
     def medium(generator: torch.Generator, pad: int, grid: tuple[int, ...]) -> Medium:
-        patches = torch.tensor(grid).prod().item()
+        patches = math.prod(grid)
         kind = "video" if pad == VIDEO else "image"
         name = "pixel_values_videos" if pad == VIDEO else "pixel_values"
         values = {
-            name: draw(generator, patches, 3 * 2 * 4 * 4),
+            name: random_pixels(generator, patches, 3 * 2 * 4 * 4),
             f"{kind}_grid_thw": torch.tensor([grid]),
         }
         if timed and pad == VIDEO:
-            values["second_per_grid_ts"] = torch.tensor([pick(generator, 1.0, 0.5)])
+            values["second_per_grid_ts"] = torch.tensor([random_choice(generator, 1.0, 0.5)])
         return Medium([START, *[pad] * (patches // 4), END], values)
 
     def image(generator: torch.Generator) -> Medium:
-        return medium(generator, IMAGE, pick(generator, *GRIDS))
+        return medium(generator, IMAGE, random_choice(generator, *GRIDS))
 
     def video(generator: torch.Generator) -> Medium:
-        return medium(generator, VIDEO, (pick(generator, 2, 3), 4, 4))
+        return medium(generator, VIDEO, (random_choice(generator, 2, 3), 4, 4))
 
     return TinyPrompts({"image": image, "video": video}, finish=mark_media)
 
@@ -202,6 +211,6 @@ def _published(
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the adapter of Qwen2-VL and Qwen2.5-VL."""
     register("qwen2_vl", Qwen2VlAdapter)

@@ -5,16 +5,24 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from torch import Tensor
+from transformers import PreTrainedModel, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from twigkit import hookimpl
 from twigkit.adapters.qwen2_vl import MropeAdapter, MropeStack, mark_media
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.interfaces.capabilities import VIDEOS
-from twigkit.interfaces.presets import Preset
-from twigkit.interfaces.tiny_models import Medium, TinyFamily, TinyPrompts, draw, pick, text_config
-from twigkit.plugins.hookspecs import Register
+from twigkit.interfaces import (
+    VIDEOS,
+    Adapter,
+    LayerStack,
+    Medium,
+    Preset,
+    Register,
+    TinyFamily,
+    TinyPrompts,
+    hookimpl,
+    random_choice,
+    random_pixels,
+    tiny_text_config,
+)
 
 IMAGE, VIDEO, START, END = 99, 98, 97, 96
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 6, 4))
@@ -43,7 +51,7 @@ class Qwen3VlAdapter(MropeAdapter):
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
     capabilities: ClassVar[frozenset[str]] = VIDEOS | {"deepstack", "dynamic-resolution", "m-rope"}
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model."""
         return DeepstackStack(model)
 
@@ -66,7 +74,7 @@ class Qwen3VlAdapter(MropeAdapter):
             video_token_id=VIDEO,
             vision_start_token_id=START,
             vision_end_token_id=END,
-            text_config=text_config(head_dim=16, rope_parameters=rope),
+            text_config=tiny_text_config(head_dim=16, rope_parameters=rope),
             vision_config={
                 "depth": 3,
                 "hidden_size": 32,
@@ -85,19 +93,19 @@ class Qwen3VlAdapter(MropeAdapter):
 
 
 def _image(generator: torch.Generator) -> Medium:
-    grid = pick(generator, *GRIDS)
+    grid = random_choice(generator, *GRIDS)
     patches = grid[1] * grid[2]
     values = {
-        "pixel_values": draw(generator, patches, 3 * 2 * 4 * 4),
+        "pixel_values": random_pixels(generator, patches, 3 * 2 * 4 * 4),
         "image_grid_thw": torch.tensor([grid]),
     }
     return Medium([START, *[IMAGE] * (patches // 4), END], values)
 
 
 def _video(generator: torch.Generator) -> Medium:
-    frames = pick(generator, 2, 3)
+    frames = random_choice(generator, 2, 3)
     values = {
-        "pixel_values_videos": draw(generator, frames * 16, 3 * 2 * 4 * 4),
+        "pixel_values_videos": random_pixels(generator, frames * 16, 3 * 2 * 4 * 4),
         "video_grid_thw": torch.tensor([[frames, 4, 4]]),
     }
     return Medium([TIMESTAMP, START, *[VIDEO] * 4, END] * frames, values)
@@ -125,6 +133,6 @@ def _published(width: int, inner: int, *, tied: bool) -> dict[str, Any]:
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the adapter of Qwen3-VL."""
     register("qwen3_vl", Qwen3VlAdapter)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from twigkit import hookimpl
-from twigkit.interfaces.adapter import Adapter
-from twigkit.plugins.hookspecs import Register
+from twigkit.interfaces import Adapter, RefusingAdapter, Register, hookimpl
 
 
-class QwenVlAdapter(Adapter):
+class QwenVlAdapter(RefusingAdapter):
     """Recognises Qwen-VL and Qwen-VL-Chat, so that whoever asks for one learns what works."""
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen",)
@@ -31,6 +29,6 @@ class QwenVlAdapter(Adapter):
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the refusal of Qwen-VL."""
     register("qwen_vl", QwenVlAdapter)

@@ -10,25 +10,27 @@ from torch import Tensor, nn
 from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    PreTrainedModel,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
 
-from twigkit import hookimpl
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.interfaces.adapter import Adapter
-from twigkit.interfaces.capabilities import VIDEOS
-from twigkit.interfaces.presets import Preset, VisualTokens
-from twigkit.interfaces.tiny_models import (
+from twigkit.interfaces import (
+    VIDEOS,
+    Adapter,
+    LayerStack,
     Medium,
+    Preset,
+    Register,
     TinyFamily,
     TinyPrompts,
-    draw,
-    pick,
-    text_config,
-    vision_config,
+    VisualTokens,
+    hookimpl,
+    random_choice,
+    random_pixels,
+    tiny_text_config,
+    tiny_vision_config,
 )
-from twigkit.plugins.hookspecs import Register
 
 IMAGE, FENCE, PLACE, SIDE, TOKENS = 99, 98, 97, 16, 4
 
@@ -42,7 +44,7 @@ class SmolVlmAdapter(Adapter):
     model_types: ClassVar[tuple[str, ...]] = ("smolvlm", "idefics3")
     capabilities: ClassVar[frozenset[str]] = VIDEOS | {"dynamic-resolution"}
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model."""
         return LayerStack(model, model.model.text_model, visual_ids=(model.config.image_token_id,))
 
@@ -93,19 +95,19 @@ def _tiny() -> dict[str, Any]:
     return {
         "image_token_id": IMAGE,
         "scale_factor": 2,
-        "text_config": text_config(model_type="llama", pad_token_id=0),
-        "vision_config": vision_config(),
+        "text_config": tiny_text_config(model_type="llama", pad_token_id=0),
+        "vision_config": tiny_vision_config(),
     }
 
 
 def _tiles(generator: torch.Generator, count: int) -> Medium:
     """Draw some tiles, each between fences behind a word that says where it lies."""
     ids = [FENCE, PLACE, *[IMAGE] * TOKENS] * count + [FENCE]
-    return Medium(ids, {"pixel_values": draw(generator, count, 3, SIDE, SIDE)})
+    return Medium(ids, {"pixel_values": random_pixels(generator, count, 3, SIDE, SIDE)})
 
 
 def _image(generator: torch.Generator) -> Medium:
-    return _tiles(generator, pick(generator, 1, 3, 5))
+    return _tiles(generator, random_choice(generator, 1, 3, 5))
 
 
 def _video(generator: torch.Generator) -> Medium:
@@ -134,6 +136,6 @@ _PROMPTS = TinyPrompts({"image": _image, "video": _video}, finish=_stack_tiles)
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the adapter of SmolVLM and Idefics3."""
     register("smolvlm", SmolVlmAdapter)

@@ -6,24 +6,24 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
-from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
+from transformers import PreTrainedModel, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-from twigkit import hookimpl
 from twigkit.adapters.llava import CLIP, clip_large, vicuna
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.interfaces.adapter import Adapter
-from twigkit.interfaces.capabilities import VIDEOS
-from twigkit.interfaces.presets import Preset, VisualTokens
-from twigkit.interfaces.tiny_models import (
+from twigkit.interfaces import (
+    VIDEOS,
+    Adapter,
+    LayerStack,
     Medium,
+    Preset,
+    Register,
     TinyFamily,
     TinyPrompts,
-    draw,
-    text_config,
-    vision_config,
+    VisualTokens,
+    hookimpl,
+    random_pixels,
+    tiny_text_config,
+    tiny_vision_config,
 )
-from twigkit.plugins.hookspecs import Register
 
 IMAGE, VIDEO, SIDE, TOKENS, FRAMES = 99, 98, 16, 16, 3
 PUBLISHED_FRAMES = 8
@@ -39,7 +39,7 @@ class VideoLlavaAdapter(Adapter):
     model_types: ClassVar[tuple[str, ...]] = ("video_llava",)
     capabilities: ClassVar[frozenset[str]] = VIDEOS
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; it has one placeholder for pictures and one for videos."""
         config = model.config
         return LayerStack(
@@ -72,23 +72,23 @@ class VideoLlavaAdapter(Adapter):
         config = VideoLlavaConfig(
             image_token_index=IMAGE,
             video_token_index=VIDEO,
-            text_config=text_config(model_type="llama"),
-            vision_config=vision_config(**CLIP),
+            text_config=tiny_text_config(model_type="llama"),
+            vision_config=tiny_vision_config(**CLIP),
         )
         prompts = TinyPrompts({"image": _image, "video": _video})
         return TinyFamily(VideoLlavaForConditionalGeneration(config), prompts)
 
 
 def _image(generator: torch.Generator) -> Medium:
-    return Medium([IMAGE] * TOKENS, {"pixel_values": draw(generator, 1, 3, SIDE, SIDE)})
+    return Medium([IMAGE] * TOKENS, {"pixel_values": random_pixels(generator, 1, 3, SIDE, SIDE)})
 
 
 def _video(generator: torch.Generator) -> Medium:
-    pixels = draw(generator, 1, FRAMES, 3, SIDE, SIDE)
+    pixels = random_pixels(generator, 1, FRAMES, 3, SIDE, SIDE)
     return Medium([VIDEO] * (FRAMES * (TOKENS + 1)), {"pixel_values_videos": pixels})
 
 
 @hookimpl
-def register_adapters(register: Register) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the adapter of Video-LLaVA."""
     register("video_llava", VideoLlavaAdapter)

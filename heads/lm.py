@@ -8,12 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from twigkit import hookimpl
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.errors import SpecError
-from twigkit.interfaces.head import Head
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import HeadSpec
+from twigkit.interfaces import Head, HeadSpec, LayerStack, Register, SpecError, hookimpl
 
 
 class LmHeadSpec(HeadSpec):
@@ -81,6 +76,6 @@ class LmHead(Head):
 
 
 @hookimpl
-def register_heads(register: Register) -> None:
+def register_heads(register: Register[Head]) -> None:
     """Register the language-model head."""
     register("lm", LmHead, LmHeadSpec)

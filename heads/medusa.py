@@ -8,11 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from twigkit import hookimpl
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.interfaces.head import Head
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import HeadSpec
+from twigkit.interfaces import Head, HeadSpec, LayerStack, Register, hookimpl
 
 
 class MedusaHeadSpec(HeadSpec):
@@ -47,10 +43,11 @@ class MedusaHead(Head):
         """Put a fresh block in front of each output map."""
         super().__init__()
         dtype = outputs[0].weight.dtype
-        self.blocks = nn.ModuleList(nn.Linear(width, width, dtype=dtype) for _ in outputs)
-        for block in self.blocks:
+        blocks = [nn.Linear(width, width, dtype=dtype) for _ in outputs]
+        for block in blocks:
             nn.init.zeros_(block.weight)
             nn.init.zeros_(block.bias)
+        self.blocks = nn.ModuleList(blocks)
         self.outputs = nn.ModuleList(outputs)
 
     @classmethod
@@ -83,6 +80,6 @@ class MedusaHead(Head):
 
 
 @hookimpl
-def register_heads(register: Register) -> None:
+def register_heads(register: Register[Head]) -> None:
     """Register the heads that look further ahead."""
     register("medusa", MedusaHead, MedusaHeadSpec)

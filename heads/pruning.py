@@ -8,12 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from twigkit import hookimpl
-from twigkit.backbone.layer_stack import LayerStack
-from twigkit.backbone.probes import RowProbe
-from twigkit.interfaces.head import Head
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import HeadSpec
+from twigkit.interfaces import Head, HeadSpec, LayerStack, Register, RowProbe, hookimpl
 
 ONE = 1.278464542761074
 """Where a gate is one: ``relu(z) * sigmoid(z) = 1``."""
@@ -128,7 +123,7 @@ class PruningHead(Head):
     def _gates(self, linear: nn.Linear, inputs: Tensor) -> Tensor:
         """Open and shut features, ``[batch, tokens, features]``."""
         # While the head trains, it is in fp32 on layers that may not be.
-        logits = linear(inputs.to(linear.weight.dtype)) + self.offset
+        logits: Tensor = linear(inputs.to(linear.weight.dtype)) + self.offset
         return logits.relu() * logits.sigmoid()
 
 
@@ -139,6 +134,6 @@ def _by_head(gates: Tensor, states: Tensor) -> Tensor:
 
 
 @hookimpl
-def register_heads(register: Register) -> None:
+def register_heads(register: Register[Head]) -> None:
     """Register the pruning head."""
     register("pruning", PruningHead, PruningHeadSpec)

@@ -15,14 +15,18 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from twigkit import hookimpl
-from twigkit.interfaces.drafter import Drafter, DraftModel
-from twigkit.plugins.discovery import default_registry
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.base import problem
-from twigkit.specs.run import DrafterField, DrafterSpec
-from twigkit.speculative.candidates import Candidates
-from twigkit.speculative.draft_tree import DraftTree
+from twigkit.interfaces import (
+    Candidates,
+    Drafter,
+    DrafterField,
+    DrafterSpec,
+    DraftModel,
+    DraftTree,
+    Register,
+    default_registry,
+    hookimpl,
+    problem,
+)
 
 
 def _choices() -> tuple[dict[str, Any], ...]:
@@ -250,12 +254,16 @@ class AutoDrafter:
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
+    heads: tuple[str, ...]
+    capacity: int
+    size: int
+    height: int
 
     def __init__(self, spec: AutoDrafterSpec) -> None:
         """Make the drafters to choose from."""
         self.spec = spec
         registry = default_registry()
-        made: list[Drafter] = [registry.get("drafter", d.kind).cls(d) for d in spec.drafters]
+        made: list[Drafter] = [registry.get("drafter", d.kind).make(d) for d in spec.drafters]
         self._drafters = made
         self.capacity = max(drafter.capacity for drafter in made)
         self.size = max(drafter.size for drafter in made)
@@ -303,6 +311,6 @@ class AutoDrafter:
 
 
 @hookimpl
-def register_drafters(register: Register) -> None:
+def register_drafters(register: Register[Drafter]) -> None:
     """Register the bandit."""
     register("auto", AutoDrafter, AutoDrafterSpec)

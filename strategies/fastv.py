@@ -6,11 +6,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from twigkit import hookimpl
-from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
-from twigkit.interfaces.pruning_schedules import cut_and_wipe
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import PrunerSpec
+from twigkit.interfaces import (
+    PromptLayout,
+    PruneContext,
+    Pruner,
+    PrunerSpec,
+    Register,
+    Selection,
+    Stage,
+    cut_and_wipe,
+    hookimpl,
+)
 
 
 class FastvPrunerSpec(PrunerSpec):
@@ -51,6 +57,6 @@ class FastvPruner:
 
 
 @hookimpl
-def register_pruners(register: Register) -> None:
+def register_pruners(register: Register[Pruner]) -> None:
     """Register FastV."""
     register("fastv", FastvPruner, FastvPrunerSpec)

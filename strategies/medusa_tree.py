@@ -6,14 +6,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from twigkit import hookimpl
-from twigkit.errors import CapabilityError, InputError
-from twigkit.interfaces.drafter import DraftModel
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.base import problem
-from twigkit.specs.run import DrafterSpec
-from twigkit.speculative.candidates import Candidates
-from twigkit.speculative.static_trees import Path, ordered, search
+from twigkit.interfaces import (
+    Candidates,
+    CapabilityError,
+    Drafter,
+    DrafterSpec,
+    DraftModel,
+    InputError,
+    Path,
+    Register,
+    hookimpl,
+    ordered,
+    problem,
+    search,
+)
 
 DEFAULT_PATHS = search([[0.6, 0.12, 0.06, 0.03], [0.4, 0.1, 0.05], [0.3, 0.1], [0.2]], 16)
 """The best tree of 16 nodes for heads that grow less sure with every token ahead."""
@@ -46,6 +52,7 @@ class MedusaTreeDrafter:
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
     linear: ClassVar[bool] = False
+    heads: tuple[str, ...]
 
     def __init__(self, spec: MedusaTreeDrafterSpec) -> None:
         """Take the spec and number the nodes."""
@@ -98,6 +105,6 @@ class MedusaTreeDrafter:
 
 
 @hookimpl
-def register_drafters(register: Register) -> None:
+def register_drafters(register: Register[Drafter]) -> None:
     """Register static tree drafting."""
     register("medusa-tree", MedusaTreeDrafter, MedusaTreeDrafterSpec)

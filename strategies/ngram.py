@@ -6,13 +6,18 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from twigkit import hookimpl
-from twigkit.interfaces.drafter import DraftModel
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import DrafterSpec
-from twigkit.speculative.candidates import Candidates
-from twigkit.speculative.ngrams import NgramTable, propose
-from twigkit.speculative.path_drafting import PathShape, add_paths
+from twigkit.interfaces import (
+    Candidates,
+    Drafter,
+    DrafterSpec,
+    DraftModel,
+    NgramTable,
+    PathShape,
+    Register,
+    add_paths,
+    hookimpl,
+    propose,
+)
 
 
 class NgramDrafterSpec(DrafterSpec):
@@ -72,6 +77,6 @@ class NgramDrafter(PathShape):
 
 
 @hookimpl
-def register_drafters(register: Register) -> None:
+def register_drafters(register: Register[Drafter]) -> None:
     """Register the n-gram drafter."""
     register("ngram", NgramDrafter, NgramDrafterSpec)

@@ -6,13 +6,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from twigkit import hookimpl
-from twigkit.errors import CapabilityError
-from twigkit.interfaces.head import Scorer
-from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
-from twigkit.interfaces.pruning_schedules import twig_stages
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import PrunerSpec
+from twigkit.interfaces import (
+    CapabilityError,
+    PromptLayout,
+    PruneContext,
+    Pruner,
+    PrunerSpec,
+    Register,
+    Scorer,
+    Selection,
+    Stage,
+    hookimpl,
+    twig_stages,
+)
 
 
 class PHeadPrunerSpec(PrunerSpec):
@@ -36,11 +42,12 @@ class PHeadPruner:
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe"})
     needs_twig: ClassVar[bool] = True
+    heads: tuple[str, ...]
 
     def __init__(self, spec: PHeadPrunerSpec) -> None:
         """Take the spec."""
         self.spec = spec
-        self.heads: tuple[str, ...] = (spec.head,)
+        self.heads = (spec.head,)
 
     def stages(self, layout: PromptLayout) -> list[Stage]:
         """Plan the cut behind the exit layer and the final wipe."""
@@ -50,8 +57,11 @@ class PHeadPruner:
         """Score each token with the head.
 
         Raises:
-            CapabilityError: If the head of that name does not score.
+            CapabilityError: If the head of that name does not score, or there is no twig to score
+                with.
         """
+        if context.twig is None or context.twig_probe is None:
+            raise CapabilityError("the pruner 'p-head' scores with a twig; load one")
         head = context.twig.head(self.spec.head)
         if not isinstance(head, Scorer):
             raise CapabilityError(
@@ -62,6 +72,6 @@ class PHeadPruner:
 
 
 @hookimpl
-def register_pruners(register: Register) -> None:
+def register_pruners(register: Register[Pruner]) -> None:
     """Register P-Head pruning."""
     register("p-head", PHeadPruner, PHeadPrunerSpec)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from twigkit import hookimpl
-from twigkit.interfaces.drafter import DraftModel
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import DrafterSpec
-from twigkit.speculative.candidates import Candidates
+from twigkit.interfaces import Candidates, Drafter, DrafterSpec, DraftModel, Register, hookimpl
 
 
 class PlainDrafterSpec(DrafterSpec):
@@ -37,6 +33,6 @@ class PlainDrafter:
 
 
 @hookimpl
-def register_drafters(register: Register) -> None:
+def register_drafters(register: Register[Drafter]) -> None:
     """Register plain decoding."""
     register("plain", PlainDrafter, PlainDrafterSpec)

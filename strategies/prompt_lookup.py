@@ -6,12 +6,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from twigkit import hookimpl
-from twigkit.interfaces.drafter import DraftModel
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import DrafterSpec
-from twigkit.speculative.candidates import Candidates
-from twigkit.speculative.path_drafting import PathShape, add_paths
+from twigkit.interfaces import (
+    Candidates,
+    Drafter,
+    DrafterSpec,
+    DraftModel,
+    PathShape,
+    Register,
+    add_paths,
+    hookimpl,
+)
 
 
 class PromptLookupDrafterSpec(DrafterSpec):
@@ -102,6 +106,6 @@ class PromptLookupDrafter(PathShape):
 
 
 @hookimpl
-def register_drafters(register: Register) -> None:
+def register_drafters(register: Register[Drafter]) -> None:
     """Register prompt lookup."""
     register("prompt-lookup", PromptLookupDrafter, PromptLookupDrafterSpec)

@@ -7,11 +7,17 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from twigkit import hookimpl
-from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
-from twigkit.interfaces.pruning_schedules import cut_and_wipe
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import PrunerSpec
+from twigkit.interfaces import (
+    PromptLayout,
+    PruneContext,
+    Pruner,
+    PrunerSpec,
+    Register,
+    Selection,
+    Stage,
+    cut_and_wipe,
+    hookimpl,
+)
 
 
 class RandomPrunerSpec(PrunerSpec):
@@ -55,6 +61,6 @@ class RandomPruner:
 
 
 @hookimpl
-def register_pruners(register: Register) -> None:
+def register_pruners(register: Register[Pruner]) -> None:
     """Register random pruning."""
     register("random", RandomPruner, RandomPrunerSpec)

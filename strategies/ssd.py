@@ -6,13 +6,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from twigkit import hookimpl
-from twigkit.interfaces.drafter import DraftModel
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import DrafterSpec
-from twigkit.speculative.candidates import Candidates
-from twigkit.speculative.path_drafting import PathShape
-from twigkit.speculative.sampling import process
+from twigkit.interfaces import (
+    Candidates,
+    Drafter,
+    DrafterSpec,
+    DraftModel,
+    PathShape,
+    Register,
+    hookimpl,
+    process,
+)
 
 
 class PathDrafterSpec(DrafterSpec):
@@ -40,6 +43,7 @@ class PathDrafter(PathShape):
     """Drafts token after token while the draft model is sure: the most likely, or drawn ones."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "sampling"})
+    heads: tuple[str, ...]
 
     def __init__(self, spec: PathDrafterSpec) -> None:
         """Take the spec."""
@@ -74,6 +78,6 @@ class PathDrafter(PathShape):
 
 
 @hookimpl
-def register_drafters(register: Register) -> None:
+def register_drafters(register: Register[Drafter]) -> None:
     """Register single-path drafting."""
     register("ssd", PathDrafter, PathDrafterSpec)

@@ -8,12 +8,15 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from twigkit import hookimpl
-from twigkit.interfaces.drafter import DraftModel
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import DrafterSpec
-from twigkit.speculative.candidates import Candidates
-from twigkit.speculative.draft_tree import DraftTree
+from twigkit.interfaces import (
+    Candidates,
+    Drafter,
+    DrafterSpec,
+    DraftModel,
+    DraftTree,
+    Register,
+    hookimpl,
+)
 
 
 class TreeDrafterSpec(DrafterSpec):
@@ -39,6 +42,7 @@ class TreeDrafter:
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
     linear: ClassVar[bool] = False
+    heads: tuple[str, ...]
 
     def __init__(self, spec: TreeDrafterSpec) -> None:
         """Take the spec."""
@@ -98,6 +102,6 @@ class TreeDrafter:
 
 
 @hookimpl
-def register_drafters(register: Register) -> None:
+def register_drafters(register: Register[Drafter]) -> None:
     """Register dynamic tree drafting."""
     register("tree-ssd", TreeDrafter, TreeDrafterSpec)

@@ -6,11 +6,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from twigkit import hookimpl
-from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
-from twigkit.interfaces.pruning_schedules import twig_stages
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.run import PrunerSpec
+from twigkit.interfaces import (
+    PromptLayout,
+    PruneContext,
+    Pruner,
+    PrunerSpec,
+    Register,
+    Selection,
+    Stage,
+    hookimpl,
+    twig_stages,
+)
 
 
 class TtpPrunerSpec(PrunerSpec):
@@ -52,6 +58,6 @@ class TtpPruner:
 
 
 @hookimpl
-def register_pruners(register: Register) -> None:
+def register_pruners(register: Register[Pruner]) -> None:
     """Register twig-guided token pruning."""
     register("ttp", TtpPruner, TtpPrunerSpec)

@@ -10,102 +10,41 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_EXPORTS = {
-    "BudgetError": "errors",
-    "CapabilityError": "errors",
-    "CheckpointError": "errors",
-    "FamilyWarning": "errors",
-    "InputError": "errors",
-    "PluginError": "errors",
-    "PluginWarning": "errors",
-    "RegistryError": "errors",
-    "SpecError": "errors",
-    "TrainingError": "errors",
-    "TwigkitError": "errors",
-    "HOOKS_VERSION": "plugins.hookspecs",
-    "hookimpl": "plugins.hookspecs",
-    "Entry": "plugins.registry",
-    "Registry": "plugins.registry",
-    "default_registry": "plugins.discovery",
-    "ByKind": "specs.run",
-    "DrafterSpec": "specs.run",
-    "GenerationSpec": "specs.run",
-    "HeadSpec": "specs.run",
-    "PluginSpec": "specs.run",
-    "PrunerSpec": "specs.run",
-    "RunSpec": "specs.run",
-    "RuntimeSpec": "specs.run",
-    "Spec": "specs.base",
-    "TwigSpec": "specs.run",
-    "Adapter": "interfaces.adapter",
-    "Preset": "interfaces.presets",
-    "TinyFamily": "interfaces.tiny_models",
-    "TinyRow": "interfaces.tiny_models",
-    "VisualTokens": "interfaces.presets",
-    "LayerStack": "backbone.layer_stack",
-    "Prompt": "backbone.prompt",
-    "LayerCache": "backbone.kv_cache",
-    "Candidates": "speculative.candidates",
-    "DraftTree": "speculative.draft_tree",
-    "Drafter": "interfaces.drafter",
-    "Head": "interfaces.head",
-    "PromptLayout": "interfaces.pruner",
-    "PruneContext": "interfaces.pruner",
-    "Pruner": "interfaces.pruner",
-    "Selection": "interfaces.pruner",
-    "DraftModel": "interfaces.drafter",
-    "Stage": "interfaces.pruner",
-    "Twig": "twig.module",
-    "TwigModel": "model",
+_MODULES = {
+    "errors": "BudgetError CapabilityError CheckpointError FamilyWarning InputError PluginError "
+    "PluginWarning RegistryError SpecError TrainingError TwigkitError",
+    "interfaces.adapter": "Adapter HasTiny LayerStack Prompt RefusingAdapter Rope",
+    "interfaces.budget": "WIPE_FRACTION keep_counts wipe_layer",
+    "interfaces.capabilities": "ADAPTER_CAPABILITIES PICTURES VIDEOS",
+    "interfaces.drafter": "BeginsAnswers Candidates Decides DraftModel DraftTree Drafter "
+    "NgramTable Path PathShape Remembers Sampling add_paths ordered process propose search",
+    "interfaces.head": "Head RowProbe Scorer Twig",
+    "interfaces.objective": "Batch Objective Part",
+    "interfaces.presets": "Preset VisualTokens",
+    "interfaces.pruner": "PromptLayout PruneContext Pruner Selection Stage",
+    "interfaces.pruning_schedules": "cut_and_wipe twig_stages",
+    "interfaces.tiny_models": "BOS EOS Finish Medium PAD STD TinyFamily TinyPrompts TinyRow "
+    "join_media pad_left random_choice random_pixels spread_weights tiny_text_config "
+    "tiny_vision_config",
+    "model": "TwigModel",
+    "plugins.discovery": "default_registry",
+    "plugins.hookspecs": "HOOKS_VERSION Register hookimpl",
+    "plugins.registry": "Entry Registry",
+    "specs.base": "Spec problem",
+    "specs.run": "ByKind DrafterField DrafterSpec GenerationSpec HeadSpec PluginSpec PrunerSpec "
+    "RunSpec RuntimeSpec TwigSpec",
 }
+"""What is re-exported, by module; those of the interfaces for extensions are all here."""
+
+_EXPORTS = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 if TYPE_CHECKING:
-    from twigkit.backbone.kv_cache import LayerCache as LayerCache
-    from twigkit.backbone.layer_stack import LayerStack as LayerStack
-    from twigkit.backbone.prompt import Prompt as Prompt
-    from twigkit.errors import BudgetError as BudgetError
-    from twigkit.errors import CapabilityError as CapabilityError
-    from twigkit.errors import CheckpointError as CheckpointError
-    from twigkit.errors import FamilyWarning as FamilyWarning
-    from twigkit.errors import InputError as InputError
-    from twigkit.errors import PluginError as PluginError
-    from twigkit.errors import PluginWarning as PluginWarning
-    from twigkit.errors import RegistryError as RegistryError
-    from twigkit.errors import SpecError as SpecError
-    from twigkit.errors import TrainingError as TrainingError
-    from twigkit.errors import TwigkitError as TwigkitError
-    from twigkit.interfaces.adapter import Adapter as Adapter
-    from twigkit.interfaces.drafter import Drafter as Drafter
-    from twigkit.interfaces.drafter import DraftModel as DraftModel
-    from twigkit.interfaces.head import Head as Head
-    from twigkit.interfaces.presets import Preset as Preset
-    from twigkit.interfaces.presets import VisualTokens as VisualTokens
-    from twigkit.interfaces.pruner import PromptLayout as PromptLayout
-    from twigkit.interfaces.pruner import PruneContext as PruneContext
-    from twigkit.interfaces.pruner import Pruner as Pruner
-    from twigkit.interfaces.pruner import Selection as Selection
-    from twigkit.interfaces.pruner import Stage as Stage
-    from twigkit.interfaces.tiny_models import TinyFamily as TinyFamily
-    from twigkit.interfaces.tiny_models import TinyRow as TinyRow
+    from twigkit.interfaces import *
     from twigkit.model import TwigModel as TwigModel
-    from twigkit.plugins.discovery import default_registry as default_registry
-    from twigkit.plugins.hookspecs import HOOKS_VERSION as HOOKS_VERSION
-    from twigkit.plugins.hookspecs import hookimpl as hookimpl
-    from twigkit.plugins.registry import Entry as Entry
-    from twigkit.plugins.registry import Registry as Registry
-    from twigkit.specs.base import Spec as Spec
-    from twigkit.specs.run import ByKind as ByKind
-    from twigkit.specs.run import DrafterSpec as DrafterSpec
     from twigkit.specs.run import GenerationSpec as GenerationSpec
-    from twigkit.specs.run import HeadSpec as HeadSpec
-    from twigkit.specs.run import PluginSpec as PluginSpec
-    from twigkit.specs.run import PrunerSpec as PrunerSpec
     from twigkit.specs.run import RunSpec as RunSpec
     from twigkit.specs.run import RuntimeSpec as RuntimeSpec
     from twigkit.specs.run import TwigSpec as TwigSpec
-    from twigkit.speculative.candidates import Candidates as Candidates
-    from twigkit.speculative.draft_tree import DraftTree as DraftTree
-    from twigkit.twig.module import Twig as Twig
 
 __all__ = ["__version__", *_EXPORTS]
 

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt, place_inputs
-from twigkit.errors import CapabilityError, InputError
+from twigkit.errors import CapabilityError, InputError, PluginError
 from twigkit.families.loading import load_base
 from twigkit.families.resolve import find_adapter
 from twigkit.generation.config import Settings, resolve_settings
@@ -28,6 +28,7 @@ from twigkit.generation.token_selection import Decoding, row_seeds
 from twigkit.generation.verifier import run_deep
 from twigkit.interfaces.drafter import BeginsAnswers, Drafter, Remembers
 from twigkit.interfaces.pruner import PromptLayout, Pruner, Stage
+from twigkit.plugins.contracts import check_instance
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
 from twigkit.twig.checkpoint import load_twig, save_twig
@@ -284,16 +285,18 @@ class TwigModel:
     def _drafter(self, spec: GenerationSpec, ready: Drafter | None) -> Drafter:
         """Make the drafter and check that the twig has what it needs."""
         if ready is not None:
-            if not callable(getattr(ready, "draft", None)) or not hasattr(ready, "heads"):
+            try:
+                check_instance("drafter", ready)
+            except PluginError as error:
                 raise InputError(
                     f"the drafter is {ready!r}; expected a name such as 'ssd', a spec, or an "
-                    "object with what twigkit.Drafter lists"
-                )
+                    f"object with what twigkit.Drafter lists: {error}"
+                ) from None
             if isinstance(ready, BeginsAnswers):
                 ready.begin_answer()
             self._need_heads("drafter", _label(ready), ready.heads)
             return ready
-        drafter: Drafter = default_registry().get("drafter", spec.drafter.kind).cls(spec.drafter)
+        drafter: Drafter = default_registry().get("drafter", spec.drafter.kind).make(spec.drafter)
         if isinstance(drafter, Remembers):
             key = (spec.drafter.to_json(), id(self.twig))
             drafter.memory = self._memories.setdefault(key, {})
@@ -322,7 +325,7 @@ class TwigModel:
         """Make the pruner and its stages, if there is anything to prune."""
         if spec.budget is None:
             return None, []
-        pruner: Pruner = default_registry().get("pruner", spec.pruner.kind).cls(spec.pruner)
+        pruner: Pruner = default_registry().get("pruner", spec.pruner.kind).make(spec.pruner)
         if pruner.needs_twig and self.twig is None:
             raise CapabilityError(f"the pruner {spec.pruner.kind!r} scores with a twig; load one")
         self._need_heads("pruner", spec.pruner.kind, pruner.heads)

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from accelerate.commands.launch import launch_command_parser
 
+from tests.support.tiny import llava_inputs, tiny_llava
+from twigkit import TwigModel
 from twigkit.cli.main import main, parse
-from twigkit.plugins.discovery import default_registry
+from twigkit.plugins.discovery import default_registry, discover
 from twigkit.specs.run import RunSpec
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +63,7 @@ def with_hub(found):
 @pytest.mark.parametrize("block", blocks(), ids=name)
 def test_a_block_has_a_known_language_and_parses(block):
     assert block.language in {"python", "sh", "yaml", "toml"}, "tests cannot run this language"
-    assert block.marks <= {"hub"}
+    assert block.marks <= {"hub", "plug-in"}
     if block.language == "python":
         compile(block.text, name(block), "exec")
     if block.language == "toml":
@@ -73,6 +76,21 @@ def test_python_runs(block, tmp_path, monkeypatch):
     code = compile(block.text, name(block), "exec")
     with contextlib.redirect_stdout(io.StringIO()):
         exec(code, {"__name__": "snippet"})
+
+
+def test_the_whole_plugin_is_whole(fake_distribution):
+    (block,) = [block for block in blocks("python") if "plug-in" in block.marks]
+    site = fake_distribution("echo-kit", plugins={"echo_mod": block.text})
+    found = discover([str(site)])
+    assert found.problems == ()
+    entry = found.registry.get("drafter", "echo")
+    drafter = entry.make(entry.spec())
+    model = TwigModel(tiny_llava())
+    inputs = llava_inputs([(3, 1, 5), (4, 0, 0)])
+    plain = model.generate(**inputs, drafter="plain", max_new_tokens=24)
+    drafted = model.generate(**inputs, drafter=drafter, max_new_tokens=24)
+    assert torch.equal(drafted, plain)
+    assert drafted.stats.accepted_tokens > 0
 
 
 def _runnable(command):

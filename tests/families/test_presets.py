@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from twigkit import CapabilityError, CheckpointError, RunSpec
 from twigkit.cli.families import page
 from twigkit.cli.main import main
-from twigkit.families.resolve import adapter_entries, find_adapter
+from twigkit.families.resolve import find_adapter
 from twigkit.families.sizing import all_presets, on_meta, preset_shape
 from twigkit.interfaces.capabilities import ADAPTER_CAPABILITIES
 from twigkit.plugins.discovery import default_registry
@@ -160,7 +160,7 @@ def test_inspect_says_what_is_wrong_with_a_folder(tmp_path):
 
 
 def test_every_adapter_is_served_or_refused():
-    for entry in adapter_entries():
+    for entry in default_registry().entries("adapter"):
         kinds = entry.cls.model_types
         assert kinds, entry.name
         if entry.capabilities:

@@ -8,9 +8,12 @@ import json
 import pytest
 
 RIVAL = """
-from twigkit import hookimpl
-class Rival: pass
-class Other: pass
+from twigkit.interfaces import PathShape, hookimpl
+class Rival(PathShape):
+    capabilities, heads = frozenset({"no-twig"}), ()
+    def __init__(self, spec): ...
+    def draft(self, draft_model, candidates, room): return candidates
+class Other(Rival): pass
 @hookimpl
 def register_drafters(register):
     register("hello", Rival)

@@ -4,6 +4,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -22,8 +23,19 @@ def test_type_checkers_see_the_same_names():
     (block,) = [
         node for node in tree.body if isinstance(node, ast.If) and node.test.id == "TYPE_CHECKING"
     ]
-    seen = {alias.asname: statement.module for statement in block.body for alias in statement.names}
-    assert seen == {name: f"twigkit.{module}" for name, module in twigkit._EXPORTS.items()}
+    seen = set()
+    for statement in block.body:
+        for alias in statement.names:
+            star = alias.name == "*"
+            seen |= set(import_module(statement.module).__all__) if star else {alias.asname}
+    assert seen == set(twigkit._EXPORTS)
+
+
+def test_all_that_is_for_extensions_is_here_too():
+    from twigkit import interfaces
+
+    for name in interfaces.__all__:
+        assert getattr(twigkit, name) is getattr(interfaces, name)
 
 
 def test_an_unknown_name_is_an_attribute_error():

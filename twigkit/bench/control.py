@@ -121,7 +121,7 @@ class Way:
         """
         drafter: Any = self.drafter
         if memory is not None:
-            drafter = default_registry().get("drafter", drafter.kind).cls(drafter)
+            drafter = default_registry().get("drafter", drafter.kind).make(drafter)
             drafter.memory = memory
         began, cpu = time.perf_counter(), time.process_time()
         output: Any = self.model.generate(

@@ -55,16 +55,16 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: If there are no such adapters, or the file cannot be written.
     """
-    from twigkit.families.resolve import adapter_entries
     from twigkit.io.files import write_whole
+    from twigkit.plugins.discovery import default_registry
 
     entries = [
         entry
-        for entry in adapter_entries()
+        for entry in default_registry().entries("adapter")
         if args.distribution is None or entry.distribution == args.distribution
     ]
     if not entries:
-        there = sorted({entry.distribution for entry in adapter_entries()})
+        there = sorted({entry.distribution for entry in default_registry().entries("adapter")})
         raise InputError(
             f"no adapter comes from {args.distribution!r}; those there are come from "
             f"{', '.join(there)}"

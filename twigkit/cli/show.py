@@ -137,7 +137,7 @@ def take_step(
     from twigkit.speculative.tree_image import StepDrawing
 
     spec = GenerationSpec.parse({"drafter": drafter}).drafter
-    inner = default_registry().get("drafter", spec.kind).cls(spec)
+    inner = default_registry().get("drafter", spec.kind).make(spec)
     recorder: Any = Recorder(inner, step, spec.kind)
     output: Any = model.generate(**inputs, drafter=recorder, **options)
     gains = output.stats.accepted_lengths[0]

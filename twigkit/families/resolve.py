@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from twigkit.errors import CapabilityError, PluginWarning
+from twigkit.errors import CapabilityError
 from twigkit.families.generic import GenericAdapter
 from twigkit.interfaces.adapter import Adapter
 from twigkit.plugins.discovery import default_registry
-from twigkit.plugins.registry import Entry
 
 
 def find_adapter(config: Mapping[str, Any]) -> Adapter:
@@ -27,7 +25,9 @@ def find_adapter(config: Mapping[str, Any]) -> Adapter:
         CapabilityError: If the model is refused, or two adapters claim it, or there is nothing to
             try; says what works instead.
     """
-    claims = [entry for entry in adapter_entries() if entry.cls.recognises(config)]
+    claims = [
+        entry for entry in default_registry().entries("adapter") if entry.cls.recognises(config)
+    ]
     if len(claims) > 1:
         raise CapabilityError(
             f"two adapters claim model type {config.get('model_type')!r}: "
@@ -41,19 +41,3 @@ def find_adapter(config: Mapping[str, Any]) -> Adapter:
         raise CapabilityError(reason)
     adapter: Adapter = claims[0].cls()
     return adapter
-
-
-def adapter_entries() -> list[Entry]:
-    """Return the registered adapters; what is no :class:`Adapter` is left out with a warning."""
-    entries = []
-    for entry in default_registry().entries("adapter"):
-        if issubclass(entry.cls, Adapter):
-            entries.append(entry)
-        else:
-            warnings.warn(
-                f"the adapter {entry.name!r} of {entry.origin} was left out: {entry.cls.__name__} "
-                "does not subclass twigkit.Adapter; ask its authors to update it",
-                PluginWarning,
-                stacklevel=2,
-            )
-    return entries

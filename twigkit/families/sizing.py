@@ -17,11 +17,12 @@ from transformers import AutoConfig
 from twigkit.errors import FamilyWarning, InputError, PluginError, TwigkitError
 from twigkit.families.generic import GenericAdapter
 from twigkit.families.loading import read_config, unloadable
-from twigkit.families.resolve import adapter_entries, find_adapter
+from twigkit.families.resolve import find_adapter
 from twigkit.interfaces.adapter import Adapter
 from twigkit.interfaces.budget import keep_counts, wipe_layer
 from twigkit.interfaces.presets import Preset, VisualTokens
 from twigkit.io.hub import download_options
+from twigkit.plugins.discovery import default_registry
 
 BUDGETS = (1 / 3, 2 / 9, 1 / 9)
 """Shares of the visual tokens that the paper's tables ask for (arXiv 2503.14075, table 1)."""
@@ -82,7 +83,7 @@ def all_presets() -> dict[str, tuple[Preset, str]]:
         PluginError: If two adapters bring a preset of the same name.
     """
     found: dict[str, tuple[Preset, str]] = {}
-    for entry in adapter_entries():
+    for entry in default_registry().entries("adapter"):
         for preset in entry.cls.presets():
             other = found.setdefault(preset.name, (preset, entry.name))
             if other[0] is not preset:

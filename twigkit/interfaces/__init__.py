@@ -1,1 +1,45 @@
-"""The one door for extensions: what plug-ins implement, and what they are handed."""
+"""The one door for extensions: contracts, what they are handed, and what helps to write them.
+
+One module per kind of plug-in, and some that they share; all names can be imported from here.
+"""
+
+from twigkit.interfaces import (
+    adapter,
+    budget,
+    capabilities,
+    drafter,
+    head,
+    objective,
+    plugin,
+    presets,
+    pruner,
+    pruning_schedules,
+    tiny_models,
+)
+from twigkit.interfaces.adapter import *
+from twigkit.interfaces.budget import *
+from twigkit.interfaces.capabilities import *
+from twigkit.interfaces.drafter import *
+from twigkit.interfaces.head import *
+from twigkit.interfaces.objective import *
+from twigkit.interfaces.plugin import *
+from twigkit.interfaces.presets import *
+from twigkit.interfaces.pruner import *
+from twigkit.interfaces.pruning_schedules import *
+from twigkit.interfaces.tiny_models import *
+
+__all__ = sorted(
+    {
+        *adapter.__all__,
+        *budget.__all__,
+        *capabilities.__all__,
+        *drafter.__all__,
+        *head.__all__,
+        *objective.__all__,
+        *plugin.__all__,
+        *presets.__all__,
+        *pruner.__all__,
+        *pruning_schedules.__all__,
+        *tiny_models.__all__,
+    }
+)

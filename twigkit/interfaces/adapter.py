@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from torch import nn
+from transformers import PreTrainedModel
 
-from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.layer_stack import LayerStack, Rope
+from twigkit.backbone.prompt import Prompt
+from twigkit.errors import CapabilityError, PluginError
 from twigkit.interfaces.presets import Preset, VisualTokens
 from twigkit.interfaces.tiny_models import TinyFamily
+
+__all__ = ["Adapter", "HasTiny", "LayerStack", "Prompt", "RefusingAdapter", "Rope"]
 
 
 @runtime_checkable
@@ -48,13 +53,17 @@ class Adapter:
         """Say why a model cannot be served, and what works instead; ``None`` if it can."""
         return None
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    @abstractmethod
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model.
 
         Raises:
             CapabilityError: If this variant of the family cannot be served; says why.
         """
-        raise TypeError(f"{type(self).__name__} does not say what its layers are; define 'stack'")
+        raise PluginError(
+            f"{type(self).__name__} does not define stack(self, model); return a LayerStack as "
+            "docs/recipes/adapter.md describes it"
+        )
 
     @classmethod
     def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens | None:
@@ -73,3 +82,24 @@ class Adapter:
         most families have one, which :meth:`HasTiny.tiny` makes.
         """
         return {"tiny": self.tiny} if isinstance(self, HasTiny) else {}
+
+
+class RefusingAdapter(Adapter):
+    """Base class of adapters that recognise a family only to say what works instead.
+
+    Such an adapter declares ``model_types`` and defines :meth:`refusal`.
+    """
+
+    @classmethod
+    @abstractmethod
+    def refusal(cls, config: Mapping[str, Any]) -> str:
+        """Say why the family cannot be served, and what works instead."""
+        raise PluginError(f"{cls.__name__} does not define refusal(cls, config)")
+
+    def stack(self, model: PreTrainedModel) -> LayerStack:
+        """Refuse the model.
+
+        Raises:
+            CapabilityError: Always, with the refusal.
+        """
+        raise CapabilityError(self.refusal(model.config.to_dict()))

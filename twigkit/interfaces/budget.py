@@ -10,6 +10,9 @@ import math
 
 from twigkit.errors import BudgetError
 
+__all__ = ["WIPE_FRACTION", "keep_counts", "wipe_layer"]
+
+
 WIPE_FRACTION = 0.75
 """Wipe layer as a fraction of the depth where none is given (24 of 32 in the paper)."""
 
@@ -105,8 +108,3 @@ def _keep_count(
         )
     kept = math.ceil((depth * average - exit_layer * count) / (wipe - exit_layer) - _ROUNDING)
     return max(0, min(kept, count))
-
-
-def average(count: int, kept: int, *, depth: int, exit_layer: int, wipe: int) -> float:
-    """Return the average number of visual tokens per layer that keeping ``kept`` tokens gives."""
-    return (count * exit_layer + kept * (wipe - exit_layer)) / depth

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+__all__ = ["ADAPTER_CAPABILITIES", "PICTURES", "VIDEOS"]
+
+
 ADAPTER_CAPABILITIES = {
     "batch": "Left-padded batches of prompts of different lengths.",
     "text-only": "Prompts without a picture, alone or beside others that have one.",

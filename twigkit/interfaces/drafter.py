@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from twigkit.specs.run import DrafterField, DrafterSpec
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
-from twigkit.speculative.sampling import Sampling
+from twigkit.speculative.ngrams import NgramTable, propose
+from twigkit.speculative.path_drafting import PathShape, add_paths
+from twigkit.speculative.sampling import Sampling, process
+from twigkit.speculative.static_trees import Path, ordered, search
+
+__all__ = [
+    "BeginsAnswers",
+    "Candidates",
+    "Decides",
+    "DraftModel",
+    "DraftTree",
+    "Drafter",
+    "DrafterField",
+    "DrafterSpec",
+    "NgramTable",
+    "Path",
+    "PathShape",
+    "Remembers",
+    "Sampling",
+    "add_paths",
+    "ordered",
+    "process",
+    "propose",
+    "search",
+]
 
 
 class DraftModel(Protocol):
@@ -101,20 +126,29 @@ class Decides(Protocol):
 
 
 class Drafter(Protocol):
-    """Proposes the tokens below the last accepted one.
+    """Proposes the tokens after the last accepted one.
 
-    Attributes:
-        capabilities: What it can do.
-        heads: Names of the twig heads it needs; empty if it needs no twig.
-        linear: Whether it proposes paths only.
+    Properties may be plain attributes, of the class or set in ``__init__``; the class annotates
+    those that are set in ``__init__``.
     """
-
-    capabilities: ClassVar[frozenset[str]]
-    heads: tuple[str, ...]
-    linear: bool
 
     def __init__(self, spec: Any) -> None:
         """Take the drafter's own spec."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do, such as ``"batch"`` and ``"tree"``."""
+        ...
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the twig heads it needs; empty if it needs no twig."""
+        ...
+
+    @property
+    def linear(self) -> bool:
+        """Whether it proposes paths only."""
         ...
 
     @property
@@ -132,7 +166,7 @@ class Drafter(Protocol):
         """Most drafts on one path: the most a step can accept."""
         ...
 
-    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int, /) -> DraftTree:
         """Propose the tokens of one step.
 
         Args:

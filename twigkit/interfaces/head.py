@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.probes import RowProbe
+from twigkit.errors import PluginError
 from twigkit.specs.run import HeadSpec
+from twigkit.twig.module import Twig
+
+__all__ = ["Head", "HeadSpec", "LayerStack", "RowProbe", "Scorer", "Twig"]
 
 
 class Head(nn.Module):
-    """Base class of twig heads: maps the twig's normed states to something a strategy uses."""
+    """Base class of twig heads: maps the twig's normed states to something a strategy uses.
+
+    Attributes:
+        capabilities: What it can do, such as ``"next-token"`` or ``"scores"``.
+    """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
+    @abstractmethod
     def grow(cls, spec: Any, stack: LayerStack) -> Head:
         """Make the head of a fresh twig.
 
@@ -24,11 +34,18 @@ class Head(nn.Module):
             spec: The head's own spec.
             stack: The base, whose weights the head may copy.
         """
-        raise TypeError(f"{cls.__name__} does not say how it grows; define the class method 'grow'")
+        raise PluginError(
+            f"{cls.__name__} does not define the class method grow(cls, spec, stack); "
+            "docs/recipes/head.md describes it"
+        )
 
+    @abstractmethod
     def forward(self, hidden: Tensor) -> Tensor:
         """Map states ``[batch, tokens, width]`` to the head's output."""
-        raise TypeError(f"{type(self).__name__} does not define 'forward'")
+        raise PluginError(
+            f"{type(self).__name__} does not define forward(self, hidden); docs/recipes/head.md "
+            "describes it"
+        )
 
 
 @runtime_checkable
@@ -47,6 +64,3 @@ class Scorer(Protocol):
             visual tokens in front of a row add up to one; all others are zero.
         """
         ...
-
-
-HeadSpecs = dict[str, HeadSpec]

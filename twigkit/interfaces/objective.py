@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from twigkit.learning.batch import Batch
 
+__all__ = ["Batch", "Objective", "Part"]
+
 
 @dataclass
 class Part:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from twigkit.backbone.probes import RowProbe
+from twigkit.specs.run import PrunerSpec
+from twigkit.twig.module import Twig
+
+__all__ = [
+    "PromptLayout",
+    "PruneContext",
+    "Pruner",
+    "PrunerSpec",
+    "RowProbe",
+    "Selection",
+    "Stage",
+    "Twig",
+]
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ class PruneContext:
     """What the core hands a pruner at a stage. All tensors are of the tokens still there.
 
     Attributes:
-        hidden: States behind the stage's layer, ``[batch, tokens, width]``.
+        hidden: States after the stage's layer, ``[batch, tokens, width]``.
         visual: Which tokens are visual, ``[batch, tokens]`` bool.
         valid: Which are not padding, ``[batch, tokens]`` bool.
         index: Original sequence index, ``[batch, tokens]`` long.
@@ -68,8 +83,8 @@ class PruneContext:
     valid: Tensor
     index: Tensor
     attention: Tensor | None = None
-    twig: Any = None
-    twig_probe: Any = None
+    twig: Twig | None = None
+    twig_probe: RowProbe | None = None
     generator: torch.Generator | None = None
 
 
@@ -89,21 +104,30 @@ class Selection:
 class Pruner(Protocol):
     """Says at which layers visual tokens go, how many stay, and which.
 
-    Attributes:
-        capabilities: What it can do.
-        needs_twig: Whether it works only on a model with a twig.
-        heads: Names of the twig heads it needs.
+    Properties may be plain attributes, of the class or set in ``__init__``; the class annotates
+    those that are set in ``__init__``.
     """
-
-    capabilities: ClassVar[frozenset[str]]
-    needs_twig: ClassVar[bool]
-    heads: ClassVar[tuple[str, ...]]
 
     def __init__(self, spec: Any) -> None:
         """Take the pruner's own spec."""
         ...
 
-    def stages(self, layout: PromptLayout) -> list[Stage]:
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do, such as ``"batch"`` and ``"final-wipe"``."""
+        ...
+
+    @property
+    def needs_twig(self) -> bool:
+        """Whether it works only on a model with a twig."""
+        ...
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the twig heads it needs."""
+        ...
+
+    def stages(self, layout: PromptLayout, /) -> list[Stage]:
         """Plan the stages of a prompt, by rising layer.
 
         Raises:
@@ -111,6 +135,6 @@ class Pruner(Protocol):
         """
         ...
 
-    def select(self, stage: Stage, context: PruneContext) -> Selection:
+    def select(self, stage: Stage, context: PruneContext, /) -> Selection:
         """Score the tokens at a stage that keeps some of them."""
         ...

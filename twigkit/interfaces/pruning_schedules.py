@@ -8,6 +8,8 @@ from twigkit.errors import CapabilityError
 from twigkit.interfaces.budget import keep_counts, wipe_layer
 from twigkit.interfaces.pruner import PromptLayout, Stage
 
+__all__ = ["cut_and_wipe", "twig_stages"]
+
 
 def twig_stages(
     name: str,

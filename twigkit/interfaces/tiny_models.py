@@ -9,6 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+__all__ = [
+    "BOS",
+    "EOS",
+    "PAD",
+    "STD",
+    "Finish",
+    "Medium",
+    "TinyFamily",
+    "TinyPrompts",
+    "TinyRow",
+    "join_media",
+    "pad_left",
+    "random_choice",
+    "random_pixels",
+    "spread_weights",
+    "tiny_text_config",
+    "tiny_vision_config",
+]
+
+
 STD = 0.12
 """Spread of tiny weights; the usual 0.02 makes attention uniform and hides wrong masks."""
 
@@ -90,7 +110,7 @@ class TinyPrompts:
         drawn = [self._row(row) for row in rows]
         media = [held for _, held in drawn]
         inputs: dict[str, Any] = pad_left([ids for ids, _ in drawn])
-        inputs.update(join([medium for held in media for medium in held]))
+        inputs.update(join_media([medium for held in media for medium in held]))
         return inputs if self.finish is None else self.finish(inputs, media)
 
     def _row(self, row: TinyRow) -> tuple[list[int], list[Medium]]:
@@ -107,7 +127,7 @@ class TinyPrompts:
         return drawn
 
 
-def text_config(**differs: Any) -> dict[str, Any]:
+def tiny_text_config(**differs: Any) -> dict[str, Any]:
     """Return the settings of a tiny decoder: 64 wide, 8 layers, two query heads to a key.
 
     Args:
@@ -125,7 +145,7 @@ def text_config(**differs: Any) -> dict[str, Any]:
     }
 
 
-def vision_config(**differs: Any) -> dict[str, Any]:
+def tiny_vision_config(**differs: Any) -> dict[str, Any]:
     """Return the settings of a tiny vision tower: two layers over four by four patches.
 
     Args:
@@ -150,7 +170,7 @@ def pad_left(prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
 
-def join(media: Sequence[Medium]) -> dict[str, Tensor]:
+def join_media(media: Sequence[Medium]) -> dict[str, Tensor]:
     """Join the tensors of some media along their first dimension."""
     values: dict[str, list[Tensor]] = {}
     for medium in media:
@@ -159,12 +179,12 @@ def join(media: Sequence[Medium]) -> dict[str, Tensor]:
     return {name: torch.cat(tensors) for name, tensors in values.items()}
 
 
-def draw(generator: torch.Generator, *shape: int) -> Tensor:
-    """Draw pixels."""
+def random_pixels(generator: torch.Generator, *shape: int) -> Tensor:
+    """Draw pixels of a normal distribution."""
     return torch.randn(shape, generator=generator)
 
 
-def pick(generator: torch.Generator, *choices: Any) -> Any:
+def random_choice(generator: torch.Generator, *choices: Any) -> Any:
     """Draw one of several things, such as the size of a picture."""
     return choices[int(torch.randint(len(choices), (1,), generator=generator))]
 

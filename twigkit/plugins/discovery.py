@@ -18,7 +18,22 @@ import pluggy
 
 from twigkit.errors import PluginError, PluginWarning
 from twigkit.plugins import hookspecs
-from twigkit.plugins.registry import Entry, Registry
+from twigkit.plugins.contracts import check_class
+from twigkit.plugins.registry import KINDS, Entry, Registry
+
+__all__ = [
+    "COMMAND_GROUP",
+    "GROUP",
+    "HOOK_KINDS",
+    "Discovery",
+    "Problem",
+    "Source",
+    "commands",
+    "default_discovery",
+    "default_registry",
+    "discover",
+    "sources",
+]
 
 GROUP = "twigkit"
 """Entry-point group of modules with hook implementations."""
@@ -26,12 +41,7 @@ GROUP = "twigkit"
 COMMAND_GROUP = "twigkit.commands"
 """Entry-point group of modules that each add one command to the command line."""
 
-HOOK_KINDS = {
-    "register_adapters": "adapter",
-    "register_heads": "head",
-    "register_pruners": "pruner",
-    "register_drafters": "drafter",
-}
+HOOK_KINDS = {f"register_{kind}s": kind for kind in KINDS}
 """Which kind of entry each hook registers."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -229,7 +239,7 @@ def _load(source: Source) -> list[Entry]:
     return entries
 
 
-def _collector(kind: str, source: Source, entries: list[Entry]) -> hookspecs.Register:
+def _collector(kind: str, source: Source, entries: list[Entry]) -> hookspecs.Register[Any]:
     """Make the ``register`` that one hook of one plug-in receives."""
 
     def register(name: str, cls: type[Any], spec: type[Any] | None = None) -> None:
@@ -248,6 +258,7 @@ def _check(kind: str, name: str, cls: type[Any], spec: type[Any] | None) -> None
         )
     if not isinstance(cls, type):
         raise PluginError(f"it registers {cls!r} as the {kind} {name!r}; expected a class")
+    check_class(kind, name, cls)
     if spec is None:
         return
     field = getattr(spec, "model_fields", {}).get("kind")

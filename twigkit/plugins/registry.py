@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from twigkit.errors import RegistryError
+from twigkit.plugins.contracts import check_instance
+
+__all__ = ["KINDS", "Entry", "Registry"]
 
 KINDS = ("adapter", "head", "pruner", "drafter")
 """The kinds of plug-in, in the order in which they are listed."""
@@ -51,6 +54,19 @@ class Entry:
     def capabilities(self) -> frozenset[str]:
         """What the class says it can do, from its optional attribute ``capabilities``."""
         return frozenset(getattr(self.cls, "capabilities", ()))
+
+    def make(self, spec: Any) -> Any:
+        """Make the plug-in and check that it is whole.
+
+        Args:
+            spec: Its settings.
+
+        Raises:
+            PluginError: If something that its contract lists was annotated and never set.
+        """
+        made = self.cls(spec)
+        check_instance(self.kind, made)
+        return made
 
     @property
     def origin(self) -> str:

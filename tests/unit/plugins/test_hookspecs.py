@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.least_plugins import LEAST
 from twigkit.plugins import hookspecs
 from twigkit.plugins.discovery import HOOK_KINDS, discover
 from twigkit.plugins.registry import KINDS
@@ -33,8 +34,8 @@ def test_a_hook_has_one_sentence_that_the_docs_repeat(name):
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_registers_its_kind(fake_distribution, name):
     source = (
-        "from twigkit import hookimpl\nclass Thing: pass\n"
-        f"@hookimpl\ndef {name}(register):\n    register('thing', Thing)\n"
+        f"from twigkit import hookimpl\n{LEAST[HOOK_KINDS[name]]}"
+        f"@hookimpl\ndef {name}(register):\n    register('thing', Least)\n"
     )
     site = fake_distribution("thing-kit", plugins={"thing_mod": source})
     (entry,) = discover([str(site)]).registry.entries()

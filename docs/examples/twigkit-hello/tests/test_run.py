@@ -1,11 +1,12 @@
 """The package is discovered, and works together with built-in parts."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 from twigkit import RunSpec, TwigModel, default_registry
-from twigkit.cli.main import main
-from twigkit.interfaces.tiny_models import TinyRow
+from twigkit.interfaces import TinyRow
 
 from twigkit_hello.adapter import HelloAdapter
 
@@ -20,7 +21,7 @@ def test_every_part_is_registered():
 
 def test_the_run_file_is_carried_out(tmp_path):
     folder = tmp_path / "base"
-    assert main(["hello", "--out", str(folder)]) == 0
+    subprocess.run([sys.executable, "-m", "twigkit", "hello", "--out", folder], check=True)
     run = RunSpec.from_file(RUN)
     model = TwigModel.from_pretrained(folder, dtype=run.runtime.dtype)
     model.grow(run.twig.replace(base=str(folder)))

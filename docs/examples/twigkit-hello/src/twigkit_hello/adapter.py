@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import nn
-from twigkit import Adapter, LayerStack, hookimpl
-from twigkit.interfaces.tiny_models import Medium, TinyFamily, TinyPrompts, draw, pick
+from transformers import PreTrainedModel
+from twigkit.interfaces import (
+    Adapter,
+    LayerStack,
+    Medium,
+    Register,
+    TinyFamily,
+    TinyPrompts,
+    hookimpl,
+    random_choice,
+    random_pixels,
+)
 
 from twigkit_hello.model import tiny_model
 
@@ -20,7 +29,7 @@ class HelloAdapter(Adapter):
         {"batch", "dynamic-resolution", "image", "multi-image", "pruning", "text-only"}
     )
 
-    def stack(self, model: nn.Module) -> LayerStack:
+    def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; the placeholder stands for every visual token."""
         ids = (model.config.image_token_id,)
         return LayerStack(model, model.model.language_model, visual_ids=ids)
@@ -30,14 +39,14 @@ class HelloAdapter(Adapter):
         model = tiny_model()
 
         def image(generator: torch.Generator) -> Medium:
-            patches = pick(generator, 6, 9, 12)
-            pixels = draw(generator, patches, model.config.patch_values)
+            patches = random_choice(generator, 6, 9, 12)
+            pixels = random_pixels(generator, patches, model.config.patch_values)
             return Medium([model.config.image_token_id] * patches, {"pixel_values": pixels})
 
         return TinyFamily(model, TinyPrompts({"image": image}))
 
 
 @hookimpl
-def register_adapters(register: Any) -> None:
+def register_adapters(register: Register[Adapter]) -> None:
     """Register the adapter."""
     register("hello", HelloAdapter)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from twigkit import DrafterSpec, hookimpl
-from twigkit.interfaces.drafter import DraftModel
-from twigkit.speculative.candidates import Candidates
+from twigkit.interfaces import Candidates, Drafter, DrafterSpec, DraftModel, Register, hookimpl
 
 
 class HelloDrafterSpec(DrafterSpec):
@@ -25,6 +23,9 @@ class HelloDrafter:
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
     linear: ClassVar[bool] = False
     height: ClassVar[int] = 1
+    heads: tuple[str, ...]
+    capacity: int
+    size: int
 
     def __init__(self, spec: HelloDrafterSpec) -> None:
         """Take the settings."""
@@ -41,6 +42,6 @@ class HelloDrafter:
 
 
 @hookimpl
-def register_drafters(register: Any) -> None:
+def register_drafters(register: Register[Drafter]) -> None:
     """Register the drafter."""
     register("hello", HelloDrafter, HelloDrafterSpec)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from twigkit import Head, HeadSpec, LayerStack, hookimpl
+from twigkit.interfaces import Head, HeadSpec, LayerStack, Register, hookimpl
 
 
 class HelloHeadSpec(HeadSpec):
@@ -46,6 +46,6 @@ class HelloHead(Head):
 
 
 @hookimpl
-def register_heads(register: Any) -> None:
+def register_heads(register: Register[Head]) -> None:
     """Register the head."""
     register("hello", HelloHead, HelloHeadSpec)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from twigkit import PrunerSpec, hookimpl
-from twigkit.interfaces.budget import keep_counts, wipe_layer
-from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
+from twigkit.interfaces import (
+    PromptLayout,
+    PruneContext,
+    Pruner,
+    PrunerSpec,
+    Register,
+    Selection,
+    Stage,
+    hookimpl,
+    keep_counts,
+    wipe_layer,
+)
 
 
 class HelloPrunerSpec(PrunerSpec):
@@ -55,6 +64,6 @@ class HelloPruner:
 
 
 @hookimpl
-def register_pruners(register: Any) -> None:
+def register_pruners(register: Register[Pruner]) -> None:
     """Register the pruner."""
     register("hello", HelloPruner, HelloPrunerSpec)
