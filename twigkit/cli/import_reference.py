@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from twigkit.cli.loading import DTYPES, base_folder, quieten
+from twigkit.cli.loading import DTYPES, add_force, base_folder, free_for_twig, quieten
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", required=True, metavar="DIR", help="folder of the published checkpoint"
     )
     parser.add_argument(
-        "--exit-layer", type=int, default=2, metavar="K", help="base layers before the twig (2)"
+        "--exit-layer",
+        type=int,
+        metavar="K",
+        help="base layers before the twig (default: what the checkpoint's name says, such as "
+        "K2-T3, or else 2)",
     )
     parser.add_argument(
-        "--depth", type=int, default=3, metavar="T", help="layers of the twig (default: 3)"
+        "--depth",
+        type=int,
+        metavar="T",
+        help="layers of the twig (default: those that the checkpoint holds)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the twig goes")
+    add_force(parser)
     parser.add_argument("--revision", help="revision of the base on the Hub")
     parser.add_argument(
         "--dtype",
@@ -45,10 +53,12 @@ def run(args: argparse.Namespace) -> int:
         0.
 
     Raises:
-        CheckpointError: If base or checkpoint are missing or damaged, or do not fit each other.
+        CheckpointError: If base or checkpoint are missing or damaged, or do not fit each other, or
+            the folder holds a twig already, or something else.
         SpecError: If exit layer and depth do not fit the base.
     """
     quieten()
+    free_for_twig(args.out, force=args.force)
     from twigkit.model import TwigModel
     from twigkit.twig.import_twigvlm import import_reference
 
@@ -62,12 +72,14 @@ def run(args: argparse.Namespace) -> int:
         depth=args.depth,
         revision=args.revision,
     )
-    folder = model.save_twig(args.out, note="Imported from a published checkpoint.")
+    folder = model.save_twig(
+        args.out, note="Imported from a published checkpoint.", overwrite=args.force
+    )
     parameters = sum(weight.numel() for weight in model.twig.parameters())
     rows = getattr(model.twig.spec.heads["lm"], "rows", None)
     print(
-        f"{folder}: a twig of {args.depth} layers on layer {args.exit_layer} of {base}, "
-        f"{parameters:,} parameters"
+        f"{folder}: a twig of {model.twig.depth} layers on layer {model.twig.exit_layer} of "
+        f"{base}, {parameters:,} parameters"
     )
     if "pruning" in model.twig.heads:
         print("its gates are the head 'pruning', with which the pruner 'p-head' scores")

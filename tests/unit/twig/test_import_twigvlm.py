@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+import tracemalloc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from twigkit.cli.main import main
 from twigkit.heads.medusa import MedusaHead, MedusaHeadSpec
 from twigkit.plugins.discovery import default_registry
 from twigkit.strategies.auto import AutoDrafter
-from twigkit.twig.import_twigvlm import import_reference, read_checkpoint
+from twigkit.twig.import_twigvlm import import_reference
+from twigkit.twig.weight_files import WeightFiles
 
 DATA = Path(__file__).parents[2] / "data" / "reference-vectors"
 BASE, PUBLISHED = DATA / "base", DATA / "reference_twig"
@@ -154,7 +157,7 @@ def test_a_checkpoint_in_several_files_is_the_same(twig, checkpoint, tmp_path):
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
     (checkpoint / "model-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"lacks model-2\.safetensors"):
-        read_checkpoint(checkpoint)
+        WeightFiles(checkpoint)
 
 
 def test_rows_that_a_shorter_head_lacks_are_never_drafted(checkpoint, tmp_path, capsys):
@@ -217,10 +220,10 @@ def test_weights_that_do_not_fit_are_named(model, checkpoint, edit, told):
 
 # -- the gates of TwigVLM++ ------------------------------------------------------------------------
 
-LEAF = "model.layers.2.self_attn.leaf_attention_module."
+LEAF = "leaf_attention_module."
 
 
-def gates(query=f"{LEAF}q_proj.weight", key=f"{LEAF}k_proj.weight", *, groups=None):
+def gates(query=f"{LEAF}q_gate.weight", key=f"{LEAF}k_gate.weight", *, groups=None):
     """An edit that adds gates; the base has as many key heads as query heads unless told."""
     random = torch.Generator().manual_seed(3)
 
@@ -235,10 +238,11 @@ def gates(query=f"{LEAF}q_proj.weight", key=f"{LEAF}k_proj.weight", *, groups=No
 @pytest.mark.parametrize(
     ("query", "key"),
     [
-        (f"{LEAF}q_proj.weight", f"{LEAF}k_proj.weight"),
-        (f"{LEAF}gate_query.weight", f"{LEAF}gate_key.weight"),
-        ("model.leaf_attention_module.Wq.weight", "model.leaf_attention_module.Wk.weight"),
-        ("leaf_attention_module.q.0.weight", "leaf_attention_module.k.0.weight"),
+        (f"{LEAF}q_gate.weight", f"{LEAF}k_gate.weight"),
+        (f"model.{LEAF}q_gate.weight", f"model.{LEAF}k_gate.weight"),
+        (f"module.{LEAF}q_gate.weight", f"module.{LEAF}k_gate.weight"),
+        ("leaf_proj.q_proj.weight", "leaf_proj.k_proj.weight"),
+        ("leaf_proj_q.weight", "leaf_proj_k.weight"),
     ],
 )
 def test_gates_become_the_pruning_head(model, checkpoint, tmp_path, capsys, query, key):
@@ -251,6 +255,8 @@ def test_gates_become_the_pruning_head(model, checkpoint, tmp_path, capsys, quer
     assert twig.spec.heads["pruning"].rotary
     assert torch.equal(twig.head("pruning").query.weight, published[query])
     assert torch.equal(twig.head("pruning").key.weight, published[key])
+    own, grown = twig.state_dict(), "self_attn.q_proj.weight"
+    assert torch.equal(own[f"layers.1.{grown}"], published[f"model.layers.1.{grown}"])
     hidden = torch.randn(1, 2, 64)
     logits = hidden @ torch.cat((published[query], published[key])).T
     assert torch.allclose(twig.head("pruning")(hidden), logits.relu() * logits.sigmoid(), atol=1e-5)
@@ -271,22 +277,23 @@ def test_an_imported_pruning_head_prunes(checkpoint, tmp_path):
     ("edit", "listed"),
     [
         (gates(f"{LEAF}first.weight", f"{LEAF}second.weight"), ["first.weight", "second.weight"]),
+        (gates("leaf_proj1.weight", "leaf_proj2.weight"), ["leaf_proj1.weight", "leaf_proj2.weig"]),
         (gates(f"{LEAF}q_proj.weight", f"{LEAF}q_gate.weight"), ["q_proj.weight", "q_gate.weight"]),
-        (gates(groups=7), [r"q_proj.weight [64, 64]", r"k_proj.weight [7, 64]"]),
-        (add(f"{LEAF}q_proj.weight", 64, 64), ["q_proj.weight [64, 64]"]),
+        (gates(groups=7), [r"q_gate.weight [64, 64]", r"k_gate.weight [7, 64]"]),
+        (add(f"{LEAF}q_gate.weight", 64, 64), ["q_gate.weight [64, 64]"]),
         (
-            lambda state: (gates()(state), add(f"{LEAF}q_proj.bias", 64)(state)),
-            ["q_proj.bias [64]", "k_proj.weight [64, 64]"],
+            lambda state: (gates()(state), add(f"{LEAF}q_gate.bias", 64)(state)),
+            ["q_gate.bias [64]", "k_gate.weight [64, 64]"],
         ),
         (
             lambda state: (
                 gates()(state),
-                gates(LEAF.replace("2", "1") + "q", LEAF.replace("2", "1") + "k")(state),
+                gates(f"model.{LEAF}q", f"model.{LEAF}k")(state),
             ),
-            ["model.layers.1.self_attn.leaf_attention_module.q [64, 64]"],
+            ["model.leaf_attention_module.q [64, 64]"],
         ),
     ],
-    ids=["unnamed", "twice", "another shape", "one alone", "a bias", "in two layers"],
+    ids=["unnamed", "numbered", "twice", "another shape", "one alone", "a bias", "in two places"],
 )
 def test_gates_that_leave_a_doubt_are_refused_by_name(model, checkpoint, edit, listed):
     change(checkpoint, edit)
@@ -311,20 +318,6 @@ def test_gates_of_different_shapes_need_no_names(tmp_path):
     assert bool((found.head("pruning").query.weight == 0.0).all())
 
 
-def test_files_that_cannot_be_used_are_named(model, checkpoint, tmp_path):
-    with pytest.raises(CheckpointError, match="there is no folder"):
-        read_checkpoint(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="holds no safetensors file"):
-        read_checkpoint(tmp_path / "empty")
-    shutil.copy(checkpoint / "model.safetensors", checkpoint / "other.safetensors")
-    with pytest.raises(CheckpointError, match=r"repeats lm_head\.weight"):
-        read_checkpoint(checkpoint)
-    (checkpoint / "other.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match=r"other\.safetensors is damaged"):
-        read_checkpoint(checkpoint)
-
-
 def test_a_shape_outside_the_base_is_refused(model):
     with pytest.raises(SpecError, match="the base has 16 layers"):
         import_reference(PUBLISHED, model.stack, base="base", exit_layer=14, depth=3)
@@ -338,3 +331,188 @@ def test_a_failed_import_leaves_nothing_behind(checkpoint, tmp_path, capsys):
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1
     assert not out.parent.exists()
+
+
+# -- copies of the base, and the names of inference ------------------------------------------------
+
+
+def base_copies(dtype=torch.float16):
+    """What the training scripts of TwigVLM++ leave in a checkpoint: the frozen base."""
+    base = load_file(BASE / "model.safetensors")
+    copies = {
+        "bkb_lm_head.weight": base["language_model.lm_head.weight"][:150]
+    }  # rows as published: fewer
+    for name, weight in base.items():
+        place = name.removeprefix("language_model.model.")
+        if place.startswith(("layers.", "norm.")) and place != name:
+            copies[f"model.bkb_{place}"] = weight
+    return {name: weight.clone().to(dtype) for name, weight in copies.items()}
+
+
+def as_trained(state, copies):
+    """A ++ checkpoint as the training scripts save it."""
+    gates()(state)
+    state.update(copies)
+
+
+def as_loaded(state, copies):
+    """A ++ checkpoint with the names of inference, where the base has the plain names."""
+    gates(f"model.{LEAF}q_gate.weight", f"model.{LEAF}k_gate.weight")(state)
+    twig = {"lm_head.": "model.twig_head.", "model.norm.": "model.twig_norm."}
+    twig["model.layers."] = "model.twig_layers."
+    for name in list(state):
+        for old, new in twig.items():
+            if name.startswith(old):
+                state[new + name.removeprefix(old)] = state.pop(name)
+    state.update({name.replace("bkb_", ""): weight for name, weight in copies.items()})
+
+
+def split(folder, parts=3):
+    """Save a checkpoint in several files, as one of over 5 GB is."""
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names, where = sorted(state), {}
+    for part in range(parts):
+        file = f"model-{part + 1:05}-of-{parts:05}.safetensors"
+        save_file({name: state[name] for name in names[part::parts]}, folder / file)
+        where.update(dict.fromkeys(names[part::parts], file))
+    index = {"metadata": {"total_size": 1}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("layout", [as_trained, as_loaded])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_checkpoint_with_copies_of_the_base_is_the_same_twig(
+    model, checkpoint, layout, dtype, prefix
+):
+    plain = shutil.copytree(checkpoint, checkpoint.with_name("plain"))
+    change(plain, gates())
+    copies = base_copies(dtype)
+    assert len(copies) > 16 * 9
+
+    def edit(state):
+        layout(state, copies)
+        for name in list(state):
+            state[prefix + name] = state.pop(name)
+
+    change(checkpoint, edit)
+    split(checkpoint)
+    found = import_reference(checkpoint, model.stack, base="base").state_dict()
+    wanted = import_reference(plain, model.stack, base="base", exit_layer=2, depth=3).state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", [as_trained, as_loaded])
+@pytest.mark.parametrize(
+    "name",
+    ["bkb_lm_head.weight", "model.bkb_norm.weight", "model.bkb_layers.15.mlp.down_proj.weight"],
+)
+@pytest.mark.parametrize("how", ["one value", "shape"])
+def test_a_copy_that_differs_from_the_base_is_named(model, checkpoint, layout, name, how):
+    copies = base_copies()
+    if how == "shape":
+        copies[name] = copies[name][..., :-1].clone()
+    else:
+        copies[name].view(-1)[7] += 0.5
+    change(checkpoint, lambda state: layout(state, copies))
+    told = name if layout is as_trained else name.replace("bkb_", "")
+    with pytest.raises(CheckpointError, match=f"^{told} in .* differs from the base at hand"):
+        import_reference(checkpoint, model.stack, base="base")
+
+
+@torch.no_grad()
+def test_in_the_same_precision_copies_equal_the_base_in_every_bit(checkpoint):
+    stack = TwigModel.from_pretrained(BASE).stack
+    copies = base_copies()
+    change(checkpoint, lambda state: as_trained(state, copies))
+    assert import_reference(checkpoint, stack, base="base").depth == 3
+    name = "model.bkb_layers.0.self_attn.q_proj.weight"
+    copies[name].view(torch.int16)[5, 5] ^= 1
+    change(checkpoint, lambda state: as_trained(state, copies))
+    with pytest.raises(CheckpointError, match=name):
+        import_reference(checkpoint, stack, base="base")
+
+
+def test_a_copy_of_a_layer_that_the_base_lacks_is_unknown(model, checkpoint):
+    change(checkpoint, add("model.bkb_layers.16.mlp.up_proj.weight", 128, 64))
+    with pytest.raises(CheckpointError, match=r"bkb_layers\.16\.mlp\.up_proj\.weight is unknown"):
+        import_reference(checkpoint, model.stack, base="base")
+
+
+def test_one_tensor_is_in_memory_at_a_time(model, checkpoint, monkeypatch):
+    change(checkpoint, lambda state: as_trained(state, base_copies()))
+    split(checkpoint)
+    read, held, most = [], [], []
+    original = WeightFiles.read
+
+    def counted(self, name):
+        most.append(sum(tensor() is not None for tensor in held))
+        tensor = original(self, name)
+        read.append(name)
+        held.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(WeightFiles, "read", counted)
+    import_reference(checkpoint, model.stack, base="base")
+    assert sorted(read) == sorted(WeightFiles(checkpoint).entries)
+    assert max(most) == 0
+
+
+# -- where the twig grows --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["TwigVLM-llava-v1.5-7b-K2-T3", "K2T3", "twig_K2_T3-final"])
+def test_exit_layer_and_depth_stand_in_the_folders_name(tmp_path, capsys, name):
+    folder = shutil.copytree(PUBLISHED, tmp_path / name)
+    words = ["import-reference", "--base", str(BASE), "--checkpoint", str(folder)]
+    assert main([*words, "--out", str(tmp_path / "twig")]) == 0
+    assert "a twig of 3 layers on layer 2" in capsys.readouterr().out
+    for option, value in (("--exit-layer", "4"), ("--depth", "2")):
+        assert main([*words, option, value, "--out", str(tmp_path / "other")]) == 2
+        said = capsys.readouterr().err
+        assert "T3" in said
+        assert f"{option} is {value}" in said
+    assert main([*words, *SHAPE, "--out", str(tmp_path / "same")]) == 0
+
+
+def test_a_name_that_the_checkpoint_contradicts(model, tmp_path):
+    folder = shutil.copytree(PUBLISHED, tmp_path / "TwigVLM-K4-T2")
+    with pytest.raises(CheckpointError, match="twig layers 0, 1, 2, but a depth of 2"):
+        import_reference(folder, model.stack, base="base")
+    folder = folder.rename(tmp_path / "TwigVLM-K4-T3")
+    assert import_reference(folder, model.stack, base="base").exit_layer == 4
+    folder = folder.rename(tmp_path / "TwigVLM-SK4-T3x")
+    assert import_reference(folder, model.stack, base="base").exit_layer == 2
+
+
+def test_a_depth_that_nothing_has_costs_nothing(model, checkpoint):
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="but a depth of 1000000000 was asked for"):
+        import_reference(checkpoint, model.stack, base="base", depth=1000000000)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_missing_layers_are_noticed_without_a_depth(model, checkpoint):
+    def edit(state):
+        for name in [name for name in state if name.startswith("model.layers.1.")]:
+            del state[name]
+
+    change(checkpoint, edit)
+    with pytest.raises(CheckpointError, match="twig layers 0, 2, but none in between may lack"):
+        import_reference(checkpoint, model.stack, base="base")
+    with pytest.raises(CheckpointError, match="twig layers 0, 2, but a depth of 3 was asked for"):
+        import_reference(checkpoint, model.stack, base="base", depth=3)
+
+
+def test_an_imported_twig_replaces_another_only_by_force(tmp_path, capsys):
+    assert import_to(tmp_path / "twig") == 0
+    (tmp_path / "twig" / "notes.txt").write_text("kept")
+    capsys.readouterr()
+    assert import_to(tmp_path / "twig") == 2
+    assert "--force" in capsys.readouterr().err
+    assert import_to(tmp_path / "twig", PUBLISHED, "--force") == 0
+    assert (tmp_path / "twig" / "notes.txt").read_text() == "kept"
