@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +13,18 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from twigkit.backbone.layer_stack import LayerStack
-from twigkit.backbone.prompt import Prompt, place_inputs
-from twigkit.errors import CapabilityError, InputError, PluginError
+from twigkit.errors import CapabilityError, InputError
 from twigkit.families.loading import load_base
 from twigkit.families.resolve import find_adapter
-from twigkit.generation.config import Settings, resolve_settings
-from twigkit.generation.loop import Generation, decode
-from twigkit.generation.prefill import Kept, Storage, prefill
-from twigkit.generation.request import check_names, check_prompt, check_request
-from twigkit.generation.sequences import sequences
+from twigkit.generation.prefill import Kept
+from twigkit.generation.request import GenerationRequest
+from twigkit.generation.sequences import joined
+from twigkit.generation.start import start
 from twigkit.generation.stats import GenerationStats
-from twigkit.generation.token_selection import Decoding, row_seeds
+from twigkit.generation.strategy import Memories
 from twigkit.generation.verifier import run_deep
-from twigkit.interfaces.drafter import BeginsAnswers, Drafter, Remembers
-from twigkit.interfaces.pruner import PromptLayout, Pruner, Stage
-from twigkit.plugins.contracts import check_instance
-from twigkit.plugins.discovery import default_registry
-from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec, TwigSpec
+from twigkit.interfaces.drafter import Drafter
+from twigkit.specs.run import DrafterSpec, PrunerSpec, TwigSpec
 from twigkit.twig.checkpoint import load_twig, save_twig
 from twigkit.twig.module import Twig, grow
 
@@ -58,6 +52,7 @@ class TwigModel:
         stack: The base seen as layers.
         twig: The twig, or ``None``.
         adapter: The adapter that serves the base's family.
+        memories: What drafters that learn keep from one call to the next, by spec and twig.
     """
 
     def __init__(self, base: nn.Module, twig: Twig | None = None) -> None:
@@ -82,7 +77,7 @@ class TwigModel:
         self.stack: LayerStack = self.adapter.stack(base)
         self.twig = twig
         self._compiled: Callable[..., Tensor] | None = None
-        self._memories: dict[tuple[str, int], dict[str, Any]] = {}
+        self.memories: Memories = {}
 
     @classmethod
     def from_pretrained(
@@ -132,7 +127,7 @@ class TwigModel:
     def grow(self, spec: TwigSpec) -> Twig:
         """Grow a fresh twig on the base and hold it."""
         self.twig = grow(spec, self.stack)
-        self._memories.clear()
+        self.memories.clear()
         return self.twig
 
     def save_twig(self, folder: str | Path, *, note: str = "", overwrite: bool = False) -> Path:
@@ -214,158 +209,29 @@ class TwigModel:
             CapabilityError: If a strategy needs what the twig does not have.
         """
         started = time.perf_counter()
-        ids = check_prompt(kwargs)
-        if drafter is None:
-            drafter = "plain" if self.twig is None else "ssd"
-        ready = None if isinstance(drafter, str | dict | DrafterSpec) else drafter
-        spec = GenerationSpec(
+        request = GenerationRequest.resolve(
+            self,
+            kwargs,
             budget=budget,
             pruner=pruner,
-            drafter="plain" if ready else drafter,
+            drafter=drafter,
             wipe_layer=wipe_layer,
             draft_cache=draft_cache,
-        )
-        settings = resolve_settings(self.base, ids.shape[1], kwargs)
-        spec, ready = _in_lockstep(spec, ready, settings.decoding)
-        strategy = self._drafter(spec, ready)
-        seeds = []
-        if settings.decoding.draws:
-            seeds = row_seeds(seed, generator, settings.inputs["input_ids"].shape[0])
-        check_names(self.base, settings.inputs, self.generate)
-        check_request(
-            self.adapter,
-            settings.inputs,
-            self.base.config.model_type,
-            prunes=spec.budget is not None,
-        )
-        weight = self.base.get_input_embeddings().weight
-        prompt = self.stack.embed_prompt(**place_inputs(settings.inputs, weight))
-        self._check_context(prompt, settings)
-        chosen, stages = self._plan(spec, prompt)
-        if bucketed is None:
-            bucketed = prompt.hidden.device.type != "cpu"
-        storage = Storage(
-            settings.limits.max_new_tokens + strategy.capacity,
-            drafts=bool(strategy.heads),
-            kept_only=spec.draft_cache == "kept",
             bucketed=bucketed,
-        )
-        prefilled = prefill(
-            self.stack,
-            prompt,
-            storage,
-            twig=self.twig,
-            pruner=chosen,
-            stages=stages,
             generator=generator,
+            seed=seed,
         )
-        if settings.limits.streamer is not None:
-            settings.limits.streamer.put(ids.cpu())
-        generation = Generation(
-            self.stack,
-            prompt,
-            prefilled,
-            strategy,
-            settings.limits,
-            twig=self.twig,
-            bucketed=bucketed,
-            compiled=self._compiled,
-            decoding=settings.decoding,
-            seeds=seeds,
-        )
-        stats = decode(generation, prefilled, prompt, started)
-        if settings.limits.streamer is not None:
-            settings.limits.streamer.end()
-        output = sequences(ids, generation.rows, settings.limits.padding)
-        if settings.return_dict:
-            return TwigOutput(sequences=output, stats=stats, kept=prefilled.kept)
+        assert request.input_ids is not None
+        prompt = self.stack.embed_prompt(**request.inputs)
+        generation = start(self.stack, prompt, request, twig=self.twig, compiled=self._compiled)
+        streamer = request.stop.streamer
+        if streamer is not None:
+            streamer.put(request.input_ids.cpu())
+        stats = generation.run(started)
+        if streamer is not None:
+            streamer.end()
+        output = joined(request.input_ids, generation.sequences, request.stop.padding)
+        if request.return_dict:
+            return TwigOutput(sequences=output, stats=stats, kept=generation.prefilled.kept)
         output.stats = stats  # type: ignore[attr-defined]
         return output
-
-    def _drafter(self, spec: GenerationSpec, ready: Drafter | None) -> Drafter:
-        """Make the drafter and check that the twig has what it needs."""
-        if ready is not None:
-            try:
-                check_instance("drafter", ready)
-            except PluginError as error:
-                raise InputError(
-                    f"the drafter is {ready!r}; expected a name such as 'ssd', a spec, or an "
-                    f"object with what twigkit.Drafter lists: {error}"
-                ) from None
-            if isinstance(ready, BeginsAnswers):
-                ready.begin_answer()
-            self._need_heads("drafter", _label(ready), ready.heads)
-            return ready
-        drafter: Drafter = default_registry().get("drafter", spec.drafter.kind).make(spec.drafter)
-        if isinstance(drafter, Remembers):
-            key = (spec.drafter.to_json(), id(self.twig))
-            drafter.memory = self._memories.setdefault(key, {})
-        if isinstance(drafter, BeginsAnswers):
-            drafter.begin_answer()
-        self._need_heads("drafter", spec.drafter.kind, drafter.heads)
-        return drafter
-
-    def _need_heads(self, kind: str, name: str, heads: tuple[str, ...]) -> None:
-        """Refuse a strategy whose heads are missing."""
-        if not heads:
-            return
-        if self.twig is None:
-            raise CapabilityError(
-                f"the {kind} {name!r} needs a twig with the head {heads[0]!r}; load one with "
-                "twig=... (--twig)"
-            )
-        for head in heads:
-            if head not in self.twig.heads:
-                raise CapabilityError(
-                    f"the {kind} {name!r} needs the head {head!r}; the twig has "
-                    f"{', '.join(self.twig.heads) or 'none'}"
-                )
-
-    def _plan(self, spec: GenerationSpec, prompt: Prompt) -> tuple[Pruner | None, list[Stage]]:
-        """Make the pruner and its stages, if there is anything to prune."""
-        if spec.budget is None:
-            return None, []
-        pruner: Pruner = default_registry().get("pruner", spec.pruner.kind).make(spec.pruner)
-        if pruner.needs_twig and self.twig is None:
-            raise CapabilityError(f"the pruner {spec.pruner.kind!r} scores with a twig; load one")
-        self._need_heads("pruner", spec.pruner.kind, pruner.heads)
-        layout = PromptLayout(
-            visual=prompt.visual_counts,
-            depth=self.stack.depth,
-            exit_layer=None if self.twig is None else self.twig.exit_layer,
-            budget=spec.budget,
-            wipe_layer=spec.wipe_layer,
-        )
-        stages = pruner.stages(layout)
-        return pruner, stages if any(prompt.visual_counts) else []
-
-    def _check_context(self, prompt: Prompt, settings: Settings) -> None:
-        """Refuse generations that would run past the model's context."""
-        context = getattr(self.stack.config, "max_position_embeddings", None)
-        wanted = prompt.span + settings.limits.max_new_tokens
-        if context is not None and wanted > context:
-            raise InputError(
-                f"{prompt.span} prompt tokens and {settings.limits.max_new_tokens} new ones make "
-                f"{wanted}, but the model's context holds {context}; ask for fewer"
-            )
-
-
-def _label(drafter: Drafter) -> str:
-    """Return what messages call a drafter that came as an object."""
-    return str(getattr(drafter, "label", type(drafter).__name__))
-
-
-def _in_lockstep(
-    spec: GenerationSpec, ready: Drafter | None, decoding: Decoding
-) -> tuple[GenerationSpec, Drafter | None]:
-    """Return the drafter, which is a plain one where something must see all rows at once."""
-    name = spec.drafter.kind if ready is None else _label(ready)
-    if not decoding.lockstep or name == "plain":
-        return spec, ready
-    names = ", ".join(decoding.lockstep)
-    warnings.warn(
-        f"{names}: not known to depend on the ids of one row alone, so the drafter {name!r} is "
-        "left out and decoding is plain",
-        stacklevel=4,
-    )
-    return GenerationSpec(**{**dict(spec), "drafter": "plain"}), None

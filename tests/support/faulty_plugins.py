@@ -15,6 +15,7 @@ from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import step_masks
 from twigkit.backbone.prompt import Prompt
+from twigkit.backbone.row_counts import RowCounts
 from twigkit.generation.prefill import keep_indices
 from twigkit.interfaces.pruner import Stage
 from twigkit.plugins.discovery import default_registry
@@ -163,8 +164,8 @@ class TestUnsortedIndices(CoreFault):
 
 
 class StickySegment(Segment):
-    def commit(self, count, counts, offsets=None):
-        super().commit(torch.full_like(count, self.staged), [self.staged] * len(counts))
+    def commit(self, count, offsets=None):
+        super().commit(RowCounts.of([self.staged] * len(count.host), count.device.device))
 
 
 class TestCacheNotRolledBack(CoreFault):

@@ -18,8 +18,8 @@ Example:
     >>> keys, values = cache.update(*states(2), layer_idx=0)
     >>> keys.shape  # what the two attend to: three committed tokens and themselves
     torch.Size([1, 1, 5, 2])
-    >>> cache.commit(torch.tensor([1]), [1])  # keep the first of them, roll back the second
-    >>> cache.lengths, cache.staged
+    >>> cache.commit(RowCounts.of([1], prompt.device))  # keep the first, roll back the second
+    >>> cache.lengths.host, cache.staged
     ([4], 0)
 """
 
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from twigkit.backbone.packing import real_first
+from twigkit.backbone.row_counts import RowCounts
 from twigkit.errors import CapabilityError
 
 BUCKET = 256
@@ -49,10 +50,9 @@ class Segment:
         capacity: Slots per row.
         bucketed: Whether the view's length is a multiple of :data:`BUCKET` (few different shapes,
             for compiled steps) instead of the used length.
-        length: Committed tokens per row, ``[batch]`` long.
+        lengths: Committed tokens of each row.
         index: Original sequence index of each slot's token, ``[batch, capacity]`` long.
-        lengths: The same on the host, so that no step has to ask the device.
-        staged: Nodes that lie after ``length`` in every row.
+        staged: Nodes that lie after the committed tokens in every row.
         gone: Committed tokens of rows that were dropped.
     """
 
@@ -61,8 +61,7 @@ class Segment:
         self.first, self.last, self.bucketed = first, last, bucketed
         self.capacity = -(-capacity // BUCKET) * BUCKET if bucketed else capacity
         self.staged = self.view = self.gone = 0
-        self.lengths: list[int] = []
-        self.length: Tensor
+        self.lengths: RowCounts
         self.index: Tensor
         self._k: Tensor | None = None
         self._v: Tensor | None = None
@@ -74,7 +73,7 @@ class Segment:
     @property
     def limit(self) -> int:
         """Committed tokens of the longest row."""
-        return max(self.lengths, default=0)
+        return self.lengths.largest
 
     @property
     def node_slots(self) -> Tensor:
@@ -96,13 +95,13 @@ class Segment:
         if longest > self.capacity:
             raise CapabilityError(f"{longest} tokens do not fit a capacity of {self.capacity}")
         batch, tokens = index.shape
-        self.length = alive.sum(1)
         self.index = torch.zeros(batch, self.capacity, dtype=torch.long, device=index.device)
         # A row's real tokens go first; padding lands after them, to be overwritten.
         order = real_first(alive, longest)
         self.index[:, :longest] = index.gather(1, order)
         self._slots = None if min(lengths) == tokens else order
-        self.lengths, self.staged, self._prefill = list(lengths), 0, True
+        self.lengths = RowCounts(alive.sum(1), list(lengths))
+        self.staged, self._prefill = 0, True
 
     def begin_step(self, index: Tensor) -> None:
         """Prepare to stage nodes after those that are staged already.
@@ -115,7 +114,7 @@ class Segment:
         if used > self.capacity:
             raise CapabilityError(f"{used} tokens do not fit a capacity of {self.capacity}")
         offset = torch.arange(self.staged, self.staged + nodes, device=index.device)
-        slots = self.length[:, None] + offset
+        slots = self.lengths.device[:, None] + offset
         self.index.scatter_(1, slots, index)
         self._slots = slots[:, None, :, None]
         self.staged += nodes
@@ -171,26 +170,25 @@ class Segment:
 
     # -- committing --------------------------------------------------------------------------------
 
-    def commit(self, count: Tensor, counts: list[int], offsets: Tensor | None = None) -> None:
+    def commit(self, count: RowCounts, offsets: Tensor | None = None) -> None:
         """Keep some staged nodes as tokens and roll back the rest.
 
         Args:
-            count: Nodes to keep per row, ``[batch]``.
-            counts: The same on the host.
+            count: Nodes to keep of each row.
             offsets: Which staged nodes to keep, in order, ``[batch, any]`` (entries beyond
                 ``count`` are ignored); ``None`` for the first ones.
         """
-        longest = max(counts)
+        longest = count.largest
         if offsets is not None and self._k is not None and self._v is not None and longest:
-            source = (self.length[:, None] + offsets)[:, :longest]
-            target = self.length[:, None] + torch.arange(longest, device=source.device)
+            length = self.lengths.device[:, None]
+            source = (length + offsets)[:, :longest]
+            target = length + torch.arange(longest, device=source.device)
             for storage in (self._k, self._v):
                 shape = (storage.shape[0], -1, storage.shape[2], -1, storage.shape[4])
                 moved = storage.gather(3, source[None, :, None, :, None].expand(shape))
                 storage.scatter_(3, target[None, :, None, :, None].expand(shape), moved)
             self.index.scatter_(1, target, self.index.gather(1, source))
-        self.length += count
-        self.lengths = [length + kept for length, kept in zip(self.lengths, counts, strict=True)]
+        self.lengths = self.lengths.grow(count)
         self.staged = 0
 
     def keep(self, slots: Tensor, alive: Tensor, lengths: list[int]) -> None:
@@ -216,8 +214,8 @@ class Segment:
             setattr(self, name, kept)
         index = self.index.new_zeros(self.index.shape[0], capacity)
         index[:, :longest] = self.index.gather(1, source)
-        self.index, self.capacity, self.lengths = index, capacity, list(lengths)
-        self.length = alive.sum(1)
+        self.index, self.capacity = index, capacity
+        self.lengths = RowCounts(alive.sum(1), list(lengths))
         self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
@@ -233,8 +231,8 @@ class Segment:
         kept = len(rows)
         moved = [new for new, old in enumerate(rows) if new != old]
         assert all(rows[new] >= kept for new in moved)
-        used = max((self.lengths[rows[new]] for new in moved), default=0)
-        order = torch.tensor(rows, device=self.length.device)
+        used = max((self.lengths.host[rows[new]] for new in moved), default=0)
+        order = torch.tensor(rows, device=self.index.device)
         for name in ("_k", "_v"):
             storage: Tensor | None = getattr(self, name)
             if storage is None:
@@ -244,9 +242,9 @@ class Segment:
             setattr(self, name, storage[:, :kept])
         if self._k is not None and self._v is not None:
             self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
-        self.length, self.index = self.length[order], self.index[order]
-        self.gone += sum(self.lengths) - sum(self.lengths[row] for row in rows)
-        self.lengths = [self.lengths[row] for row in rows]
+        before = sum(self.lengths.host)
+        self.lengths, self.index = self.lengths.keep_rows(rows), self.index[order]
+        self.gone += before - sum(self.lengths.host)
 
     # -- measuring ---------------------------------------------------------------------------------
 
@@ -255,7 +253,7 @@ class Segment:
 
         Rows that were dropped count with what they held then.
         """
-        return (sum(self.lengths) + self.gone) * self._bytes_per_token()
+        return (sum(self.lengths.host) + self.gone) * self._bytes_per_token()
 
     def bytes_allocated(self) -> int:
         """Bytes of the storages."""

@@ -125,7 +125,7 @@ def segment_mask(
     if not segment.bucketed and batch == 1 and among is None and nodes == 1 and window is None:
         return None
     slot = torch.arange(segment.view, device=slots.device)
-    offset = slot - segment.length[:, None]
+    offset = slot - segment.lengths.device[:, None]
     if among is None:
         node = torch.arange(segment.staged - nodes, segment.staged, device=slots.device)
         seen = offset[:, None, :] <= node[:, None]

@@ -19,11 +19,10 @@ from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.probes import RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt
 from twigkit.errors import CapabilityError, FamilyWarning, TwigkitError
-from twigkit.generation.draft_model import Frontier
-from twigkit.generation.prefill import Storage, prefill
-from twigkit.generation.verifier import Target
+from twigkit.generation.request import GenerationRequest
+from twigkit.generation.sequences import StopConditions
+from twigkit.generation.start import start
 from twigkit.interfaces.adapter import Adapter
-from twigkit.speculative.candidates import Candidates
 
 _KNOWN = {
     "attention_mask",
@@ -208,12 +207,8 @@ class GenericStack(LayerStack):
         return f"the logits of the second generated token differ by {gap}" if gap else ""
 
     def _step(self, prompt: Prompt, token: Tensor) -> Tensor:
-        """Return the logits behind one generated token, from the cache, ``[batch, vocabulary]``."""
-        done = prefill(self, prompt, Storage(room=2, drafts=False))
-        frontier = Frontier(prompt.next_rope, prompt.next_index)
-        table = Candidates.path(token, 1)
-        states = self.embed_tokens(token[:, None])
-        return Target(self, done.cache).logits(states, table, frontier)[:, 0]
+        """Return the logits after one generated token, from the cache, ``[batch, vocabulary]``."""
+        return start(self, prompt, GenerationRequest(StopConditions(1))).logits_after(token)
 
     def _states(self, prompt: Prompt, probes: Mapping[int, RowProbe]) -> list[Tensor]:
         """Return the output of every layer."""

@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from twigkit.errors import CapabilityError, InputError
-from twigkit.generation.logits_processors import Frame, criteria, first_line, ids_alone, processors
-from twigkit.generation.sequences import JointCheck, Limits, StopCheck
-from twigkit.generation.token_selection import Decoding
+from twigkit.generation.logits_processors import (
+    Frame,
+    criteria,
+    first_line,
+    ids_alone,
+    logits_steps,
+)
+from twigkit.generation.sequences import JointCheck, StopCheck, StopConditions
+from twigkit.generation.token_selection import TokenSelection
 from twigkit.speculative.sampling import Sampling
 
 DEFAULT_MAX_NEW_TOKENS = 20
@@ -52,23 +58,25 @@ _SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition
 
 
 @dataclass(frozen=True)
-class Settings:
+class GenerationSettings:
     """A call's settings.
 
     Attributes:
-        limits: When rows stop.
-        decoding: How tokens are chosen.
+        stop: When sequences stop.
+        selection: How tokens are selected.
         return_dict: Whether to return a ``ModelOutput`` instead of a tensor.
         inputs: What is left for the model: the processor's outputs.
     """
 
-    limits: Limits
-    decoding: Decoding
+    stop: StopConditions
+    selection: TokenSelection
     return_dict: bool
     inputs: dict[str, Any]
 
 
-def resolve_settings(model: nn.Module, prompt_length: int, kwargs: dict[str, Any]) -> Settings:
+def resolve_settings(
+    model: nn.Module, prompt_length: int, kwargs: dict[str, Any]
+) -> GenerationSettings:
     """Merge the base's generation config with a call's arguments, as transformers does.
 
     Args:
@@ -109,7 +117,7 @@ def resolve_settings(model: nn.Module, prompt_length: int, kwargs: dict[str, Any
         )
     padding = config.pad_token_id if config.pad_token_id is not None else min(ids, default=0)
     length = _max_new_tokens(config, prompt_length)
-    limits = Limits(
+    stop = StopConditions(
         length,
         ids,
         padding=padding,
@@ -119,10 +127,10 @@ def resolve_settings(model: nn.Module, prompt_length: int, kwargs: dict[str, Any
     )
     device = model.get_output_embeddings().weight.device  # type: ignore[operator]
     frame = Frame(prompt_length, length, sorted(ids), device)
-    decoding = _decoding(config, frame, own, allowed, explicit=set(given))
-    names = (*decoding.lockstep, *(type(c).__name__ for c in jointly))
-    decoding = replace(decoding, lockstep=names)
-    return Settings(limits, decoding, bool(config.return_dict_in_generate), inputs)
+    selection = _selection(config, frame, own, allowed, explicit=set(given))
+    names = (*selection.lockstep, *(type(c).__name__ for c in jointly))
+    selection = replace(selection, lockstep=names)
+    return GenerationSettings(stop, selection, bool(config.return_dict_in_generate), inputs)
 
 
 def _defaults(model: Any, given: GenerationConfig | None) -> GenerationConfig:
@@ -136,10 +144,10 @@ def _defaults(model: Any, given: GenerationConfig | None) -> GenerationConfig:
     return config
 
 
-def _decoding(
+def _selection(
     config: GenerationConfig, frame: Frame, own: Sequence[Any], allowed: Any, explicit: set[str]
-) -> Decoding:
-    """Return how tokens are chosen, in the order in which transformers processes logits.
+) -> TokenSelection:
+    """Return how tokens are selected, in the order in which transformers processes logits.
 
     A setting that the call gives as ``None`` is off; one that nobody gives has its default.
 
@@ -158,12 +166,9 @@ def _decoding(
     if not draws:
         values = {"repetition_penalty": values["repetition_penalty"]}
     sampling = Sampling(**values)
-    made = processors(config, frame, own, allowed)
-    if not made.penalised:
-        sampling = replace(sampling, repetition_penalty=1.0)
-    if made.warm:
-        sampling = replace(sampling, temperature=1.0)
-    return Decoding(draws, sampling, made.before, made.behind, made.after, made.jointly)
+    steps = logits_steps(config, sampling, frame, own, allowed)
+    jointly = tuple(step.name for step in steps if step.needs == "batch")
+    return TokenSelection(draws, replace(sampling, repetition_penalty=1.0), steps, jointly)
 
 
 def _check_refused(config: GenerationConfig, explicit: set[str]) -> None:

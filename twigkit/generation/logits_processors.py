@@ -1,6 +1,7 @@
 """The logits processors and stopping criteria of transformers that a call's settings ask for.
 
-They are transformers' own objects, made and merged with the user's in its own order, so that each
+A call's processing is one ordered list of steps (:func:`logits_steps`), each of which says what it
+looks at. Most are transformers' own objects, merged with the user's in its own order, so that each
 position of a path or a tree is processed as in plain decoding. Which of them depend on nothing but
 a row's ids and scores is a list; what is not on it must see all rows at once, token by token.
 """
@@ -8,8 +9,8 @@ a row's ids and scores is a list; what is not on it must see all rows at once, t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from transformers.generation import logits_process as library
 
 from twigkit.errors import InputError
 from twigkit.generation.stop_strings import stop_string_criterion
-from twigkit.generation.token_selection import Processor
+from twigkit.speculative.sampling import Sampling, process
 
 _IDS_ALONE = frozenset(
     {
@@ -52,6 +53,37 @@ _IDS_ALONE = frozenset(
 """What transformers offers whose answer for a row depends on nothing but its ids and scores."""
 
 
+Needs = Literal["scores", "seen", "ids", "batch"]
+"""What a step of the processing looks at besides the scores of the token to come.
+
+``scores``: nothing else. ``seen``: which tokens the text holds, ``[rows, vocabulary]`` bool.
+``ids``: the ids of a row's own text. ``batch``: the ids of all rows at once, position by position,
+because the step is not known to depend on one row alone; drafting is left out then.
+"""
+
+
+@dataclass(frozen=True)
+class LogitsStep:
+    """One step between the verifier's logits and the scores that a token is chosen by.
+
+    Attributes:
+        apply: Takes what the step needs (``None``, the seen tokens, or ids ``[rows, tokens]``) and
+            scores ``[rows, vocabulary]`` float32, and returns scores.
+        needs: What it looks at.
+        kind: The processor of transformers that it is or stands for; the user's own of that type
+            takes its place.
+    """
+
+    apply: Callable[[Any, Tensor], Tensor]
+    needs: Needs
+    kind: type
+
+    @property
+    def name(self) -> str:
+        """Name of the processor, for messages."""
+        return self.kind.__name__
+
+
 @dataclass(frozen=True)
 class Frame:
     """What processors need to know of a call besides their settings.
@@ -59,7 +91,7 @@ class Frame:
     Attributes:
         prompt: Tokens of the prompt, padding included.
         length: Most tokens to generate.
-        ends: Token ids that end a row.
+        ends: Token ids that end a sequence, in the order given.
         device: Where the logits are.
     """
 
@@ -67,27 +99,6 @@ class Frame:
     length: int
     ends: Sequence[int]
     device: torch.device
-
-
-@dataclass(frozen=True)
-class Processing:
-    """Processors by their place among the built-in steps of sampling.
-
-    Attributes:
-        before: In front of the repetition penalty.
-        behind: Behind it.
-        warm: Whether the temperature is among those behind it, with what follows it at once.
-        after: Behind everything.
-        penalised: Whether the built-in repetition penalty applies; the user's own replaces it.
-        jointly: Names of those that must see all rows at once.
-    """
-
-    before: tuple[Processor, ...]
-    behind: tuple[Processor, ...]
-    warm: bool
-    after: tuple[Processor, ...]
-    penalised: bool
-    jointly: tuple[str, ...]
 
 
 def ids_alone(thing: Any) -> bool:
@@ -98,61 +109,79 @@ def ids_alone(thing: Any) -> bool:
     return known and not isinstance(getattr(thing, "prompt_ignore_length", None), Tensor)
 
 
-def processors(
-    config: Any, frame: Frame, own: Sequence[Processor], allowed: Callable[..., Any] | None
-) -> Processing:
-    """Make the processors of a call.
+def library_step(processor: Any) -> LogitsStep:
+    """Make the step of a processor of transformers, or of the user's own."""
+    needs: Needs = "ids" if ids_alone(processor) else "batch"
+    return LogitsStep(processor, needs, type(processor))
+
+
+def sampling_steps(sampling: Sampling) -> tuple[LogitsStep, ...]:
+    """Make the steps of built-in settings, in transformers' order; none if nothing is set."""
+    steps = []
+    penalty = replace(Sampling(), repetition_penalty=sampling.repetition_penalty)
+    if penalty != Sampling():
+        kind = library.RepetitionPenaltyLogitsProcessor
+        steps.append(LogitsStep(lambda seen, s: process(s, penalty, seen), "seen", kind))
+    rest = replace(sampling, repetition_penalty=1.0)
+    if rest != Sampling():
+        steps.append(LogitsStep(lambda _, s: process(s, rest), "scores", Sampling))
+    return tuple(steps)
+
+
+def logits_steps(
+    config: Any,
+    sampling: Sampling,
+    frame: Frame,
+    own: Sequence[Any],
+    allowed: Callable[..., Any] | None,
+) -> tuple[LogitsStep, ...]:
+    """Make the steps of a call's settings, in the order in which transformers takes them.
 
     Args:
         config: The merged generation config.
+        sampling: Temperature and the other built-in settings; neutral where nothing is drawn.
         frame: The call.
         own: The user's processors; one of a built-in one's type takes its place.
         allowed: ``prefix_allowed_tokens_fn`` as transformers takes it.
-
-    Returns:
-        The processors in transformers' order.
 
     Raises:
         InputError: If a setting is out of bounds.
     """
     try:
-        before = list(_before(config))
-        behind = list(_behind(config, frame, allowed))
-        warm, after = _warpers(config) if config.do_sample else ([], [])
+        steps = _merged(list(_processors(config, sampling, frame, allowed)), own)
+        steps += _warpers(config, sampling) if config.do_sample else []
         if config.renormalize_logits:
-            after.append(library.LogitNormalization())
+            steps.append(library_step(library.LogitNormalization()))
     except (ValueError, TypeError) as error:
         raise InputError(f"a generation setting cannot be used: {first_line(error)}") from error
-    penalised = (config.repetition_penalty or 1.0) != 1.0
-    custom = [p for p in own if type(p) is library.RepetitionPenaltyLogitsProcessor]
-    placed = custom[:1] if penalised else []
-    merged = []
-    for group in (before, behind):
-        for number, default in enumerate(group):
-            same = [p for p in own if type(p) is type(default)]
-            group[number] = same[0] if same else default
-            placed += same[:1]
-    merged = [p for p in own if not any(p is other for other in placed)]
-    behind = [*(custom[:1] if penalised else []), *behind, *merged]
-    jointly = [type(p).__name__ for p in (*before, *behind) if not ids_alone(p)]
-    return Processing(
-        tuple(before),
-        (*behind, *warm),
-        bool(warm),
-        tuple(after),
-        penalised and not custom,
-        tuple(jointly),
-    )
+    return tuple(steps)
 
 
-def _before(config: Any) -> Iterator[Processor]:
-    """Processors in front of the repetition penalty."""
+def _merged(steps: list[LogitsStep], own: Sequence[Any]) -> list[LogitsStep]:
+    """Put the user's processors in the place of those of their type, and the others last."""
+    placed: list[Any] = []
+    for number, step in enumerate(steps):
+        same = [processor for processor in own if type(processor) is step.kind]
+        if same:
+            steps[number] = library_step(same[0])
+            placed.append(same[0])
+    rest = [p for p in own if not any(p is other for other in placed)]
+    return [*steps, *map(library_step, rest)]
+
+
+def _processors(
+    config: Any, sampling: Sampling, frame: Frame, allowed: Callable[..., Any] | None
+) -> Iterator[LogitsStep]:
+    """Yield what transformers applies whether tokens are drawn or not, in its order."""
     if config.sequence_bias is not None:
-        yield library.SequenceBiasLogitsProcessor(sequence_bias=config.sequence_bias)
+        yield library_step(library.SequenceBiasLogitsProcessor(sequence_bias=config.sequence_bias))
+    yield from sampling_steps(Sampling(repetition_penalty=sampling.repetition_penalty))
+    for processor in _by_ids(config, frame, allowed):
+        yield library_step(processor)
 
 
-def _behind(config: Any, frame: Frame, allowed: Callable[..., Any] | None) -> Iterator[Processor]:
-    """Processors behind the repetition penalty, in transformers' order."""
+def _by_ids(config: Any, frame: Frame, allowed: Callable[..., Any] | None) -> Iterator[Any]:
+    """Yield transformers' processors that follow the repetition penalty, in its order."""
     ends = torch.tensor(list(frame.ends), device=frame.device) if frame.ends else None
     if config.no_repeat_ngram_size:
         yield library.NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size)
@@ -187,21 +216,21 @@ def _behind(config: Any, frame: Frame, allowed: Callable[..., Any] | None) -> It
         )
 
 
-def _warpers(config: Any) -> tuple[list[Processor], list[Processor]]:
-    """Warpers that stand between temperature and top-k, with the temperature, and behind min-p."""
-    warm: list[Processor] = []
-    if getattr(config, "top_h", None) is not None:
-        if config.temperature not in (None, 1.0):
-            warm.append(library.TemperatureLogitsWarper(config.temperature))
-        warm.append(library.TopHLogitsWarper(top_h=config.top_h))
-    after: list[Processor] = []
+def _warpers(config: Any, sampling: Sampling) -> list[LogitsStep]:
+    """Return what transformers applies only where tokens are drawn, in its order."""
+    first = Sampling(temperature=sampling.temperature)
+    rest = replace(sampling, temperature=1.0, repetition_penalty=1.0)
+    steps = [*sampling_steps(replace(sampling, repetition_penalty=1.0))]
+    if config.top_h is not None:
+        top_h = library_step(library.TopHLogitsWarper(top_h=config.top_h))
+        steps = [*sampling_steps(first), top_h, *sampling_steps(rest)]
     if config.typical_p is not None and config.typical_p < 1.0:
-        after.append(library.TypicalLogitsWarper(mass=config.typical_p))
+        steps.append(library_step(library.TypicalLogitsWarper(mass=config.typical_p)))
     if config.epsilon_cutoff is not None and 0.0 < config.epsilon_cutoff < 1.0:
-        after.append(library.EpsilonLogitsWarper(epsilon=config.epsilon_cutoff))
+        steps.append(library_step(library.EpsilonLogitsWarper(epsilon=config.epsilon_cutoff)))
     if config.eta_cutoff is not None and 0.0 < config.eta_cutoff < 1.0:
-        after.append(library.EtaLogitsWarper(epsilon=config.eta_cutoff))
-    return warm, after
+        steps.append(library_step(library.EtaLogitsWarper(epsilon=config.eta_cutoff)))
+    return steps
 
 
 def criteria(config: Any, own: Sequence[Any], tokenizer: Any) -> list[Any]:
@@ -231,4 +260,14 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-__all__ = ["Frame", "Processing", "criteria", "first_line", "ids_alone", "processors"]
+__all__ = [
+    "Frame",
+    "LogitsStep",
+    "Needs",
+    "criteria",
+    "first_line",
+    "ids_alone",
+    "library_step",
+    "logits_steps",
+    "sampling_steps",
+]

@@ -1,29 +1,30 @@
-"""Generation: prefill, then draft, verify and accept until every row has stopped."""
+"""Generation after prefill: draft, verify and accept until every sequence has stopped."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
-from twigkit.generation.draft_model import Frontier, ShallowModel
-from twigkit.generation.prefill import Kept, Prefilled
-from twigkit.generation.sequences import Limits, Row, sequences
-from twigkit.generation.stats import GenerationStats
+from twigkit.backbone.row_counts import RowCounts
+from twigkit.generation.draft_model import CachedDraftModel
+from twigkit.generation.positions import Positions
+from twigkit.generation.prefill import Prefilled
+from twigkit.generation.request import GenerationRequest
+from twigkit.generation.sequences import GrowingSequence, joined
+from twigkit.generation.stats import GenerationStats, kept_tokens
+from twigkit.generation.step import SpeculativeStep
 from twigkit.generation.token_selection import (
-    Chooser,
-    Decoding,
-    GreedyChooser,
-    ProcessedChooser,
+    GreedySelector,
+    ProcessedSelector,
     Texts,
+    TokenSelector,
 )
-from twigkit.generation.verifier import Target
-from twigkit.interfaces.drafter import Drafter
+from twigkit.generation.verifier import Verifier
 from twigkit.io.timing import Stopwatch
 from twigkit.speculative.acceptance import Accepted
 from twigkit.speculative.candidates import Candidates
@@ -36,8 +37,11 @@ class Generation:
     """The loop over one batch of prompts; it names no strategy.
 
     Attributes:
-        rows: All rows, in the order of the prompts.
+        sequences: All sequences, in the order of the prompts.
         live: Numbers of those that are still in the batch, in the batch's own order.
+        prefilled: What prefill returned.
+        positions: Where the next root stands in the rows of the batch.
+        stats: What was done so far.
     """
 
     def __init__(
@@ -45,180 +49,188 @@ class Generation:
         stack: LayerStack,
         prompt: Prompt,
         prefilled: Prefilled,
-        drafter: Drafter,
-        limits: Limits,
+        request: GenerationRequest,
         *,
         twig: Twig | None = None,
-        bucketed: bool = False,
         compiled: Callable[..., Tensor] | None = None,
-        decoding: Decoding | None = None,
-        seeds: Sequence[int] = (),
     ) -> None:
-        """Start behind a prefilled prompt.
+        """Start after a prefilled prompt.
 
         Args:
             stack: The base.
             prompt: The prompt as it was before pruning.
             prefilled: What prefill returned.
-            drafter: Proposes tokens.
-            limits: When rows stop.
+            request: What is asked for.
             twig: The twig, if the drafter uses one.
-            bucketed: Whether steps have fixed shapes, and the device is asked once per step only.
             compiled: A compiled verification step.
-            decoding: How the target's tokens are chosen; ``None`` takes the most likely ones.
-            seeds: One seed per row, if tokens are drawn.
         """
-        decoding = decoding or Decoding()
-        self.stack, self.drafter, self.limits = stack, drafter, limits
-        self.prompt, self.cache, self.bucketed = prompt, prefilled.cache, bucketed
+        self.stack, self.prompt, self.prefilled = stack, prompt, prefilled
+        self.request, self._stop, self._bucketed = request, request.stop, bool(request.bucketed)
         # A compiled step is made for one number of rows, and joint processors know each by place.
-        self._fixed = compiled is not None or bool(decoding.lockstep)
-        self.frontier = Frontier(prompt.next_rope, prompt.next_index)
-        self.rows = [Row(prompt, number, limits) for number in range(len(prompt.ids))]
-        self.live = list(range(len(self.rows)))
-        self.gains: list[list[int]] = [[] for _ in self.rows]
-        self.steps = self.drafted = self.accepted = 0
-        self.watch = Stopwatch()
-        self.shallow = ShallowModel(
-            stack,
-            twig,
-            self.cache,
-            self.frontier,
-            eager=not bucketed,
-            watch=self.watch,
-            texts=lambda: [self.rows[number].text for number in self.live],
-            sampling=replace(decoding.sampling, repetition_penalty=1.0) if decoding.draws else None,
+        self._fixed = compiled is not None or bool(request.selection.lockstep)
+        self.positions = Positions(prompt)
+        rows = range(len(prompt.ids))
+        self.sequences = [GrowingSequence(prompt, number, self._stop) for number in rows]
+        self.live = list(rows)
+        self.stats = GenerationStats(
+            prompt_tokens=prompt.lengths,
+            visual_tokens=prompt.visual_counts,
+            kept_tokens=kept_tokens(prefilled.kept, prompt.visual_counts),
+            accepted_lengths=[[] for _ in rows],
         )
-        self.target = Target(stack, self.cache, compiled=compiled)
-        self._noise = Noise.of(seeds or [0] * len(self.rows), prompt.ids.device)
-        self.chooser: Chooser = GreedyChooser()
-        if not decoding.plain:
-            texts = Texts(
-                prompt.ids, prompt.valid, [row.tokens for row in self.rows], limits.padding
-            )
-            self.chooser = ProcessedChooser(decoding, texts, self._noise, eager=not bucketed)
+        self._noise = Noise.of(request.seeds or [0] * len(rows), prompt.ids.device)
+        self._step = self._make_step(twig, compiled)
 
-    def first(self, hidden: Tensor) -> Tensor:
-        """Emit the first token of every row.
+    def _make_step(
+        self, twig: Twig | None, compiled: Callable[..., Tensor] | None
+    ) -> SpeculativeStep:
+        """Put the parts of a step together."""
+        selection, cache, watch = self.request.selection, self.prefilled.cache, Stopwatch()
+        draft_model = CachedDraftModel(
+            self.stack,
+            twig,
+            cache,
+            self.positions,
+            eager=not self._bucketed,
+            watch=watch,
+            texts=lambda: [self.sequences[number].text for number in self.live],
+            sampling=selection.sampling if selection.draws else None,
+        )
+        verifier = Verifier(self.stack, cache, self.positions, compiled=compiled)
+        selector: TokenSelector = GreedySelector()
+        if not selection.greedy:
+            tokens = [sequence.tokens for sequence in self.sequences]
+            texts = Texts(self.prompt.ids, self.prompt.valid, tokens, self._stop.padding)
+            selector = ProcessedSelector(selection, texts, self._noise, eager=not self._bucketed)
+        return SpeculativeStep(self.request.drafter, draft_model, verifier, selector, watch)
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def run(self, started: float | None = None) -> GenerationStats:
+        """Select the first tokens, then draft, verify and accept until every sequence has stopped.
 
         Args:
-            hidden: States of the last prompt tokens behind the last layer, ``[batch, width]``.
+            started: ``time.perf_counter()`` when the call began; ``None`` for now.
 
         Returns:
-            The roots of the first step, ``[batch]``.
+            The statistics; the tokens are in ``sequences``.
         """
-        root = self.chooser.first(self.stack.head(self.stack.norm(hidden)))
-        for row, token in zip(self.rows, root.tolist(), strict=True):
-            row.push([token])
+        started = time.perf_counter() if started is None else started
+        cache = self.prefilled.cache
+        root = self._first_tokens()
+        prefill_end = time.perf_counter()
+        self.stats.kv_bytes_prompt = cache.bytes_used()
+        self._step.watch.start()
+        tables: dict[bool, Candidates] = {}
+        decide = getattr(self.request.drafter, "decide", None)  # see interfaces.drafter.Decides
+        while any(active := [not self.sequences[number].done for number in self.live]):
+            if not self._fixed and not all(active):
+                root, active, tables = self._keep_active(root, active), [True] * sum(active), {}
+            if decide is not None:
+                decide(self._step.draft_model.gained, self._room())
+            linear = self.request.drafter.linear
+            table = tables[linear] = tables.get(linear) or self._table(root, linear)
+            table.reset(root, None if all(active) else torch.tensor(active, device=root.device))
+            tree, _, accepted = self._step.run(table, self._room(), self._rooms())
+            self._emit(tree, accepted, active)
+            root = accepted.next_token
+        self.stats.prefill_seconds = prefill_end - started
+        self.stats.decode_seconds = time.perf_counter() - prefill_end
+        self.stats.step_seconds = dict(self._step.watch.seconds)
+        self.stats.measure(cache, [len(sequence.tokens) for sequence in self.sequences])
+        return self.stats
+
+    def logits_after(self, root: Tensor) -> Tensor:
+        """Compute the target's logits after one more token of every row, without accepting it.
+
+        Args:
+            root: The tokens, ``[batch]``.
+
+        Returns:
+            ``[batch, vocabulary]``.
+        """
+        table = self._table(root, linear=True)
+        self._step.draft_model.begin(table)
+        return self._step.verify(table)[:, 0]
+
+    def _first_tokens(self) -> Tensor:
+        """Emit the first token of every sequence; return the roots of the first step."""
+        hidden = self.prefilled.hidden
+        root = self._step.selector.first(self.stack.head(self.stack.norm(hidden)))
+        for sequence, token in zip(self.sequences, root.tolist(), strict=True):
+            sequence.push([token])
         self._check_jointly()
         return root
 
-    def run(self, root: Tensor) -> None:
-        """Draft, verify and accept until every row has stopped."""
-        tables: dict[bool, Candidates] = {}
-        decide = getattr(self.drafter, "decide", None)  # see interfaces.drafter.Decides
-        self.watch.start()
-        while True:
-            active = [not self.rows[number].done for number in self.live]
-            if not any(active):
-                return
-            if not self._fixed and not all(active):
-                order = staying(active)
-                root, active = root[torch.tensor(order, device=root.device)], [True] * len(order)
-                self._keep_rows(order)
-                tables = {}
-            if decide is not None:
-                decide(self.shallow.gained, self._room())
-            linear = self.drafter.linear
-            table = tables[linear] = tables.get(linear) or self._table(root)
-            table.reset(root, None if all(active) else torch.tensor(active, device=root.device))
-            root = self._step(table, active)
-
-    def _table(self, root: Tensor) -> Candidates:
+    def _table(self, root: Tensor, linear: bool) -> Candidates:
         """Allocate the table of the steps to come."""
-        capacity, noise = self.drafter.capacity, self._noise
+        capacity, noise = self.request.drafter.capacity, self._noise
 
         def numbers() -> Tensor:
-            return noise.table("draft", self.frontier.index, capacity)
+            return noise.table("draft", self.positions.index, capacity)
 
-        ends = torch.tensor(sorted(self.limits.eos), dtype=torch.long, device=root.device)
-        allocate = Candidates.path if self.drafter.linear else Candidates.tree
+        ends = torch.tensor(sorted(self._stop.eos), dtype=torch.long, device=root.device)
+        allocate = Candidates.path if linear else Candidates.tree
         return allocate(root, capacity, numbers=numbers, ends=ends)
-
-    def _keep_rows(self, order: list[int]) -> None:
-        """Go on with some rows of the batch; those that have stopped cost nothing any more."""
-        self.live = [self.live[row] for row in order]
-        self.cache.keep_rows(order)
-        self.shallow.keep_rows(order)
-        self.chooser.keep(order)
-        self._noise = self._noise.rows(torch.tensor(order, device=self.frontier.index.device))
-
-    def _step(self, candidates: Candidates, active: list[bool]) -> Tensor:
-        """Run one step and return the next roots."""
-        self.shallow.begin(candidates)
-        self.watch.lap("host")
-        drafted = self.drafter.draft(self.shallow, candidates, self._room())
-        table = drafted.in_use()
-        if table.sampled:  # how many draws count must not depend on the other rows
-            table.alive &= table.depth <= self._rooms(table.depth.device)
-        self.watch.lap("propose")
-        states = self.shallow.exit_states(table)
-        logits = self.target.logits(states, table, self.frontier)
-        self.watch.lap("verify")
-        accepted = self.chooser.accept(table, logits, self.drafter.height)
-        self.watch.lap("accept")
-        self._commit(table, accepted, active)
-        self.watch.lap("host")
-        return accepted.next_token
 
     def _room(self) -> int:
         """Return the most drafts on a path that can still be used; fixed shapes ask for all."""
-        if self.bucketed:
-            return self.drafter.height
-        live = [self.rows[number] for number in self.live]
-        wanted = [self.limits.max_new_tokens - len(row.tokens) for row in live if not row.done]
-        return max(wanted) - 1
+        if self._bucketed:
+            return self.request.drafter.height
+        return max(self.sequences[number].left for number in self.live) - 1
 
-    def _rooms(self, device: torch.device) -> Tensor:
-        """Drafts that each row of the batch can still use, ``[batch, 1]``."""
-        most = self.limits.max_new_tokens - 1
-        rooms = [[max(most - len(self.rows[number].tokens), 0)] for number in self.live]
-        return torch.tensor(rooms, device=device)
+    def _rooms(self) -> list[int]:
+        """Return the drafts that each row of the batch can still use."""
+        return [max(self.sequences[number].left - 1, 0) for number in self.live]
 
-    def _commit(self, table: DraftTree, accepted: Accepted, active: list[bool]) -> None:
+    def _emit(self, tree: DraftTree, accepted: Accepted, active: Sequence[bool]) -> None:
         """Emit what was accepted and keep its keys and values; the step's one synchronisation."""
+        stats, draft_model = self.stats, self._step.draft_model
         running = torch.tensor(active, device=accepted.count.device)
         count = (accepted.count + 1) * running
-        seen = self.shallow.seen(accepted.path, count)
-        proposed = table.alive.sum(1) - 1
+        by_twig = draft_model.staged.count_by_twig(accepted.path, count)
+        proposed = tree.alive.sum(1) - 1
         report = torch.cat(
-            (torch.stack((count, seen, proposed), 1), accepted.emitted(table.tokens)), 1
+            (torch.stack((count, by_twig, proposed), 1), accepted.emitted(tree.tokens)), 1
         ).tolist()
-        counts, seens = [line[0] for line in report], [line[1] for line in report]
+        counts, seen = [line[0] for line in report], [line[1] for line in report]
         for place, (number, line) in enumerate(zip(self.live, report, strict=True)):
             if active[place]:
-                counts[place] = self.rows[number].push(line[3 : 3 + line[0]])
-                self.gains[number].append(counts[place])
-                self.drafted += line[2]
-                # A step that ends the row may emit no token of the target's own.
-                self.accepted += min(line[0] - 1, counts[place])
+                counts[place] = self.sequences[number].push(line[3 : 3 + line[0]])
+                stats.accepted_lengths[number].append(counts[place])
+                stats.drafted_tokens += line[2]
+                # A step that ends the sequence may emit no token of the target's own.
+                stats.accepted_tokens += min(line[0] - 1, counts[place])
         self._check_jointly()
-        if any(self.rows[n].done and was for n, was in zip(self.live, active, strict=True)):
-            # A row that has just stopped keeps no more than it emitted.
-            count = torch.tensor(counts, device=count.device)
-            seen = torch.minimum(seen, count)
-            seens = [min(pair) for pair in zip(seens, counts, strict=True)]
-        self.shallow.commit(accepted.path, count, counts, seen, seens)
-        self.target.commit(accepted.path, count, counts, table.linear)
-        self.steps += 1
+        kept, passed = RowCounts(count, counts), RowCounts(by_twig, seen)
+        if any(self.sequences[n].done and was for n, was in zip(self.live, active, strict=True)):
+            # A sequence that has just stopped keeps no more than it emitted.
+            kept = RowCounts.of(counts, count.device)
+            passed = passed.at_most(kept)
+        self._step.commit(tree, accepted, kept, passed)
+        stats.steps += 1
+        self._step.watch.lap("host")
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def _keep_active(self, root: Tensor, active: Sequence[bool]) -> Tensor:
+        """Drop the rows that have stopped, so that they cost nothing; return the others' roots."""
+        order = staying(active)
+        places = torch.tensor(order, device=root.device)
+        self.live = [self.live[row] for row in order]
+        self.prefilled.cache.keep_rows(order)
+        self._step.draft_model.keep_rows(order)
+        self._step.selector.keep_rows(order)
+        self._noise = self._noise.rows(places)
+        return root[places]
 
     def _check_jointly(self) -> None:
-        """Ask what looks at all rows at once, as transformers does after every token."""
-        if self.limits.joint:
-            ids = sequences(self.prompt.ids, self.rows, self.limits.padding)
-            for check in self.limits.joint:
-                for row, stops in zip(self.rows, check(ids), strict=True):
-                    row.done = row.done or stops
+        """Ask what looks at all sequences at once, as transformers does after every token."""
+        if self._stop.joint:
+            ids = joined(self.prompt.ids, self.sequences, self._stop.padding)
+            for check in self._stop.joint:
+                for sequence, stops in zip(self.sequences, check(ids), strict=True):
+                    sequence.done = sequence.done or stops
 
 
 def staying(active: Sequence[bool]) -> list[int]:
@@ -231,60 +243,11 @@ def staying(active: Sequence[bool]) -> list[int]:
         active: Which rows have not stopped.
 
     Returns:
-        As many rows as are active; row i either is i or lies behind the new end.
+        As many rows as are active; row i either is i or lies past the new end.
     """
     left = sum(active)
-    behind = [row for row in range(left, len(active)) if active[row]]
-    return [row if active[row] else behind.pop(0) for row in range(left)]
+    beyond = [row for row in range(left, len(active)) if active[row]]
+    return [row if active[row] else beyond.pop(0) for row in range(left)]
 
 
-def decode(
-    generation: Generation, prefilled: Prefilled, prompt: Prompt, started: float
-) -> GenerationStats:
-    """Run a generation to its end and measure it.
-
-    Args:
-        generation: The loop, behind the prompt.
-        prefilled: What prefill returned.
-        prompt: The prompt as it was before pruning.
-        started: ``time.perf_counter()`` when the call began.
-
-    Returns:
-        The statistics; the tokens are in ``generation.rows``.
-    """
-    root = generation.first(prefilled.hidden)
-    prefill_end = time.perf_counter()
-    cache = prefilled.cache
-    behind_prompt = cache.bytes_used()
-    generation.run(root)
-    stats = GenerationStats(
-        prompt_tokens=prompt.lengths,
-        visual_tokens=prompt.visual_counts,
-        kept_tokens=_kept_tokens(prefilled.kept, prompt),
-        new_tokens=[len(row.tokens) for row in generation.rows],
-        steps=generation.steps,
-        accepted_lengths=generation.gains,
-        drafted_tokens=generation.drafted,
-        accepted_tokens=generation.accepted,
-        prefill_seconds=prefill_end - started,
-        decode_seconds=time.perf_counter() - prefill_end,
-        kv_bytes_prompt=behind_prompt,
-        kv_bytes=cache.bytes_used(),
-        kv_bytes_allocated=cache.bytes_allocated(),
-        step_seconds=dict(generation.watch.seconds),
-    )
-    if cache.twig is not None:
-        stats.draft_kv_bytes = cache.twig.bytes_used()
-        stats.draft_kv_bytes_allocated = cache.twig.bytes_allocated()
-    return stats
-
-
-def _kept_tokens(kept: list[Kept], prompt: Prompt) -> dict[int, list[int]]:
-    """Visual tokens of each row behind each stage."""
-    return {
-        stage.stage.layer: [
-            min(count, found)
-            for count, found in zip(stage.stage.keep, prompt.visual_counts, strict=True)
-        ]
-        for stage in kept
-    }
+__all__ = ["Generation", "staying"]

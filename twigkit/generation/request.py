@@ -1,120 +1,183 @@
-"""Checks of what a call of ``generate`` is given."""
+"""What a call of ``generate`` asks for, resolved once: strategies, settings, seeds and inputs."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin
+from torch import Tensor
 
-from twigkit.errors import CapabilityError, InputError
+from twigkit.backbone.prompt import place_inputs
+from twigkit.generation.arguments import check_names, check_prompt, check_request
+from twigkit.generation.config import resolve_settings
+from twigkit.generation.sequences import StopConditions
+from twigkit.generation.strategy import Memories, drafter_name, make_drafter, make_pruner
+from twigkit.generation.token_selection import TokenSelection, row_seeds
 from twigkit.interfaces.adapter import Adapter
-from twigkit.plugins.discovery import default_registry
+from twigkit.interfaces.drafter import Drafter
+from twigkit.interfaces.pruner import Pruner
+from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec
+from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree
+from twigkit.twig.module import Twig
 
-_TENSORS = ("input_ids", "attention_mask", "pixel_values", "pixel_values_videos")
-"""What every processor returns as tensors."""
+
+class NoDrafter:
+    """Proposes nothing: plain decoding."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "no-twig"})
+    capacity: ClassVar[int] = 1
+    size: ClassVar[int] = 1
+    height: ClassVar[int] = 0
+
+    def __init__(self, spec: Any = None) -> None:
+        """Take no settings."""
+        self.heads: tuple[str, ...] = ()
+        self.linear = True
+
+    def draft(self, draft_model: Any, candidates: Candidates, room: int) -> DraftTree:
+        """Return the root alone."""
+        return candidates
 
 
-def check_prompt(inputs: Mapping[str, Any]) -> Tensor:
-    """Refuse what cannot be a processor's output; return its ``input_ids``.
+class Wrapped(Protocol):
+    """What a request needs of the model that is asked."""
 
-    Raises:
-        InputError: If they are missing or empty, or something is a list where a tensor belongs.
+    base: Any
+    adapter: Adapter
+    twig: Twig | None
+    memories: Memories
+
+    @property
+    def generate(self) -> Callable[..., Any]:
+        """What was called; its arguments are suggested where another was misspelt."""
+        ...
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One call of ``generate`` with everything in its final form.
+
+    Attributes:
+        stop: When sequences stop.
+        drafter: Proposes tokens.
+        selection: How the target's tokens are selected.
+        seeds: One seed per row, if tokens are drawn.
+        pruner: Chooses the visual tokens that stay; ``None`` prunes nothing.
+        budget: What the pruner is asked for.
+        wipe_layer: Layer after which no visual token is left; ``None`` leaves it to the pruner.
+        draft_cache: Prompt tokens that the twig keeps for drafting, ``"full"`` or ``"kept"``.
+        bucketed: Whether steps have fixed shapes; ``None`` has them on anything but a CPU.
+        generator: Random numbers for pruners that draw.
+        input_ids: The prompts as given, ``[batch, tokens]``.
+        inputs: What the base's front end is given, on its device.
+        return_dict: Whether a ``ModelOutput`` is returned instead of a tensor.
     """
-    lists = [name for name, value in inputs.items() if name in _TENSORS and _is_list(value)]
-    if lists:
-        raise InputError(
-            f"{lists[0]} is a {type(inputs[lists[0]]).__name__}; ask the processor for tensors, "
-            'with return_tensors="pt"'
+
+    stop: StopConditions
+    drafter: Drafter = field(default_factory=NoDrafter)
+    selection: TokenSelection = field(default_factory=TokenSelection)
+    seeds: Sequence[int] = ()
+    pruner: Pruner | None = None
+    budget: int | float = 1.0
+    wipe_layer: int | float | None = None
+    draft_cache: str = "full"
+    bucketed: bool | None = None
+    generator: torch.Generator | None = None
+    input_ids: Tensor | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    return_dict: bool = False
+
+    @classmethod
+    def resolve(
+        cls,
+        model: Wrapped,
+        arguments: dict[str, Any],
+        *,
+        budget: int | float | None,
+        pruner: str | PrunerSpec | dict[str, Any],
+        drafter: str | DrafterSpec | dict[str, Any] | Drafter | None,
+        wipe_layer: int | float | None,
+        draft_cache: str,
+        bucketed: bool | None,
+        generator: torch.Generator | None,
+        seed: int | Sequence[int] | None,
+    ) -> GenerationRequest:
+        """Check and merge what a call gives, the base's generation config and the defaults.
+
+        Args:
+            model: Base, adapter and twig.
+            arguments: The processor's outputs and transformers' generation settings.
+            budget: As for ``TwigModel.generate``, like the others.
+            pruner: Name, mapping or spec.
+            drafter: Name, mapping, spec or object; ``None`` takes ``"ssd"`` with a twig.
+            wipe_layer: A count, a fraction or ``None``.
+            draft_cache: ``"full"`` or ``"kept"``.
+            bucketed: Whether steps have fixed shapes.
+            generator: Random numbers.
+            seed: Of the tokens that are drawn.
+
+        Raises:
+            InputError: If the prompt or a setting cannot be used.
+            CapabilityError: If something is asked for that base, adapter or twig cannot do.
+        """
+        ids = check_prompt(arguments)
+        if drafter is None:
+            drafter = "plain" if model.twig is None else "ssd"
+        ready = None if isinstance(drafter, str | dict | DrafterSpec) else drafter
+        spec = GenerationSpec(
+            budget=budget,
+            pruner=pruner,
+            drafter="plain" if ready else drafter,
+            wipe_layer=wipe_layer,
+            draft_cache=draft_cache,
         )
-    ids = inputs.get("input_ids")
-    if not isinstance(ids, Tensor) or ids.numel() == 0:
-        raise InputError("the prompt is empty; pass the processor's outputs, input_ids at least")
-    if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
-        raise InputError(
-            f"input_ids has shape {tuple(ids.shape)} and {ids.dtype}; expected [batch, tokens] of "
-            "torch.int64, as the processor returns them"
+        settings = resolve_settings(model.base, ids.shape[1], arguments)
+        chosen = _in_lockstep(ready or spec.drafter, settings.selection)
+        strategy = (
+            NoDrafter() if chosen is None else make_drafter(chosen, model.twig, model.memories)
         )
-    return ids
-
-
-def _is_list(value: object) -> bool:
-    return value is not None and not isinstance(value, Tensor)
-
-
-def check_names(model: nn.Module, inputs: Mapping[str, Any], generate: Callable[..., Any]) -> None:
-    """Refuse arguments that the model would swallow unread, such as a misspelt setting.
-
-    Args:
-        model: The base.
-        inputs: What is left of a call's arguments for the model.
-        generate: What was called; its arguments, and those of transformers' own ``generate``, are
-            suggested where another was misspelt.
-
-    Raises:
-        InputError: Naming the argument, and the one that was probably meant.
-    """
-    known = set(inspect.signature(model.forward).parameters)
-    if "input_ids" not in known:  # wrapped, so that nothing can be told
-        return
-    for name in set(inputs) - known - set(_TENSORS):
-        settings = [
-            *_arguments(generate),
-            *_arguments(GenerationMixin.generate),
-            *GenerationConfig().to_dict(),
-            *known,
-        ]
-        close = difflib.get_close_matches(name, settings, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "leave it out"
-        raise InputError(
-            f"neither generate nor {type(model).__name__} takes an argument {name!r}; {hint}"
+        seeds = []
+        if settings.selection.draws:
+            seeds = row_seeds(seed, generator, ids.shape[0])
+        check_names(model.base, settings.inputs, model.generate)
+        prunes = spec.budget is not None
+        kind = model.base.config.model_type
+        check_request(model.adapter, settings.inputs, kind, prunes=prunes)
+        return cls(
+            stop=settings.stop,
+            drafter=strategy,
+            selection=settings.selection,
+            seeds=seeds,
+            pruner=make_pruner(spec.pruner, model.twig) if prunes else None,
+            budget=spec.budget if spec.budget is not None else 1.0,
+            wipe_layer=spec.wipe_layer,
+            draft_cache=spec.draft_cache,
+            bucketed=bucketed,
+            generator=generator,
+            input_ids=ids,
+            inputs=place_inputs(settings.inputs, model.base.get_input_embeddings().weight),
+            return_dict=settings.return_dict,
         )
 
 
-def _arguments(function: Callable[..., Any]) -> list[str]:
-    """Names of a function's own arguments, from its signature."""
-    collects = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.kind not in collects and p.name != "self"]
+def _in_lockstep(
+    drafter: DrafterSpec | Drafter, selection: TokenSelection
+) -> DrafterSpec | Drafter | None:
+    """Return the drafter, or ``None`` where something must see all rows at once."""
+    name = drafter_name(drafter)
+    if not selection.lockstep or name == "plain":
+        return drafter
+    names = ", ".join(selection.lockstep)
+    warnings.warn(
+        f"{names}: not known to depend on the ids of one row alone, so the drafter {name!r} is "
+        "left out and decoding is plain",
+        stacklevel=5,
+    )
+    return None
 
 
-def check_request(
-    adapter: Adapter, inputs: Mapping[str, Any], model_type: str, *, prunes: bool
-) -> None:
-    """Refuse to ask an adapter for what it does not declare.
-
-    Args:
-        adapter: The adapter that serves the model.
-        inputs: The processor's outputs.
-        model_type: The model's type, for the message.
-        prunes: Whether visual tokens are to be dropped.
-
-    Raises:
-        CapabilityError: Naming the adapter, its distribution, what is missing and what to do.
-    """
-    asked = {}
-    if inputs["input_ids"].shape[0] > 1:
-        asked["batch"] = f"{model_type} takes no batches; give one prompt at a time"
-    for name, value in inputs.items():
-        if name.startswith("pixel_values") and value is not None:
-            kind = "video" if "video" in name else "image"
-            asked[kind] = f"{model_type} takes no {kind} ({name}); leave it out"
-    if prunes:
-        asked["pruning"] = (
-            f"{model_type} has no visual tokens in its prompt to prune; leave budget out"
-        )
-    for capability, way in asked.items():
-        if capability not in adapter.capabilities:
-            raise CapabilityError(f"{_named(adapter)} does not declare {capability!r}: {way}")
-
-
-def _named(adapter: Adapter) -> str:
-    """Name an adapter and where it comes from."""
-    for entry in default_registry().entries("adapter"):
-        if entry.cls is type(adapter):
-            return f"the adapter {entry.name!r} of {entry.origin}"
-    return f"the adapter {type(adapter).__name__}"
+__all__ = ["GenerationRequest", "NoDrafter", "Wrapped"]

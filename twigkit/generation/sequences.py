@@ -1,4 +1,4 @@
-"""The rows of a batch while they grow: their tokens on the host, and when each of them stops."""
+"""The sequences of a batch while they grow, and when each of them stops."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from twigkit.backbone.prompt import Prompt
 
 StopCheck = Callable[[Tensor], bool]
-"""Whether a row's whole sequence, ``[1, tokens]`` with the prompt, ends here."""
+"""Whether a whole sequence, ``[1, tokens]`` with the prompt, ends here."""
 
 JointCheck = Callable[[Tensor], Sequence[bool]]
-"""Which rows end here; sees all of them, ``[batch, tokens]`` with prompts and padding."""
+"""Which sequences end here; sees all of them, ``[batch, tokens]`` with prompts and padding."""
 
 
 class Streamer(Protocol):
@@ -29,16 +29,16 @@ class Streamer(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """When rows stop.
+class StopConditions:
+    """When sequences stop.
 
     Attributes:
-        max_new_tokens: Most tokens per row; never exceeded.
-        eos: Token ids that end a row; they are part of the output.
-        padding: Token id behind rows that stopped early.
+        max_new_tokens: Most tokens per sequence; never exceeded.
+        eos: Token ids that end a sequence; they are part of the output.
+        padding: Token id that fills sequences that stopped early.
         checks: Asked after every token.
-        joint: Asked after every token of all rows, which then go in lockstep.
-        streamer: Where tokens of a single row go as they come.
+        joint: Asked after every token of all sequences, which then go in lockstep.
+        streamer: Where tokens of a single sequence go as they come.
     """
 
     max_new_tokens: int
@@ -49,22 +49,27 @@ class Limits:
     streamer: Streamer | None = None
 
 
-class Row:
-    """The tokens of one row so far, on the host."""
+class GrowingSequence:
+    """One prompt of a batch and the tokens generated for it so far, on the host.
 
-    def __init__(self, prompt: Prompt, number: int, limits: Limits) -> None:
+    Attributes:
+        tokens: What was generated.
+        done: Whether it has stopped.
+    """
+
+    def __init__(self, prompt: Prompt, number: int, stop: StopConditions) -> None:
         """Start with nothing generated.
 
         Args:
-            prompt: The prompts.
-            number: Which of them is the row's.
-            limits: When the row stops.
+            prompt: The prompts of the batch.
+            number: Which of them is this sequence's.
+            stop: When it stops.
         """
-        self._prompt, self._number, self.limits = prompt, number, limits
+        self._prompt, self._number, self._stop = prompt, number, stop
         self.tokens: list[int] = []
         self.done = False
         self._text: list[int] = []
-        self._told = -1  # tokens that the text holds; -1 before it holds the prompt
+        self._copied = -1  # generated tokens that the text holds; -1 before it holds the prompt
 
     @property
     def text(self) -> list[int]:
@@ -72,50 +77,65 @@ class Row:
 
         It is the same list every time, which grows.
         """
-        if self._told < 0:
+        if self._copied < 0:
             prompt, row = self._prompt, self._number
             ids = prompt.ids[row].masked_fill(prompt.visual[row], -1)
             self._text += ids[prompt.valid[row]].tolist()
-            self._told = 0
-        self._text += self.tokens[self._told :]
-        self._told = len(self.tokens)
+            self._copied = 0
+        self._text += self.tokens[self._copied :]
+        self._copied = len(self.tokens)
         return self._text
 
+    @property
+    def left(self) -> int:
+        """Tokens that may still come; 0 once it has stopped."""
+        return 0 if self.done else self._stop.max_new_tokens - len(self.tokens)
+
     def push(self, tokens: Sequence[int]) -> int:
-        """Take tokens until one of them ends the row; return how many were taken."""
-        limits = self.limits
+        """Append tokens until one of them ends the sequence; return how many were appended."""
+        stop = self._stop
         for taken, token in enumerate(tokens):
             if self.done:
                 return taken
             self.tokens.append(token)
-            if limits.streamer is not None:
-                limits.streamer.put(torch.tensor([token]))
+            if stop.streamer is not None:
+                stop.streamer.put(torch.tensor([token], device="cpu"))
             self.done = (
-                token in limits.eos
-                or len(self.tokens) >= limits.max_new_tokens
-                or (bool(limits.checks) and self._stopped())
+                token in stop.eos
+                or len(self.tokens) >= stop.max_new_tokens
+                or (bool(stop.checks) and self._checked())
             )
         return len(tokens)
 
-    def _stopped(self) -> bool:
-        """Whether one of the checks ends the row here."""
+    def _checked(self) -> bool:
+        """Whether one of the checks ends the sequence here."""
         prompt = self._prompt.ids[self._number]
         ids = torch.cat((prompt, torch.tensor(self.tokens, device=prompt.device)))[None]
-        return any(check(ids) for check in self.limits.checks)
+        return any(check(ids) for check in self._stop.checks)
 
 
-def sequences(prompt: Tensor, rows: Sequence[Row], padding: int) -> Tensor:
-    """Put the generated tokens behind the prompts.
+def joined(prompt: Tensor, sequences: Sequence[GrowingSequence], padding: int) -> Tensor:
+    """Append the generated tokens to the prompts.
 
     Args:
         prompt: The prompts' ids as given, ``[batch, tokens]``.
-        rows: The finished rows.
-        padding: Token id behind rows that stopped early.
+        sequences: The sequences.
+        padding: Token id that fills sequences that stopped early.
 
     Returns:
         ``[batch, tokens + longest]`` long.
     """
-    longest = max(len(row.tokens) for row in rows)
-    tails = [row.tokens + [padding] * (longest - len(row.tokens)) for row in rows]
+    longest = max(len(sequence.tokens) for sequence in sequences)
+    tails = [each.tokens + [padding] * (longest - len(each.tokens)) for each in sequences]
     tail = torch.tensor(tails, dtype=prompt.dtype, device=prompt.device)
     return torch.cat((prompt, tail), 1)
+
+
+__all__ = [
+    "GrowingSequence",
+    "JointCheck",
+    "StopCheck",
+    "StopConditions",
+    "Streamer",
+    "joined",
+]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from twigkit.backbone.kv_cache import LayerCache
+from twigkit.generation.prefill import Kept
 
 
 @dataclass
@@ -12,15 +16,15 @@ class GenerationStats:
     Attributes:
         prompt_tokens: Prompt length of each row, padding not counted.
         visual_tokens: Visual tokens of each row.
-        kept_tokens: Visual tokens of each row behind each stage of the pruner, by layer.
+        kept_tokens: Visual tokens of each row after each stage of the pruner, by layer.
         new_tokens: Tokens generated in each row.
         steps: Verification passes.
         accepted_lengths: Tokens gained by each verification of each row, the target's own included.
-        drafted_tokens: Drafts proposed to the target, all rows together; none behind an end token.
+        drafted_tokens: Drafts proposed to the target, all rows together; none after an end token.
         accepted_tokens: Drafts among them that became part of the answers.
         prefill_seconds: From the call to the first token.
         decode_seconds: From the first token to the last.
-        kv_bytes_prompt: Base cache in use behind the prompt, from the storages.
+        kv_bytes_prompt: Base cache in use after the prompt, from the storages.
         kv_bytes: Base cache in use at the end.
         kv_bytes_allocated: Size of the base cache's storages.
         draft_kv_bytes: The twig's cache in use at the end; 0 if nothing drafted.
@@ -45,6 +49,14 @@ class GenerationStats:
     draft_kv_bytes_allocated: int = 0
     step_seconds: dict[str, float] = field(default_factory=dict)
 
+    def measure(self, cache: LayerCache, new_tokens: list[int]) -> None:
+        """Note what was generated and what the caches take at the end."""
+        self.new_tokens = new_tokens
+        self.kv_bytes, self.kv_bytes_allocated = cache.bytes_used(), cache.bytes_allocated()
+        if cache.twig is not None:
+            self.draft_kv_bytes = cache.twig.bytes_used()
+            self.draft_kv_bytes_allocated = cache.twig.bytes_allocated()
+
     @property
     def accepted_length(self) -> float:
         """Mean tokens gained by a verification; 1 is plain decoding, 0 if there was none."""
@@ -61,3 +73,19 @@ class GenerationStats:
         """New tokens of all rows per second of prefill and decoding."""
         seconds = self.prefill_seconds + self.decode_seconds
         return sum(self.new_tokens) / seconds if seconds else 0.0
+
+
+def kept_tokens(kept: Sequence[Kept], visual: Sequence[int]) -> dict[int, list[int]]:
+    """Return the visual tokens of each row after each stage.
+
+    Args:
+        kept: What the stages kept.
+        visual: Visual tokens of each row before.
+    """
+    return {
+        stage.stage.layer: [min(pair) for pair in zip(stage.stage.keep, visual, strict=True)]
+        for stage in kept
+    }
+
+
+__all__ = ["GenerationStats", "kept_tokens"]

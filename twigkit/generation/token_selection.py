@@ -1,67 +1,67 @@
-"""How the target chooses its tokens: the most likely ones, or drawn, after whatever processing.
+"""How the target's tokens are selected: the most likely ones, or drawn, after any processing.
 
-Every choice is a function of the text in front of it and, when tokens are drawn, of the number that
+Every choice is a function of the text before it and, when tokens are drawn, of the number that
 belongs to its position. So it does not matter in which order, or how many at once, positions are
 decided, and a path or a tree of candidates gives the tokens of plain decoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from itertools import groupby
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from twigkit.errors import InputError
+from twigkit.generation.logits_processors import LogitsStep, sampling_steps
 from twigkit.speculative.acceptance import Accepted, accept, rule, walk
 from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.rejection_sampling import settle
-from twigkit.speculative.sampling import Noise, Sampling, draw_scores, process
-
-Processor = Callable[[Tensor, Tensor], Tensor]
-"""Changes the scores ``[rows, vocabulary]`` of the token behind the ids ``[rows, tokens]``."""
+from twigkit.speculative.sampling import Noise, Sampling, draw_scores
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How the target's tokens are chosen.
+class TokenSelection:
+    """How the target's tokens are selected.
 
     Attributes:
         draws: Whether they are drawn; the most likely ones are taken otherwise.
-        sampling: What happens to the logits before; applied in both cases.
-        before: Processors in front of the repetition penalty.
-        processors: Processors behind the repetition penalty and in front of the rest of
-            ``sampling``.
-        after: Processors behind all of it.
+        sampling: The built-in settings among the steps, without the penalty; a drafter may draw
+            with them too.
+        steps: What happens to the logits before, in order.
         lockstep: What may depend on more than a row's own ids, by name, so that all rows must be
             decided at once, position by position; empty if nothing does.
     """
 
     draws: bool = False
     sampling: Sampling = field(default_factory=Sampling)
-    before: tuple[Processor, ...] = ()
-    processors: tuple[Processor, ...] = ()
-    after: tuple[Processor, ...] = ()
+    steps: tuple[LogitsStep, ...] = ()
     lockstep: tuple[str, ...] = ()
 
+    @classmethod
+    def drawing(cls, sampling: Sampling | None = None) -> TokenSelection:
+        """Draw tokens with built-in settings alone."""
+        sampling = sampling or Sampling()
+        return cls(True, replace(sampling, repetition_penalty=1.0), sampling_steps(sampling))
+
     @property
-    def plain(self) -> bool:
+    def greedy(self) -> bool:
         """Whether tokens are the most likely ones of the unprocessed logits."""
-        own = self.before or self.processors or self.after
-        return not self.draws and not own and self.sampling == Sampling()
+        return not self.draws and not self.steps
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The text in front of a step.
+    """The text before a step.
 
     Attributes:
         prompt: Ids of the prompts, padding included, ``[batch, prompt]``.
         valid: Which of them are not padding, ``[batch, prompt]`` bool.
         tokens: What every row has generated; these lists grow with the text.
-        padding: Token id behind rows that have stopped.
+        padding: Token id that fills rows that have stopped.
     """
 
     prompt: Tensor
@@ -75,160 +75,176 @@ class Texts:
         return Texts(self.prompt[order], self.valid[order], tokens, self.padding)
 
 
-class Chooser(Protocol):
-    """Decides which candidates the target accepts, and its own token behind them."""
+class TokenSelector(Protocol):
+    """Selects the target's tokens: after the prompt, and along a tree of candidates."""
 
     def first(self, logits: Tensor) -> Tensor:
-        """Choose the token behind the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
+        """Select the token after the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
         ...
 
-    def accept(self, table: DraftTree, logits: Tensor, longest: int) -> Accepted:
-        """Walk down a table of candidates.
+    def accept(self, tree: DraftTree, logits: Tensor, longest: int) -> Accepted:
+        """Walk down a tree of candidates as far as the target agrees.
 
         Args:
-            table: The candidates.
+            tree: The candidates.
             logits: The target's logits after every node, ``[batch, nodes, vocabulary]``.
             longest: Most drafts on a path.
+
+        Returns:
+            The accepted path and the target's own token after it.
         """
         ...
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows only, in the order given."""
         ...
 
 
-class GreedyChooser:
+class GreedySelector:
     """Takes the most likely token everywhere."""
 
     def first(self, logits: Tensor) -> Tensor:
-        """Choose the token behind the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
+        """Select the token after the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
         return logits.argmax(-1)
 
-    def accept(self, table: DraftTree, logits: Tensor, longest: int) -> Accepted:
-        """Walk down a table of candidates, all rows and nodes at once."""
+    def accept(self, tree: DraftTree, logits: Tensor, longest: int) -> Accepted:
+        """Walk down a tree of candidates, all rows and nodes at once."""
         return accept(
-            table.tokens,
-            table.ancestors,
-            table.depth,
-            table.alive,
+            tree.tokens,
+            tree.ancestors,
+            tree.depth,
+            tree.alive,
             logits.argmax(-1),
-            parent=table.parent,
+            parent=tree.parent,
             longest=longest,
         )
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows only; they leave nothing behind."""
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Do nothing: no row has a state here."""
 
 
-class ProcessedChooser:
+class ProcessedSelector:
     """Processes logits where the walk passes, and draws if asked to.
 
     Attributes:
-        decoding: How tokens are chosen.
+        selection: How tokens are selected.
         texts: The text so far.
     """
 
-    def __init__(self, decoding: Decoding, texts: Texts, noise: Noise, *, eager: bool) -> None:
-        """Start behind the prompt.
+    def __init__(
+        self, selection: TokenSelection, texts: Texts, noise: Noise, *, eager: bool
+    ) -> None:
+        """Start after the prompt.
 
         Args:
-            decoding: How tokens are chosen.
+            selection: How tokens are selected.
             texts: The prompts, and lists that the generated tokens will be put into.
             noise: The numbers that decide, if tokens are drawn.
             eager: Whether asking the device for a value is cheap.
         """
-        self.decoding, self.texts, self._eager = decoding, texts, eager
+        self.selection, self.texts, self._eager = selection, texts, eager
         device = texts.prompt.device
         self._rows = torch.arange(texts.prompt.shape[0], device=device)
         self._place = torch.zeros_like(self._rows)
         self._noise = noise
-        self._penalty = replace(Sampling(), repetition_penalty=decoding.sampling.repetition_penalty)
-        self._rest = replace(decoding.sampling, repetition_penalty=1.0)
+        # Neighbours that need ids share them.
+        self._groups = [
+            (needs, [step.apply for step in steps])
+            for needs, steps in groupby(
+                selection.steps, lambda step: "ids" if step.needs == "batch" else step.needs
+            )
+        ]
         # One column more than the vocabulary takes in what does not count.
         self._seen: Tensor | None = None
 
     def first(self, logits: Tensor) -> Tensor:
-        """Choose the token behind the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
-        if self._penalty.repetition_penalty != 1.0:
+        """Select the token after the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
+        if any(needs == "seen" for needs, _ in self._groups):
             shape = (logits.shape[0], logits.shape[1] + 1)
             self._seen = torch.zeros(shape, dtype=torch.bool, device=logits.device)
-            self._see(self.texts.prompt, self.texts.valid)
+            self._mark_seen(self.texts.prompt, self.texts.valid)
         token = self._pick(self._scores(logits, None, None), self._place)
         self._advance(token[:, None], torch.ones_like(token))
         return token
 
-    def accept(self, table: DraftTree, logits: Tensor, longest: int) -> Accepted:
-        """Walk down a table of candidates; drawn ones are accepted by their own rule."""
-        if rule(table, self.decoding.draws) != "choice":
-            nodes = range(table.tokens.shape[1])
+    def accept(self, tree: DraftTree, logits: Tensor, longest: int) -> Accepted:
+        """Walk down a tree of candidates; drawn ones are accepted by their own rule."""
+        if rule(tree, self.selection.draws) != "choice":
+            nodes = range(tree.tokens.shape[1])
             scores = [
-                self._scores(logits[:, node], table, torch.full_like(self._rows, node))
+                self._scores(logits[:, node], tree, torch.full_like(self._rows, node))
                 for node in nodes
             ]
             target = torch.stack(scores, 1).softmax(-1)
             noise = self._noise.table("acceptance", self._place, len(nodes))
             # A row's last token goes by the number of its place, whoever drafted what before it.
-            levels = torch.arange(table.height + 1, device=noise.device)
+            levels = torch.arange(tree.height + 1, device=noise.device)
             closing = self._noise.at(self._place[:, None] + levels)
-            accepted = settle(table, target, noise, closing)
+            accepted = settle(tree, target, noise, closing)
         else:
 
             def choose(node: Tensor, level: int) -> Tensor:
-                scores = self._scores(logits[self._rows, node], table, node)
+                scores = self._scores(logits[self._rows, node], tree, node)
                 return self._pick(scores, self._place + level)
 
-            accepted = walk(table, choose, eager=self._eager)
-        self._advance(accepted.emitted(table.tokens), accepted.count + 1)
+            accepted = walk(tree, choose, eager=self._eager)
+        self._advance(accepted.emitted(tree.tokens), accepted.count + 1)
         return accepted
 
     def _pick(self, scores: Tensor, place: Tensor) -> Tensor:
-        """Choose from processed scores, ``[batch, vocabulary]``, the token of some places."""
-        if not self.decoding.draws:
+        """Select from processed scores, ``[batch, vocabulary]``, the token of some places."""
+        if not self.selection.draws:
             return scores.argmax(-1)
         return draw_scores(scores, self._noise.at(place))
 
-    def _scores(self, logits: Tensor, table: DraftTree | None, node: Tensor | None) -> Tensor:
+    # -- processing --------------------------------------------------------------------------------
+
+    def _scores(self, logits: Tensor, tree: DraftTree | None, node: Tensor | None) -> Tensor:
         """Process the logits after one node per row, ``[batch, vocabulary]``."""
         scores = logits.float()
-        path = table.ancestors[self._rows, node] if table is not None else None
-        scores = self._own(self.decoding.before, scores, table, path)
-        if self._seen is not None:
-            seen = self._seen
-            if table is not None and path is not None:
-                held = table.tokens.masked_fill(~path, scores.shape[1])
-                seen = seen.scatter(1, held, True)
-            scores = process(scores, self._penalty, seen[:, :-1])
-        scores = self._own(self.decoding.processors, scores, table, path)
-        return self._own(self.decoding.after, process(scores, self._rest), table, path)
+        path = tree.ancestors[self._rows, node] if tree is not None else None
+        for needs, applied in self._groups:
+            if needs == "ids":
+                scores = self._by_ids(applied, scores, tree, path)
+                continue
+            seen = self._seen_on(tree, path) if needs == "seen" else None
+            for apply in applied:
+                scores = apply(seen, scores)
+        return scores
 
-    def _own(
-        self,
-        processors: Sequence[Processor],
-        scores: Tensor,
-        table: DraftTree | None,
-        path: Tensor | None,
+    def _seen_on(self, tree: DraftTree | None, path: Tensor | None) -> Tensor:
+        """Which tokens the text and a path below it hold, ``[batch, vocabulary]`` bool."""
+        seen = self._seen
+        assert seen is not None
+        if tree is not None and path is not None:
+            held = tree.tokens.masked_fill(~path, seen.shape[1] - 1)
+            seen = seen.scatter(1, held, True)
+        return seen[:, :-1]
+
+    def _by_ids(
+        self, applied: Sequence[Any], scores: Tensor, tree: DraftTree | None, path: Tensor | None
     ) -> Tensor:
-        """Apply transformers' processors: to all rows at once where texts are equally long."""
-        if not processors:
-            return scores
+        """Apply steps that need ids: to all rows at once where texts are equally long."""
         texts = list(map(list, self.texts.tokens))
         longest = max(map(len, texts))
         for row, text in enumerate(texts):
-            text += [self.texts.padding] * (longest - len(text)) if self.decoding.lockstep else []
-            if table is not None and path is not None:
+            text += [self.texts.padding] * (longest - len(text)) if self.selection.lockstep else []
+            if tree is not None and path is not None:
                 # The root, which comes first, is in the text already.
-                text += table.tokens[row][path[row]].tolist()[1:]
+                text += tree.tokens[row][path[row]].tolist()[1:]
         if len(set(map(len, texts))) == 1:
             tail = torch.tensor(texts, dtype=torch.long, device=scores.device)
-            return _apply(processors, torch.cat((self.texts.prompt, tail), 1), scores)
+            return _apply(applied, torch.cat((self.texts.prompt, tail), 1), scores)
         each = []
         for row, text in enumerate(texts):
             tail = torch.tensor([text], dtype=torch.long, device=scores.device)
             ids = torch.cat((self.texts.prompt[row : row + 1], tail), 1)
-            each.append(_apply(processors, ids, scores[row : row + 1]))
+            each.append(_apply(applied, ids, scores[row : row + 1]))
         return torch.cat(each)
 
-    def keep(self, rows: Sequence[int]) -> None:
+    # -- rows --------------------------------------------------------------------------------------
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows only, in the order given."""
         order = torch.tensor(rows, device=self._place.device)
         self.texts = self.texts.keep(rows, order)
@@ -238,23 +254,24 @@ class ProcessedChooser:
             self._seen = self._seen[order]
 
     def _advance(self, tokens: Tensor, count: Tensor) -> None:
-        """Move behind the first ``count`` of the tokens that a step emitted, ``[batch, w]``."""
+        """Move past the first ``count`` of the tokens that a step emitted, ``[batch, w]``."""
         self._place = self._place + count
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        self._see(tokens, place < count[:, None])
-
-    def _see(self, tokens: Tensor, real: Tensor) -> None:
-        """Remember tokens for the repetition penalty."""
         if self._seen is not None:
-            spill = self._seen.shape[1] - 1
-            self._seen.scatter_(1, tokens.clamp(max=spill).masked_fill(~real, spill), True)
+            place = torch.arange(tokens.shape[1], device=tokens.device)
+            self._mark_seen(tokens, place < count[:, None])
+
+    def _mark_seen(self, tokens: Tensor, real: Tensor) -> None:
+        """Remember tokens for the repetition penalty."""
+        assert self._seen is not None
+        spill = self._seen.shape[1] - 1
+        self._seen.scatter_(1, tokens.clamp(max=spill).masked_fill(~real, spill), True)
 
 
-def _apply(processors: Sequence[Processor], ids: Tensor, scores: Tensor) -> Tensor:
+def _apply(applied: Sequence[Any], ids: Tensor, scores: Tensor) -> Tensor:
     """Apply processors one after another; they may write into what they get."""
     scores = scores.clone()
-    for processor in processors:
-        scores = processor(ids, scores)
+    for apply in applied:
+        scores = apply(ids, scores)
     return scores
 
 
@@ -284,11 +301,10 @@ def row_seeds(
 
 
 __all__ = [
-    "Chooser",
-    "Decoding",
-    "GreedyChooser",
-    "ProcessedChooser",
-    "Processor",
+    "GreedySelector",
+    "ProcessedSelector",
     "Texts",
+    "TokenSelection",
+    "TokenSelector",
     "row_seeds",
 ]

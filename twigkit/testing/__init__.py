@@ -21,7 +21,7 @@ from twigkit.testing.lab import Lab, plainest_adapter
 from twigkit.testing.pruner import PrunerConformance
 from twigkit.testing.reference import masked_logits
 from twigkit.testing.scripted import AGREEMENTS, Script, ScriptedDrafter, ScriptedHead
-from twigkit.testing.shapes import NothingDrafter, ScoredPruner, ShapedDrafter
+from twigkit.testing.shapes import ScoredPruner, ShapedDrafter
 
 __all__ = [
     "AGREEMENTS",
@@ -31,7 +31,6 @@ __all__ = [
     "DrafterConformance",
     "HeadConformance",
     "Lab",
-    "NothingDrafter",
     "PrunerConformance",
     "ScoredPruner",
     "Script",

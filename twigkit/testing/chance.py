@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from twigkit.generation.token_selection import Decoding
+from twigkit.generation.token_selection import TokenSelection
 from twigkit.interfaces.tiny_models import TinyRow
 from twigkit.speculative.sampling import Sampling, process
 from twigkit.testing.lab import Lab
 from twigkit.twig.module import Twig
 
-DRAWN = Decoding(draws=True, sampling=Sampling(temperature=0.4, top_k=3))
+DRAWN = TokenSelection.drawing(Sampling(temperature=0.4, top_k=3))
 """How the checks draw: three tokens are possible at every place."""
 
 LENGTH = 3
@@ -100,7 +100,7 @@ def check_distribution(lab: Lab, drafter: Any, twig: Twig | None) -> None:
             Unsure(drafter),
             twig=twig,
             new_tokens=LENGTH,
-            decoding=DRAWN,
+            selection=DRAWN,
             seeds=range(draws),
             ends=frozenset(),
         )

@@ -223,10 +223,10 @@ class DrafterConformance:
         twig = lab.twig("half", tuple(drafter.heads)) if drafter.heads else None
         rows = lab.batch()
         seeds = range(7, 7 + len(rows))
-        trace = lab.run(rows, drafter, twig=twig, decoding=DRAWN, seeds=seeds)
+        trace = lab.run(rows, drafter, twig=twig, selection=DRAWN, seeds=seeds)
         checks.audited(trace)
         if not any(step.table.sampled for step in trace.drafter.steps):
-            plain = lab.run(rows, decoding=DRAWN, seeds=seeds)
+            plain = lab.run(rows, selection=DRAWN, seeds=seeds)
             if trace.tokens != plain.tokens:
                 pytest.fail("drafts that were chosen changed what the seeds give in plain decoding")
             return
@@ -234,9 +234,9 @@ class DrafterConformance:
             pytest.fail(
                 f"{type(drafter).__name__} draws its drafts; declare the capability 'sampling'"
             )
-        again = lab.run(rows, drafter, twig=twig, decoding=DRAWN, seeds=seeds)
+        again = lab.run(rows, drafter, twig=twig, selection=DRAWN, seeds=seeds)
         alone = [
-            lab.run([row], drafter, twig=twig, decoding=DRAWN, seeds=[seed]).tokens[0]
+            lab.run([row], drafter, twig=twig, selection=DRAWN, seeds=[seed]).tokens[0]
             for row, seed in zip(rows, seeds, strict=True)
         ]
         for tokens, how in ((again.tokens, "the second time"), (alone, "alone")):

@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 from twigkit.backbone.prompt import Prompt
 from twigkit.errors import CapabilityError
-from twigkit.generation.loop import Generation
-from twigkit.generation.prefill import Prefilled, Storage, prefill
-from twigkit.generation.sequences import Limits
-from twigkit.generation.token_selection import Decoding
-from twigkit.interfaces.pruner import PromptLayout
+from twigkit.generation.prefill import Prefilled
+from twigkit.generation.request import GenerationRequest, NoDrafter
+from twigkit.generation.sequences import StopConditions
+from twigkit.generation.start import start
+from twigkit.generation.token_selection import TokenSelection
 from twigkit.interfaces.tiny_models import TinyFamily, TinyRow, spread_weights
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import TwigSpec
 from twigkit.testing.reference import end_tokens, extended, masked_logits, own_tokens
 from twigkit.testing.scripted import AGREEMENTS, ScriptedHead, middle
-from twigkit.testing.shapes import NothingDrafter
 from twigkit.testing.watch import LayerWatch, WatchedDrafter, WatchedPruner
 from twigkit.twig.module import Twig, grow
 
@@ -242,7 +241,7 @@ class Lab:
         ends: frozenset[int] | None = None,
         draft_cache: str = "full",
         bucketed: bool = False,
-        decoding: Decoding | None = None,
+        selection: TokenSelection | None = None,
         seeds: Sequence[int] = (),
     ) -> Trace:
         """Generate, and watch.
@@ -257,48 +256,33 @@ class Lab:
             ends: Tokens that end a row; ``None`` for the model's own.
             draft_cache: ``"full"`` or ``"kept"``, as ``generate`` takes it.
             bucketed: Fixed shapes, as on a GPU.
-            decoding: How tokens are chosen; ``None`` takes the most likely ones.
+            selection: How tokens are selected; ``None`` takes the most likely ones.
             seeds: One per row, if tokens are drawn.
         """
-        drafter = NothingDrafter() if drafter is None else drafter
-        prompt = self.stack.embed_prompt(**self.inputs(rows))
         layers, logits = LayerWatch(self.stack), []
         handle = self.family.model.get_output_embeddings().register_forward_hook(  # type: ignore[operator]
             lambda module, args, output: logits.append(output)
         )
-        watched: Any = WatchedDrafter(drafter, layers)
+        watched: Any = WatchedDrafter(NoDrafter() if drafter is None else drafter, layers)
         watched_pruner: Any = None if pruner is None else WatchedPruner(pruner)
-        storage = Storage(
-            new_tokens + drafter.capacity,
-            drafts=bool(drafter.heads),
-            kept_only=draft_cache == "kept",
+        request = GenerationRequest(
+            stop=StopConditions(new_tokens, end_tokens(self.own) if ends is None else ends),
+            drafter=watched,
+            selection=selection or TokenSelection(),
+            seeds=seeds,
+            pruner=watched_pruner,
+            budget=budget,
+            draft_cache=draft_cache,
             bucketed=bucketed,
+            generator=torch.Generator().manual_seed(0),
         )
         try:
-            prefilled = prefill(
-                self.stack,
-                prompt,
-                storage,
-                twig=twig,
-                pruner=watched_pruner,
-                stages=self._stages(watched_pruner, prompt, twig, budget),
-                generator=torch.Generator().manual_seed(0),
-            )
+            prompt = self.stack.embed_prompt(**self.inputs(rows))
+            layers.take()
+            generation = start(self.stack, prompt, request, twig=twig)
             prompt_calls = layers.take()
-            limits = Limits(new_tokens, end_tokens(self.own) if ends is None else ends)
-            generation = Generation(
-                self.stack,
-                prompt,
-                prefilled,
-                watched,
-                limits,
-                twig=twig,
-                bucketed=bucketed,
-                decoding=decoding,
-                seeds=seeds,
-            )
-            watched.attach(generation, prefilled.cache.base)
-            generation.run(generation.first(prefilled.hidden))
+            watched.attach(generation, generation.prefilled.cache.base)
+            stats = generation.run()
             watched.finish()
         except CapabilityError as error:
             if watched.problems:  # what the audits saw before says more than what it led to
@@ -307,26 +291,16 @@ class Lab:
         finally:
             layers.remove()
             handle.remove()
-        tokens = [list(row.tokens) for row in generation.rows]
-        gains = generation.gains
         return Trace(
-            rows, tokens, gains, prompt, prefilled, watched, watched_pruner, prompt_calls, logits
-        )
-
-    def _stages(
-        self, pruner: WatchedPruner | None, prompt: Prompt, twig: Twig | None, budget: int | float
-    ) -> list[Any]:
-        """Ask a pruner for its stages, as ``generate`` does."""
-        if pruner is None or not any(prompt.visual_counts):
-            return []
-        return pruner.stages(
-            PromptLayout(
-                visual=prompt.visual_counts,
-                depth=self.stack.depth,
-                exit_layer=None if twig is None else twig.exit_layer,
-                budget=budget,
-                wipe_layer=None,
-            )
+            rows,
+            [list(sequence.tokens) for sequence in generation.sequences],
+            stats.accepted_lengths,
+            prompt,
+            generation.prefilled,
+            watched,
+            watched_pruner,
+            prompt_calls,
+            logits,
         )
 
 

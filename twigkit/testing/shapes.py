@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,24 +11,6 @@ from twigkit.interfaces.drafter import DraftModel
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
-
-
-class NothingDrafter:
-    """Proposes nothing: plain decoding, against which drafters are held."""
-
-    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "no-twig"})
-    heads: ClassVar[tuple[str, ...]] = ()
-    linear: ClassVar[bool] = True
-    capacity: ClassVar[int] = 1
-    size: ClassVar[int] = 1
-    height: ClassVar[int] = 0
-
-    def __init__(self, spec: Any = None) -> None:
-        """Take no settings."""
-
-    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
-        """Return the root alone."""
-        return candidates
 
 
 class ShapedDrafter:

@@ -76,7 +76,7 @@ class LayerWatch:
             handle.remove()
 
 
-class WatchedShallow:
+class WatchedDraftModel:
     """A draft model that writes down what it is asked."""
 
     def __init__(self, inner: Any) -> None:
@@ -112,16 +112,16 @@ class WatchedDrafter:
         return getattr(self.inner, name)
 
     def attach(self, generation: Generation, segments: list[Segment]) -> None:
-        """Remember what the caches hold behind the prompt."""
+        """Remember what the caches hold after the prompt."""
         self.generation = generation
-        self._prefix = [(s, list(s.lengths), s.index.clone()) for s in segments]
+        self._prefix = [(s, list(s.lengths.host), s.index.clone()) for s in segments]
         self.layers.take()
 
     def draft(self, draft_model: Any, candidates: Candidates, room: int) -> Any:
         """Audit, then draft and write down."""
         self.finish()
         assert self.generation is not None
-        spy = WatchedShallow(draft_model)
+        spy = WatchedDraftModel(draft_model)
         drafted = self.inner.draft(spy, candidates, room)
         step = Step(frozen(candidates), frozen(drafted.in_use()), spy.expanded)
         step.live = list(self.generation.live)
@@ -142,24 +142,24 @@ class WatchedDrafter:
             where = f"after step {len(self.steps)}"
             if segment.staged:
                 self._tell(f"{name} still holds {segment.staged} staged nodes {where}")
-            if segment.length.tolist() != segment.lengths:
+            if segment.lengths.device.tolist() != segment.lengths.host:
                 self._tell(
-                    f"{name} has lengths {segment.length.tolist()} on the device and "
-                    f"{segment.lengths} on the host {where}"
+                    f"{name} has lengths {segment.lengths.device.tolist()} on the device and "
+                    f"{segment.lengths.host} on the host {where}"
                 )
             for place, row in enumerate(generation.live):
-                state = generation.rows[row]
+                state = generation.sequences[row]
                 if state.done:
                     continue
                 start, new = before[row], max(len(state.tokens) - 1, 0)
-                length = int(segment.length[place])
+                length = segment.lengths.host[place]
                 if length != start + new:
                     self._tell(
                         f"{name} holds {length} tokens of row {row} {where}; expected {start} of "
                         f"the prompt and {new} accepted ones: rejected drafts must be rolled back"
                     )
                     continue
-                first = int(generation.frontier.index[place]) - new
+                first = int(generation.positions.index[place]) - new
                 wanted = [*index[row, :start].tolist(), *range(first, first + new)]
                 held = segment.index[place, :length].tolist()
                 if held != wanted:

@@ -24,8 +24,8 @@ from transformers import (
 
 from tests.support.tiny import spread_weights
 from twigkit import TwigModel, TwigSpec
-from twigkit.generation import token_selection as choosing
-from twigkit.generation.token_selection import Decoding, ProcessedChooser, Texts
+from twigkit.generation import token_selection
+from twigkit.generation.token_selection import ProcessedSelector, Texts, TokenSelection
 from twigkit.speculative import rejection_sampling as rejection
 from twigkit.speculative.acceptance import walk
 from twigkit.speculative.candidates import Candidates
@@ -178,8 +178,8 @@ def without_residual(target, proposal):
 @pytest.mark.parametrize(
     ("name", "module", "part", "biased"),
     [
-        ("dynamic tree", choosing, "walk", forgetful),
-        ("drawn path", choosing, "settle", generous),
+        ("dynamic tree", token_selection, "walk", forgetful),
+        ("drawn path", token_selection, "settle", generous),
         ("drawn path", rejection, "_residual", without_residual),
     ],
     ids=["a choice forgotten", "drafts favoured", "no residual"],
@@ -195,13 +195,13 @@ def test_tokens_that_a_drafter_drew_are_accepted_by_their_own_rule():
     prompt = PROMPT.expand(rows, -1)
     texts = Texts(prompt, prompt > 0, [[] for _ in range(rows)])
     noise = Noise(torch.arange(rows))
-    chooser = ProcessedChooser(Decoding(draws=True), texts, noise, eager=True)
+    selector = ProcessedSelector(TokenSelection.drawing(), texts, noise, eager=True)
     root = torch.zeros(rows, dtype=torch.long)
     table = Candidates.path(root, 2, numbers=lambda: noise.table("draft", root, 2))
     proposal = torch.tensor([0.1, 0.2, 0.6, 0.1]).expand(rows, 1, -1)
     nodes = torch.zeros(rows, 1, dtype=torch.long)
     table.sample(nodes, proposal, 1)
-    accepted = chooser.accept(table, logits.expand(rows, -1, -1), 1)
+    accepted = selector.accept(table, logits.expand(rows, -1, -1), 1)
     counted = accepted.emitted(table.tokens)[:, 0].bincount(minlength=4).double()
     expected = logits[0, 0].double().softmax(-1) * rows
     statistic = ((counted - expected) ** 2 / expected).sum()

@@ -221,10 +221,10 @@ def test_a_segment_holds_the_rows_that_stay():
         segment.update(states[2 * layer], states[2 * layer + 1], layer)
     before, bytes_used = segment.bytes_allocated(), segment.bytes_used()
     segment.keep_rows([3, 1])
-    assert segment.lengths == segment.length.tolist() == [3, 2]
+    assert segment.lengths.host == segment.lengths.device.tolist() == [3, 2]
     assert segment.bytes_allocated() == before
     assert segment.bytes_used() == bytes_used
-    segment.begin_step(segment.length[:, None])
+    segment.begin_step(segment.lengths.device[:, None])
     for layer in range(2):
         fresh = torch.ones(2, 2, 1, 3)
         keys, values = segment.update(fresh, 2 * fresh, layer)

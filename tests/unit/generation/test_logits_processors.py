@@ -20,7 +20,7 @@ from transformers import (
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, InputError, TwigModel, TwigSpec
 from twigkit.generation.config import resolve_settings
-from twigkit.generation.token_selection import ProcessedChooser, Texts
+from twigkit.generation.token_selection import ProcessedSelector, Texts
 from twigkit.speculative.sampling import Noise
 
 ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3)]
@@ -178,13 +178,13 @@ def test_scores_and_their_order_are_those_of_generate(model, options, own):
     mixin.config = SimpleNamespace(is_encoder_decoder=False)
     theirs = mixin._get_logits_processor(config, input_ids_seq_length=9, logits_processor=own)
     asked = {**options, "do_sample": True, "eos_token_id": [2, 6], "logits_processor": own}
-    found = resolve_settings(model.base, 9, {"input_ids": ids, **asked}).decoding
+    found = resolve_settings(model.base, 9, {"input_ids": ids, **asked}).selection
     assert not found.lockstep
     texts = Texts(ids, torch.ones_like(ids, dtype=torch.bool), [[] for _ in ids])
-    chooser = ProcessedChooser(found, texts, Noise(torch.arange(5)), eager=True)
+    selector = ProcessedSelector(found, texts, Noise(torch.arange(5)), eager=True)
     seen = []
-    chooser._pick = lambda scores, place: seen.append(scores) or scores.argmax(-1)
-    chooser.first(logits)
+    selector._pick = lambda scores, place: seen.append(scores) or scores.argmax(-1)
+    selector.first(logits)
     assert torch.equal(seen[0], theirs(ids, logits.clone()))
 
 
@@ -326,13 +326,13 @@ def test_arguments_mean_what_they_mean_to_generate(model, monkeypatch, given, ba
     options = {"input_ids": ids, "do_sample": True, "max_new_tokens": 1, **given}
     monkeypatch.setattr(model.base, "_get_logits_processor", catch)
     model.base.generate(**options)
-    found = resolve_settings(model.base, ids.shape[1], options).decoding
+    found = resolve_settings(model.base, ids.shape[1], options).selection
     texts = Texts(ids, torch.ones_like(ids, dtype=torch.bool), [[]])
-    chooser = ProcessedChooser(found, texts, Noise(torch.arange(1)), eager=True)
+    selector = ProcessedSelector(found, texts, Noise(torch.arange(1)), eager=True)
     seen = []
-    chooser._pick = lambda scores, place: seen.append(scores) or scores.argmax(-1)
+    selector._pick = lambda scores, place: seen.append(scores) or scores.argmax(-1)
     logits = 2 * torch.randn(1, 100, generator=torch.Generator().manual_seed(4))
-    chooser.first(logits)
+    selector.first(logits)
     assert torch.equal(seen[0], caught[0](ids, logits.clone()))
 
 

@@ -122,13 +122,13 @@ def test_what_was_measured_is_kept_for_the_next_answer():
     inputs = llava_inputs([(3, 0, 5)])
     for calls in (1, 2):
         model.generate(**inputs, max_new_tokens=9, drafter="auto", eos_token_id=98)
-        (memory,) = model._memories.values()
+        (memory,) = model.memories.values()
         assert memory["bandit"].answers == calls
         assert sum(arm.pulls for arm in memory["bandit"].arms) == memory["bandit"].pulls > 0
     model.generate(**inputs, max_new_tokens=9, drafter={"kind": "auto", "risk": 0.5})
-    assert len(model._memories) == 2
+    assert len(model.memories) == 2
     model.grow(spec)
-    assert not model._memories
+    assert not model.memories
 
 
 def test_reading_the_heads_counts_no_answer():

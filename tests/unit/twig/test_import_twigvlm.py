@@ -102,7 +102,7 @@ DRAFTERS = [e.name for e in default_registry().entries("drafter") if e.distribut
     ("case", "budget"), VECTORS, ids=[f"{case['case']}-{budget}" for case, budget in VECTORS]
 )
 def test_every_vector_comes_out_token_for_token(armed, turns, case, budget, drafter):
-    armed._memories.clear()  # a twig that never paid would not be used again
+    armed.memories.clear()  # a twig that never paid would not be used again
     output = generate(armed, case, budget, drafter)
     expected = case["expected"][budget]
     assert output.sequences[0, len(case["input_ids"]) :].tolist() == expected["tokens"]

@@ -1,0 +1,59 @@
+"""Where the root of a step stands in every row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from twigkit.backbone.layer_stack import LayerStack, Rope
+from twigkit.backbone.prompt import Prompt
+
+
+class Positions:
+    """Positions of the root: the last accepted token, which no layer has passed yet.
+
+    Rotary positions and sequence indices differ where images or videos share positions (M-RoPE).
+
+    Attributes:
+        rope: Rotary position of the root, ``[batch]`` long.
+        index: Sequence index of the root without padding, ``[batch]`` long.
+    """
+
+    def __init__(self, prompt: Prompt) -> None:
+        """Start after a prompt."""
+        self.rope, self.index = prompt.next_rope, prompt.next_index
+
+    def indices(self, steps: Tensor) -> Tensor:
+        """Return sequence indices of nodes.
+
+        Args:
+            steps: Tokens between the root and each node, ``[batch, nodes]`` long; negative for
+                accepted tokens before the root.
+        """
+        return self.index[:, None] + steps
+
+    def tables(self, stack: LayerStack, hidden: Tensor, steps: Tensor) -> Rope:
+        """Compute rotary tables of nodes.
+
+        Args:
+            stack: The base.
+            hidden: Any states; give device and dtype.
+            steps: As for :meth:`indices`; negative ones may reach before the text, for padding.
+        """
+        positions = self.rope[:, None] + steps
+        return stack.rope(hidden, positions.expand(stack.channels, -1, -1))
+
+    def advance(self, count: Tensor) -> None:
+        """Move past the tokens that a step accepted, ``[batch]``."""
+        self.rope = self.rope + count
+        self.index = self.index + count
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows, in the order given."""
+        order = torch.tensor(rows, device=self.index.device)
+        self.rope, self.index = self.rope[order], self.index[order]
+
+
+__all__ = ["Positions"]

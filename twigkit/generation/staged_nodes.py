@@ -1,0 +1,176 @@
+"""The nodes of one step, in the order in which the draft model's base layers passed them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from twigkit.backbone.kv_cache import Segment
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.masks import Masks, step_masks
+from twigkit.backbone.packing import real_first
+from twigkit.speculative.draft_tree import DraftTree
+
+
+class StagedNodes:
+    """Which nodes of a step the base layers have passed, where they lie, and their exit states.
+
+    A path is passed in the order of its ids. A tree is not, so each of its nodes has a slot: the
+    place in the cache, counted from the first staged node.
+
+    Attributes:
+        passed: Nodes that the base layers have passed, in every row.
+        by_twig: Those of them that the twig has passed too; they come first.
+    """
+
+    def __init__(self, candidates: DraftTree) -> None:
+        """Start a step in which nothing was passed yet."""
+        self.passed = self.by_twig = 0
+        self.verified: Tensor | None = None
+        self._order: list[Tensor] = []
+        self._exits: list[Tensor] = []
+        self._slot = None if candidates.linear else torch.full_like(candidates.tokens, -1)
+
+    # -- passing -----------------------------------------------------------------------------------
+
+    def stage(self, ids: Tensor, real: Tensor | None) -> None:
+        """Give slots to nodes that are about to be passed.
+
+        Args:
+            ids: Their ids, ``[batch, nodes]``.
+            real: Which of them are not padding, ``[batch, nodes]`` bool; ``None`` for all.
+        """
+        self._order.append(ids if real is None else ids.masked_fill(~real, -1))
+        if self._slot is not None:
+            place = torch.arange(self.passed, self.passed + ids.shape[1], device=ids.device)
+            place = place.expand_as(ids)
+            if real is not None:
+                place = torch.where(real, place, self._slot.gather(1, ids))
+            self._slot.scatter_(1, ids, place)
+        self.passed += ids.shape[1]
+
+    def add_exit_states(self, hidden: Tensor) -> None:
+        """Keep the exit-layer states of the nodes that were staged last."""
+        self._exits.append(hidden)
+
+    def visible(self, candidates: DraftTree, ids: Tensor) -> Tensor | None:
+        """Say which staged nodes some nodes may attend to: their ancestors and themselves.
+
+        Returns:
+            ``[batch, nodes, staged]`` bool; ``None`` for a path, where plain causal order is right.
+        """
+        if candidates.linear:
+            return None
+        return self.ancestors(candidates, ids)
+
+    def ancestors(self, candidates: DraftTree, ids: Tensor) -> Tensor:
+        """Return the same for a path, too, as a mask."""
+        order = torch.cat(self._order, 1)
+        rows = candidates.ancestors.gather(
+            1, ids[:, :, None].expand(-1, -1, candidates.ancestors.shape[2])
+        )
+        columns = order.clamp(min=0)[:, None, :].expand(-1, ids.shape[1], -1)
+        return rows.gather(2, columns) & (order >= 0)[:, None, :]
+
+    # -- verifying ---------------------------------------------------------------------------------
+
+    def renumber(self, tree: DraftTree) -> None:
+        """Take over the ids of the tree to verify, which may have been cut."""
+        if self._slot is None:
+            return
+        if tree.source is None:
+            self._slot = self._slot[:, : tree.size]
+        else:
+            self._slot = self._slot.gather(1, tree.source)
+            self._order = [_renumber(order, tree.source) for order in self._order]
+
+    def missing(self, tree: DraftTree, *, eager: bool) -> tuple[Tensor, Tensor | None] | None:
+        """Return the nodes of the tree to verify that were not passed yet.
+
+        Args:
+            tree: What will be verified.
+            eager: Whether asking the device for their number is cheap.
+
+        Returns:
+            Their ids and which of these are real, both ``[batch, nodes]``; ``None`` if there are
+            none.
+        """
+        if self._slot is None:
+            if tree.size <= self.passed:
+                return None
+            return node_ids(tree, range(self.passed, tree.size)), None
+        missing = self._slot < 0
+        # A drafter passes the root at least.
+        most = int(missing.sum(1).max()) if eager else tree.size - min(self.passed, 1)
+        if not most:
+            return None
+        rest = real_first(missing, most)
+        return rest, missing.gather(1, rest)
+
+    def exit_states(self, tree: DraftTree) -> Tensor:
+        """Return the exit-layer states in the tree's order, ``[batch, nodes, width]``."""
+        if self._slot is None:
+            states = self._exits[0] if len(self._exits) == 1 else torch.cat(self._exits, 1)
+            self.verified = states[:, : tree.size]
+            return self.verified
+        states = torch.cat(self._exits, 1)
+        # Dead padding may never have been passed where the device is not asked; any state serves.
+        place = self._slot.clamp(min=0)[:, :, None]
+        self.verified = states.gather(1, place.expand(-1, -1, states.shape[2]))
+        return self.verified
+
+    # -- committing --------------------------------------------------------------------------------
+
+    def slots(self, path: Tensor) -> Tensor | None:
+        """Return where the nodes of an accepted path lie; ``None`` if in order, one by one."""
+        return None if self._slot is None else self._slot.gather(1, path).clamp(min=0)
+
+    def count_by_twig(self, path: Tensor, count: Tensor) -> Tensor:
+        """Count how many nodes of an accepted path the twig has passed, ``[batch]`` long."""
+        if self._slot is None:
+            return count.clamp(max=self.by_twig)
+        place = torch.arange(path.shape[1], device=path.device)
+        return ((self._slot.gather(1, path) < self.by_twig) & (place < count[:, None])).sum(1)
+
+
+def stage_segment(
+    stack: LayerStack,
+    segment: Segment,
+    index: Tensor,
+    visible: Tensor | None,
+    windows: set[int | None],
+    dtype: torch.dtype,
+) -> Masks:
+    """Stage nodes in a segment and render the masks of the layers that will run over them.
+
+    Args:
+        stack: The base.
+        segment: Where the nodes' keys and values go.
+        index: Sequence index of the nodes, ``[batch, nodes]``.
+        visible: Which staged nodes each may see, ``[batch, nodes, staged]``; ``None`` for a path.
+        windows: Windows of the layers.
+        dtype: Of the states.
+
+    Returns:
+        Additive masks by window.
+    """
+    segment.begin_step(index)
+    return step_masks(segment, visible, windows, dtype, stack.query_groups)
+
+
+def node_ids(candidates: DraftTree, nodes: range | Tensor) -> Tensor:
+    """Return node ids of every row, ``[batch, nodes]``."""
+    if isinstance(nodes, Tensor):
+        return nodes
+    device = candidates.tokens.device
+    ids = torch.arange(nodes.start, nodes.stop, device=device)
+    return ids.expand(candidates.tokens.shape[0], -1)
+
+
+def _renumber(order: Tensor, source: Tensor) -> Tensor:
+    """Translate node ids to those of a cut tree; nodes that were cut become -1, seen by none."""
+    match = order[:, :, None] == source[:, None, :]
+    return torch.where(match.any(2), match.long().argmax(2), -1)
+
+
+__all__ = ["StagedNodes", "node_ids", "stage_segment"]

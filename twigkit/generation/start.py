@@ -1,0 +1,97 @@
+"""From a prompt and a request to a prefilled generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.prompt import Prompt
+from twigkit.errors import InputError
+from twigkit.generation.loop import Generation
+from twigkit.generation.prefill import Storage, prefill
+from twigkit.generation.request import GenerationRequest
+from twigkit.interfaces.pruner import PromptLayout, Stage
+from twigkit.twig.module import Twig
+
+
+def start(
+    stack: LayerStack,
+    prompt: Prompt,
+    request: GenerationRequest,
+    *,
+    twig: Twig | None = None,
+    compiled: Callable[..., Tensor] | None = None,
+) -> Generation:
+    """Plan the pruning of a prompt, lay out the KV cache, and prefill.
+
+    Args:
+        stack: The base.
+        prompt: The prompt before the first layer.
+        request: What is asked for.
+        twig: The twig, if drafter or pruner uses one.
+        compiled: A compiled verification step.
+
+    Returns:
+        The generation; its ``run`` does the rest.
+
+    Raises:
+        InputError: If prompt and answer do not fit the model's context.
+        BudgetError: If the budget cannot be met.
+    """
+    check_context(stack, prompt, request.stop.max_new_tokens)
+    if request.bucketed is None:
+        request = replace(request, bucketed=prompt.hidden.device.type != "cpu")
+    storage = Storage(
+        request.stop.max_new_tokens + request.drafter.capacity,
+        drafts=bool(request.drafter.heads),
+        kept_only=request.draft_cache == "kept",
+        bucketed=bool(request.bucketed),
+    )
+    prefilled = prefill(
+        stack,
+        prompt,
+        storage,
+        twig=twig,
+        pruner=request.pruner,
+        stages=plan_stages(stack, prompt, request, twig),
+        generator=request.generator,
+    )
+    return Generation(stack, prompt, prefilled, request, twig=twig, compiled=compiled)
+
+
+def plan_stages(
+    stack: LayerStack, prompt: Prompt, request: GenerationRequest, twig: Twig | None
+) -> list[Stage]:
+    """Ask the pruner at which layers visual tokens go; a prompt without any has no stages."""
+    if request.pruner is None:
+        return []
+    layout = PromptLayout(
+        visual=prompt.visual_counts,
+        depth=stack.depth,
+        exit_layer=None if twig is None else twig.exit_layer,
+        budget=request.budget,
+        wipe_layer=request.wipe_layer,
+    )
+    stages = request.pruner.stages(layout)
+    return stages if any(prompt.visual_counts) else []
+
+
+def check_context(stack: LayerStack, prompt: Prompt, new_tokens: int) -> None:
+    """Refuse generations that would run past the model's context.
+
+    Raises:
+        InputError: With the numbers.
+    """
+    context = getattr(stack.config, "max_position_embeddings", None)
+    wanted = prompt.span + new_tokens
+    if context is not None and wanted > context:
+        raise InputError(
+            f"{prompt.span} prompt tokens and {new_tokens} new ones make {wanted}, but the "
+            f"model's context holds {context}; ask for fewer"
+        )
+
+
+__all__ = ["check_context", "plan_stages", "start"]
