@@ -53,7 +53,7 @@ class TestBuiltInDrafters(DrafterConformance):
         drafter = request.param.cls(settings(request.param))
         if hasattr(drafter, "decide"):  # what it picks depends on what the clock says
             picks = itertools.cycle(range(1, len(drafter.spec.drafters) + 1))
-            drafter._choose = lambda: next(picks)
+            drafter.bandit.choose = lambda: next(picks)
         return drafter
 
 

@@ -14,7 +14,7 @@ from twigkit import TwigModel, TwigSpec
 from twigkit.backbone.kv_cache import Segment
 from twigkit.generation.loop import staying
 from twigkit.generation.verifier import run_deep
-from twigkit.strategies.auto import AutoDrafter
+from twigkit.strategies.auto import Bandit
 
 ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3), (9, 0, 4)]
 INPUTS = llava_inputs(ROWS)
@@ -41,7 +41,7 @@ def model():
 def turns(monkeypatch):
     """The controller takes its ways in turn, so that accepted tokens lag behind in the twig."""
     ways = itertools.cycle((1, 0, 0, 2, 3, 0))
-    monkeypatch.setattr(AutoDrafter, "_choose", lambda self: next(ways))
+    monkeypatch.setattr(Bandit, "choose", lambda self: next(ways))
 
 
 def cut(tokens, ends):

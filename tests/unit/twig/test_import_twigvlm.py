@@ -17,7 +17,7 @@ from twigkit import CheckpointError, SpecError, TwigModel, TwigSpec
 from twigkit.cli.main import main
 from twigkit.heads.medusa import MedusaHead, MedusaHeadSpec
 from twigkit.plugins.discovery import default_registry
-from twigkit.strategies.auto import AutoDrafter
+from twigkit.strategies.auto import Bandit
 from twigkit.twig.import_twigvlm import import_reference
 from twigkit.twig.weight_files import WeightFiles
 
@@ -91,7 +91,7 @@ def armed(twig):
 def turns(monkeypatch):
     """The controller takes all its ways in turn, whatever the clock says."""
     ways = itertools.cycle((1, 0, 2, 3))
-    monkeypatch.setattr(AutoDrafter, "_choose", lambda self: next(ways))
+    monkeypatch.setattr(Bandit, "choose", lambda self: next(ways))
 
 
 DRAFTERS = [e.name for e in default_registry().entries("drafter") if e.distribution == "twigkit"]
