@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 CARD = """---
 library_name: transformers
@@ -28,7 +29,7 @@ On generated scenes, on a CPU, by `python -m twigkit.demo.recipe --work DIR`:
 4. `grown`: 32 layers. The eight stand at 0, 2, 3, 4, 10, 17, 24 and 31, between them copies of the
    layer before whose outputs start at zero; all layers learn. `polish`: more of the kinds that lag;
    `recite`: descriptions, the first two layers frozen.
-5. `twig`: the twig in the folder beside this one, on the frozen base.
+5. `next-token`, `distil`, `reinforce`: the twig in the folder beside this one, on the frozen base.
 
 Redundancy is part of the training, from the first joint step on: in 15 % of the steps nothing is
 dropped, in 15 % all visual tokens are wiped after a random layer between half and three quarters
@@ -41,7 +42,7 @@ Weights are stored in float16 and load as float32.
 """
 
 
-def card(figures: Mapping[str, object]) -> str:
+def card(figures: Mapping[str, Any]) -> str:
     """The card with the figures that ``twigkit.demo.recipe.evaluate`` measured."""
     columns = {
         "exact": "unpruned",

@@ -9,22 +9,26 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, DynamicCache, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from twigkit.demo.describe import PROMPTS, description, facts, stated_facts
 from twigkit.demo.pool import HELD_OUT, scene_of
 from twigkit.demo.questions import KINDS, Turn, ask
-from twigkit.demo.recipe.build import ASSISTANT, BOS, EOS, IMAGE, USER, VISUAL, vocabulary
+from twigkit.demo.recipe.build import EOS, build_processor, vocabulary
 from twigkit.demo.recipe.card import card
-from twigkit.demo.recipe.joint import FRONT, Course, LanguageModel, choose_kept
+from twigkit.demo.recipe.course import Course, choose_kept, packed_logits
+from twigkit.demo.recipe.joint import project
 from twigkit.demo.recipe.packing import Packed, Packer
 from twigkit.demo.recipe.vision import pixels
-from twigkit.demo.world import draw_with_owners
+from twigkit.demo.world import draw, draw_with_owners
+from twigkit.io.processors import prepare
+from twigkit.model import TwigModel
 from twigkit.speculative.ngrams import NgramTable, propose
 
 SHORT = tuple(KINDS)
@@ -71,7 +75,6 @@ class Exam:
             depth: Run this many layers only.
             biased: At a drop, keep things before background; else at random.
         """
-        run = LanguageModel(self.model, compiled=False, dtype=torch.float32, depth=depth)
         rng = np.random.default_rng(0)
         hits = {kind: [0, 0] for kind in SHORT}
         for packed, visual, owners in zip(self.packed, self.visual, self.owners, strict=True):
@@ -79,13 +82,13 @@ class Exam:
             if course.drop is not None:
                 owned = owners if biased else np.full_like(owners, -1)
                 keep = torch.from_numpy(choose_kept(owned, course.kept, rng))
-            logits = run(shown, packed, course, keep)
+            logits = packed_logits(self.model, shown, packed, course, keep, depth)
             for turn, right in _exact_turns(logits, packed):
                 hits[turn.kind][0] += right
                 hits[turn.kind][1] += 1
         shares = {kind: right / total for kind, (right, total) in hits.items()}
-        right, total = (sum(h[i] for h in hits.values()) for i in (0, 1))
-        return shares | {"all": right / total}
+        both = [sum(h[i] for h in hits.values()) for i in (0, 1)]
+        return shares | {"all": both[0] / both[1]}
 
 
 @torch.no_grad()
@@ -93,9 +96,8 @@ def see(model: LlavaForConditionalGeneration, seeds: Sequence[int]) -> tuple[Ten
     """Projected features of drawn scenes ``[batch, 144, width]`` and their patches' owners."""
     drawn = [draw_with_owners(scene_of(seed)) for seed in seeds]
     values = pixels(np.stack([picture for picture, _ in drawn]))
-    hidden = model.model.vision_tower(pixel_values=values).last_hidden_state[:, 1:]
     owners = np.stack([owner.reshape(-1) for _, owner in drawn]).astype(np.int64)
-    return model.model.multi_modal_projector(hidden), owners
+    return project(model, values), owners
 
 
 def _exact_turns(logits: Tensor, packed: Packed) -> list[tuple[Turn, bool]]:
@@ -108,53 +110,20 @@ def _exact_turns(logits: Tensor, packed: Packed) -> list[tuple[Turn, bool]]:
     return verdicts
 
 
-@torch.no_grad()
-def generate(
-    model: LlavaForConditionalGeneration,
-    visual: Tensor,
-    question: list[int],
-    wipe: int | None,
-    limit: int = 160,
-) -> list[list[int]]:
-    """Greedy answers to one question about several pictures, stock layers with a stock cache.
+def wiping(wipe: int | None, depth: int) -> dict[str, Any]:
+    """Options of ``generate`` that keep every visual token until all are wiped.
 
     Args:
-        model: The checkpoint.
-        visual: Projected features, ``[batch, 144, width]``.
-        question: Token ids of the question.
-        wipe: Layers after which no visual token is left, or None.
-        limit: Most tokens to generate.
-
-    Returns:
-        Token ids per row, the end token included where it came.
+        wipe: Layers after which no visual token is left, or None to keep all.
+        depth: Layers of the base.
     """
-    text, batch = model.model.language_model, len(visual)
-    ids = torch.tensor([[BOS, USER, *[IMAGE] * VISUAL, *question, ASSISTANT]]).expand(batch, -1)
-    x = text.embed_tokens(ids)
-    x = torch.cat((x[:, :FRONT], visual, x[:, FRONT + VISUAL :]), dim=1)
-    positions = torch.arange(x.shape[1])[None]
-    cache = DynamicCache(config=model.config.text_config)
-    answers, done = torch.empty(batch, 0, dtype=torch.long), torch.zeros(batch, dtype=torch.bool)
-    for _ in range(limit):
-        last = positions[0, -1] + 1
-        for index, module in enumerate(text.layers):
-            if index == wipe and x.shape[1] > 1:
-                x = torch.cat((x[:, :FRONT], x[:, FRONT + VISUAL :]), dim=1)
-                positions = torch.cat((positions[:, :FRONT], positions[:, FRONT + VISUAL :]), dim=1)
-            table = text.rotary_emb(x, positions)
-            x = module(x, position_embeddings=table, past_key_values=cache, attention_mask=None)
-        token = model.lm_head(text.norm(x[:, -1])).argmax(dim=-1)
-        answers = torch.cat((answers, token[:, None]), dim=1)
-        done |= token == EOS
-        if done.all():
-            break
-        x, positions = text.embed_tokens(token)[:, None], last[None, None]
-    rows = answers.tolist()
-    return [row[: row.index(EOS) + 1] if EOS in row else row for row in rows]
+    if wipe is None:
+        return {}
+    return {"pruner": {"kind": "random", "layer": 1, "wipe_layer": wipe}, "budget": wipe / depth}
 
 
 def describe_figures(
-    model: LlavaForConditionalGeneration, per_prompt: int, wipe: int | None
+    model: LlavaForConditionalGeneration, per_prompt: int, wipe: int | None, limit: int = 160
 ) -> dict[str, float]:
     """Facts in generated descriptions.
 
@@ -162,26 +131,28 @@ def describe_figures(
         model: The checkpoint.
         per_prompt: Pictures per wording of the prompt.
         wipe: Layers after which no visual token is left, or None.
+        limit: Most tokens of a description.
 
     Returns:
         ``facts``: share of a picture's facts that are stated and right; ``wrong``: share of stated
         facts that are wrong; ``exact``: share of descriptions that repeat the reference;
         ``ended``: share that stopped by themselves; ``tokens``: mean length.
     """
-    words = vocabulary()
-    packer = Packer(words)
+    owner, processor, words = TwigModel(model), build_processor(), vocabulary()
+    options = wiping(wipe, owner.stack.depth)
     totals = dict.fromkeys(("facts", "right", "stated", "exact", "ended", "tokens", "count"), 0)
     prompts = [(style, prompt) for style, prompts in PROMPTS.items() for prompt in prompts]
     for index, (style, prompt) in enumerate(tqdm(prompts, desc="descriptions")):
         seeds = range(FIRST + index * per_prompt, FIRST + (index + 1) * per_prompt)
-        visual, _ = see(model, seeds)
-        answers = generate(model, visual, packer.encode(prompt), wipe)
-        for seed, answer in zip(seeds, answers, strict=True):
+        for seed in seeds:
+            inputs = prepare(processor, prompt, [draw(scene_of(seed))])
+            given: Any = owner.generate(**inputs, max_new_tokens=limit, drafter="plain", **options)
+            answer = given[0, inputs["input_ids"].shape[1] :].tolist()
             scene, text = scene_of(seed), " ".join(words[i] for i in answer if i != EOS)
             truth, stated = facts(scene), stated_facts(text)
             right = sum(truth.get(key) == value for key, value in stated.items())
-            found = (len(truth), right, len(stated), text == description(scene, style))
-            found += (answer[-1] == EOS, len(answer), 1)
+            exact, ended = text == description(scene, style), answer[-1] == EOS
+            found = (len(truth), right, len(stated), exact, ended, len(answer), 1)
             for key, value in zip(totals, found, strict=True):
                 totals[key] += value
     count = totals["count"]

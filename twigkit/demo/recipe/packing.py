@@ -40,14 +40,22 @@ class Packed:
     kinds: Tensor
     turns: list[list[Turn]]
 
-    def bias(self) -> Tensor:
-        """Attention bias among the text tokens: a token sees its own turn up to itself.
+    def mask(self, front: int) -> Tensor:
+        """Attention mask of rows that begin with the prompt's start and the visual tokens.
+
+        Those are causal among themselves; a text token sees all of them, and of the text its own
+        turn up to itself.
+
+        Args:
+            front: Tokens before the text.
 
         Returns:
-            ``[batch, 1, length, length]`` float32, 0 or a large negative number.
+            ``[batch, 1, front + length, front + length]`` float32, 0 or a large negative number.
         """
-        same = self.block[:, None, :, None] == self.block[:, None, None, :]
-        seen = same & torch.ones(self.ids.shape[1], self.ids.shape[1], dtype=torch.bool).tril()
+        batch, length = self.ids.shape
+        seen = torch.ones(front + length, front + length, dtype=torch.bool).tril()
+        seen = seen.repeat(batch, 1, 1, 1)
+        seen[:, 0, front:, front:] &= self.block[:, :, None] == self.block[:, None, :]
         return torch.zeros(seen.shape).masked_fill_(~seen, -1e9)
 
 
@@ -126,8 +134,14 @@ class Packer:
                 target[row, start + len(prompt) : end] = True
                 kinds[row, start:end] = LABELS.index(turn.kind)
                 start = end
-        tensors = [torch.from_numpy(a) for a in (ids, offsets, block, target, kinds)]
-        return Packed(*tensors, turns=rows)
+        return Packed(
+            ids=torch.from_numpy(ids),
+            offsets=torch.from_numpy(offsets),
+            block=torch.from_numpy(block),
+            target=torch.from_numpy(target),
+            kinds=torch.from_numpy(kinds),
+            turns=rows,
+        )
 
 
 def answerable(rows: list[list[Turn]], present: list[set[int]], packed: Packed) -> Tensor:

@@ -1,4 +1,4 @@
-"""First stage: the vision tower learns to name what each patch belongs to."""
+"""The first stages: the vision tower learns to name what each patch belongs to."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import LlavaForConditionalGeneration
 
 from twigkit.demo.pool import HELD_OUT, Pool, scene_of
-from twigkit.demo.recipe.trainer import SHARDS, Schedule
+from twigkit.demo.recipe.stage import SHARES, Stage, StageSpec
 from twigkit.demo.world import (  # fmt: skip
     COLORS,
     DIGITS,
@@ -21,6 +21,8 @@ from twigkit.demo.world import (  # fmt: skip
     WORDS,
     draw_with_owners,
 )
+from twigkit.interfaces.objective import Part
+from twigkit.learning.batch import Batch
 
 NAMES = ("", *SHAPES, *WORDS, *DIGITS)
 # Classes per label; name, colour and size matter on items, the rest on every patch.
@@ -73,7 +75,7 @@ def patch_labels(seeds: list[int], owners: np.ndarray) -> dict[str, Tensor]:
     return {name: torch.from_numpy(values) for name, values in labels.items()}
 
 
-class VisionStage:
+class VisionStage(Stage):
     """Trains the tower and, thrown away afterwards, a linear head per label.
 
     Naming what a patch shows, a tower forgets where the patch is; a second round, shorter, asks for
@@ -83,60 +85,84 @@ class VisionStage:
     def __init__(
         self,
         name: str,
-        config: CLIPVisionConfig,
+        model: LlavaForConditionalGeneration,
+        spec: StageSpec,
         pool: Pool,
-        schedule: Schedule,
-        batch: int,
-        seed: int,
         spots: bool = False,
     ) -> None:
-        """Build the tower; ``batch`` is in scenes per step, ``spots`` asks where a patch is."""
-        self.name, self.labels = name, {**LABELS, **(SPOTS if spots else {})}
-        torch.manual_seed(seed)
-        self.schedule, self.pool, self.batch, self.seed = schedule, pool, batch, seed
-        self.tower = CLIPVisionModel(config)
-        heads = {name: nn.Linear(config.hidden_size, n) for name, n in self.labels.items()}
-        self.module = nn.ModuleDict({"tower": self.tower, "heads": nn.ModuleDict(heads)})
-        self.module["norm"] = nn.LayerNorm(config.hidden_size)
-        drawn = [draw_with_owners(scene_of(HELD_OUT + i)) for i in range(128)]
-        self.held_out = np.stack([d[0] for d in drawn]), np.stack([d[1] for d in drawn])
+        """Draw the heads.
 
-    def loss(self, step: int, shard: int) -> tuple[Tensor, dict[str, float]]:
-        """Mean cross-entropy of the labels; background counts a tenth for names."""
-        rows = np.random.default_rng((self.seed, step)).integers(0, self.pool.size, self.batch)
-        rows = np.sort(rows[shard::SHARDS])
-        owners = np.asarray(self.pool.owners[rows], dtype=np.int64)
-        labels = patch_labels(rows.tolist(), owners)
-        logits = self._logits(pixels(self.pool.pictures[rows]))
-        on_item = torch.from_numpy(owners >= 0).float()
-        weights = {"name": on_item + 0.1, "color": on_item, "size": on_item}
-        weights |= {"row": on_item + 0.1, "column": on_item + 0.1}
-        total = torch.zeros(())
-        for name in self.labels:
-            target = labels[name]
-            each = F.cross_entropy(logits[name].flatten(0, 1), target.flatten(), reduction="none")
-            weight = weights.get(name, torch.ones_like(on_item)).flatten()
-            total = total + (each * weight).sum() / weight.sum()
-        return total, {}
+        Args:
+            name: Name of the stage's folder.
+            model: The base, whose tower learns.
+            spec: How long and how fast it learns.
+            pool: The pictures.
+            spots: Whether to ask where a patch is.
+        """
+        super().__init__(name, model, spec)
+        self.pool, self.labels = pool, {**LABELS, **(SPOTS if spots else {})}
+        self.tower = model.model.vision_tower.requires_grad_(True)
+        self.tower.post_layernorm.requires_grad_(False)  # serves the pooled output alone
+        width = model.config.vision_config.hidden_size
+        torch.manual_seed(spec.seed)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in self.labels.items()})
+        self.norm = nn.LayerNorm(width)
 
-    @torch.no_grad()
-    def check(self) -> dict[str, float]:
-        """Accuracy per label on held-out scenes, on the patches of items where that matters."""
-        pictures, owners = self.held_out
-        owners = owners.reshape(len(owners), -1).astype(np.int64)
-        labels = patch_labels([HELD_OUT + i for i in range(len(owners))], owners)
-        logits = self._logits(pixels(pictures))
-        on_item = torch.from_numpy(owners >= 0)
-        figures = {}
-        for name in self.labels:
-            right = logits[name].argmax(-1) == labels[name]
-            figures[name] = (
-                (right[on_item] if name not in ("texture", "tint") else right).float().mean().item()
-            )
+    def draw(self, step: int, share: int) -> Batch:
+        """Draw pictures of the pool."""
+        rng = np.random.default_rng((self.spec.seed, step))
+        rows = np.sort(rng.integers(0, self.pool.size, self.spec.batch)[share::SHARES])
+        return self._batch(rows.tolist(), self.pool.pictures[rows], self.pool.owners[rows])
+
+    def held_out(self) -> list[Batch]:
+        """Draw scenes."""
+        batches = []
+        for start in range(HELD_OUT, HELD_OUT + self.spec.held_out, self.pictures):
+            seeds = list(range(start, start + self.pictures))
+            drawn = [draw_with_owners(scene_of(seed)) for seed in seeds]
+            owners = np.stack([owner.reshape(-1) for _, owner in drawn])
+            batches.append(self._batch(seeds, np.stack([p for p, _ in drawn]), owners))
+        return batches
+
+    def _batch(self, seeds: list[int], pictures: np.ndarray, owners: np.ndarray) -> Batch:
+        """Label the patches of pictures, and weigh them: background tells little."""
+        labels = patch_labels(seeds, np.asarray(owners, dtype=np.int64))
+        on_item = torch.from_numpy(owners >= 0).long()
+        some = {"name": 10 * on_item + 1, "color": on_item, "size": on_item}
+        some |= {"row": 10 * on_item + 1, "column": 10 * on_item + 1}
+        everywhere = torch.ones_like(on_item)
+        weights = {name: some.get(name, everywhere) for name in self.labels}
+        inputs = {"pixels": pixels(pictures), "labels": labels, "weights": weights}
+        return Batch(inputs, labels["name"], [], [f"{self.name}-{seed}" for seed in seeds])
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Count the weights of the patches, label by label."""
+        return {name: int(weight.sum()) for name, weight in batch.inputs["weights"].items()}
+
+    def forward(
+        self, batch: Batch, progress: float, seed: int
+    ) -> tuple[dict[str, Part], dict[str, float]]:
+        """Cross-entropy of every label."""
+        logits, parts = self._logits(batch), {}
+        for name, weight in batch.inputs["weights"].items():
+            target = batch.inputs["labels"][name].flatten()
+            each = F.cross_entropy(logits[name].flatten(0, 1), target, reduction="none")
+            parts[name] = Part((each * weight.flatten()).sum(), name, 1.0)
+        return parts, {}
+
+    def examine(self, batch: Batch) -> dict[str, float]:
+        """Count right labels, on the patches of items where that matters."""
+        logits, figures = self._logits(batch), {}
+        for name, weight in batch.inputs["weights"].items():
+            asked = weight == weight.max()
+            right = logits[name].argmax(-1) == batch.inputs["labels"][name]
+            figures[f"{name}/{name} patches"] = float((right & asked).sum())
+            figures[f"{name} patches"] = float(asked.sum())
         return figures
 
-    def _logits(self, values: Tensor) -> dict[str, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = self.tower(pixel_values=values).last_hidden_state[:, 1:]
-        hidden = self.module["norm"](hidden.float())
-        return {name: head(hidden) for name, head in self.module["heads"].items()}
+    def _logits(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits of every label, ``[batch, 144, classes]`` float32."""
+        hidden = self.tower(pixel_values=batch.inputs["pixels"]).last_hidden_state[:, 1:]
+        with torch.autocast("cpu", enabled=False):
+            hidden = self.norm(hidden.float())
+            return {name: head(hidden) for name, head in self.heads.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -23,11 +23,27 @@ from twigkit.training.loop.gradient_accumulation import (
     over_processes,
 )
 from twigkit.training.loop.schedule import call_seed, rate_at
-from twigkit.training.spec import TrainingSpec
+from twigkit.training.spec import OptimiserSpec
 
 PARTS = ("data", "step", "host")
 """Where a step's time goes: waiting for micro-batches; the objective forward and backward and the
 optimiser, with the micro-batches' way to the device; and what the trainer does besides."""
+
+
+class StepSettings(Protocol):
+    """What an optimiser step depends on besides its samples; a ``TrainingSpec`` has it all."""
+
+    @property
+    def optimiser(self) -> OptimiserSpec:
+        """AdamW and its schedule."""
+
+    @property
+    def precision(self) -> str:
+        """``"fp32"`` or ``"bf16"``."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything that is random."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class Stepper:
 
     def __init__(
         self,
-        spec: TrainingSpec,
+        spec: StepSettings,
         objective: Objective,
         twig: nn.Module,
         accelerator: Any,
@@ -137,7 +153,7 @@ class Stepper:
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
-def adamw(module: nn.Module, spec: TrainingSpec) -> torch.optim.AdamW:
+def adamw(module: nn.Module, spec: StepSettings) -> torch.optim.AdamW:
     """Make the optimiser of a module's trained parameters; weight decay is the matrices' alone."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [

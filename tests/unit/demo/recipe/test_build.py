@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
 
+from tests.support.demo import small_base
 from twigkit.demo.describe import PROMPTS, description
 from twigkit.demo.questions import KINDS, ask
 from twigkit.demo.recipe.build import (  # fmt: skip
     ASSISTANT,
     BOS,
-    EOS,
     IMAGE,
     UNK,
     USER,
     VISUAL,
     build_config,
     build_processor,
+    draw_weights,
+    grow,
     vocabulary,
 )
-from twigkit.demo.recipe.export import export_base
 from twigkit.demo.recipe.vision import pixels
 from twigkit.demo.words import fact_text
 from twigkit.demo.world import draw, sample_scene
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(build_config(len(vocabulary()), layers=2))
-    target = tmp_path_factory.mktemp("export") / "base"
-    export_base(model, target, "# card\n")
-    export_base(model, target, "# card again\n")
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -111,23 +99,27 @@ def test_pictures_reach_the_model_as_in_training(processor: LlavaProcessor) -> N
     assert other["pixel_values"].shape == (1, 3, 144, 144)
 
 
-def test_export_loads_with_auto_classes_alone(folder: Path) -> None:
-    model = AutoModelForImageTextToText.from_pretrained(folder)
-    processor = AutoProcessor.from_pretrained(folder)
-    assert isinstance(model, LlavaForConditionalGeneration)
-    assert model.dtype == torch.float32
-    assert isinstance(processor, LlavaProcessor)
-    inputs = processor(
-        images=[draw(sample_scene(s)) for s in (1, 2)],
-        text=[
-            "USER: <image>\nread the word . ASSISTANT:",
-            "USER: <image>\nwhat is there ? ASSISTANT:",
-        ],
-        padding=True,
-        return_tensors="pt",
-    )
-    assert model.generate(**inputs, max_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
-    assert model.generation_config.eos_token_id == EOS
-    assert (folder / "README.md").read_text() == "# card again\n"
-    assert sorted(p.name for p in folder.parent.iterdir()) == ["base"]
-    assert not list(folder.glob("*.bin")) + list(folder.glob("*.pt"))
+def test_growing_deepens_without_changing_the_answers() -> None:
+    model = small_base()
+    deeper = grow(model, 5, (0, 3)).eval()
+    assert deeper.config.text_config.num_hidden_layers == 5
+    ids = torch.randint(7, len(vocabulary()), (1, 12))
+    with torch.no_grad():
+        torch.testing.assert_close(deeper(input_ids=ids).logits, model(input_ids=ids).logits)
+    old, layers = model.model.language_model.layers, deeper.model.language_model.layers
+    for number, source in enumerate((0, 0, 0, 1, 1)):
+        query = old[source].self_attn.q_proj.weight
+        assert torch.equal(layers[number].self_attn.q_proj.weight, query)
+        assert bool(layers[number].mlp.down_proj.weight.any()) == (number in (0, 3))
+
+
+def test_drawn_weights_spread_attention_scores() -> None:
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(build_config(len(vocabulary()), 4))
+    draw_weights(model)
+    attention = model.model.language_model.layers[0].self_attn
+    states = torch.randn(400, 128)
+    query = attention.q_proj(states).view(400, 4, 32)
+    key = attention.k_proj(states).view(400, 2, 32)
+    scores = (query[:, 0] * key[:, 0]).sum(-1) / 32**0.5
+    assert 1 < scores.std() < 2

@@ -1,4 +1,4 @@
-"""Questions, answers and descriptions, recomputed from the scenes by other means."""
+"""Questions and answers, recomputed from the scenes by other means."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from twigkit.demo.describe import PROMPTS, describe, description, facts, stated_facts
 from twigkit.demo.questions import KINDS, Turn, ask
-from twigkit.demo.recipe.evaluate import gained, ngram_length
 from twigkit.demo.world import SHAPES, Item, Scene, sample_scene
-from twigkit.speculative.ngrams import NgramTable
 
 FIRST = 6_000_000
 COMMON = {"is", "the", "of", "a", "than", "with", "from", "there"}
@@ -146,44 +143,3 @@ def test_no_answer_is_likely_without_the_picture(kind: str) -> None:
 def test_there_are_enough_kinds() -> None:
     assert len(KINDS) >= 8
     assert {"color", "count", "compare", "word", "digit", "exists", "relation", "at"} <= set(KINDS)
-
-
-def test_descriptions_state_all_facts_and_no_others() -> None:
-    for seed in range(FIRST, FIRST + 300):
-        scene = sample_scene(seed)
-        for style in PROMPTS:
-            text = description(scene, style)
-            assert stated_facts(text) == facts(scene)
-            assert stated_facts(text.replace(" ,", ",").replace(" .", ".")) == facts(scene)
-            assert 60 <= len(text.split()) + 1 <= 120
-
-
-def test_a_wrong_word_is_a_wrong_fact() -> None:
-    scene = next(s for s in map(sample_scene, range(FIRST, FIRST + 99)) if len(s.shapes) > 2)
-    item = scene.shapes[0]
-    text = description(scene, "list")
-    other = "pink" if item.color != "pink" else "blue"
-    broken = text.replace(f" {item.color} {item.name}", f" {other} {item.name}")
-    truth, stated = facts(scene), stated_facts(broken)
-    assert sum(truth[key] != value for key, value in stated.items()) == 1
-    assert len(stated_facts(text[: len(text) // 2])) < len(truth)
-
-
-def test_wording_follows_from_picture_and_style_alone() -> None:
-    scene = sample_scene(FIRST)
-    assert len({description(scene, style) for style in PROMPTS}) == 3
-    asked = {describe(scene, random.Random(i)).answer for i in range(30)}
-    assert asked == {description(scene, style) for style in PROMPTS}
-
-
-def test_word_sequences_alone_do_not_get_far() -> None:
-    assert 1.5 < ngram_length(trained=5900, tested=100) < 2.45
-
-
-def test_what_grams_gain() -> None:
-    table = NgramTable.count([range(6)] * 2, order=3)
-    # Right throughout: five drafts and the target's own token in one step.
-    assert gained(table, [0], [1, 2, 3, 4, 5], length=5) == 5
-    assert gained(table, [0], [1, 2, 3, 4, 5], length=1) == 5 / 3
-    # Never right: the target's own token alone.
-    assert gained(table, [0], [9, 9, 9, 9], length=5) == 1
