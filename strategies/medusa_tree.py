@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from twigkit.interfaces import (
     Candidates,
@@ -13,15 +15,20 @@ from twigkit.interfaces import (
     DrafterSpec,
     DraftModel,
     InputError,
-    Path,
+    RankPath,
     Register,
     hookimpl,
-    ordered,
+    ordered_paths,
     problem,
-    search,
+    static_tree,
 )
 
-DEFAULT_PATHS = search([[0.6, 0.12, 0.06, 0.03], [0.4, 0.1, 0.05], [0.3, 0.1], [0.2]], 16)
+DEFAULT_PATHS: tuple[RankPath, ...] = (
+    *((0,), (1,), (2,), (3,)),
+    *((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (3, 0)),
+    *((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)),
+    (0, 0, 0, 0),
+)
 """The best tree of 16 nodes for heads that grow less sure with every token ahead."""
 
 
@@ -35,73 +42,95 @@ class MedusaTreeDrafterSpec(DrafterSpec):
         "`twigkit tune-tree` finds one for a twig.",
     )
     head: str = Field("lm", description="Name of the twig head that drafts the next token.")
-    ahead: str = Field("medusa", description="Name of the twig head that drafts those behind it.")
+    ahead: str = Field("medusa", description="Name of the twig head that drafts those after it.")
 
     @field_validator("paths")
     @classmethod
-    def _sound(cls, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    def _sound(cls, paths: tuple[RankPath, ...]) -> tuple[RankPath, ...]:
         """Sort the paths; refuse what is no tree."""
         try:
-            return ordered(paths)
+            return ordered_paths(paths)
         except InputError as error:
             raise problem(str(error)) from None
 
 
 class MedusaTreeDrafter:
-    """Fills a fixed tree with what the heads guess from the root's state alone."""
+    """Fills a fixed tree with what the heads guess from the root's state alone.
+
+    Attributes:
+        capacity: Nodes of the tree, root included.
+        size: The same: all of them are verified.
+        height: Length of the longest path.
+    """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
     linear: ClassVar[bool] = False
     heads: tuple[str, ...]
 
     def __init__(self, spec: MedusaTreeDrafterSpec) -> None:
-        """Take the spec and number the nodes."""
+        """Build the tree's graph, and what steps need of it: its shape, down to every depth."""
         self.spec = spec
-        number: dict[Path, int] = {(): 0}
-        self._levels: list[list[tuple[int, int]]] = []
-        for node, path in enumerate(spec.paths, 1):
-            number[path] = node
-            if len(path) > len(self._levels):
-                self._levels.append([])
-            self._levels[-1].append((number[path[:-1]], path[-1]))
+        tree = static_tree(spec.paths)
+        self.capacity = self.size = int(tree.num_nodes)
+        self.height = tree.height
         self.heads = (spec.head, spec.ahead) if self.height > 1 else (spec.head,)
-
-    @property
-    def capacity(self) -> int:
-        """Nodes of the tree, root included."""
-        return len(self.spec.paths) + 1
-
-    @property
-    def size(self) -> int:
-        """Nodes of the tree, root included."""
-        return self.capacity
-
-    @property
-    def height(self) -> int:
-        """Length of the longest path."""
-        return len(self._levels)
+        depths = range(1, self.height + 1)
+        self._ranks = [tree.token[tree.depth == depth] for depth in depths]
+        self._guesses = [int(ranks.max()) + 1 for ranks in self._ranks]
+        self._topologies = [tree.subgraph(tree.depth <= depth).topology() for depth in depths]
 
     def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
-        """Pass the root, then fill level after level from the heads."""
-        levels = self._levels[: min(self.height, room)]
-        if not levels:
+        """Pass the root, then fill the whole tree from the heads."""
+        levels = min(self.height, room)
+        if levels < 1:
             return candidates
         hidden = draft_model.expand(candidates, range(1))
-        guesses = [draft_model.logits(hidden, self.spec.head)[:, 0]]
-        if len(levels) > 1:
-            ahead = draft_model.logits(hidden, self.spec.ahead)[:, 0]
-            if ahead.shape[1] < self.height - 1:
-                raise CapabilityError(
-                    f"the tree is {self.height} levels high, but the head {self.spec.ahead!r} "
-                    f"looks {ahead.shape[1]} tokens beyond the next one; shorten the longest paths"
-                )
-            guesses += ahead.unbind(1)
-        for nodes, logits in zip(levels, guesses, strict=False):
-            parents, ranks = logits.new_tensor(nodes).long().unbind(1)
-            best, tokens = logits.float().log_softmax(-1).topk(int(max(r for _, r in nodes)) + 1)
-            parent = parents.expand(tokens.shape[0], -1)
-            candidates.add(tokens[:, ranks], parent, best[:, ranks])
+        logprobs, tokens = [], []
+        self._move(hidden.device)
+        for level, logits in enumerate(self._logits(draft_model, hidden, levels)):
+            best = logits.float().log_softmax(-1).topk(self._guesses[level])
+            logprobs.append(best.values[:, self._ranks[level]])
+            tokens.append(best.indices[:, self._ranks[level]])
+        topology = self._topologies[levels - 1]
+        candidates.add_tree(topology, torch.cat(tokens, 1), torch.cat(logprobs, 1))
         return candidates
+
+    def _logits(self, draft_model: DraftModel, hidden: Tensor, levels: int) -> list[Tensor]:
+        """Logits of the token at each depth, ``[batch, vocabulary]``."""
+        head, ahead = self.spec.head, self.spec.ahead
+        found = draft_model.logits(hidden, head)
+        if found.ndim != 3:
+            raise CapabilityError(
+                f"medusa-tree's `head` is {head!r}, which looks several tokens ahead; name one "
+                "that predicts the next token, such as 'lm'"
+            )
+        logits = [found[:, 0]]
+        if levels > 1:
+            found = draft_model.logits(hidden, ahead)
+            if found.ndim != 4:
+                raise CapabilityError(
+                    f"medusa-tree's `ahead` is {ahead!r}, which predicts the next token only; name "
+                    "a head that looks several tokens ahead, such as 'medusa'"
+                )
+            if found.shape[2] < self.height - 1:
+                raise CapabilityError(
+                    f"the tree is {self.height} levels high, but the head {ahead!r} "
+                    f"looks {found.shape[2]} tokens beyond the next one; shorten the longest paths"
+                )
+            logits += found[:, 0].unbind(1)[: levels - 1]
+        for level, known in enumerate(logits):
+            if self._guesses[level] > known.shape[-1]:
+                raise CapabilityError(
+                    f"the tree has rank {self._guesses[level] - 1} at depth {level + 1}, but the "
+                    f"vocabulary holds {known.shape[-1]} tokens; ranks count from 0"
+                )
+        return logits
+
+    def _move(self, device: torch.device) -> None:
+        """Keep the tree's tensors on the device of the step."""
+        if self._ranks[0].device != device:
+            self._ranks = [ranks.to(device) for ranks in self._ranks]
+            self._topologies = [topology.to(device) for topology in self._topologies]
 
 
 @hookimpl

@@ -17,7 +17,8 @@ _MODULES = {
     "interfaces.budget": "WIPE_FRACTION keep_counts wipe_layer",
     "interfaces.capabilities": "ADAPTER_CAPABILITIES PICTURES VIDEOS",
     "interfaces.drafter": "BeginsAnswers Candidates Decides DraftModel DraftTree Drafter "
-    "NgramTable Path PathShape Remembers Sampling add_paths ordered process propose search",
+    "NgramTable PathShape RankPath Remembers Sampling add_paths ordered_paths process propose "
+    "static_tree",
     "interfaces.head": "Head RowProbe Scorer Twig",
     "interfaces.objective": "Batch Objective Part",
     "interfaces.presets": "Preset VisualTokens",

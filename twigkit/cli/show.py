@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,12 @@ from twigkit.cli.loading import add_model_arguments, base_folder, load_model
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
+    from twigkit.interfaces.drafter import DraftModel
     from twigkit.model import TwigModel
-    from twigkit.speculative.tree_image import StepDrawing
+    from twigkit.speculative.candidates import Candidates
+    from twigkit.speculative.draft_tree import DraftTree
+    from twigkit.speculative.token_tree import TokenTree
+    from twigkit.speculative.tree_image import StepImage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the step.
+    """Write the picture of the step.
 
     Args:
         args: The parsed options.
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"cannot draw {args.out!r}; name a .png or .jpg file with --out")
     from twigkit.io.files import write_whole
     from twigkit.io.processors import load_processor, open_picture, prepare
-    from twigkit.speculative.tree_image import draw_step
+    from twigkit.speculative.tree_image import render_step
 
     pictures = [open_picture(path) for path in args.image]
     model = load_model(args)
@@ -73,38 +76,36 @@ def run(args: argparse.Namespace) -> int:
         budget=args.budget,
         max_new_tokens=args.max_new_tokens,
     )
-    drawn = io.BytesIO()
-    draw_step(step).save(drawn, kind)
-    print(f"{write_whole(args.out, drawn.getvalue())}: {step.title}")
+    picture = io.BytesIO()
+    render_step(step).save(picture, kind)
+    print(f"{write_whole(args.out, picture.getvalue())}: {step.title}")
     return 0
 
 
 class Recorder:
-    """Any drafter, with the table of one step written down."""
+    """Any drafter, with the token tree of one step kept.
+
+    Attributes:
+        tree: What was handed to verification in the first row of that step; None before.
+    """
 
     def __init__(self, inner: Any, step: int, label: str) -> None:
         """Wrap a drafter under its name; steps count from 1."""
         self.inner, self._left, self.label = inner, step, label
-        self.nodes: list[tuple[int, int, float]] = []
+        self.tree: TokenTree | None = None
 
     def __getattr__(self, name: str) -> Any:
         """Be what the wrapped drafter is."""
         return getattr(self.inner, name)
 
-    def draft(self, draft_model: Any, candidates: Any, room: int) -> Any:
-        """Draft, and write tokens, parents and probabilities down in the step asked for."""
-        drafted = self.inner.draft(draft_model, candidates, room)
+    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
+        """Draft, and copy the tree of the step asked for."""
+        drafted: DraftTree = self.inner.draft(draft_model, candidates, room)
         self._left -= 1
         if self._left == 0:
-            table = drafted
-            score, parent = table.score[0].tolist(), table.parent[0].tolist()
-            alive, tokens = table.alive[0].tolist(), table.tokens[0].tolist()
-            place: dict[int, int] = {}
-            for node in range(table.size):
-                if alive[node]:
-                    place[node] = len(place)
-                    chance = math.exp(min(0.0, score[node] - score[parent[node]]))
-                    self.nodes.append((tokens[node], place[parent[node]], chance))
+            from twigkit.speculative.token_tree import TokenTree
+
+            self.tree = TokenTree.from_draft(drafted, 0).cpu()
         return drafted
 
 
@@ -117,7 +118,7 @@ def take_step(
     *,
     font: str | None = None,
     **options: Any,
-) -> StepDrawing:
+) -> StepImage:
     """Answer a prompt and describe one of the steps.
 
     Args:
@@ -134,7 +135,7 @@ def take_step(
     """
     from twigkit.plugins.discovery import default_registry
     from twigkit.specs.run import GenerationSpec
-    from twigkit.speculative.tree_image import StepDrawing
+    from twigkit.speculative.tree_image import StepImage
 
     spec = GenerationSpec.parse({"drafter": drafter}).drafter
     inner = default_registry().get("drafter", spec.kind).make(spec)
@@ -146,16 +147,11 @@ def take_step(
         raise InputError(f"the answer took {taken}; choose another with --step, or a longer answer")
     start = inputs["input_ids"].shape[1] + 1 + sum(gains[: step - 1])
     text = output[0, start : start + gains[step - 1]].tolist()
-    accepted: list[int] = []
-    for token in text[:-1]:
-        above = accepted[-1] if accepted else 0
-        fits = [n for n, (t, p, _) in enumerate(recorder.nodes) if n and p == above and t == token]
-        accepted.append(fits[0])
-    drafts = len(recorder.nodes) - 1
-    return StepDrawing(
-        labels=[tokenizer.decode([token]) for token, _, _ in recorder.nodes],
-        parents=[parent for _, parent, _ in recorder.nodes],
-        probabilities=[chance for _, _, chance in recorder.nodes],
+    accepted = recorder.tree.follow(text[:-1])
+    drafts = recorder.tree.num_nodes - 1
+    return StepImage(
+        recorder.tree,
+        labels=[tokenizer.decode([token]) for token in recorder.tree.token.tolist()],
         accepted=accepted,
         next_label=tokenizer.decode([text[-1]]),
         title=f"step {step}: {drafts} draft{'s' * (drafts != 1)}, {len(accepted)} accepted",

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ranks", type=int, default=8, metavar="N", help="guesses per depth (8)")
     group.add_argument("--head", default="lm", metavar="NAME", help="head of the next token (lm)")
     group.add_argument(
-        "--ahead", default="medusa", metavar="NAME", help="head of the tokens behind it (medusa)"
+        "--ahead", default="medusa", metavar="NAME", help="head of the tokens after it (medusa)"
     )
     group.add_argument(
         "--out", metavar="FILE", help="where the generation spec goes (default: it is printed)"
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = [[open_picture(path)] for path in args.image] or [[] for _ in args.prompt]
     model = load_model(args)
     processor = load_processor(base_folder(args.base), revision=args.revision)
-    from twigkit.bench.tree_tuning import measure
+    from twigkit.bench.tree_tuning import accuracies, guessed_paths
     from twigkit.io.files import write_whole
     from twigkit.specs.run import GenerationSpec
     from twigkit.speculative.static_trees import expected_length, search
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         prepare(processor, prompt, shown)
         for prompt, shown in zip(args.prompt, pictures, strict=True)
     ]
-    accuracies = measure(
+    guessed = guessed_paths(
         model,
         prompts,
         head=args.head,
@@ -84,14 +84,16 @@ def run(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         budget=args.budget,
     )
-    paths = search(accuracies, args.nodes)
-    drafter = {"kind": "medusa-tree", "paths": paths, "head": args.head, "ahead": args.ahead}
+    ranks = min(args.ranks, model.stack.vocabulary)
+    shares_by_depth = accuracies(guessed, ranks)
+    tree = search(shares_by_depth, args.nodes)
+    drafter = {"kind": "medusa-tree", "paths": tree.paths(), "head": args.head, "ahead": args.ahead}
     spec = GenerationSpec.model_validate({"budget": args.budget, "drafter": drafter})
-    for depth, shares in enumerate(accuracies, 1):
+    for depth, shares in enumerate(shares_by_depth, 1):
         best = ", ".join(f"{share:.3f}" for share in shares)
         print(f"# {depth} ahead: guesses right in {best} of the places")
-    expected = expected_length(paths, accuracies)
-    print(f"# {len(paths)} nodes, expected accepted length {expected:.2f}")
+    nodes, expected = tree.num_nodes - 1, expected_length(tree)
+    print(f"# {nodes} nodes, expected accepted length {expected:.2f}")
     if args.out is None:
         print(spec.to_yaml(), end="")
     else:

@@ -13,7 +13,7 @@ from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.ngrams import NgramTable, propose
 from twigkit.speculative.path_drafting import PathShape, add_paths
 from twigkit.speculative.sampling import Sampling, process
-from twigkit.speculative.static_trees import Path, ordered, search
+from twigkit.speculative.static_trees import RankPath, ordered_paths, static_tree
 
 __all__ = [
     "BeginsAnswers",
@@ -25,15 +25,15 @@ __all__ = [
     "DrafterField",
     "DrafterSpec",
     "NgramTable",
-    "Path",
     "PathShape",
+    "RankPath",
     "Remembers",
     "Sampling",
     "add_paths",
-    "ordered",
+    "ordered_paths",
     "process",
     "propose",
-    "search",
+    "static_tree",
 ]
 
 

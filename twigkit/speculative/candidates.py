@@ -15,7 +15,7 @@ from torch import Tensor
 
 from twigkit.errors import CapabilityError, InputError
 from twigkit.speculative.ancestor_mask import clear, inherit, own
-from twigkit.speculative.draft_tree import DraftTree
+from twigkit.speculative.draft_tree import DraftTree, Topology
 from twigkit.speculative.sampling import draw
 
 _IMPOSSIBLE = float("-inf")
@@ -188,13 +188,46 @@ class Candidates(DraftTree):
             raise CapabilityError("this step holds sampled tokens; use only add, or only sample")
         return self._append(tokens, parent, logprob, alive)
 
+    def add_tree(self, topology: Topology, tokens: Tensor, logprob: Tensor) -> range:
+        """Append all nodes of a tree of fixed shape to every row, at once.
+
+        Args:
+            topology: The shape of the whole tree with ``n`` nodes, on the tokens' device.
+            tokens: Token ids below the root, ``[B, n - 1]``.
+            logprob: Log-probability of each token after its parent, ``[B, n - 1]``.
+
+        Returns:
+            The ids of the new nodes: those that they have in the topology.
+
+        Raises:
+            InputError: If the nodes do not fit, or the step is a path or has nodes already.
+        """
+        if self.linear or self.size > 1:
+            raise InputError("a whole tree fills a tree that holds the root alone; use add instead")
+        count = tokens.shape[1]
+        self._check_room(count)
+        new, path = slice(1, count + 1), topology.ancestors[1:, 1:]
+        self.tokens[:, new] = tokens
+        self.parent[:, new] = topology.parent[1:]
+        self.depth[:, new] = topology.depth[1:]
+        self.ancestors[:, new, : count + 1] = topology.ancestors[1:]
+        gain = _gain(logprob)[:, None]
+        self.score[:, new] = torch.where(path, gain, 0.0).sum(2)
+        alive = self.alive[:, :1]
+        if self.ends is not None:
+            ends = ~self._follows(self.tokens[:, : count + 1])
+            alive = alive & ~(topology.above[1:] & ends[:, None]).any(2)
+        self.alive[:, new] = alive
+        self.size, self.height = count + 1, topology.height
+        return range(1, count + 1)
+
     def _append(
         self, tokens: Tensor, parent: Tensor | None, logprob: Tensor, alive: Tensor | None
     ) -> range:
         """Write nodes into the next free slots; see :meth:`add`."""
         self._check_room(tokens.shape[1])
         first, last = self.size, self.size + tokens.shape[1]
-        gain = logprob.float().nan_to_num(nan=_IMPOSSIBLE, neginf=_IMPOSSIBLE).clamp(max=0.0)
+        gain = _gain(logprob)
         self.tokens[:, first:last] = tokens
         if self.linear:
             self.score[:, first:last] = self.score[:, first - 1 : first] + gain.cumsum(1)
@@ -365,20 +398,7 @@ class Candidates(DraftTree):
             .indices.sort(1)
             .values
         )
-        place = torch.zeros_like(self.parent).scatter_(1, kept, self._ids[:size].expand_as(kept))
-        square = (kept.unsqueeze(2) * self.capacity + kept.unsqueeze(1)).flatten(1)
-        return DraftTree(
-            self.tokens.gather(1, kept),
-            place.gather(1, self.parent.gather(1, kept)),
-            self.depth.gather(1, kept),
-            self.score.gather(1, kept),
-            self.alive.gather(1, kept),
-            self.ancestors.flatten(1).gather(1, square).view(-1, size, size),
-            size=size,
-            height=min(count, self.height),
-            linear=False,
-            source=kept,
-        )
+        return self.take(kept)
 
     def _rank(self, nodes: range, first: Tensor) -> Tensor:
         """Sort key of some nodes, ``[B, len(nodes)]`` long, unique within a row, smallest first.
@@ -393,3 +413,8 @@ class Candidates(DraftTree):
         own = slice(nodes.start, nodes.stop)
         loss = torch.where(first, self.score[:, own].abs().view(torch.int32), _DEAD)
         return (loss.long() << 32) + (self.depth[:, own] * _FIELD + self._ids[own])
+
+
+def _gain(logprob: Tensor) -> Tensor:
+    """What a node adds to its parent's score: NaN is impossible, a rounding error above 0 is 0."""
+    return logprob.float().nan_to_num(nan=_IMPOSSIBLE, neginf=_IMPOSSIBLE).clamp(max=0.0)

@@ -4,7 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """The fixed shape of a tree, the same in every row and step; node 0 is the root.
+
+    Attributes:
+        parent: Node id of each node's parent, ``[n]`` long; the root is its own parent.
+        depth: Edges between root and node, ``[n]`` long.
+        ancestors: ``[n, n]`` bool; row i marks the ancestors of i and i itself.
+        above: The same without i itself.
+        height: Edges on the longest path.
+    """
+
+    parent: Tensor
+    depth: Tensor
+    ancestors: Tensor
+    above: Tensor
+    height: int
+
+    def to(self, device: torch.device) -> Topology:
+        """Return the same shape on a device."""
+        return Topology(
+            self.parent.to(device),
+            self.depth.to(device),
+            self.ancestors.to(device),
+            self.above.to(device),
+            self.height,
+        )
 
 
 @dataclass(eq=False)
@@ -74,6 +104,32 @@ class DraftTree:
             sampled=self.sampled,
             proposal=None if self.proposal is None else self.proposal[:, :size],
             source=None if self.source is None else self.source[:, :size],
+        )
+
+    def take(self, nodes: Tensor) -> DraftTree:
+        """Keep some nodes of a tree, each with all of its ancestors.
+
+        Args:
+            nodes: Their ids in ascending order, the root first, ``[B, m]``; a node's parent must be
+                among them.
+
+        Returns:
+            The smaller tree, which names ``nodes`` as its source.
+        """
+        size, ids = nodes.shape[1], torch.arange(nodes.shape[1], device=nodes.device)
+        place = torch.zeros_like(self.parent).scatter_(1, nodes, ids.expand_as(nodes))
+        square = (nodes.unsqueeze(2) * self.capacity + nodes.unsqueeze(1)).flatten(1)
+        return DraftTree(
+            self.tokens.gather(1, nodes),
+            place.gather(1, self.parent.gather(1, nodes)),
+            self.depth.gather(1, nodes),
+            self.score.gather(1, nodes),
+            self.alive.gather(1, nodes),
+            self.ancestors.flatten(1).gather(1, square).view(-1, size, size),
+            size=size,
+            height=min(size - 1, self.height),
+            linear=False,
+            source=nodes,
         )
 
     def in_use(self) -> DraftTree:

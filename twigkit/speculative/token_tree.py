@@ -1,8 +1,9 @@
-"""The token tree as a graph: to look into, to build by hand, to store and to draw.
+"""The token tree as a torch_geometric graph: fixed topologies, inspected steps, accepted paths.
 
-The loop itself works on :class:`twigkit.speculative.candidates.Candidates`, which holds the same
-tree as plain tensors. This module alone imports torch_geometric, which takes seconds: import it
-where it is used.
+A graph is built once per topology or per inspected step. The step loop itself works on
+:class:`twigkit.speculative.candidates.Candidates`, plain tensors that are filled in place; a fixed
+topology is handed to it as :class:`twigkit.speculative.draft_tree.Topology`. This module alone
+imports torch_geometric, which takes seconds: import it where a graph is needed.
 """
 
 from __future__ import annotations
@@ -12,25 +13,40 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Data
+from torch_geometric.utils import degree, to_dense_adj
 
 from twigkit.errors import InputError
-from twigkit.speculative.candidates import Candidates
+from twigkit.speculative.draft_tree import DraftTree, Topology
 
 
 class TokenTree(Data):  # type: ignore[misc]
-    """Candidate tokens of one row and one step as a torch_geometric graph.
+    """Candidate tokens below one root as a torch_geometric graph.
 
     Nodes are tokens, edges lead from parent to child, node 0 is the root (the last accepted token).
-    A parent's id is smaller than its children's. Rows of a batch are a torch_geometric ``Batch``.
+    A parent's id is smaller than its children's. Several trees are a torch_geometric ``Batch``,
+    parts of one come from ``subgraph``.
 
     Attributes:
-        token: Token ids, ``[n]`` long.
+        token: Token ids, ``[n]`` long; in a static tree the ranks of the guesses, 0 for the most
+            likely one.
         depth: Edges between root and node, ``[n]`` long.
         logprob: Log-probability of each token after its parent, ``[n]`` float32; root 0.
         score: Sum of the log-probabilities from the root down, ``[n]`` float32.
         edge_index: Parent and child of each edge in order of the child, ``[2, n - 1]`` long.
-        node: Ids that the nodes had in the table or tree that they come from, ``[n]`` long.
+        visits: Of a tree made by :meth:`from_paths`, how many of the paths pass each node, ``[n]``
+            long.
+
+    Examples:
+        >>> tree = TokenTree.from_paths(7, [[5, 9], [5, 4], [3]])
+        >>> tree.token.tolist(), tree.parent.tolist(), tree.visits.tolist()
+        ([7, 5, 9, 4, 3], [0, 0, 1, 1, 0], [3, 2, 1, 1, 1])
+        >>> tree.ancestors()[3].nonzero().flatten().tolist()
+        [0, 1, 3]
+        >>> tree.follow([5, 4, 8])  # nothing that was drafted continues with 8
+        [1, 3]
+        >>> tree.subgraph(tree.depth <= 1).token.tolist()
+        [7, 5, 3]
     """
 
     def __init__(
@@ -60,22 +76,18 @@ class TokenTree(Data):  # type: ignore[misc]
         gain = torch.zeros(size, device=token.device) if logprob is None else logprob.float()
         if gain.shape != token.shape:
             raise InputError(f"{gain.shape[0]} log-probabilities for {size} nodes")
-        above = parent.tolist()
-        for node in range(1, size):
-            if not 0 <= above[node] < node:
-                raise InputError(f"node {node} has parent {above[node]}; parents come first")
-        depth, score, own = [0] * size, [0.0] * size, gain.tolist()
-        for node in range(1, size):
-            depth[node] = depth[above[node]] + 1
-            score[node] = score[above[node]] + own[node]
+        node = torch.arange(size, device=token.device)
+        wrong = ((parent < 0) | (parent >= node)).nonzero().flatten().tolist()
+        if wrong[1:] or (wrong and wrong[0]):
+            first = next(number for number in wrong if number)
+            raise InputError(f"node {first} has parent {int(parent[first])}; parents come first")
         self.token = token
-        self.depth = torch.tensor(depth, device=token.device)
         self.logprob = gain
-        self.score = torch.tensor(score, device=token.device)
-        child = torch.arange(1, size, device=token.device)
-        self.edge_index = torch.stack([parent[1:].long(), child])
-        self.node = torch.arange(size, device=token.device)
+        self.edge_index = torch.stack([parent[1:].long(), node[1:]])
         self.num_nodes = size
+        ancestors = self.ancestors()
+        self.depth = ancestors.sum(1) - 1
+        self.score = torch.where(ancestors, gain, 0.0).sum(1)
 
     @classmethod
     def from_paths(
@@ -92,12 +104,12 @@ class TokenTree(Data):  # type: ignore[misc]
             logprobs: Log-probability of each of these tokens; the first path to add a node counts.
 
         Returns:
-            The tree, nodes in order of first appearance.
+            The tree with its ``visits``, nodes in order of first appearance.
 
         Raises:
             InputError: If paths and log-probabilities differ in length.
         """
-        token, parent, gain = [root], [0], [0.0]
+        token, parent, gain, visits = [root], [0], [0.0], [len(paths)]
         child: dict[tuple[int, int], int] = {}
         given = [[0.0] * len(path) for path in paths] if logprobs is None else logprobs
         if [len(path) for path in paths] != [len(path) for path in given]:
@@ -110,29 +122,35 @@ class TokenTree(Data):  # type: ignore[misc]
                     token.append(word)
                     parent.append(node)
                     gain.append(chance)
+                    visits.append(0)
                 node = child[node, word]
-        return cls(torch.tensor(token), torch.tensor(parent), torch.tensor(gain))
+                visits[node] += 1
+        tree = cls(torch.tensor(token), torch.tensor(parent), torch.tensor(gain))
+        tree.visits = torch.tensor(visits)
+        return tree
 
     @classmethod
-    def from_candidates(cls, candidates: Candidates, row: int) -> TokenTree:
-        """Copy the living nodes of one row."""
-        alive = candidates.alive[row].clone()
+    def from_draft(cls, draft: DraftTree, row: int) -> TokenTree:
+        """Copy the living nodes of one row of a step.
+
+        Args:
+            draft: What a drafter returned.
+            row: Which row of the batch.
+        """
+        alive = draft.alive[row].clone()
         alive[0] = True
         node = alive.nonzero().flatten()
         place = alive.cumsum(0) - 1
-        score = candidates.score[row]
-        gain = score - score[candidates.parent[row]]
-        gain = torch.where(score.isneginf(), score, gain)
-        parent = place[candidates.parent[row, node]]
-        tree = cls(candidates.tokens[row, node], parent, gain[node])
-        tree.score = score[node].clone()
-        tree.node = node
+        score = draft.score[row]
+        gain = torch.where(score.isneginf(), score, score - score[draft.parent[row]])
+        tree = cls(draft.tokens[row, node], place[draft.parent[row, node]], gain[node])
+        tree.score = score[node]
         return tree
 
     @property
     def parent(self) -> Tensor:
         """Node id of each node's parent, ``[n]`` long; a root is its own."""
-        parent = torch.arange(len(self.depth), device=self.depth.device)
+        parent = torch.arange(self.num_nodes, device=self.edge_index.device)
         parent[self.edge_index[1]] = self.edge_index[0]
         return parent
 
@@ -141,109 +159,64 @@ class TokenTree(Data):  # type: ignore[misc]
         """Edges on the longest path."""
         return int(self.depth.max())
 
+    @property
+    def children(self) -> Tensor:
+        """How many children each node has, ``[n]`` long."""
+        count: Tensor = degree(self.edge_index[0], self.num_nodes, dtype=torch.long)
+        return count
+
     def ancestors(self) -> Tensor:
         """Which nodes a node attends to: its ancestors and itself, ``[n, n]`` bool."""
-        mask = torch.eye(len(self.depth), dtype=torch.bool, device=self.depth.device)
-        node = torch.arange(len(self.depth), device=self.depth.device)
-        above = node
-        for _ in range(self.height):
-            above = self.parent[above]
-            mask[node, above] = True
+        adjacency = to_dense_adj(self.edge_index, max_num_nodes=self.num_nodes)[0]
+        reached = adjacency.T + torch.eye(self.num_nodes, device=adjacency.device)
+        length = 1  # `reached` marks ancestors at most so many edges away
+        while length < self.num_nodes:
+            further = (reached @ reached).clamp(max=1)
+            if torch.equal(further, reached):
+                break
+            reached, length = further, 2 * length
+        mask: Tensor = reached.bool()
         return mask
 
-    def positions(self, start: Tensor) -> Tensor:
-        """Positions of the nodes, which grow with depth alone.
+    def follow(self, tokens: Sequence[int]) -> list[int]:
+        """Walk down from the root by tokens, as verification does by the target's choices.
 
         Args:
-            start: Position of the root per channel, ``[P]`` (three channels for M-RoPE).
+            tokens: Tokens below the root, one per level.
 
         Returns:
-            ``[P, n]``.
+            Ids of the nodes that hold them, the root not counted, up to the first token that was
+            not drafted. Of siblings with the same token the first is taken.
         """
-        return start.unsqueeze(-1) + self.depth
+        path: list[int] = []
+        for token in tokens:
+            below = self.edge_index[1, self.edge_index[0] == (path[-1] if path else 0)]
+            found = below[self.token[below] == token].tolist()
+            if not found:
+                break
+            path.append(found[0])
+        return path
 
-    def leaves(self) -> Tensor:
-        """Nodes without children, in order of their ids, ``[leaves]``."""
-        inner = torch.zeros_like(self.depth, dtype=torch.bool)
-        inner[self.edge_index[0]] = True
-        return (~inner).nonzero().flatten()
+    def paths(self) -> list[tuple[int, ...]]:
+        """Tokens from below the root down to each node, one path per node, the root not counted."""
+        return [tuple(self.token[line][1:].tolist()) for line in self.ancestors()[1:]]
 
-    def root_paths(self) -> Tensor:
-        """The way from the root to each leaf as node ids, ``[leaves, height + 1]``, -1 beyond."""
-        node = self.leaves()
-        paths = torch.full((len(node), self.height + 1), -1, device=node.device)
-        row = torch.arange(len(node), device=node.device)
-        for _ in range(self.height + 1):
-            paths[row, self.depth[node]] = node
-            node = self.parent[node]
-        return paths
+    def with_child(self, parent: int, token: int, logprob: float = 0.0) -> TokenTree:
+        """Return the tree with one node more, which gets the largest id.
 
-    def prune(self, count: int) -> TokenTree:
-        """Keep the root and the best ``count`` nodes with their ancestors; all if there are fewer.
-
-        The order is that of :meth:`Candidates.cut`.
-
-        Raises:
-            InputError: If ``count`` is negative.
+        Args:
+            parent: Node id of its parent.
+            token: Its token.
+            logprob: Its log-probability after the parent.
         """
-        size = min(count, len(self.depth) - 1)
-        cut = to_candidates([self]).cut(size)
-        assert cut.source is not None
-        old = cut.source
-        tree = TokenTree(self.token[old[0]], cut.parent[0], self.logprob[old[0]])
-        tree.score = cut.score[0]
-        tree.node = old[0]
-        return tree
+        return TokenTree(
+            torch.cat([self.token, self.token.new_tensor([token])]),
+            torch.cat([self.parent, self.parent.new_tensor([parent])]),
+            torch.cat([self.logprob, self.logprob.new_tensor([logprob])]),
+        )
 
-
-def batch_trees(candidates: Candidates) -> Batch:
-    """The living nodes of every row as a torch_geometric ``Batch`` of trees of their own sizes."""
-    rows = range(candidates.tokens.shape[0])
-    return Batch.from_data_list([TokenTree.from_candidates(candidates, row) for row in rows])
-
-
-def to_candidates(trees: Batch | Sequence[TokenTree], capacity: int | None = None) -> Candidates:
-    """Lay trees of any sizes out as the rows of one table.
-
-    Args:
-        trees: A batch, or trees.
-        capacity: Nodes that fit, root included; None for the largest tree's size.
-
-    Returns:
-        The table; rows of smaller trees end in dead nodes.
-
-    Raises:
-        InputError: If there is no tree, or one does not fit.
-    """
-    rows = trees.to_data_list() if isinstance(trees, Batch) else list(trees)
-    if not rows:
-        raise InputError("no trees: a table needs at least one row")
-    size = max(len(tree.depth) for tree in rows)
-    room = size if capacity is None else capacity
-    if size > room:
-        raise InputError(f"a tree of {size} nodes does not fit into a table of {room}")
-    table = Candidates.tree(torch.stack([tree.token[0] for tree in rows]), room)
-    for row, tree in enumerate(rows):
-        count = len(tree.depth)
-        table.tokens[row, :count] = tree.token
-        table.parent[row, :count] = tree.parent
-        table.depth[row, :count] = tree.depth
-        table.score[row, :count] = tree.score
-        table.alive[row, :count] = True
-        table.ancestors[row, :count, :count] = tree.ancestors()
-    table.size = size
-    table.height = max(tree.height for tree in rows)
-    return table
-
-
-def positions(depth: Tensor, start: Tensor) -> Tensor:
-    """Positions of the nodes of every row.
-
-    Args:
-        depth: Edges between root and node, ``[B, n]``.
-        start: Position of each row's root per channel, ``[P, B]`` (three channels for M-RoPE).
-
-    Returns:
-        ``[P, B, n]``.
-    """
-    return start.unsqueeze(-1) + depth
+    def topology(self) -> Topology:
+        """Return the tensors that the step loop needs of a tree whose shape is fixed."""
+        ancestors = self.ancestors()
+        above = ancestors & (self.depth.unsqueeze(1) > self.depth)
+        return Topology(self.parent, self.depth, ancestors, above, self.height)

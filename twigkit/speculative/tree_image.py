@@ -1,15 +1,18 @@
-"""Draws the token tree of one step: what was proposed, how likely, and what the target accepted."""
+"""A picture of one step's token tree: what was drafted, how likely, and what was accepted."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from twigkit.errors import InputError
+
+if TYPE_CHECKING:
+    from twigkit.speculative.token_tree import TokenTree
 
 _INK = (33, 37, 41)
 _FAINT = (134, 142, 150)
@@ -18,31 +21,35 @@ _ROOT = (52, 58, 64)
 _TAKEN = (43, 138, 62)
 _OWN = (217, 72, 15)
 _PALE, _FULL = (241, 243, 245), (165, 206, 245)  # unlikely and likely nodes
-_SCALE = 3  # drawn this much larger, then reduced: smooth edges
+_SCALE = 3  # rendered this much larger, then reduced: smooth edges
 _ROW, _PILL, _MARGIN, _GAP = 34, 26, 28, 64
 
 
 @dataclass(frozen=True, slots=True)
-class StepDrawing:
+class StepImage:
     """What a picture of one step shows.
 
     Attributes:
+        tree: The nodes that were verified; their probabilities are shown.
         labels: Text of each node, the root first.
-        parents: Node id of each node's parent; the root's own entry is ignored.
-        probabilities: The draft's probability of each node after its parent; the root's is ignored.
         accepted: Nodes that the target accepted, from below the root down.
         next_label: The target's own token after them, or None.
         title: One line above the picture.
         font: Path of a TrueType font; None for Pillow's own, which knows Latin letters only.
     """
 
+    tree: TokenTree
     labels: Sequence[str]
-    parents: Sequence[int]
-    probabilities: Sequence[float]
     accepted: Sequence[int] = ()
     next_label: str | None = None
     title: str = ""
     font: str | None = None
+
+    @property
+    def probabilities(self) -> list[float]:
+        """The draft's probability of each node after its parent, the root's own being 1."""
+        chances: list[float] = self.tree.logprob.exp().clamp(max=1.0).tolist()
+        return chances
 
 
 def visible(text: str) -> str:
@@ -51,11 +58,11 @@ def visible(text: str) -> str:
     return shown if len(shown) <= 16 else shown[:15] + "\u2026"
 
 
-def draw_step(step: StepDrawing) -> Image.Image:
-    """Draw a step from left to right: the root, its drafts by depth, the accepted path in green.
+def render_step(step: StepImage) -> Image.Image:
+    """Render a step from left to right: the root, its drafts by depth, the accepted path in green.
 
     A node is the bluer and its edge the thicker, the more likely the draft found it; the number
-    behind a token is its probability after its parent. The target's own token stands at the end of
+    after a token is its probability after its parent. The target's own token stands at the end of
     the accepted path in orange.
 
     Args:
@@ -65,37 +72,32 @@ def draw_step(step: StepDrawing) -> Image.Image:
         The picture; ``save`` writes it as PNG.
 
     Raises:
-        InputError: If the lists differ in length, a parent does not come before its child, the
-            accepted nodes are no path from the root, or the font cannot be read.
+        InputError: If there is not one label per node, the accepted nodes are no path from the
+            root, or the font cannot be read.
     """
     _check(step)
+    tree, chances = step.tree, step.probabilities
     labels = [visible(label) for label in step.labels]
-    notes = ["", *(_percent(chance) for chance in step.probabilities[1:])]
-    parents, kind = list(step.parents), ["root"] + ["node"] * (len(labels) - 1)
+    notes = ["", *(_percent(chance) for chance in chances[1:])]
+    kind = ["root"] + ["node"] * (len(labels) - 1)
     for node in step.accepted:
         kind[node] = "taken"
     if step.next_label is not None:
+        tree = tree.with_child(step.accepted[-1] if step.accepted else 0, token=-1)
         labels.append(visible(step.next_label))
         notes.append("")
-        parents.append(step.accepted[-1] if step.accepted else 0)
         kind.append("own")
-    return _Picture(labels, notes, parents, kind, step).render()
+    return _Picture(tree, labels, notes, kind, step).render()
 
 
-def _check(step: StepDrawing) -> None:
-    """Refuse lists that are no tree."""
-    size = len(step.labels)
-    if not size or len(step.parents) != size or len(step.probabilities) != size:
-        raise InputError(
-            f"{size} labels, {len(step.parents)} parents and {len(step.probabilities)} "
-            "probabilities; a step needs one of each per node, root included"
-        )
-    for node in range(1, size):
-        if not 0 <= step.parents[node] < node:
-            raise InputError(f"node {node} has parent {step.parents[node]}; parents come first")
+def _check(step: StepImage) -> None:
+    """Refuse labels and accepted nodes that do not belong to the tree."""
+    size, parents = step.tree.num_nodes, step.tree.parent.tolist()
+    if len(step.labels) != size:
+        raise InputError(f"{len(step.labels)} labels for {size} nodes; give one per node")
     above = 0
     for node in step.accepted:
-        if not 0 < node < size or step.parents[node] != above:
+        if not 0 < node < size or parents[node] != above:
             raise InputError(f"accepted node {node} is no child of node {above}")
         above = node
 
@@ -108,26 +110,23 @@ def _percent(chance: float) -> str:
 
 
 class _Picture:
-    """One drawing in the making: sizes, places, then ink."""
+    """One picture in the making: sizes, places, then ink."""
 
     def __init__(
         self,
+        tree: TokenTree,
         labels: list[str],
         notes: list[str],
-        parents: list[int],
         kind: list[str],
-        step: StepDrawing,
+        step: StepImage,
     ) -> None:
         """Place every node: its column by depth, its row by the leaves below it."""
-        self.labels, self.notes, self.parents, self.kind = labels, notes, parents, kind
-        self.step = step
+        self.labels, self.notes, self.kind, self.step = labels, notes, kind, step
+        self.parents, self.chances = tree.parent.tolist(), step.probabilities
         self.font, self.small, self.large = (_font(step.font, size) for size in (15, 11, 18))
-        size = len(labels)
-        depth = [0] * size
-        for node in range(1, size):
-            depth[node] = depth[parents[node]] + 1
+        size, depth = len(labels), tree.depth.tolist()
         self.width = [self._measure(node) for node in range(size)]
-        columns = max(depth) + 1
+        columns = tree.height + 1
         widest = [
             max(self.width[node] for node in range(size) if depth[node] == column)
             for column in range(columns)
@@ -154,7 +153,7 @@ class _Picture:
 
         The target's own token comes first among its siblings, then the likelier ones.
         """
-        chance = [*self.step.probabilities, math.inf]
+        chance = [*self.chances, math.inf]
         children: list[list[int]] = [[] for _ in self.labels]
         for node in range(1, len(self.labels)):
             children[self.parents[node]].append(node)
@@ -196,7 +195,7 @@ class _Picture:
         x0, y0 = self.x[parent] + self.width[parent], self.y[parent]
         x1, y1 = self.x[node], self.y[node]
         if self.kind[node] == "node":
-            chance = self.step.probabilities[node]
+            chance = self.chances[node]
             color, width = _mix((206, 212, 218), _FAINT, chance), 1 + 2 * chance
         else:
             color, width = (_TAKEN if self.kind[node] == "taken" else _OWN), 3.0
@@ -217,7 +216,7 @@ class _Picture:
         fill: Any = _PALE
         line, ink, faint = (206, 212, 218), _INK, _FAINT
         if kind == "node":
-            fill = _mix(_PALE, _FULL, math.sqrt(self.step.probabilities[node]))
+            fill = _mix(_PALE, _FULL, math.sqrt(self.chances[node]))
         else:
             fill = line = {"root": _ROOT, "taken": _TAKEN, "own": _OWN}[kind]
             ink = faint = _PAPER

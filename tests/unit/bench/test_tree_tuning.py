@@ -7,7 +7,7 @@ import torch
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, InputError, TwigModel, TwigSpec
-from twigkit.bench.tree_tuning import RankMeter, measure
+from twigkit.bench.tree_tuning import RankMeter, accuracies, guessed_paths
 from twigkit.cli import loading, main, tune_tree
 from twigkit.specs.run import GenerationSpec
 
@@ -26,7 +26,7 @@ OPTIONS = {"max_new_tokens": 12, "eos_token_id": 98}
 
 
 def test_accuracies_are_what_a_count_by_hand_gives(model):
-    shares = measure(model, PROMPTS, ranks=4, **OPTIONS)
+    shares = accuracies(guessed_paths(model, PROMPTS, ranks=4, **OPTIONS), 4)
     assert shares[0] == [1.0, 0.0, 0.0, 0.0]
     hits, asked = torch.zeros(4), 0
     for inputs in PROMPTS:
@@ -44,11 +44,22 @@ def test_accuracies_are_what_a_count_by_hand_gives(model):
     assert 0 < hits.sum() < asked
 
 
+def test_every_place_of_an_answer_has_its_path_of_ranks(model):
+    """The first guess is always right here, so all paths run through it."""
+    guessed = guessed_paths(model, PROMPTS, ranks=4, **OPTIONS)
+    assert guessed.num_graphs == 3
+    for tree in guessed.to_data_list():
+        assert tree.visits[0] == tree.visits[1] > 1
+        assert tree.token[tree.depth == 1].tolist() == [0]
+        assert tree.visits[tree.depth == 2].sum() == tree.visits[0] - 1  # the last place has none
+        assert set(tree.token[tree.depth == 2].tolist()) <= {-1, 0, 1, 2, 3}
+
+
 def test_what_cannot_be_measured_is_refused(model):
     with pytest.raises(InputError, match="too short"):
-        measure(model, PROMPTS, max_new_tokens=2)
+        guessed_paths(model, PROMPTS, max_new_tokens=2)
     with pytest.raises(CapabilityError, match="needs the head 'other'"):
-        measure(model, PROMPTS, ahead="other")
+        guessed_paths(model, PROMPTS, ahead="other")
 
 
 def test_the_command_writes_a_spec_that_generates(model, monkeypatch, tmp_path, capsys):

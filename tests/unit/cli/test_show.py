@@ -41,7 +41,7 @@ def test_a_step_is_told_as_it_was(model, drafter):
         assert told == list(map(str, plain[done + 1 : done + 1 + len(told)]))
         assert len(step.accepted) >= 1
         done += len(told)
-        assert all(0 <= parent < node for node, parent in list(enumerate(step.parents))[1:])
+        assert step.tree.token.tolist() == list(map(int, step.labels))
         assert all(0.0 <= chance <= 1.0 for chance in step.probabilities)
     with pytest.raises(InputError, match=r"took \d+ steps"):
         take_step(model, INPUTS, drafter, 50, Names(), **options)

@@ -11,8 +11,12 @@ import torch
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, InputError, SpecError, TwigModel, TwigSpec
 from twigkit.specs.run import GenerationSpec
-from twigkit.speculative.static_trees import expected_length, ordered, search
-from twigkit.strategies.medusa_tree import MedusaTreeDrafter
+from twigkit.speculative.static_trees import expected_length, ordered_paths, search, static_tree
+from twigkit.strategies.medusa_tree import (
+    DEFAULT_PATHS,
+    MedusaTreeDrafter,
+    MedusaTreeDrafterSpec,
+)
 from twigkit.testing import Script, ScriptedDrafter
 
 ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3)]
@@ -104,6 +108,14 @@ def test_what_the_heads_cannot_fill_is_refused():
     high = {"kind": "medusa-tree", "paths": [[0] * n for n in range(1, 6)]}
     with pytest.raises(CapabilityError, match=r"5 levels high.*looks 3 tokens beyond"):
         model.generate(**inputs, drafter=high)
+    for words, message in (
+        ({"ahead": "lm"}, "predicts the next token only"),
+        ({"head": "medusa"}, "looks several tokens ahead"),
+        ({"paths": [[0], [10**9]]}, r"rank 1000000000 at depth 1.*vocabulary holds"),
+        ({"paths": [[0], [0, 500]]}, r"rank 500 at depth 2.*vocabulary holds"),
+    ):
+        with pytest.raises(CapabilityError, match=message):
+            model.generate(**inputs, drafter={"kind": "medusa-tree", **words})
     del model.twig.heads["medusa"]
     with pytest.raises(CapabilityError, match="needs the head 'medusa'"):
         model.generate(**inputs, drafter="medusa-tree")
@@ -114,14 +126,14 @@ def test_what_the_heads_cannot_fill_is_refused():
     ("paths", "message"),
     [
         ([[0], [0]], "comes twice"),
-        ([[0], [1, 0]], r"hangs in the air: add \[1\]"),
+        ([[0], [1, 0]], r"has no parent; add \[1\]"),
         ([], "one path at least"),
         ([[-1]], "negative rank"),
     ],
 )
 def test_what_is_no_tree_is_refused(paths, message):
     with pytest.raises(InputError, match=message):
-        ordered(paths)
+        ordered_paths(paths)
     with pytest.raises((SpecError, ValueError), match=message):
         GenerationSpec(drafter={"kind": "medusa-tree", "paths": paths})
 
@@ -133,6 +145,29 @@ def subtrees(universe, size):
             yield nodes
 
 
+def by_hand(paths, accuracies):
+    """Expected accepted length: the target's own token, and every node as often as reached."""
+    return 1 + sum(math.prod(accuracies[d][r] for d, r in enumerate(path)) for path in paths)
+
+
+def test_the_default_tree_is_what_the_search_finds():
+    guesses = [[0.6, 0.12, 0.06, 0.03], [0.4, 0.1, 0.05], [0.3, 0.1], [0.2]]
+    assert tuple(search(guesses, 16).paths()) == DEFAULT_PATHS == ordered_paths(DEFAULT_PATHS)
+
+
+def test_the_drafter_has_the_shape_of_its_tree():
+    drafter = MedusaTreeDrafter(MedusaTreeDrafterSpec(paths=TREES["sparse"]["paths"]))
+    assert (drafter.capacity, drafter.size, drafter.height) == (7, 7, 3)
+    tree = static_tree(TREES["sparse"]["paths"])
+    assert tree.paths() == [(0,), (2,), (0, 3), (2, 0), (2, 1), (0, 3, 0)]
+    flat = drafter._topologies[0]
+    assert flat.parent.tolist() == [0, 0, 0]
+    assert (flat.height, drafter._topologies[2].ancestors[6].nonzero().flatten().tolist()) == (
+        1,
+        [0, 1, 3, 6],
+    )
+
+
 @pytest.mark.parametrize("size", range(1, 6))
 def test_the_search_finds_the_best_of_all_trees(size):
     # The second depth's guesses are not in order of their accuracy: ranks need not be.
@@ -142,14 +177,16 @@ def test_the_search_finds_the_best_of_all_trees(size):
         for n in (1, 2, 3)
         for path in itertools.product(*(range(len(a)) for a in accuracies[:n]))
     ]
-    best = max(expected_length(nodes, accuracies) for nodes in subtrees(universe, size))
+    best = max(by_hand(nodes, accuracies) for nodes in subtrees(universe, size))
     found = search(accuracies, size)
-    assert len(found) == size
-    assert math.isclose(expected_length(found, accuracies), best)
+    assert len(found.paths()) == size
+    assert math.isclose(by_hand(found.paths(), accuracies), best)
+    assert math.isclose(expected_length(found), best, rel_tol=1e-6)
 
 
 def test_the_search_leaves_out_what_is_never_right():
-    assert search([[0.5, 0.0], [0.0, 0.3]], 9) == ((0,), (0, 1))
-    assert search([[0.0]], 3) == ((0,),)
+    assert search([[0.5, 0.0], [0.0, 0.3]], 9).paths() == [(0,), (0, 1)]
+    assert search([[0.0]], 3).paths() == [(0,)]
+    assert expected_length(search([[0.0]], 3)) == 1.0
     with pytest.raises(InputError, match="at least one node"):
         search([[0.5]], 0)

@@ -1,10 +1,12 @@
 """The picture of a step: it shows what happened, in the colours that its legend names."""
 
 import pytest
+import torch
 from PIL import Image, ImageChops
 
 from twigkit.errors import InputError
-from twigkit.speculative.tree_image import StepDrawing, draw_step, visible
+from twigkit.speculative.token_tree import TokenTree
+from twigkit.speculative.tree_image import StepImage, render_step, visible
 
 GREEN, ORANGE = (43, 138, 62), (217, 72, 15)
 
@@ -18,7 +20,10 @@ def step(**changes):
         "next_label": " is",
         "title": "Step 1",
     }
-    return StepDrawing(**(fields | changes))
+    fields |= changes
+    parents, chances = fields.pop("parents"), torch.tensor(fields.pop("probabilities"))
+    tree = TokenTree(torch.zeros(len(parents)).long(), torch.tensor(parents), chances.log())
+    return StepImage(tree, **fields)
 
 
 def count(image, color):
@@ -27,16 +32,16 @@ def count(image, color):
 
 
 def test_colours_tell_what_happened(tmp_path):
-    draw_step(step()).save(tmp_path / "step.png")
+    render_step(step()).save(tmp_path / "step.png")
     image = Image.open(tmp_path / "step.png").convert("RGB")
-    assert count(image, GREEN) > count(draw_step(step(accepted=[1])), GREEN) > 200
+    assert count(image, GREEN) > count(render_step(step(accepted=[1])), GREEN) > 200
     assert count(image, ORANGE) > 200
-    nothing = draw_step(step(accepted=[], next_label=None))
+    nothing = render_step(step(accepted=[], next_label=None))
     assert count(nothing, GREEN) == count(nothing, ORANGE) == 0
 
 
 def test_every_field_shows():
-    plain = draw_step(step())
+    plain = render_step(step())
     for changes in (
         {"labels": [" a", " red", " blue", " circle", " squad"]},
         {"probabilities": [1.0, 0.7, 0.2, 0.8, 0.004]},
@@ -44,7 +49,7 @@ def test_every_field_shows():
         {"title": "Step 2"},
         {"next_label": " on"},
     ):
-        other = draw_step(step(**changes))
+        other = render_step(step(**changes))
         same = other.size == plain.size and not ImageChops.difference(other, plain).getbbox()
         assert not same, changes
 
@@ -53,8 +58,13 @@ def test_a_wide_tree_keeps_a_white_margin():
     """Sixty nodes with long labels stay inside the picture."""
     size = 61
     parents = [0] + [(node - 1) // 3 for node in range(1, size)]
-    image = draw_step(
-        StepDrawing(["a long label here"] * size, parents, [0.5] * size, [1, 4], "end", "Sixty")
+    image = render_step(
+        step(
+            labels=["a long label here"] * size,
+            parents=parents,
+            probabilities=[1.0] + [0.5] * (size - 1),
+            accepted=[1, 4],
+        )
     )
     assert image.width < 1600
     box = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
@@ -65,7 +75,12 @@ def test_a_wide_tree_keeps_a_white_margin():
 
 
 def test_the_root_alone_can_be_drawn():
-    assert draw_step(StepDrawing(["a"], [0], [1.0])).height < 200
+    assert (
+        render_step(
+            step(labels=["a"], parents=[0], probabilities=[1.0], accepted=[], next_label=None)
+        ).height
+        < 200
+    )
 
 
 def test_white_space_is_visible_and_long_labels_are_short():
@@ -76,8 +91,7 @@ def test_white_space_is_visible_and_long_labels_are_short():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parents": [0, 0]}, "5 labels, 2 parents"),
-        ({"labels": [], "parents": [], "probabilities": []}, "0 labels"),
+        ({"labels": ["a"]}, "1 labels for 5 nodes"),
         ({"parents": [0, 0, 3, 1, 1]}, "node 2 has parent 3"),
         ({"accepted": [3]}, "accepted node 3 is no child of node 0"),
         ({"accepted": [1, 9]}, "accepted node 9"),
@@ -86,4 +100,4 @@ def test_white_space_is_visible_and_long_labels_are_short():
 )
 def test_refusals_name_what_was_given(changes, message):
     with pytest.raises(InputError, match=message):
-        draw_step(step(**changes))
+        render_step(step(**changes))
