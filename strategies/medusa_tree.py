@@ -65,6 +65,9 @@ class MedusaTreeDrafter:
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
     linear: ClassVar[bool] = False
+    capacity: int
+    size: int
+    height: int
     heads: tuple[str, ...]
 
     def __init__(self, spec: MedusaTreeDrafterSpec) -> None:
