@@ -6,7 +6,6 @@ import math
 import random
 from dataclasses import dataclass, field
 
-import pytest
 import torch
 
 from twigkit.speculative.candidates import Candidates
@@ -115,15 +114,3 @@ def fill(rng, table: Candidates, plain: list[PlainTree], vocabulary=5) -> None:
         for tree, row in zip(plain, new, strict=True):
             for node in row:
                 tree.add(*node)
-
-
-@pytest.fixture(scope="session", name="grow")
-def grow_fixture():
-    """The function that grows random trees as a table and as lists."""
-    return grow
-
-
-@pytest.fixture(scope="session", name="fill")
-def fill_fixture():
-    """The function that adds the same random nodes to a table and to lists."""
-    return fill

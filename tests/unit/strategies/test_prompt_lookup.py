@@ -8,11 +8,7 @@ import pytest
 import torch
 
 from tests.support.tiny import IMAGE_TOKEN, llava_inputs, tiny_llava
-from twigkit import InputError, TwigModel, TwigSpec
-from twigkit.speculative.candidates import Candidates
-from twigkit.speculative.ngrams import NgramTable, propose
-from twigkit.speculative.path_drafting import add_paths
-from twigkit.strategies.ngram import NgramDrafter, NgramDrafterSpec
+from twigkit import TwigModel, TwigSpec
 from twigkit.strategies.prompt_lookup import Occurrences
 
 ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3)]
@@ -58,65 +54,6 @@ def test_nothing_is_proposed_of_pictures():
     assert Occurrences([5, 6, -1, 7, 5], 3).following(4) == [6]
 
 
-def counted(texts, order, text, length):
-    """The n-gram drafter in a few slow lines: scan all texts for every end."""
-    text, drafts = list(text), []
-    for _ in range(length):
-        for size in range(min(order - 1, len(text)), 0, -1):
-            best, times = None, {}
-            for known in texts:
-                for place in range(size, len(known)):
-                    if known[place - size : place] == text[-size:]:
-                        times[known[place]] = times.get(known[place], 0) + 1
-                        if times[known[place]] >= times.get(best, 0):
-                            best = known[place]
-            if best is not None:
-                break
-        else:
-            break
-        text.append(best)
-        drafts.append(best)
-    return drafts
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_what_followed_most_often_is_proposed(seed, tmp_path):
-    rng = random.Random(seed)
-    order = rng.randint(2, 5)
-    texts = [[rng.randrange(4) for _ in range(rng.randint(1, 15))] for _ in range(3)]
-    table = NgramTable.count(texts, order)
-    table.save(tmp_path / "grams.json")
-    again = NgramTable.load(tmp_path / "grams.json")
-    for _ in range(5):
-        text = [rng.randrange(5) for _ in range(rng.randint(1, 6))]
-        assert propose([table], text, 6) == counted(texts, order, text, 6)
-        assert propose([again], text, 6) == propose([table], text, 6)
-
-
-def test_what_was_seen_counts_more_than_the_table():
-    seen, table = NgramTable.count([[1, 2, 5]]), NgramTable.count([[1, 2, 8, 9], [3, 2, 8]])
-    assert propose([seen, table], [1, 2], 3) == [5]
-    assert propose([seen, table], [3, 2], 3) == [8, 9]  # a longer end counts more than who saw it
-    assert NgramTable.count([[4, -1, 6, 7]]).following((4,)) is None
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"order": 4}', '{"order": 4, "grams": {"x": [1, 2]}}'])
-def test_a_file_that_is_no_table_is_refused(tmp_path, text):
-    (tmp_path / "t.json").write_text(text)
-    with pytest.raises(InputError, match=r"t\.json is no table of grams"):
-        NgramTable.load(tmp_path / "t.json")
-    with pytest.raises(InputError, match="cannot be read"):
-        NgramTable.load(tmp_path / "none.json")
-
-
-def test_rows_with_fewer_drafts_are_filled_with_dead_nodes():
-    table = Candidates.path(torch.tensor([4, 5, 6]), 6)
-    assert add_paths(table, [[], [], []], 3, eager=True) == range(1, 1)
-    assert add_paths(table, [[7, 8], [], [9, 1, 2, 3]], 3) == range(1, 4)
-    assert table.tokens[:, :4].tolist() == [[4, 7, 8, 0], [5, 0, 0, 0], [6, 9, 1, 2]]
-    assert table.alive[:, :4].tolist() == [[True] * 3 + [False], [True] + [False] * 3, [True] * 4]
-
-
 @pytest.fixture(scope="module")
 def model():
     return TwigModel(tiny_llava())
@@ -150,36 +87,6 @@ def test_no_token_changes(model, drafter, twig):
         if not settings:
             assert output.stats.accepted_length > 1.1
     model.twig = None
-
-
-@torch.inference_mode()
-def test_an_answer_that_is_in_the_prompt_comes_at_once(model):
-    """The prompt holds what the model will say: lookup finds it from the second token on."""
-    ids = INPUTS["input_ids"][2:3, -11:]
-    said = model.generate(input_ids=ids, max_new_tokens=12, eos_token_id=98)
-    table = NgramTable.count([said[0].tolist()])
-    options = {"input_ids": ids, "max_new_tokens": 12, "eos_token_id": 98}
-    drafter = NgramDrafter(NgramDrafterSpec(learn=False))
-    drafter.memory["table"] = table
-    drafter.spec = drafter.spec.replace(table="in memory")
-    output = model.generate(**options, drafter=drafter)
-    assert torch.equal(said, output)
-    assert output.stats.accepted_lengths == [[6, 5]]
-
-
-@torch.inference_mode()
-def test_a_table_is_read_once_for_all_calls(model, tmp_path, monkeypatch):
-    path = tmp_path / "grams.json"
-    NgramTable.count([[5, 6, 7, 8]]).save(path)
-    loads, load = [], NgramTable.load
-    monkeypatch.setattr(NgramTable, "load", lambda path: loads.append(path) or load(path))
-    options = {**INPUTS, "max_new_tokens": 4, "drafter": {"kind": "ngram", "table": str(path)}}
-    first, second = model.generate(**options), model.generate(**options)
-    assert torch.equal(first, second)
-    assert loads == [str(path)]
-    path.unlink()
-    with pytest.raises(InputError, match="cannot be read"):
-        model.generate(**{**options, "drafter": {"kind": "ngram", "table": str(path), "order": 3}})
 
 
 class Spy:

@@ -11,7 +11,7 @@ from twigkit.training.memory_estimate import sketch
 from twigkit.training.objectives.by_name import objective_of
 from twigkit.training.spec import DistillationSpec, TrainingSpec
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "docs" / "specs").glob("*.yaml"))
 BASES = {
     "llava-hf/llava-1.5-7b-hf",
