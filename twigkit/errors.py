@@ -6,6 +6,20 @@ line prints such a message on one line and exits with status 2; any other except
 
 from __future__ import annotations
 
+__all__ = [
+    "BudgetError",
+    "CapabilityError",
+    "CheckpointError",
+    "FamilyWarning",
+    "InputError",
+    "PluginError",
+    "PluginWarning",
+    "RegistryError",
+    "SpecError",
+    "TrainingError",
+    "TwigkitError",
+]
+
 
 class TwigkitError(Exception):
     """An error that the user can mend; the base class of all errors raised on purpose."""

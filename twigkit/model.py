@@ -28,6 +28,8 @@ from twigkit.specs.run import DrafterSpec, PrunerSpec, TwigSpec
 from twigkit.twig.checkpoint import load_twig, save_twig
 from twigkit.twig.module import Twig, grow
 
+__all__ = ["TwigModel", "TwigOutput"]
+
 
 @dataclass
 class TwigOutput(ModelOutput):  # type: ignore[misc]

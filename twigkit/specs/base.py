@@ -13,6 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from twigkit.errors import SpecError
 
+__all__ = ["CUSTOM", "Spec", "problem"]
+
 _SPECIAL_KEYS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
 """Tags of the keys ``<<`` and ``=``, which the loader itself resolves."""
 
