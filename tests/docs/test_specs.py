@@ -7,9 +7,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from twigkit.cli.train import read
 from twigkit.families.sizing import all_presets
+from twigkit.strategies.distillation import DistillationSpec
 from twigkit.training.memory_estimate import sketch
-from twigkit.training.objectives.by_name import objective_of
-from twigkit.training.spec import DistillationSpec, TrainingSpec
+from twigkit.training.setup import make_objective
+from twigkit.training.spec import TrainingSpec
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "docs" / "specs").glob("*.yaml"))
@@ -42,7 +43,7 @@ def test_it_fits_the_shape_of_its_base(path):
         assert TrainingSpec.from_file(path).base_source == before.base_source
         spec = spec.replace(twig=before.twig)
     model, _ = sketch(spec)
-    objective = objective_of(spec, model)
+    objective = make_objective(spec.objective, model)
     trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     if isinstance(spec.objective, DistillationSpec):
         assert objective.weights["attention"] == 1.0
@@ -81,7 +82,7 @@ def test_stage_2_has_the_settings_of_the_paper_s_table_6(path):
     assert (spec.objective.anchor, spec.objective.budgets[0]) == (1.0, 64 / 576)
     (before,) = [s for s in map(TrainingSpec.from_file, FILES) if s.out == spec.twig]
     model, _ = sketch(before)
-    assert objective_of(spec, model).wipe == 24  # of 28, 32 and 40 layers
+    assert make_objective(spec.objective, model).wipe == 24  # of 28, 32 and 40 layers
 
 
 def test_stage_2_is_there_for_the_bases_that_the_paper_trains():

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 
 from tests.support.tiny import tiny_llava
 from twigkit import TwigModel, TwigSpec
-from twigkit.interfaces.objective import Objective, Part
+from twigkit.interfaces.objective import LossTerm, Objective
 from twigkit.learning.batch import IGNORED, Batch
 from twigkit.training import setup as starting
 from twigkit.training.checkpointing import snapshot_files as snapshot
@@ -30,9 +30,9 @@ class ToyObjective(Objective):
     """Fits the labels from noisy features; a second part keeps the rows' states small."""
 
     def __init__(self, model: TwigModel) -> None:
-        super().__init__()
+        super().__init__(None, model.stack, model.twig)
         self.noise = 0.1
-        self.twig = model.twig.requires_grad_(False)
+        self.trained = model.twig.requires_grad_(False)
         self.twig.norm.requires_grad_(True)
         self.twig.heads.requires_grad_(True)
 
@@ -47,7 +47,7 @@ class ToyObjective(Objective):
         )
         right = ((logits.argmax(-1) == batch.labels) & (batch.labels != IGNORED)).sum()
         size = states.square().mean((1, 2)).sum()
-        parts = {"fit": Part(loss, "tokens", 1.0), "size": Part(size, "samples", 0.01)}
+        parts = {"fit": LossTerm(loss, "tokens", 1.0), "size": LossTerm(size, "samples", 0.01)}
         return parts, {"right/tokens": float(right), "progress/samples": progress * len(batch.ids)}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from twigkit.interfaces.objective import Objective
 from twigkit.learning.batch import Batch
 from twigkit.model import TwigModel
-from twigkit.specs.run import TwigSpec
+from twigkit.plugins.discovery import default_registry
+from twigkit.specs.run import ByKind, ObjectiveSpec, TwigSpec
 from twigkit.training.data.loader import open_data
-from twigkit.training.objectives.distillation import Distillation
-from twigkit.training.objectives.reinforcement import Reinforcement
-from twigkit.training.spec import DistillationSpec, ReinforcementSpec, TrainingSpec
+from twigkit.training.setup import make_objective
+from twigkit.training.spec import TrainingSpec
 from twigkit.training.trainer import train
 
 BATCH = 4
@@ -31,6 +31,17 @@ BATCH = 4
 
 GROUP = 32
 """Actions of a stage 2 step; the paper's."""
+
+NEXT_TOKENS: dict[str, Any] = {
+    "kind": "distillation",
+    "prediction": 0.0,
+    "attention": 0.0,
+    "medusa": 0.0,
+}
+"""The objective that is timed as stage 1: next tokens alone."""
+
+ACTIONS: dict[str, Any] = {"kind": "reinforcement", "anchor": 0.0}
+"""The objective that is timed as stage 2: rewards alone, without the anchor's pass of the base."""
 
 LOOP = 6
 """Fewest measured steps of the loop; the workers must have time to get ahead."""
@@ -126,15 +137,13 @@ def measure_training(
     shape = {"exit_layer": model.twig.exit_layer, "depth": model.twig.depth}
     say("training: stage 1 beside full fine-tuning")
     batch = first_batch(model, shape, records, processor, BATCH)
-    stage_1 = Distillation(
-        DistillationSpec(prediction=0.0, attention=0.0, medusa=0.0), _fresh(model, shape, "lm")
-    )
+    stage_1 = objective_of(_fresh(model, shape, "lm"), NEXT_TOKENS)
     twig_step, full_step = alternate(
         rounds, step_of(stage_1, batch), full_step_of(model, batch), progress=say
     )
     say("training: stage 2 beside separate forwards")
     one = first_batch(model, shape, records, processor, 1)
-    stage_2 = Reinforcement(ReinforcementSpec(group=GROUP), _fresh(model, shape, "lm", "pruning"))
+    stage_2 = objective_of(_fresh(model, shape, "lm", "pruning"), {**ACTIONS, "group": GROUP})
     group_step, separate = alternate(
         rounds, step_of(stage_2, one), separate_of(stage_2, one, GROUP), progress=say
     )
@@ -184,6 +193,18 @@ def alternate(
                 torch.cuda.synchronize()
             held.append(clock() - started)
     return [median(held[1:]) for held in times]
+
+
+def objective_of(model: TwigModel, settings: dict[str, Any]) -> Objective:
+    """Make an objective from plain settings, as a training spec does.
+
+    Args:
+        model: Base and twig.
+        settings: ``kind`` and the fields of its spec.
+    """
+    registry = default_registry()
+    spec = ByKind("objective", ObjectiveSpec).resolve(settings, registry)
+    return make_objective(cast(ObjectiveSpec, spec), model)
 
 
 def step_of(objective: Objective, batch: Batch) -> Callable[[], None]:

@@ -150,9 +150,9 @@ def describe(spec: TrainingSpec, found: Rehearsal) -> str:
     lines.append(("batch", f"{spec.batch} samples: {found.per_step} micro-batches of "
                            f"{spec.micro_batch} on each of {_count(found.processes, 'process')} "
                            f"({found.device})"))  # fmt: skip
-    exactly = "" if found.load.known else "at most "
-    lines.append(("micro-batch", f"{exactly}{found.load.tokens:,} tokens with padding, "
-                                 f"{found.load.visual:,} of them visual"))  # fmt: skip
+    exactly = "" if found.size_known else "at most "
+    lines.append(("micro-batch", f"{exactly}{found.size.tokens:,} tokens with padding, "
+                                 f"{found.size.visual:,} of them visual"))  # fmt: skip
     steps = "unknown" if found.steps is None else f"{found.steps:,}"
     lines.append(("steps", steps))
     lines.append(("memory", f"about {_size(sum(found.memory.values()))} per process"))
@@ -193,7 +193,11 @@ def summary(result: Result) -> str:
         result: How it ended.
     """
     begun = f", resumed after step {result.resumed_from}" if result.resumed_from else ""
-    held = "" if result.held_out is None else f", held-out {result.measure} {result.held_out:.4g}"
+    held = (
+        ""
+        if result.held_out is None
+        else f", held-out {result.criterion_name} {result.held_out:.4g}"
+    )
     return (
         f"{result.out}: a twig trained for {_count(result.steps, 'step')}{begun}{held}\n"
         f"log: {result.log}"

@@ -1,25 +1,46 @@
-"""What a stage of training promises the trainer."""
+"""What an objective promises the trainer, and what it is handed."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from twigkit.learning.batch import Batch
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.errors import PluginError
+from twigkit.learning.batch import IGNORED, Batch, Turn
+from twigkit.specs.run import CountOrFraction, ObjectiveSpec
+from twigkit.twig.module import Twig
+
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "BatchSize",
+    "CountOrFraction",
+    "LossTerm",
+    "Objective",
+    "ObjectiveSpec",
+    "Turn",
+    "Workload",
+]
+
+LOGITS_PER_TOKEN, TOKENS_AT_ONCE = 5, 256
+"""Logits that exist at a time in the default :meth:`Objective.workload`: of twig and base, their
+softmax and a gradient, for as many tokens as the built-in losses compare at once."""
 
 __all__ = ["Batch", "Objective", "Part"]
 
 
 @dataclass
-class Part:
-    """One term of a loss.
+class LossTerm:
+    """One term of a loss: a sum over units, which the trainer divides by their number.
 
     Attributes:
-        total: Sum over its units, a differentiable scalar.
-        unit: What it is a sum over, a key of the objective's counts.
-        weight: Its weight in the loss, on the mean over the units.
+        total: Sum over the units, a differentiable scalar.
+        unit: What it is a sum over, a key of the objective's counts, such as ``"tokens"``.
+        weight: Its weight in the loss, on the mean over the units of the whole optimiser step.
     """
 
     total: Tensor
@@ -27,19 +48,82 @@ class Part:
     weight: float
 
 
-class Objective(nn.Module):
-    """Base class of what is learnt.
+@dataclass(frozen=True)
+class BatchSize:
+    """How large one micro-batch is.
 
-    An objective registers only what trains, so that wrappers for several processes see nothing
-    else; it holds the frozen base outside of its registered submodules, in a tuple say. Every
-    trained parameter takes part in every call: a term that is absent adds zero times its
+    Attributes:
+        rows: Samples.
+        tokens: Tokens of the padded micro-batch.
+        visual: Visual tokens among them.
+    """
+
+    rows: int
+    tokens: int
+    visual: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What an objective runs for one micro-batch; the estimate of memory is made of it.
+
+    Attributes:
+        twig_tokens: Tokens of which every twig layer keeps activations for the backward pass.
+        base_tokens: Tokens that go through the base's layers together, without gradients.
+        kept: Further numbers that are kept for the backward pass, in fp32.
+        logits: Logits that exist at a time, in fp32.
+    """
+
+    twig_tokens: int
+    base_tokens: int
+    kept: int = 0
+    logits: int = 0
+
+
+class Objective(nn.Module):
+    """Base class of objectives: what is learnt, as a loss and figures to log.
+
+    An objective is made from its spec, the base's layers and the twig. It registers as submodules
+    what it trains, and nothing else, so that wrappers for several processes see nothing else; it
+    sets ``requires_grad`` of every parameter of the twig. The base is frozen, always::
+
+        class AnswerObjective(Objective):
+            def __init__(self, spec, stack, twig):
+                super().__init__(spec, stack, twig)
+                twig.requires_grad_(False)
+                self.head = twig.head("lm").requires_grad_(True)
+
+    Every trained parameter takes part in every call: a term that is absent adds zero times its
     parameters.
 
     Attributes:
-        measure: Name of the number that :meth:`criterion` gives.
+        spec: The settings.
+        criterion_name: Name of the number that :meth:`criterion` gives.
     """
 
-    measure: ClassVar[str] = "loss"
+    criterion_name: ClassVar[str] = "loss"
+
+    def __init__(self, spec: Any, stack: LayerStack, twig: Twig) -> None:
+        """Keep the settings, and base and twig outside of the registered submodules.
+
+        Args:
+            spec: The objective's own spec.
+            stack: The frozen base.
+            twig: The twig of which something is trained.
+        """
+        super().__init__()
+        self.spec = spec
+        self._frozen = (stack, twig)  # in a tuple, so that neither is a part of this module
+
+    @property
+    def stack(self) -> LayerStack:
+        """The frozen base."""
+        return self._frozen[0]
+
+    @property
+    def twig(self) -> Twig:
+        """The twig of which something is trained."""
+        return self._frozen[1]
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Count the units of a batch, without running anything.
@@ -48,13 +132,15 @@ class Objective(nn.Module):
             batch: The micro-batch.
 
         Returns:
-            Units by name; always the same names.
+            Units by name; always the same names. Here those of
+            :meth:`~twigkit.learning.batch.Batch.counts`.
         """
         return batch.counts()
 
+    @abstractmethod
     def forward(
         self, batch: Batch, progress: float, seed: int
-    ) -> tuple[dict[str, Part], dict[str, float]]:
+    ) -> tuple[dict[str, LossTerm], dict[str, Any]]:
         """Run one micro-batch.
 
         Args:
@@ -63,15 +149,18 @@ class Objective(nn.Module):
             seed: Of everything random in this call.
 
         Returns:
-            The terms of the loss, and sums to log; always the same names. The trainer adds both up
-            over micro-batches and processes. A sum called ``reward/samples`` is logged as
-            ``reward``, divided by the unit ``samples``; ``accepted/verifications`` likewise by the
-            sum called ``verifications``.
+            The terms of the loss, and sums to log (numbers or scalar tensors); always the same
+            names. The trainer adds both up over micro-batches and processes. A sum called
+            ``reward/samples`` is logged as ``reward``, divided by the unit ``samples``;
+            ``accepted/verifications`` likewise by the sum called ``verifications``.
         """
-        raise TypeError(f"{type(self).__name__} does not define 'forward'")
+        raise PluginError(
+            f"{type(self).__name__} does not define forward(self, batch, progress, seed); "
+            "docs/recipes/objective.md describes it"
+        )
 
     def examine(self, batch: Batch) -> dict[str, float]:
-        """Find out more about held-out samples than the loss says, without gradients.
+        """Compute further figures of held-out samples, without gradients.
 
         Args:
             batch: The micro-batch, on the device of what trains.
@@ -82,7 +171,7 @@ class Objective(nn.Module):
         return {}
 
     def criterion(self, loss: float, means: dict[str, float]) -> float:
-        """Say by what number evaluations are compared, lower being better.
+        """Give the number by which evaluations are compared, lower being better.
 
         Args:
             loss: The held-out loss.
@@ -92,3 +181,15 @@ class Objective(nn.Module):
             The loss, for objectives whose loss says how good they are.
         """
         return loss
+
+    def workload(self, size: BatchSize) -> Workload:
+        """Say what one micro-batch runs, for the estimate of memory; nothing is run.
+
+        Args:
+            size: How large the micro-batch is.
+
+        Returns:
+            All tokens through base and twig, and the logits of a chunk of answer tokens.
+        """
+        logits = LOGITS_PER_TOKEN * TOKENS_AT_ONCE * self.stack.vocabulary
+        return Workload(size.tokens, size.tokens, logits=logits)

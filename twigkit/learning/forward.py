@@ -19,13 +19,13 @@ from twigkit.learning.batch import Batch
 from twigkit.twig.module import Twig
 
 
-def exact(device: torch.device | str) -> AbstractContextManager[Any]:
+def base_precision(device: torch.device | str) -> AbstractContextManager[Any]:
     """Compute as the weights are: the base's numbers must be those of inference."""
     return torch.autocast(torch.device(device).type, enabled=False)
 
 
 @torch.no_grad()
-def embed(stack: LayerStack, batch: Batch) -> Prompt:
+def embed_batch(stack: LayerStack, batch: Batch) -> Prompt:
     """Embed a batch with the base, answers included.
 
     Args:
@@ -36,12 +36,12 @@ def embed(stack: LayerStack, batch: Batch) -> Prompt:
         Their states before the first layer, on the device of the base's embedding.
     """
     weight = stack.model.get_input_embeddings().weight
-    with exact(weight.device):
+    with base_precision(weight.device):
         return stack.embed_prompt(**place_inputs(batch.inputs, weight))
 
 
 @torch.no_grad()
-def advance(
+def run_base(
     stack: LayerStack,
     prompt: Prompt,
     first: int,
@@ -72,7 +72,7 @@ def advance(
             for layer in here
             if rows is not None
         }
-        with exact(prompt.hidden.device):
+        with base_precision(prompt.hidden.device):
             hidden = stack.run(
                 prompt.hidden,
                 start,
@@ -87,7 +87,7 @@ def advance(
     return prompt, found
 
 
-def branch(
+def run_twig(
     stack: LayerStack, twig: Twig, prompt: Prompt, rows: Tensor | None = None
 ) -> tuple[Tensor, RowProbe | None]:
     """Run the twig over a prompt, with gradients if they are enabled.
@@ -118,7 +118,7 @@ def branch(
     return states, probe
 
 
-def pick(
+def pick_rows(
     prompt: Prompt, rows: Tensor, stays: Tensor, lengths: list[int], visual_counts: list[int]
 ) -> Prompt:
     """Return some rows of a prompt, each perhaps several times, with some of their tokens.
@@ -138,7 +138,7 @@ def pick(
     return prompt.select(order, alive, lengths, visual_counts, rows.to(order.device))
 
 
-def seen_from(batch: Batch, stack: LayerStack) -> list[list[bool]]:
+def turns_with_visuals(batch: Batch, stack: LayerStack) -> list[list[bool]]:
     """Say of every turn whether a visual token lies in front of its answer, by row.
 
     Args:
@@ -157,7 +157,7 @@ def seen_from(batch: Batch, stack: LayerStack) -> list[list[bool]]:
     ]
 
 
-def padded_queries(batch: Batch) -> Tensor:
+def query_rows(batch: Batch) -> Tensor:
     """Return the score row of every turn, ``[batch, most turns]`` long; spare entries are 0.
 
     It is the last prompt token's: the row that scores at inference, when the answer is not there.

@@ -8,7 +8,7 @@ from twigkit.errors import CapabilityError
 from twigkit.twig.module import Twig
 
 
-def head_with(twig: Twig, capability: str) -> str | None:
+def head_name_for(twig: Twig, capability: str) -> str | None:
     """Return the name of a twig's head that can do something, or ``None`` if it has none.
 
     Raises:

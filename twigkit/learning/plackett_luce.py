@@ -9,18 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NEVER = -1e30
+NEVER_DRAWN = -1e30
 """Logit of what cannot be drawn; finite, so that gradients around it are numbers."""
 
 
-def draw(logits: Tensor, counts: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+def draw_without_replacement(
+    logits: Tensor, counts: Tensor, draws: int, generator: torch.Generator
+) -> Tensor:
     """Draw items without replacement, several times over.
 
     Adding Gumbel noise to the logits and sorting gives the same distribution as drawing one item
     after another, in one step.
 
     Args:
-        logits: ``[batch, items]``; :data:`NEVER` for items that cannot be drawn.
+        logits: ``[batch, items]``; :data:`NEVER_DRAWN` for items that cannot be drawn.
         counts: Items per draw, ``[batch]`` long; at most those that can be drawn.
         draws: Independent draws per row.
         generator: Source of the noise, on the CPU so that every device draws the same.
@@ -38,11 +40,11 @@ def draw(logits: Tensor, counts: Tensor, draws: int, generator: torch.Generator)
     return keys.topk(most, -1).indices
 
 
-def log_probability(logits: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
+def draw_log_probability(logits: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
     """Return the log-probability of drawing items in the given order.
 
     Args:
-        logits: ``[batch, items]``; :data:`NEVER` for items that cannot be drawn.
+        logits: ``[batch, items]``; :data:`NEVER_DRAWN` for items that cannot be drawn.
         actions: Items in order, ``[batch, draws, most]`` long; entries beyond a row's count are
             ignored.
         counts: Items per draw, ``[batch]`` long.
@@ -53,11 +55,11 @@ def log_probability(logits: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
     draws, most = actions.shape[1:]
     spread = logits[:, None].expand(-1, draws, -1)
     real = torch.arange(most, device=actions.device) < counts[:, None, None]
-    chosen = spread.gather(2, actions).masked_fill(~real, NEVER)
+    chosen = spread.gather(2, actions).masked_fill(~real, NEVER_DRAWN)
     taken = torch.zeros(spread.shape, dtype=torch.bool, device=logits.device)
     # Where an action is shorter than the longest, its last entries stand for items not taken.
     taken = taken.scatter(2, actions, real.expand_as(actions))
-    rest = spread.masked_fill(taken, NEVER).logsumexp(-1, keepdim=True)
+    rest = spread.masked_fill(taken, NEVER_DRAWN).logsumexp(-1, keepdim=True)
     # From the last draw to the first, what could be drawn grows by what was drawn.
     left = torch.cat((rest, chosen.flip(-1)), -1).logcumsumexp(-1)[..., 1:].flip(-1)
     return (chosen - left).masked_fill(~real, 0.0).sum(-1)

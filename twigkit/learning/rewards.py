@@ -10,7 +10,7 @@ from torch import Tensor
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
-from twigkit.learning.forward import advance, exact, pick
+from twigkit.learning.forward import base_precision, pick_rows, run_base
 
 LOGITS = 2**25
 """Logits that exist at a time: 128 MiB in fp32."""
@@ -60,12 +60,14 @@ def answer_rewards(
         stays = samples.valid[there] & (~samples.visual[there] | wanted)
         left, few = [counts[row] for row in mine], [text[row] for row in mine]
         lengths = [a + b for a, b in zip(few, left, strict=True)]
-        prompt, _ = advance(stack, pick(samples, part, stays, lengths, left), exit_layer, wipe)
+        prompt, _ = run_base(
+            stack, pick_rows(samples, part, stays, lengths, left), exit_layer, wipe
+        )
         if wipe < stack.depth:
             own = torch.arange(len(mine))
             nothing = [0] * len(mine)
-            prompt = pick(prompt, own, prompt.valid & ~prompt.visual, few, nothing)
-            prompt, _ = advance(stack, prompt, wipe, stack.depth)
+            prompt = pick_rows(prompt, own, prompt.valid & ~prompt.visual, few, nothing)
+            prompt, _ = run_base(stack, prompt, wipe, stack.depth)
         found.append(_mean_log_probability(stack, prompt.hidden, [targets[row] for row in mine]))
     return torch.cat(found).view(batch, choices)
 
@@ -80,7 +82,7 @@ def _mean_log_probability(stack: LayerStack, hidden: Tensor, targets: list[Tenso
     wanted = torch.cat(targets).to(device)
     size = max(1, LOGITS // stack.vocabulary)
     found = []
-    with exact(device):
+    with base_precision(device):
         pieces = zip(torch.split(states, size), torch.split(wanted, size), strict=True)
         for part, target in pieces:
             logits = stack.head(stack.norm(part)).float()

@@ -78,3 +78,8 @@ def register_pruners(register: Register[Pruner]) -> None:
 @hookspec
 def register_drafters(register: Register[Drafter]) -> None:
     """Register the drafters that propose the tokens which the target verifies."""
+
+
+@hookspec
+def register_objectives(register: Register) -> None:
+    """Register the objectives that say what a training run learns."""

@@ -51,6 +51,10 @@ class DrafterSpec(PluginSpec):
     """Settings of a drafter."""
 
 
+class ObjectiveSpec(PluginSpec):
+    """Settings of an objective."""
+
+
 _describing: ContextVar[frozenset[str]] = ContextVar("twigkit_schema", default=frozenset())
 """Kinds whose union is being described, so that a spec can hold others of its own kind."""
 
@@ -164,6 +168,9 @@ PrunerField = Annotated[PrunerSpec, ByKind("pruner", PrunerSpec)]
 
 DrafterField = Annotated[DrafterSpec, ByKind("drafter", DrafterSpec)]
 """A drafter by name, mapping or spec."""
+
+ObjectiveField = Annotated[ObjectiveSpec, ByKind("objective", ObjectiveSpec)]
+"""An objective by name, mapping or spec."""
 
 
 _RATIO = re.compile(r"[0-9]{1,9}/[0-9]{1,9}")
@@ -370,6 +377,8 @@ __all__ = [
     "GenerationSpec",
     "HeadField",
     "HeadSpec",
+    "ObjectiveField",
+    "ObjectiveSpec",
     "PluginSpec",
     "PrunerField",
     "PrunerSpec",

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from twigkit.errors import CheckpointError, TwigkitError
-from twigkit.interfaces.objective import Objective
+from twigkit.interfaces.objective import BatchSize, Objective
 from twigkit.learning.batch import Batch
 from twigkit.model import TwigModel
 from twigkit.training.data.loader import Data, open_data
 from twigkit.training.data.workers import worker_deaths
 from twigkit.training.loop.optimiser_step import Stepper
-from twigkit.training.memory_estimate import Load, base_bytes, estimate, sketch
-from twigkit.training.objectives.by_name import objective_of
-from twigkit.training.setup import accelerator_for, load_model
+from twigkit.training.memory_estimate import base_bytes, estimate, sketch
+from twigkit.training.setup import accelerator_for, load_model, make_objective
 from twigkit.training.spec import TrainingSpec
 
 
@@ -54,7 +53,8 @@ class Rehearsal:
         twig: Parameters of the twig.
         precision: Bytes of one of the base's numbers.
         memory: Bytes of one process by what they hold.
-        load: A micro-batch.
+        size: Size of a micro-batch.
+        size_known: Whether it was counted; else it is the most that the spec allows.
         samples: Samples to train on and held out, if the data could be opened.
         steps: Optimiser steps, if the samples are known or the spec says it.
         per_step: Micro-batches of one process in a step.
@@ -71,7 +71,8 @@ class Rehearsal:
     twig: int
     precision: int
     memory: dict[str, int]
-    load: Load
+    size: BatchSize
+    size_known: bool
     samples: tuple[int, int] | None
     steps: int | None
     per_step: int
@@ -112,7 +113,7 @@ def rehearse(spec: TrainingSpec, *, timing: bool = True) -> Rehearsal:
     accelerator = accelerator_for(spec)
     problems: list[str] = []
     model, origin, untimed = _model(spec, accelerator, timing, problems)
-    objective = objective_of(spec, model)
+    objective = make_objective(spec.objective, model)
     data, first = None, None
     try:
         data = _open(spec, model, accelerator)
@@ -121,7 +122,7 @@ def rehearse(spec: TrainingSpec, *, timing: bool = True) -> Rehearsal:
         problems.append(f"the data cannot be used: {error}")
         untimed = untimed or "the data cannot be used"
     per_step = max(1, spec.batch // spec.micro_batch // accelerator.num_processes)
-    load = _load(spec, model, first)
+    size = batch_size(spec, model, first)
     found = Rehearsal(
         model=model,
         origin=origin,
@@ -130,8 +131,9 @@ def rehearse(spec: TrainingSpec, *, timing: bool = True) -> Rehearsal:
         trained=sum(p.numel() for p in objective.parameters() if p.requires_grad),
         twig=0 if model.twig is None else sum(p.numel() for p in model.twig.parameters()),
         precision=base_bytes(spec, model),
-        memory=estimate(spec, model, objective, load),
-        load=load,
+        memory=estimate(spec, model, objective, size),
+        size=size,
+        size_known=first is not None,
         samples=None if data is None else _samples(data),
         steps=spec.steps if data is None else spec.total_steps(data.train.samples),
         per_step=per_step,
@@ -140,7 +142,7 @@ def rehearse(spec: TrainingSpec, *, timing: bool = True) -> Rehearsal:
     )
     if not untimed and data is not None:
         saved, found.timing = _measure(spec, model, objective, data, accelerator, found)
-        found.memory = estimate(spec, model, objective, load, saved)
+        found.memory = estimate(spec, model, objective, size, saved)
     return found
 
 
@@ -171,16 +173,16 @@ def _samples(data: Data) -> tuple[int, int]:
     return data.train.samples, 0 if data.evaluation is None else data.evaluation.samples
 
 
-def _load(spec: TrainingSpec, model: TwigModel, batch: Batch | None) -> Load:
+def batch_size(spec: TrainingSpec, model: TwigModel, batch: Batch | None) -> BatchSize:
     """Count the tokens of a micro-batch, or take the most that the spec allows."""
     if batch is None:
         most = spec.micro_batch * spec.data.longest
         visual = model.adapter.visual_tokens(model.base.config.to_dict())
         usual = 0 if visual is None else spec.micro_batch * visual.count
-        return Load(spec.micro_batch, most, min(usual, most), known=False)
+        return BatchSize(spec.micro_batch, most, min(usual, most))
     ids: Tensor = batch.inputs["input_ids"]
     visual_ids = torch.tensor(model.stack.visual_ids, dtype=ids.dtype)
-    return Load(ids.shape[0], ids.numel(), int(torch.isin(ids, visual_ids).sum()), known=True)
+    return BatchSize(ids.shape[0], ids.numel(), int(torch.isin(ids, visual_ids).sum()))
 
 
 def _measure(

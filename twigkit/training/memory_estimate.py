@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +11,10 @@ from transformers import AutoConfig
 from twigkit.errors import CheckpointError
 from twigkit.families.resolve import find_adapter
 from twigkit.families.sizing import all_presets, on_meta
-from twigkit.interfaces.budget import keep_counts, wipe_layer
-from twigkit.interfaces.objective import Objective
+from twigkit.interfaces.objective import BatchSize, Objective, Workload
 from twigkit.io.hub import download_options
 from twigkit.model import TwigModel
-from twigkit.training.spec import DistillationSpec, TrainingSpec
+from twigkit.training.spec import TrainingSpec
 from twigkit.twig.checkpoint import read_spec
 
 FULL, HALF = 4, 2
@@ -26,26 +24,6 @@ SAVED_WIDTHS, SAVED_INNER = 10, 4
 """Numbers per token that a decoder layer keeps for its backward pass: multiples of the hidden
 width, which norms and residuals keep in full precision, and of the inner width; measured on layers
 with a gated MLP, and a test measures again."""
-
-LOGIT_COPIES = 5
-"""Logits that exist at a time per compared token: of twig and base, their softmax, a gradient."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one micro-batch amounts to.
-
-    Attributes:
-        rows: Samples.
-        tokens: Tokens of the padded micro-batch.
-        visual: Visual tokens among them.
-        known: Whether they were counted; else they are the most that the spec allows.
-    """
-
-    rows: int
-    tokens: int
-    visual: int
-    known: bool
 
 
 def sketch(spec: TrainingSpec) -> tuple[TwigModel, str]:
@@ -86,7 +64,7 @@ def estimate(
     spec: TrainingSpec,
     model: TwigModel,
     objective: Objective,
-    load: Load,
+    size: BatchSize,
     saved: int | None = None,
 ) -> dict[str, int]:
     """Add up what one process holds at the peak of a step.
@@ -97,7 +75,7 @@ def estimate(
         spec: The run.
         model: Base and twig, with or without their weights.
         objective: What is learnt.
-        load: A micro-batch.
+        size: Size of a micro-batch.
         saved: Bytes kept for the backward pass, if they were measured.
 
     Returns:
@@ -113,9 +91,10 @@ def estimate(
         "gradients": FULL * count,
         "moments of the optimiser": 2 * FULL * count,
     }
+    work = objective.workload(size)
     if saved is None:  # a measurement has these copies in it
-        saved = _saved(spec, model, load) + HALF * count * (spec.precision == "bf16")
-    return found | {"kept for the backward pass": saved, "base at work": _work(spec, model, load)}
+        saved = _saved(spec, model, work) + HALF * count * (spec.precision == "bf16")
+    return found | {"kept for the backward pass": saved, "base at work": _work(spec, model, work)}
 
 
 def base_bytes(spec: TrainingSpec, model: TwigModel) -> int:
@@ -141,44 +120,17 @@ def _widths(model: TwigModel) -> tuple[int, int]:
     return width, int(getattr(config, "intermediate_size", None) or 4 * width)
 
 
-def _saved(spec: TrainingSpec, model: TwigModel, load: Load) -> int:
-    """Estimate what the twig keeps of a micro-batch for the backward pass."""
+def _saved(spec: TrainingSpec, model: TwigModel, work: Workload) -> int:
+    """Estimate what is kept of a micro-batch for the backward pass."""
     width, inner = _widths(model)
     each = HALF if spec.precision == "bf16" else FULL
     depth = 0 if model.twig is None else model.twig.depth
-    if not isinstance(spec.objective, DistillationSpec):
-        return FULL * load.visual * width * 4  # the gates alone
-    return load.tokens * depth * (FULL * SAVED_WIDTHS * width + each * SAVED_INNER * inner)
+    layer = FULL * SAVED_WIDTHS * width + each * SAVED_INNER * inner
+    return work.twig_tokens * depth * layer + FULL * work.kept
 
 
-def _work(spec: TrainingSpec, model: TwigModel, load: Load) -> int:
+def _work(spec: TrainingSpec, model: TwigModel, work: Workload) -> int:
     """Estimate what the base needs while it runs without gradients, logits included."""
     width, inner = _widths(model)
-    tokens, vocabulary = load.tokens, model.stack.vocabulary
     each = base_bytes(spec, model)
-    if isinstance(spec.objective, DistillationSpec):
-        logits = FULL * LOGIT_COPIES * spec.objective.chunk * vocabulary
-    else:
-        tokens = max(tokens, _pruned_tokens(spec, model, load))
-        logits = FULL * 2 * 2**25
-    return each * tokens * (4 * width + 3 * inner) + logits
-
-
-def _pruned_tokens(spec: TrainingSpec, model: TwigModel, load: Load) -> int:
-    """Count the tokens of all actions that run together, at the largest budget."""
-    stage = spec.objective
-    if isinstance(stage, DistillationSpec) or model.twig is None:
-        return load.tokens
-    depth = model.stack.depth
-    kept = 0
-    if load.visual:
-        wipe = wipe_layer(depth, stage.wipe_layer)
-        (kept,) = keep_counts(
-            [-(-load.visual // load.rows)],
-            stage.budgets[-1],
-            depth=depth,
-            exit_layer=model.twig.exit_layer,
-            wipe=wipe,
-        )
-    text = -(-(load.tokens - load.visual) // load.rows)
-    return (stage.chunk or load.rows * stage.group) * (text + kept)
+    return each * work.base_tokens * (4 * width + 3 * inner) + FULL * work.logits

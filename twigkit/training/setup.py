@@ -9,8 +9,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from twigkit.errors import TrainingError
+from twigkit.errors import CapabilityError, TrainingError
+from twigkit.interfaces.objective import Objective
 from twigkit.model import TwigModel
+from twigkit.plugins.discovery import default_registry
+from twigkit.specs.run import ObjectiveSpec
 from twigkit.training.checkpointing.snapshot_files import FOLDER
 from twigkit.training.spec import TrainingSpec
 from twigkit.twig.checkpoint import read_spec
@@ -87,3 +90,24 @@ def load_model(spec: TrainingSpec, device: torch.device) -> TwigModel:
         torch.manual_seed(spec.seed)  # of what is not copied from the base
         model.grow(given)
     return model
+
+
+def make_objective(spec: ObjectiveSpec, model: TwigModel) -> Objective:
+    """Make the objective that a spec names.
+
+    Args:
+        spec: Its settings.
+        model: Base and twig.
+
+    Returns:
+        The objective; the twig's parameters that it does not train are frozen.
+
+    Raises:
+        CapabilityError: If there is no twig, or it lacks what the objective needs.
+        SpecError: If its settings do not fit the base.
+    """
+    if model.twig is None:
+        raise CapabilityError("there is no twig to train; grow or load one first")
+    cls = default_registry().get("objective", spec.kind).cls
+    objective: Objective = cls(spec, model.stack, model.twig)
+    return objective

@@ -23,7 +23,13 @@ from pydantic import (
 )
 
 from twigkit.specs.base import Spec, problem
-from twigkit.specs.run import CountOrFraction, RuntimeSpec, TwigSpec
+from twigkit.specs.run import (
+    CountOrFraction,
+    ObjectiveField,
+    ObjectiveSpec,
+    RuntimeSpec,
+    TwigSpec,
+)
 
 DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A factory by name, ``package.module:factory``."""
@@ -141,152 +147,6 @@ class DataSpec(Spec):
         return self
 
 
-class DistillationSpec(Spec):
-    """Stage 1: next tokens, and the base's predictions and attention as teachers.
-
-    Source: TwigVLM++, arXiv 2503.14075 v3, and its published code.
-    """
-
-    kind: Literal["distillation"] = Field("distillation", description="Name of the objective.")
-    next_token: float | None = Field(
-        None,
-        ge=0.0,
-        description="Weight of the cross-entropy on the answer tokens; None for 1.0 if the twig "
-        "has a head for the next token.",
-    )
-    prediction: float | None = Field(
-        None,
-        ge=0.0,
-        description="Weight of the divergence from the base's predictions; None for 0.1 if the "
-        "twig has a head for the next token.",
-    )
-    attention: float | None = Field(
-        None,
-        ge=0.0,
-        description="Weight of the divergence from the base's attention to visual tokens; None for "
-        "1.0 if the twig has a pruning head.",
-    )
-    medusa: float | None = Field(
-        None,
-        ge=0.0,
-        description="Weight of the cross-entropy of the first token behind the next one; None for "
-        "0.2 if the twig has heads that look further ahead.",
-    )
-    medusa_decay: float = Field(
-        0.8, gt=0.0, le=1.0, description="Factor on that weight per further token ahead."
-    )
-    temperature: float = Field(
-        5.0, gt=0.0, le=100.0, description="Temperature of the prediction divergence."
-    )
-    scale: float = Field(
-        25.0, gt=0.0, description="Factor on the prediction divergence of a token, before the clip."
-    )
-    clip: float = Field(
-        4.0,
-        gt=0.0,
-        description="Largest value of a token's loss after scaling, whose gradient keeps its "
-        "direction; the mean is divided by it again.",
-    )
-    teacher_layer: CountOrFraction = Field(
-        19 / 32,
-        description="Base layer whose attention is the teacher: an index from 0, or a fraction of "
-        "the depth (19 of 32 in the paper).",
-    )
-    teacher_rows: Literal["query", "answer"] = Field(
-        "query",
-        description="Rows of that attention: the last prompt token's, which is the one that scores "
-        "at inference, or the mean over those that predict the answer.",
-    )
-    teacher_softmax: Literal["visual", "all"] = Field(
-        "visual",
-        description="Keys that each head's softmax runs over in that attention: the visual tokens "
-        "alone, as published, or all tokens, with the mean over heads brought to a sum of one.",
-    )
-    chunk: int = Field(
-        256, ge=1, description="Answer tokens whose predictions are compared at a time."
-    )
-
-
-class ReinforcementSpec(Spec):
-    """Stage 2: the pruning head learns which visual tokens to keep from the pruned base's answers.
-
-    Source: TwigVLM++, arXiv 2503.14075 v3.
-    """
-
-    kind: Literal["reinforcement"] = Field("reinforcement", description="Name of the objective.")
-    group: int = Field(32, ge=2, le=4096, description="Actions drawn per sample.")
-    budgets: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
-        tuple(count / 576 for count in (64, 85, 107, 128, 149, 171, 192)),
-        min_length=1,
-        description="Budgets that are trained, as fractions of the visual tokens, ascending.",
-    )
-    beta: float = Field(
-        8.0,
-        ge=0.0,
-        description="How strongly training ends on the smallest budget: budget i is drawn with "
-        "probability proportional to exp(-beta * progress^2 * i).",
-    )
-    anchor: float = Field(
-        1.0,
-        ge=0.0,
-        description="Weight of the divergence from the base's attention that stage 1 learnt from, "
-        "at the smallest budget; it grows with the budget drawn to four times that at the largest, "
-        "as in the published code. 0 leaves it out.",
-    )
-    teacher_layer: CountOrFraction = Field(
-        19 / 32, description="Base layer of the anchor's attention, as in stage 1."
-    )
-    teacher_rows: Literal["query", "answer"] = Field(
-        "query", description="Rows of the anchor's attention, as in stage 1."
-    )
-    teacher_softmax: Literal["visual", "all"] = Field(
-        "visual", description="Keys of the anchor's attention, as in stage 1."
-    )
-    wipe_layer: CountOrFraction = Field(
-        None,
-        description="Layer after which no visual token is left, as in generation; None for "
-        "three quarters of the depth.",
-    )
-    chunk: int | None = Field(
-        None, ge=1, description="Actions that run through the base at a time; None for all."
-    )
-
-    @field_validator("budgets")
-    @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        """Refuse budgets in another order, since the schedule counts on it."""
-        if list(value) != sorted(set(value)):
-            raise problem(f"got {list(value)}; list the budgets in ascending order, each once")
-        return value
-
-
-OBJECTIVES: dict[str, type[Spec]] = {
-    "distillation": DistillationSpec,
-    "reinforcement": ReinforcementSpec,
-}
-"""The objectives by name."""
-
-
-def _named_objective(value: object) -> object:
-    """Take a bare name for the objective with its defaults, and refuse unknown ones."""
-    if isinstance(value, str):
-        value = {"kind": value}
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    if kind not in OBJECTIVES:
-        raise problem(
-            f"expected an objective: a name or a mapping with 'kind'; known: "
-            f"{', '.join(OBJECTIVES)}"
-        )
-    return value
-
-
-ObjectiveField = Annotated[
-    Annotated[DistillationSpec | ReinforcementSpec, Field(discriminator="kind")],
-    BeforeValidator(_named_objective),
-]
-"""An objective by name, mapping or spec."""
-
-
 class OptimiserSpec(Spec):
     """AdamW and its schedule; the defaults are stage 1 of the paper."""
 
@@ -334,7 +194,10 @@ class TrainingSpec(Spec):
     )
     data: DataSpec = Field(description="The samples.")
     objective: ObjectiveField = Field(
-        default_factory=DistillationSpec, description="What is learnt: stage 1 or stage 2."
+        default_factory=lambda: ObjectiveSpec(kind="distillation"),
+        validate_default=True,
+        description="What is learnt, such as 'distillation' (stage 1) or 'reinforcement' (stage "
+        "2).",
     )
     optimiser: OptimiserSpec = Field(
         default_factory=OptimiserSpec, description="How the weights move."

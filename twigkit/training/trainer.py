@@ -36,8 +36,7 @@ from twigkit.training.loop.evaluation import evaluate, judge
 from twigkit.training.loop.optimiser_step import PARTS, Stepper, Taken
 from twigkit.training.loop.progress import Reporter, check_trackers, means_of
 from twigkit.training.loop.run_log import Journal, Line, Window, read_lines
-from twigkit.training.objectives.by_name import objective_of
-from twigkit.training.setup import accelerator_for, load_model
+from twigkit.training.setup import accelerator_for, load_model, make_objective
 from twigkit.training.spec import TrainingSpec
 
 LOG = "log.jsonl"
@@ -56,7 +55,7 @@ class Result:
         resumed_from: Step that this call went on from; 0 if it began the run.
         held_out: Criterion of the weights in ``out`` on held-out samples; ``None`` if they were not
             evaluated.
-        measure: Name of the criterion, ``"loss"`` as a rule.
+        criterion_name: Name of the criterion, ``"loss"`` as a rule.
         seconds: What this call's steps took but for the first, in which workers start and memory is
             allotted; without evaluations and snapshots.
         tokens: Answer tokens of these steps.
@@ -69,7 +68,7 @@ class Result:
     trained: int
     resumed_from: int
     held_out: float | None
-    measure: str
+    criterion_name: str
     seconds: float
     tokens: int
     overhead: float
@@ -120,7 +119,7 @@ def train(
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    objective = objective or objective_of(spec, model)
+    objective = objective or make_objective(spec.objective, model)
     return Training(spec, model, objective, data, accelerator, show=show).run()
 
 
@@ -204,7 +203,7 @@ class Training:
             trained=self.standing.step,
             resumed_from=resumed,
             held_out=chosen,
-            measure=self.stepper.objective.measure,
+            criterion_name=self.stepper.objective.criterion_name,
             seconds=clock["seconds"],
             tokens=self.tokens,
             overhead=clock["overhead"],

@@ -13,6 +13,7 @@ from tests.support.tiny import tiny_llava
 from twigkit import TwigModel, TwigSpec
 from twigkit.bench.report import training_ratios
 from twigkit.bench.training import (
+    ACTIONS,
     BATCH,
     alternate,
     first_batch,
@@ -21,10 +22,9 @@ from twigkit.bench.training import (
     separate_of,
     step_of,
 )
+from twigkit.strategies.distillation import Distillation, DistillationSpec
+from twigkit.strategies.reinforcement import Reinforcement, ReinforcementSpec
 from twigkit.testing.watch import LayerWatch
-from twigkit.training.objectives.distillation import Distillation
-from twigkit.training.objectives.reinforcement import Reinforcement
-from twigkit.training.spec import DistillationSpec, ReinforcementSpec
 
 SHAPE = {"exit_layer": 2, "depth": 2}
 BUDGETS = (0.4, 0.6)
@@ -57,7 +57,7 @@ def test_a_measured_step_works_and_moves_nothing(model):
     batch = first_batch(model, SHAPE, talks(4), talking_processor(), 4)
     before, seen = weights(model.twig), []
     model.twig.layers[0].self_attn.q_proj.weight.register_hook(lambda grad: seen.append(grad))
-    step_of(Distillation(DistillationSpec(), model), batch)()
+    step_of(Distillation(DistillationSpec(), model.stack, model.twig), batch)()
     assert unchanged(model.twig, before)
     assert seen[0].abs().sum() > 0
 
@@ -82,7 +82,9 @@ def test_full_fine_tuning_trains_the_language_model_and_leaves_the_base_as_it_wa
 
 def test_separate_forwards_share_nothing(model):
     batch = first_batch(model, SHAPE, talks(1), talking_processor(), 1)
-    stage = Reinforcement(ReinforcementSpec(group=4, budgets=BUDGETS), model)
+    stage = Reinforcement(
+        ReinforcementSpec(group=4, budgets=BUDGETS, anchor=0.0), model.stack, model.twig
+    )
     together, apart = step_of(stage, batch), separate_of(stage, batch, 4)
     watch = LayerWatch(model.stack)
     together()
@@ -94,10 +96,8 @@ def test_separate_forwards_share_nothing(model):
 
 
 def test_everything_is_measured_and_held_against_what_is_promised(model, monkeypatch):
-    monkeypatch.setattr(
-        "twigkit.bench.training.ReinforcementSpec",
-        lambda group: ReinforcementSpec(group=4, budgets=BUDGETS),
-    )
+    monkeypatch.setattr("twigkit.bench.training.GROUP", 4)
+    monkeypatch.setitem(ACTIONS, "budgets", BUDGETS)
     before = weights(model.twig), weights(model.base)
     cost = measure_training(model, talks(2 * BATCH), talking_processor(), rounds=1)
     assert unchanged(model.twig, before[0])

@@ -10,9 +10,8 @@ from tests.support.tiny import tiny_llava
 from twigkit import TwigModel, TwigSpec
 from twigkit.learning.acceptance_estimate import verifications
 from twigkit.learning.answer_tokens import find_answers
-from twigkit.learning.forward import advance, branch, embed
-from twigkit.training.objectives.distillation import Distillation
-from twigkit.training.spec import DistillationSpec
+from twigkit.learning.forward import embed_batch, run_base, run_twig
+from twigkit.strategies.distillation import Distillation, DistillationSpec
 
 
 def plain(answers, drafts):
@@ -60,8 +59,8 @@ def test_stage_1_tells_the_accepted_length_of_held_out_answers():
     model = TwigModel(tiny_llava(6))
     model.grow(TwigSpec(base="tiny", exit_layer=2, depth=2))
     batch = batch_of("w3 i w4 a9", "w2 a3 w2 i w1 a14")
-    prompt, _ = advance(model.stack, embed(model.stack, batch), 0, 2)
-    logits = model.twig.head("lm")(model.twig.norm(branch(model.stack, model.twig, prompt)[0]))
+    prompt, _ = run_base(model.stack, embed_batch(model.stack, batch), 0, 2)
+    logits = model.twig.head("lm")(model.twig.norm(run_twig(model.stack, model.twig, prompt)[0]))
     # Make the answers what the twig would choose but for every fourth token.
     shifted = logits.argmax(-1).roll(1, 1)
     kept = torch.arange(batch.labels.shape[1]) % 4 == 0
@@ -71,6 +70,6 @@ def test_stage_1_tells_the_accepted_length_of_held_out_answers():
         for row, turns in enumerate(batch.turns)
         for t in turns
     ]
-    found = Distillation(DistillationSpec(chunk=5), model).examine(batch)
+    found = Distillation(DistillationSpec(chunk=5), model.stack, model.twig).examine(batch)
     assert found == {"accepted/verifications": 26.0, "verifications": plain(right, 5)}
     assert 26 / found["verifications"] > 2

@@ -11,9 +11,8 @@ from tests.support.tiny import IMAGE_TOKEN, tiny_llava
 from twigkit import SpecError, TwigModel, TwigSpec
 from twigkit.learning import attention_targets as teaching
 from twigkit.learning.attention_targets import teacher_layer, teacher_rows
-from twigkit.learning.forward import advance, embed
-from twigkit.training.objectives.distillation import Distillation
-from twigkit.training.spec import DistillationSpec
+from twigkit.learning.forward import embed_batch, run_base
+from twigkit.strategies.distillation import Distillation, DistillationSpec
 
 ROWS = ("w3 i w4 a5", "w2 a3 w2 i w1 i w2 a2 w3 a4", "w5 a6")
 LAYER = 5
@@ -34,7 +33,9 @@ def test_a_turns_attention_is_the_mean_over_its_rows(monkeypatch, which, softmax
     monkeypatch.setattr(teaching, "AT_ONCE", at_once)
     stack, batch = TwigModel(tiny_llava(8)).stack, batch_of(*ROWS)
     rows = teacher_rows(batch.turns, which)
-    _, probes = advance(stack, embed(stack, batch), 0, LAYER + 1, rows=rows.rows, probed=[LAYER])
+    _, probes = run_base(
+        stack, embed_batch(stack, batch), 0, LAYER + 1, rows=rows.rows, probed=[LAYER]
+    )
     visual = batch.inputs["input_ids"] == IMAGE_TOKEN
     found = rows.read(probes[LAYER], visual, softmax)
     assert found.shape == (3, 3, batch.labels.shape[1])
@@ -75,7 +76,10 @@ def test_no_step_of_the_training_makes_a_whole_attention_matrix(which):
     heads = {"pruning": {"kind": "pruning"}}
     model.grow(TwigSpec(base="tiny", exit_layer=2, depth=2, heads=heads))
     spec = DistillationSpec(teacher_rows=which)
-    objective, batch = Distillation(spec, model), batch_of("w190 i w4 a5", "w190 i w6 a3")
+    objective, batch = (
+        Distillation(spec, model.stack, model.twig),
+        batch_of("w190 i w4 a5", "w190 i w6 a3"),
+    )
     tokens = batch.labels.shape[1]
     with Square(tokens) as seen:
         parts, _ = objective(batch, 0.0, 0)

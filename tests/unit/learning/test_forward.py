@@ -8,7 +8,7 @@ import torch
 from twigkit import TwigModel
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.learning.batch import Batch
-from twigkit.learning.forward import embed
+from twigkit.learning.forward import embed_batch
 from twigkit.plugins.discovery import default_registry
 
 STEPS, SECONDS = 40, 0.97
@@ -45,7 +45,7 @@ def test_a_video_has_the_positions_that_it_has_at_inference(dtype, monkeypatch):
     )
     model.generate(**inputs, max_new_tokens=1)
     ids = inputs["input_ids"]
-    embed(model.stack, Batch(inputs, ids, [[]], ["video"]))
+    embed_batch(model.stack, Batch(inputs, ids, [[]], ["video"]))
     at_inference, in_training = seen
     assert torch.equal(in_training.rope, at_inference.rope)
     assert torch.equal(in_training.hidden, at_inference.hidden)

@@ -5,11 +5,12 @@ import torch
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, TwigModel, TwigSpec
+from twigkit.interfaces.objective import BatchSize
 from twigkit.learning.batch import IGNORED, Batch, Turn
-from twigkit.training.dry_run import Rehearsal, Timing, _load, _saved_bytes
+from twigkit.training.dry_run import Rehearsal, Timing, _saved_bytes, batch_size
 from twigkit.training.loop.gradient_accumulation import ScaledObjective
-from twigkit.training.memory_estimate import Load, estimate, sketch
-from twigkit.training.objectives.by_name import objective_of
+from twigkit.training.memory_estimate import estimate, sketch
+from twigkit.training.setup import make_objective
 from twigkit.training.spec import TrainingSpec
 
 HEADS = {"lm": "lm", "pruning": "pruning"}
@@ -38,7 +39,7 @@ def batch(rows=4):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_is_kept_for_the_backward_pass_is_close_to_what_is_measured(precision):
     made, model, held = spec(precision=precision), tiny(), batch()
-    objective = objective_of(made, model)
+    objective = make_objective(made.objective, model)
     for parameter in objective.parameters():
         parameter.data = parameter.data.float()
     trained = [p for p in objective.parameters() if p.requires_grad]
@@ -47,16 +48,16 @@ def test_what_is_kept_for_the_backward_pass_is_close_to_what_is_measured(precisi
     enabled = precision == "bf16"
     with _saved_bytes(there) as saved, torch.autocast("cpu", torch.bfloat16, enabled=enabled):
         objective(held, 0.0, 0)
-    load = _load(made, model, held)
-    guess = estimate(made, model, objective, load)["kept for the backward pass"]
+    size = batch_size(made, model, held)
+    guess = estimate(made, model, objective, size)["kept for the backward pass"]
     assert 0.75 < guess / saved[0] < 1.35
 
 
 def test_weights_gradients_and_moments_are_exact():
     model = tiny()
     made = spec()
-    objective = objective_of(made, model)
-    found = estimate(made, model, objective, Load(1, 100, 32, known=True), saved=7)
+    objective = make_objective(made.objective, model)
+    found = estimate(made, model, objective, BatchSize(1, 100, 32), saved=7)
     count = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     base = sum(p.numel() * p.element_size() for p in model.base.parameters())
     assert found["weights of the base"] == base
@@ -72,8 +73,8 @@ def test_the_parts_grow_with_what_they_depend_on():
 
     def parts(rows, stage="distillation", **settings):
         stage = spec(objective={"kind": stage, **settings})
-        load = Load(rows, 100 * rows, 32 * rows, known=True)
-        return estimate(stage, model, objective_of(stage, model), load)
+        size = BatchSize(rows, 100 * rows, 32 * rows)
+        return estimate(stage, model, make_objective(stage.objective, model), size)
 
     one, four = parts(1), parts(4)
     assert four["kept for the backward pass"] > 2 * one["kept for the backward pass"]
@@ -88,11 +89,11 @@ def test_the_parts_grow_with_what_they_depend_on():
 
 def test_a_micro_batch_is_counted_and_otherwise_bounded():
     model, made = tiny(), spec(micro_batch=4)
-    counted = _load(made, model, batch())
-    assert (counted.rows, counted.visual, counted.known) == (4, 4 * 32, True)
+    counted = batch_size(made, model, batch())
+    assert (counted.rows, counted.visual) == (4, 4 * 32)
     assert counted.tokens == batch().labels.numel()
-    bound = _load(made, model, None)
-    assert (bound.rows, bound.tokens, bound.known) == (4, 4 * 2048, False)
+    bound = batch_size(made, model, None)
+    assert (bound.rows, bound.tokens) == (4, 4 * 2048)
 
 
 def test_a_sketch_has_shapes_and_no_weights():
@@ -115,7 +116,7 @@ def test_an_offloaded_layer_is_no_sketch_and_grows_no_twig():
 def test_a_step_takes_as_long_as_the_slower_of_work_and_data():
     found = Rehearsal(
         model=None, origin="", processes=1, device="cpu", trained=0, twig=0, precision=4,
-        memory={}, load=Load(1, 1, 0, known=True), samples=None, steps=None, per_step=4,
+        memory={}, size=BatchSize(1, 1, 0), size_known=True, samples=None, steps=None, per_step=4,
     )  # fmt: skip
     assert found.step_seconds(2) is None
     found.timing = Timing(micro_batch=1.0, update=0.5, data=3.0, peak=None)

@@ -4,13 +4,9 @@ import pytest
 
 from twigkit import TwigSpec
 from twigkit.errors import SpecError
-from twigkit.training.spec import (
-    DataSpec,
-    DistillationSpec,
-    ReinforcementSpec,
-    TrainingSpec,
-    example,
-)
+from twigkit.strategies.distillation import DistillationSpec
+from twigkit.strategies.reinforcement import ReinforcementSpec
+from twigkit.training.spec import DataSpec, TrainingSpec, example
 
 FULL = {
     "twig": {"base": "b", "exit_layer": 1, "depth": 2, "heads": {"lm": "lm", "m": "medusa"}},
@@ -141,6 +137,13 @@ def test_a_factory_needs_no_path():
 def test_the_schema_describes_every_field():
     schema = TrainingSpec.json_schema()
     assert set(schema["properties"]) == set(TrainingSpec.model_fields)
-    for name in ("DataSpec", "OptimiserSpec", "DistillationSpec", "ReinforcementSpec"):
-        properties = schema["$defs"][name]["properties"]
+    described = [schema["$defs"][name] for name in ("DataSpec", "OptimiserSpec")]
+    kinds = schema["properties"]["objective"]["anyOf"]
+    assert {"distillation", "reinforcement"} <= set(kinds[0]["enum"])
+    settings = [
+        schema["$defs"][kind["$ref"].split("/")[-1]] if "$ref" in kind else kind
+        for kind in kinds[1:]
+    ]
+    assert len(settings) == len(kinds[0]["enum"])
+    for properties in (held["properties"] for held in (*described, *settings)):
         assert all(held.get("description") for held in properties.values())

@@ -20,9 +20,9 @@ from tests.support.toy_training import ToyLoader, toy_model, toy_spec, toy_train
 from twigkit import CapabilityError, TrainingError, TwigModel
 from twigkit.cli.train import summary
 from twigkit.learning.batch import Batch, Broken
+from twigkit.strategies.reinforcement import Reinforcement
 from twigkit.training.checkpointing import snapshot_files as snapshot
 from twigkit.training.checkpointing.snapshot_files import Snapshots
-from twigkit.training.objectives.reinforcement import Reinforcement
 from twigkit.training.setup import accelerator_for
 
 
@@ -56,7 +56,9 @@ def test_the_twig_learns_and_lies_where_the_spec_says(whole):
     assert losses == sorted(losses, reverse=True)
     assert result.held_out == losses[-1] < 0.97 * losses[0]
     assert f"trained for 12 steps, held-out loss {losses[-1]:.4g}" in summary(result)
-    rewarded = dataclasses.replace(result, held_out=0.5, measure=Reinforcement.measure)
+    rewarded = dataclasses.replace(
+        result, held_out=0.5, criterion_name=Reinforcement.criterion_name
+    )
     assert "held-out negative reward 0.5" in summary(rewarded)
     back = TwigModel.from_pretrained(tiny_llava(layers=2), twig=result.out).twig.state_dict()
     for name, tensor in model.twig.state_dict().items():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.errors import TrainingError
-from twigkit.interfaces.objective import Objective, Part
+from twigkit.interfaces.objective import LossTerm, Objective
 from twigkit.learning.batch import Batch
 
 
@@ -40,7 +40,7 @@ class ScaledObjective(nn.Module):
 
     def forward(
         self, batch: Batch, progress: float, seed: int, scales: Mapping[str, float]
-    ) -> tuple[Tensor, dict[str, Part], dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, LossTerm], dict[str, Any]]:
         """Run the objective on one micro-batch.
 
         Args:
@@ -150,7 +150,7 @@ class Tally:
         self._sums: dict[str, Tensor] = {}
         self._units: dict[str, str] = {}
 
-    def add(self, parts: Mapping[str, Part], figures: Mapping[str, float]) -> None:
+    def add(self, parts: Mapping[str, LossTerm], figures: Mapping[str, float]) -> None:
         """Add one micro-batch.
 
         Args:

@@ -14,14 +14,17 @@ from twigkit import BudgetError, CapabilityError, TwigModel, TwigSpec
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.learning.attention_targets import teacher_layer
 from twigkit.learning.batch import IGNORED, Batch, Turn
-from twigkit.learning.forward import embed, seen_from
+from twigkit.learning.forward import embed_batch, turns_with_visuals
 from twigkit.plugins.discovery import default_registry
+from twigkit.strategies import reinforcement
+from twigkit.strategies.reinforcement import (
+    Reinforcement,
+    ReinforcementSpec,
+    anchor_growth,
+    budget_odds,
+)
 from twigkit.testing.reference import masked_logits
 from twigkit.testing.watch import LayerWatch
-from twigkit.training.objectives import reinforcement
-from twigkit.training.objectives.by_name import objective_of
-from twigkit.training.objectives.reinforcement import Reinforcement, anchor_growth, budget_odds
-from twigkit.training.spec import ReinforcementSpec, TrainingSpec
 
 DEPTH, EXIT, WIPE = 8, 2, 6
 BUDGETS = (0.35, 0.5)
@@ -40,9 +43,8 @@ def grown(base=None, exit_layer=EXIT, depth=2, heads=HEADS):
 
 
 def stage(model, **spec):
-    return Reinforcement(
-        ReinforcementSpec(**{"group": 6, "budgets": BUDGETS, "anchor": 0.0, **spec}), model
-    ).train()
+    settings = {"group": 6, "budgets": BUDGETS, "anchor": 0.0, **spec}
+    return Reinforcement(ReinforcementSpec(**settings), model.stack, model.twig).train()
 
 
 class Spy:
@@ -320,9 +322,9 @@ def per_head(inputs):
 
 
 def test_the_anchor_is_on_by_default_and_grows_evenly_in_its_root():
-    assert set(
-        Reinforcement(ReinforcementSpec(budgets=BUDGETS), grown())(batch_of("i w1 a2"), 0.0, 0)[0]
-    ) == {"policy", "anchor"}
+    model = grown()
+    objective = Reinforcement(ReinforcementSpec(budgets=BUDGETS), model.stack, model.twig)
+    assert set(objective(batch_of("i w1 a2"), 0.0, 0)[0]) == {"policy", "anchor"}
     budgets = ReinforcementSpec().budgets
     growth = [anchor_growth(budgets, budget) for budget in budgets]
     assert growth == pytest.approx(
@@ -378,20 +380,8 @@ def test_evaluations_are_judged_by_the_reward():
 def test_what_cannot_be_trained_is_refused():
     with pytest.raises(CapabilityError, match="no pruning head to train; it has lm"):
         stage(grown(heads={"lm": {"kind": "lm"}}))
-    with pytest.raises(CapabilityError, match="no twig"):
-        stage(TwigModel(tiny_llava(4)))
     with pytest.raises(BudgetError, match=r"below the floor of 144 that 2 of 8 unpruned"):
         stage(grown(), budgets=(0.1, 0.5))
-
-
-def test_the_run_names_its_objective():
-    settings = {"twig": {"base": "tiny"}, "data": {"path": "x"}}
-    spec = TrainingSpec.parse(
-        {**settings, "objective": {"kind": "reinforcement", "budgets": BUDGETS}}
-    )
-    assert type(objective_of(spec, grown())).__name__ == "Reinforcement"
-    spec = TrainingSpec.parse({**settings, "objective": "distillation"})
-    assert type(objective_of(spec, grown())).__name__ == "Distillation"
 
 
 # -- other families and precisions -----------------------------------------------------------------
@@ -421,7 +411,7 @@ def test_other_families_train_too(spy, name):
         assert samples.lengths[number] == length - 1
         stays = torch.zeros(length, dtype=torch.bool)
         stays[: length - 1] = kept[number, 0][1 - length :]
-        text = ~embed(model.stack, Batch(alone, alone["input_ids"], [[]], ["x"])).visual[0]
+        text = ~embed_batch(model.stack, Batch(alone, alone["input_ids"], [[]], ["x"])).visual[0]
         seen = [None] * EXIT + [text | stays] * (WIPE - EXIT) + [text] * (DEPTH - WIPE)
         logits = masked_logits(own, own_layers(own), alone, [], seen)[-4:-1].log_softmax(-1)
         want = float(logits.gather(1, targets[number][:, None]).mean())
@@ -452,4 +442,4 @@ def test_a_twig_in_half_precision_has_its_head_trained_in_full():
 
 def test_turns_with_a_picture_in_front_are_found_without_running_anything():
     batch = batch_of(*ROWS)
-    assert seen_from(batch, grown().stack) == [[True], [False, True, True], [False]]
+    assert turns_with_visuals(batch, grown().stack) == [[True], [False, True, True], [False]]

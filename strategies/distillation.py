@@ -7,23 +7,44 @@ layer runs; with the attention alone they run up to the teacher's; only the pred
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from twigkit.backbone.probes import RowProbe
-from twigkit.backbone.prompt import Prompt
-from twigkit.errors import CapabilityError
-from twigkit.interfaces.objective import Objective, Part
-from twigkit.learning.acceptance_estimate import verifications
-from twigkit.learning.answer_tokens import Answers, find_answers
-from twigkit.learning.attention_targets import teacher_layer, teacher_rows
-from twigkit.learning.batch import IGNORED, Batch
-from twigkit.learning.forward import advance, branch, embed, exact, padded_queries, seen_from
-from twigkit.learning.head_lookup import head_with
-from twigkit.learning.losses import Divergence, ahead_sums, attention_divergence, token_sums
-from twigkit.model import TwigModel
-from twigkit.training.spec import DistillationSpec
+from twigkit import CapabilityError, LayerStack, Twig, hookimpl
+from twigkit.interfaces.learning import (
+    Answers,
+    Divergence,
+    Prompt,
+    RowProbe,
+    ahead_sums,
+    attention_divergence,
+    base_precision,
+    embed_batch,
+    find_answers,
+    head_name_for,
+    query_rows,
+    run_base,
+    run_twig,
+    teacher_layer,
+    teacher_rows,
+    token_sums,
+    turns_with_visuals,
+    verifications,
+)
+from twigkit.interfaces.objective import (
+    IGNORED,
+    Batch,
+    BatchSize,
+    CountOrFraction,
+    LossTerm,
+    Objective,
+    ObjectiveSpec,
+    Workload,
+)
+from twigkit.plugins.hookspecs import Register
 
 TERMS = {
     "next_token": ("next-token", 1.0),
@@ -35,6 +56,76 @@ TERMS = {
 
 Source: TwigVLM++, arXiv 2503.14075 v3; Medusa-1's weight, Cai et al. 2024, arXiv 2401.10774 §2.2.
 """
+
+
+LOGIT_COPIES = 5
+"""Logits that exist at a time per compared token: of twig and base, their softmax, a gradient."""
+
+
+class DistillationSpec(ObjectiveSpec):
+    """Stage 1: next tokens, and the base's predictions and attention as teachers.
+
+    Source: TwigVLM++, arXiv 2503.14075 v3, and its published code.
+    """
+
+    kind: Literal["distillation"] = Field("distillation", description="Name of the objective.")
+    next_token: float | None = Field(
+        None,
+        ge=0.0,
+        description="Weight of the cross-entropy on the answer tokens; None for 1.0 if the twig "
+        "has a head for the next token.",
+    )
+    prediction: float | None = Field(
+        None,
+        ge=0.0,
+        description="Weight of the divergence from the base's predictions; None for 0.1 if the "
+        "twig has a head for the next token.",
+    )
+    attention: float | None = Field(
+        None,
+        ge=0.0,
+        description="Weight of the divergence from the base's attention to visual tokens; None for "
+        "1.0 if the twig has a pruning head.",
+    )
+    medusa: float | None = Field(
+        None,
+        ge=0.0,
+        description="Weight of the cross-entropy of the first token after the next one; None for "
+        "0.2 if the twig has heads that look further ahead.",
+    )
+    medusa_decay: float = Field(
+        0.8, gt=0.0, le=1.0, description="Factor on that weight per further token ahead."
+    )
+    temperature: float = Field(
+        5.0, gt=0.0, le=100.0, description="Temperature of the prediction divergence."
+    )
+    scale: float = Field(
+        25.0, gt=0.0, description="Factor on the prediction divergence of a token, before the clip."
+    )
+    clip: float = Field(
+        4.0,
+        gt=0.0,
+        description="Largest value of a token's loss after scaling, whose gradient keeps its "
+        "direction; the mean is divided by it again.",
+    )
+    teacher_layer: CountOrFraction = Field(
+        19 / 32,
+        description="Base layer whose attention is the teacher: an index from 0, or a fraction of "
+        "the depth (19 of 32 in the paper).",
+    )
+    teacher_rows: Literal["query", "answer"] = Field(
+        "query",
+        description="Rows of that attention: the last prompt token's, which is the one that scores "
+        "at inference, or the mean over those that predict the answer.",
+    )
+    teacher_softmax: Literal["visual", "all"] = Field(
+        "visual",
+        description="Keys that each head's softmax runs over in that attention: the visual tokens "
+        "alone, as published, or all tokens, with the mean over heads brought to a sum of one.",
+    )
+    chunk: int = Field(
+        256, ge=1, description="Answer tokens whose predictions are compared at a time."
+    )
 
 
 @dataclass(frozen=True)
@@ -58,38 +149,39 @@ class Distillation(Objective):
     """Trains a twig's layers, norm and heads.
 
     Attributes:
-        twig: The twig; what no term reaches is frozen.
+        trained: The twig; what no term reaches is frozen.
         weights: Weight of every term.
-        heads: The heads that the terms train, by capability.
         layer: Base layer whose attention teaches.
-        offsets: Tokens that are predicted behind the next one.
+        offsets: Tokens that are predicted after the next one.
     """
 
-    def __init__(self, spec: DistillationSpec, model: TwigModel) -> None:
+    def __init__(self, spec: DistillationSpec, stack: LayerStack, twig: Twig) -> None:
         """Find out which terms the twig has heads for.
 
         Args:
             spec: Weights and settings.
-            model: Base and twig.
+            stack: The base.
+            twig: The twig.
 
         Raises:
-            CapabilityError: If there is no twig, it lacks the head of a term that the spec asks
-                for, or no term is left.
+            CapabilityError: If the twig lacks the head of a term that the spec asks for, or no
+                term is left.
             SpecError: If the base has no such teacher layer.
         """
-        super().__init__()
-        if model.twig is None:
-            raise CapabilityError("there is no twig to train; grow one first")
-        self.spec = spec
-        self._stack = (model.stack,)  # in a tuple, so that the base is no part of this module
-        self.twig = model.twig
-        names = {what: head_with(model.twig, what) for what, _ in TERMS.values()}
-        self.weights = _weights(spec, names, model.twig)
+        super().__init__(spec, stack, twig)
+        self.trained = twig
+        names = {what: head_name_for(twig, what) for what, _ in TERMS.values()}
+        self.weights = _weights(spec, names, twig)
         self._names = {what: name for what, name in names.items() if name is not None}
-        self.layer = teacher_layer(model.stack.depth, spec.teacher_layer)
+        self.layer = teacher_layer(stack.depth, spec.teacher_layer)
         self._divergence = Divergence(spec.temperature, spec.scale, spec.clip)
         self.offsets = self._count_offsets() if self.weights["medusa"] else 0
         self._free()
+
+    def workload(self, size: BatchSize) -> Workload:
+        """Count all tokens through base and twig, and the logits of a chunk of answer tokens."""
+        logits = LOGIT_COPIES * self.spec.chunk * self.stack.vocabulary
+        return Workload(size.tokens, size.tokens, logits=logits)
 
     def _head(self, capability: str) -> nn.Module:
         """The head for a capability."""
@@ -99,7 +191,7 @@ class Distillation(Objective):
     def _count_offsets(self) -> int:
         """Ask the heads that look ahead how far they look."""
         weight = next(self.twig.parameters())
-        width = self._stack[0].model.get_input_embeddings().weight.shape[1]
+        width = self.stack.model.get_input_embeddings().weight.shape[1]
         empty = torch.zeros(1, 0, width, dtype=weight.dtype, device=weight.device)
         return int(self._head("several-tokens")(empty).shape[2])
 
@@ -119,7 +211,7 @@ class Distillation(Objective):
         """Count answer tokens, rows, turns with visual tokens in front, and tokens ahead."""
         counts = batch.counts()
         if self.weights["attention"]:
-            counts["queries"] = sum(sum(seen) for seen in seen_from(batch, self._stack[0]))
+            counts["queries"] = sum(sum(seen) for seen in turns_with_visuals(batch, self.stack))
         if self.offsets:
             left = (find_answers(batch, self.offsets).ahead != IGNORED).sum(0).tolist()
             counts |= {f"ahead_{number}": count for number, count in enumerate(left, 1)}
@@ -127,7 +219,7 @@ class Distillation(Objective):
 
     def forward(
         self, batch: Batch, progress: float, seed: int
-    ) -> tuple[dict[str, Part], dict[str, float]]:
+    ) -> tuple[dict[str, LossTerm], dict[str, Any]]:
         """Run shared layers, teacher and twig, and compare.
 
         Args:
@@ -140,11 +232,11 @@ class Distillation(Objective):
             (``right``) and the base's (``agree``).
         """
         answers = find_answers(batch, self.offsets)
-        queries = padded_queries(batch) if self.weights["attention"] else None
+        queries = query_rows(batch) if self.weights["attention"] else None
         taught = self._teach(batch, answers)
-        states, probe = branch(self._stack[0], self.twig, taught.shared, queries)
-        parts: dict[str, Part] = {}
-        figures: dict[str, float] = {}
+        states, probe = run_twig(self.stack, self.twig, taught.shared, queries)
+        parts: dict[str, LossTerm] = {}
+        figures: dict[str, Any] = {}
         self._add_predictions(states, answers, taught, parts, figures)
         if probe is not None:
             parts["attention"] = self._attention(batch, taught, probe)
@@ -164,9 +256,9 @@ class Distillation(Objective):
         """
         if not (self.weights["next_token"] or self.weights["prediction"]):
             return {}
-        stack, answers = self._stack[0], find_answers(batch)
-        shared, _ = advance(stack, embed(stack, batch), 0, self.twig.exit_layer)
-        normed = self.twig.norm(answers.states(branch(stack, self.twig, shared)[0]))
+        stack, answers = self.stack, find_answers(batch)
+        shared, _ = run_base(stack, embed_batch(stack, batch), 0, self.twig.exit_layer)
+        normed = self.twig.norm(answers.states(run_twig(stack, self.twig, shared)[0]))
         head = self._head("next-token")
         chosen = [head(part[None])[0].argmax(-1) for part in normed.split(self.spec.chunk)]
         targets = answers.targets.to(normed.device)
@@ -176,15 +268,15 @@ class Distillation(Objective):
 
     def _teach(self, batch: Batch, answers: Answers) -> Taught:
         """Run the base as far as somebody needs it."""
-        stack, exit_layer = self._stack[0], self.twig.exit_layer
-        prompt = embed(stack, batch)
+        stack, exit_layer = self.stack, self.twig.exit_layer
+        prompt = embed_batch(stack, batch)
         looks = self.weights["attention"] and any(prompt.visual_counts)
         probed = [self.layer] if looks else []
         teachers = teacher_rows(batch.turns, self.spec.teacher_rows)
-        shared, near = advance(stack, prompt, 0, exit_layer, rows=teachers.rows, probed=probed)
+        shared, near = run_base(stack, prompt, 0, exit_layer, rows=teachers.rows, probed=probed)
         last = stack.depth if self.weights["prediction"] else exit_layer
         last = max([last, *(layer + 1 for layer in probed)])
-        deep, far = advance(stack, shared, exit_layer, last, rows=teachers.rows, probed=probed)
+        deep, far = run_base(stack, shared, exit_layer, last, rows=teachers.rows, probed=probed)
         states = answers.states(deep.hidden) if self.weights["prediction"] else None
         probes = near | far
         attention = None
@@ -198,8 +290,8 @@ class Distillation(Objective):
         states: Tensor,
         answers: Answers,
         taught: Taught,
-        parts: dict[str, Part],
-        figures: dict[str, float],
+        parts: dict[str, LossTerm],
+        figures: dict[str, Any],
     ) -> None:
         """Compare what the twig predicts with the answers and the base's predictions."""
         weights = self.weights
@@ -218,9 +310,9 @@ class Distillation(Objective):
             )
             figures["right/tokens"] = right.detach()
             if weights["next_token"]:
-                parts["next_token"] = Part(entropy, "tokens", weights["next_token"])
+                parts["next_token"] = LossTerm(entropy, "tokens", weights["next_token"])
             if weights["prediction"]:
-                parts["prediction"] = Part(apart, "tokens", weights["prediction"])
+                parts["prediction"] = LossTerm(apart, "tokens", weights["prediction"])
                 figures["agree/tokens"] = same.detach()
         if weights["medusa"]:
             further = self._head("several-tokens")
@@ -230,15 +322,15 @@ class Distillation(Objective):
             )
             for number, (entropy, right) in enumerate(sums.unbind(1), 1):
                 weight = weights["medusa"] * self.spec.medusa_decay ** (number - 1)
-                parts[f"medusa_{number}"] = Part(entropy, f"ahead_{number}", weight)
+                parts[f"medusa_{number}"] = LossTerm(entropy, f"ahead_{number}", weight)
                 figures[f"right_{number}/ahead_{number}"] = right.detach()
 
     def _base_logits(self, states: Tensor) -> Tensor:
         """Apply the base's norm and head, as at inference."""
-        with exact(states.device):
-            return self._stack[0].head(self._stack[0].norm(states))
+        with base_precision(states.device):
+            return self.stack.head(self.stack.norm(states))
 
-    def _attention(self, batch: Batch, taught: Taught, probe: RowProbe) -> Part:
+    def _attention(self, batch: Batch, taught: Taught, probe: RowProbe) -> LossTerm:
         """Compare the pruning head's scores with the base's attention, turn by turn."""
         visual = taught.shared.visual.to(probe.rows.device)
         scorer = self._head("scores")
@@ -247,26 +339,23 @@ class Distillation(Objective):
             total = (scores * 0.0).sum()
         else:
             apart = attention_divergence(taught.attention.to(scores.device), scores)
-            seen = seen_from(batch, self._stack[0])
+            seen = turns_with_visuals(batch, self.stack)
             real = torch.tensor([row + [False] * (apart.shape[1] - len(row)) for row in seen])
             total = apart.masked_fill(~real.to(apart.device), 0.0).sum()
         for parameter in self._idle:
             total = total + parameter.flatten()[:1].sum() * 0.0
-        return Part(total, "queries", self.weights["attention"])
+        return LossTerm(total, "queries", self.weights["attention"])
 
 
-def _weights(
-    spec: DistillationSpec, names: dict[str, str | None], twig: nn.Module
-) -> dict[str, float]:
+def _weights(spec: DistillationSpec, names: dict[str, str | None], twig: Twig) -> dict[str, float]:
     """Resolve the weights of all terms; a term whose head is missing is off unless asked for."""
     weights: dict[str, float] = {}
     for term, (capability, usual) in TERMS.items():
         asked = getattr(spec, term)
         if asked and names[capability] is None:
-            heads: nn.ModuleDict = twig.heads  # type: ignore[assignment]
             raise CapabilityError(
                 f"the loss {term!r} has the weight {asked:g}, but the twig has no head that does "
-                f"{capability!r}; it has {', '.join(heads) or 'none'}. Grow one, or leave the "
+                f"{capability!r}; it has {', '.join(twig.heads) or 'none'}. Grow one, or leave the "
                 "weight out"
             )
         missing = names[capability] is None
@@ -276,3 +365,9 @@ def _weights(
             "no loss is left: every weight is 0, or the twig lacks the head that it needs"
         )
     return weights
+
+
+@hookimpl
+def register_objectives(register: Register) -> None:
+    """Register stage 1."""
+    register("distillation", Distillation, DistillationSpec)

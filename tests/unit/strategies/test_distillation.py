@@ -13,9 +13,8 @@ from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.learning.attention_targets import teacher_layer
 from twigkit.learning.batch import IGNORED, Batch, Turn
 from twigkit.plugins.discovery import default_registry
+from twigkit.strategies.distillation import Distillation, DistillationSpec
 from twigkit.testing.watch import LayerWatch
-from twigkit.training.objectives.distillation import Distillation
-from twigkit.training.spec import DistillationSpec
 
 DEPTH, EXIT, TWIG = 8, 2, 2
 EVERY = {"lm": {"kind": "lm"}, "pruning": {"kind": "pruning"}, "medusa": {"kind": "medusa"}}
@@ -34,7 +33,7 @@ def grown(base=None, heads=EVERY, **settings):
 
 
 def learn(model, batch, **spec):
-    objective = Distillation(DistillationSpec(**spec), model).train()
+    objective = Distillation(DistillationSpec(**spec), model.stack, model.twig).train()
     parts, figures = objective(batch, 0.5, 0)
     return objective, parts, figures
 
@@ -215,7 +214,7 @@ def test_training_scores_with_the_row_that_inference_takes():
     model, batch = grown(), batch_of("w3 i w4 a5", "w1 i w2 i w3 a2")
     probes = []
     pruning = model.twig.head("pruning")
-    objective = Distillation(DistillationSpec(), model)
+    objective = Distillation(DistillationSpec(), model.stack, model.twig)
     scores = pruning.scores
     pruning.scores = lambda probe, visual: probes.append(scores(probe, visual)) or probes[-1]
     objective(batch, 0.0, 0)
@@ -284,7 +283,7 @@ def test_a_few_steps_bring_every_term_down(spec):
     with torch.no_grad():
         for weight in model.twig.heads["pruning"].parameters():
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
-    objective = Distillation(DistillationSpec(**spec), model).train()
+    objective = Distillation(DistillationSpec(**spec), model.stack, model.twig).train()
     optimiser = torch.optim.AdamW(objective.parameters(), lr=3e-3, weight_decay=0.0)
     seen = []
     for _ in range(9):
@@ -320,15 +319,13 @@ def test_a_missing_head_switches_its_term_off():
 )
 def test_what_cannot_be_trained_is_refused(spec, told):
     with pytest.raises((CapabilityError, SpecError), match=told):
-        Distillation(DistillationSpec(**spec), grown(heads={"lm": {"kind": "lm"}}))
+        learn(grown(heads={"lm": {"kind": "lm"}}), batch_of(*ROWS), **spec)
 
 
 def test_two_heads_for_one_term_are_a_question_not_a_guess():
     heads = {"lm": {"kind": "lm"}, "more": {"kind": "lm"}}
     with pytest.raises(CapabilityError, match=r"lm, more can all do 'next-token'"):
-        Distillation(DistillationSpec(), grown(heads=heads))
-    with pytest.raises(CapabilityError, match="no twig"):
-        Distillation(DistillationSpec(), TwigModel(tiny_llava(4)))
+        learn(grown(heads=heads), batch_of(*ROWS))
 
 
 # -- other families and precisions -----------------------------------------------------------------
@@ -373,7 +370,7 @@ def test_a_language_model_learns_next_tokens():
 def test_a_base_in_half_precision_teaches_a_twig_in_full():
     model, batch = grown(tiny_llava(DEPTH).to(torch.bfloat16)), batch_of(*ROWS)
     model.twig.float()
-    objective = Distillation(DistillationSpec(), model).train()
+    objective = Distillation(DistillationSpec(), model.stack, model.twig).train()
     with torch.autocast("cpu", torch.bfloat16):
         parts, _ = objective(batch, 0.0, 0)
     exact, _ = objective(batch, 0.0, 0)

@@ -9,34 +9,110 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from twigkit.backbone.packing import real_first
-from twigkit.backbone.probes import RowProbe
-from twigkit.backbone.prompt import Prompt
-from twigkit.errors import CapabilityError
+from twigkit import CapabilityError, LayerStack, Twig, hookimpl
 from twigkit.interfaces.budget import keep_counts, wipe_layer
 from twigkit.interfaces.head import Scorer
-from twigkit.interfaces.objective import Objective, Part
-from twigkit.learning.attention_targets import teacher_layer, teacher_rows
-from twigkit.learning.batch import Batch, Turn
-from twigkit.learning.forward import advance, branch, embed, exact, pick, seen_from
-from twigkit.learning.head_lookup import head_with
-from twigkit.learning.losses import attention_divergence
-from twigkit.learning.plackett_luce import NEVER, draw, log_probability
-from twigkit.learning.rewards import answer_rewards
-from twigkit.model import TwigModel
-from twigkit.training.spec import ReinforcementSpec
+from twigkit.interfaces.learning import (
+    NEVER_DRAWN,
+    Prompt,
+    RowProbe,
+    answer_rewards,
+    attention_divergence,
+    base_precision,
+    draw_log_probability,
+    draw_without_replacement,
+    embed_batch,
+    head_name_for,
+    pick_rows,
+    real_first,
+    run_base,
+    run_twig,
+    teacher_layer,
+    teacher_rows,
+    turns_with_visuals,
+)
+from twigkit.interfaces.objective import (
+    Batch,
+    BatchSize,
+    CountOrFraction,
+    LossTerm,
+    Objective,
+    ObjectiveSpec,
+    Turn,
+    Workload,
+)
+from twigkit.plugins.hookspecs import Register
+from twigkit.specs.base import problem
 
 EQUAL = 1e-5
 """Rewards of a group that lie closer together than this differ by rounding alone."""
 
 
+LOGITS = 2 * 2**25
+"""Logits that exist at a time while rewards are computed, and their log-softmax."""
+
+
+class ReinforcementSpec(ObjectiveSpec):
+    """Stage 2: the pruning head learns which visual tokens to keep from the pruned base's answers.
+
+    Source: TwigVLM++, arXiv 2503.14075 v3.
+    """
+
+    kind: Literal["reinforcement"] = Field("reinforcement", description="Name of the objective.")
+    group: int = Field(32, ge=2, le=4096, description="Actions drawn per sample.")
+    budgets: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        tuple(count / 576 for count in (64, 85, 107, 128, 149, 171, 192)),
+        min_length=1,
+        description="Budgets that are trained, as fractions of the visual tokens, ascending.",
+    )
+    beta: float = Field(
+        8.0,
+        ge=0.0,
+        description="How strongly training ends on the smallest budget: budget i is drawn with "
+        "probability proportional to exp(-beta * progress^2 * i).",
+    )
+    anchor: float = Field(
+        1.0,
+        ge=0.0,
+        description="Weight of the divergence from the base's attention that stage 1 learnt from, "
+        "at the smallest budget; it grows with the budget drawn to four times that at the largest, "
+        "as in the published code. 0 leaves it out.",
+    )
+    teacher_layer: CountOrFraction = Field(
+        19 / 32, description="Base layer of the anchor's attention, as in stage 1."
+    )
+    teacher_rows: Literal["query", "answer"] = Field(
+        "query", description="Rows of the anchor's attention, as in stage 1."
+    )
+    teacher_softmax: Literal["visual", "all"] = Field(
+        "visual", description="Keys of the anchor's attention, as in stage 1."
+    )
+    wipe_layer: CountOrFraction = Field(
+        None,
+        description="Layer after which no visual token is left, as in generation; None for "
+        "three quarters of the depth.",
+    )
+    chunk: int | None = Field(
+        None, ge=1, description="Actions that run through the base at a time; None for all."
+    )
+
+    @field_validator("budgets")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        """Refuse budgets in another order, since the schedule counts on it."""
+        if list(value) != sorted(set(value)):
+            raise problem(f"got {list(value)}; list the budgets in ascending order, each once")
+        return value
+
+
 @dataclass(frozen=True)
-class Samples:
+class DrawnTurns:
     """What one call works on: one turn of each row that has a picture in front of one.
 
     Attributes:
@@ -61,50 +137,59 @@ class Reinforcement(Objective):
         wipe: Base layers after which no visual token is left.
     """
 
-    measure: ClassVar[str] = "negative reward"
+    criterion_name: ClassVar[str] = "negative reward"
 
-    def __init__(self, spec: ReinforcementSpec, model: TwigModel) -> None:
+    def __init__(self, spec: ReinforcementSpec, stack: LayerStack, twig: Twig) -> None:
         """Freeze all of the twig but its pruning head.
 
         Args:
             spec: Settings.
-            model: Base and twig.
+            stack: The base.
+            twig: The twig.
 
         Raises:
-            CapabilityError: If there is no twig, or it has no pruning head.
+            CapabilityError: If the twig has no pruning head.
             BudgetError: If the base's layers cannot meet one of the budgets.
             SpecError: If the base has no such teacher layer.
         """
-        super().__init__()
-        if model.twig is None:
-            raise CapabilityError("there is no twig to train; load one, stage 2 follows stage 1")
-        name = head_with(model.twig, "scores")
-        head = None if name is None else model.twig.head(name)
+        super().__init__(spec, stack, twig)
+        name = head_name_for(twig, "scores")
+        head = None if name is None else twig.head(name)
         if head is None or not isinstance(head, Scorer):
             raise CapabilityError(
-                f"the twig has no pruning head to train; it has {', '.join(model.twig.heads)}. "
+                f"the twig has no pruning head to train; it has {', '.join(twig.heads)}. "
                 "Grow one and train it with the objective 'distillation' first"
             )
-        self.spec, self.head = spec, head
-        self._base = (model.stack, model.twig)  # in a tuple: no part of this module
-        model.twig.requires_grad_(False).eval()
-        self.head.requires_grad_(True)
-        depth = model.stack.depth
-        self.wipe = wipe_layer(depth, spec.wipe_layer)
-        self.layer = teacher_layer(depth, spec.teacher_layer)
+        twig.requires_grad_(False).eval()
+        self.head = head.requires_grad_(True)
+        self.wipe = wipe_layer(stack.depth, spec.wipe_layer)
+        self.layer = teacher_layer(stack.depth, spec.teacher_layer)
         for budget in spec.budgets:
             self._keep([576], budget)
 
+    def workload(self, size: BatchSize) -> Workload:
+        """Count what the gates keep, and the tokens of all actions that run together."""
+        width = int(self.stack.config.hidden_size)
+        kept = 0
+        if size.visual:  # at the largest budget
+            (kept,) = self._keep([-(-size.visual // size.rows)], self.spec.budgets[-1])
+        text = -(-(size.tokens - size.visual) // size.rows)
+        actions = self.spec.chunk or size.rows * self.spec.group
+        return Workload(
+            twig_tokens=0,
+            base_tokens=max(size.tokens, actions * (text + kept)),
+            kept=4 * width * size.visual,
+            logits=LOGITS,
+        )
+
     def _keep(self, visual: list[int], budget: float) -> list[int]:
         """How many visual tokens each row keeps, as at inference."""
-        stack, twig = self._base
-        return keep_counts(
-            visual, budget, depth=stack.depth, exit_layer=twig.exit_layer, wipe=self.wipe
-        )
+        depth, exit_layer = self.stack.depth, self.twig.exit_layer
+        return keep_counts(visual, budget, depth=depth, exit_layer=exit_layer, wipe=self.wipe)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Count answer tokens, rows, and rows with a picture in front of an answer."""
-        seen = seen_from(batch, self._base[0])
+        seen = turns_with_visuals(batch, self.stack)
         return {**batch.counts(), "groups": sum(any(turns) for turns in seen)}
 
     def criterion(self, loss: float, means: dict[str, float]) -> float:
@@ -113,7 +198,7 @@ class Reinforcement(Objective):
 
     def forward(
         self, batch: Batch, progress: float, seed: int
-    ) -> tuple[dict[str, Part], dict[str, float]]:
+    ) -> tuple[dict[str, LossTerm], dict[str, Any]]:
         """Draw actions, reward them, and make the better ones more likely.
 
         Without gradients, as in evaluations, the one action of each sample is what inference would
@@ -143,17 +228,17 @@ class Reinforcement(Objective):
         places = real_first(visual, most)
         real = visual.gather(1, places)
         tiny = torch.finfo(torch.float32).tiny
-        logits = scores.gather(1, places).clamp(min=tiny).log().masked_fill(~real, NEVER)
+        logits = scores.gather(1, places).clamp(min=tiny).log().masked_fill(~real, NEVER_DRAWN)
         keep = self._keep(samples.prompt.visual_counts, budget)
         counts = torch.tensor(keep, device=logits.device)
         if torch.is_grad_enabled():
-            actions = draw(logits, counts, self.spec.group, random)
+            actions = draw_without_replacement(logits, counts, self.spec.group, random)
         else:
             actions = logits.topk(max(keep), -1).indices[:, None]
         rewards = self._rewards(samples, places, actions, keep).to(logits.device)
         advantage = self.advantages(rewards)
-        policy = log_probability(logits, actions, counts)
-        parts = {"policy": Part(-(advantage * policy).mean(1).sum(), "groups", 1.0)}
+        policy = draw_log_probability(logits, actions, counts)
+        parts = {"policy": LossTerm(-(advantage * policy).mean(1).sum(), "groups", 1.0)}
         share = counts / torch.tensor(samples.prompt.visual_counts, device=counts.device)
         if self.spec.anchor:
             parts["anchor"] = self._anchor(samples, scores, budget)
@@ -163,7 +248,7 @@ class Reinforcement(Objective):
             "level/groups": (advantage == 0).all(1).sum(),
             "kept/groups": share.sum(),
         }
-        return parts, figures  # type: ignore[return-value]
+        return parts, figures
 
     def advantages(self, rewards: Tensor) -> Tensor:
         """Compare the rewards of each group, ``[batch, choices]``.
@@ -183,7 +268,7 @@ class Reinforcement(Objective):
     def _draw_turns(self, batch: Batch, random: torch.Generator) -> dict[int, Turn]:
         """Draw one turn of each row that has a picture in front of one, by row."""
         drawn = {}
-        for row, seen in enumerate(seen_from(batch, self._base[0])):
+        for row, seen in enumerate(turns_with_visuals(batch, self.stack)):
             able = [turn for turn, flag in zip(batch.turns[row], seen, strict=True) if flag]
             number = int(torch.randint(max(1, len(able)), (), generator=random))
             if able:
@@ -191,10 +276,10 @@ class Reinforcement(Objective):
         return drawn
 
     @torch.no_grad()
-    def _prepare(self, batch: Batch, turns: dict[int, Turn]) -> Samples:
+    def _prepare(self, batch: Batch, turns: dict[int, Turn]) -> DrawnTurns:
         """Cut the samples behind the drawn answers, and run shared layers and twig."""
-        stack, twig = self._base
-        whole = embed(stack, batch)
+        stack, twig = self.stack, self.twig
+        whole = embed_batch(stack, batch)
         rows = torch.tensor(list(turns), device=whole.hidden.device)
         tokens = whole.hidden.shape[1]
         stops = [turn.stop - 1 for turn in turns.values()]
@@ -204,31 +289,31 @@ class Reinforcement(Objective):
             whole.lengths[row] - tokens + stop for row, stop in zip(turns, stops, strict=True)
         ]
         visual_counts = (whole.visual[rows] & stays).sum(1).tolist()
-        prompt = pick(whole, rows, stays, lengths, visual_counts)
+        prompt = pick_rows(whole, rows, stays, lengths, visual_counts)
         answers = [batch.labels[row, turn.start : turn.stop] for row, turn in turns.items()]
         moved = [turn.moved(prompt.hidden.shape[1] - turn.stop + 1) for turn in turns.values()]
         queries = torch.tensor([[turn.query] for turn in moved])
         probed = [self.layer] if self.spec.anchor else []
         teachers = teacher_rows([[turn] for turn in moved], self.spec.teacher_rows)
         rows = teachers.rows
-        prompt, near = advance(stack, prompt, 0, twig.exit_layer, rows=rows, probed=probed)
-        with exact(prompt.hidden.device):
-            _, probe = branch(stack, twig, prompt, queries)
+        prompt, near = run_base(stack, prompt, 0, twig.exit_layer, rows=rows, probed=probed)
+        with base_precision(prompt.hidden.device):
+            _, probe = run_twig(stack, twig, prompt, queries)
         assert probe is not None
         teacher = None
         if probed:
             last = max(twig.exit_layer, self.layer + 1)
-            _, far = advance(stack, prompt, twig.exit_layer, last, rows=rows, probed=probed)
+            _, far = run_base(stack, prompt, twig.exit_layer, last, rows=rows, probed=probed)
             read = (near | far)[self.layer]
             teacher = teachers.read(read, prompt.visual, self.spec.teacher_softmax)[:, 0]
             teacher = teacher.to(probe.rows.device)
-        return Samples(prompt.to(probe.rows.device), answers, probe, teacher)
+        return DrawnTurns(prompt.to(probe.rows.device), answers, probe, teacher)
 
     def _rewards(
-        self, samples: Samples, places: Tensor, actions: Tensor, keep: list[int]
+        self, samples: DrawnTurns, places: Tensor, actions: Tensor, keep: list[int]
     ) -> Tensor:
         """Show the base what each action keeps, ``[batch, choices]``."""
-        stack, twig = self._base
+        stack, twig = self.stack, self.twig
         real = torch.arange(actions.shape[2], device=actions.device)
         real = real < torch.tensor(keep, device=actions.device)[:, None, None]
         positions = places[:, None].expand(-1, actions.shape[1], -1).gather(2, actions)
@@ -247,19 +332,19 @@ class Reinforcement(Objective):
             chunk=self.spec.chunk,
         )
 
-    def _anchor(self, samples: Samples, scores: Tensor, budget: float) -> Part:
+    def _anchor(self, samples: DrawnTurns, scores: Tensor, budget: float) -> LossTerm:
         """Hold the scores near the base's attention, the more so the larger the budget."""
         assert samples.teacher is not None
         apart = attention_divergence(samples.teacher, scores)
         weight = self.spec.anchor * anchor_growth(self.spec.budgets, budget)
-        return Part(apart.sum(), "groups", weight)
+        return LossTerm(apart.sum(), "groups", weight)
 
-    def _nothing(self) -> tuple[dict[str, Part], dict[str, float]]:
+    def _nothing(self) -> tuple[dict[str, LossTerm], dict[str, Any]]:
         """What a batch without a picture in front of an answer comes to."""
         zero = torch.stack([p.flatten()[:1].sum() * 0.0 for p in self.head.parameters()]).sum()
-        parts = {"policy": Part(zero, "groups", 1.0)}
+        parts = {"policy": LossTerm(zero, "groups", 1.0)}
         if self.spec.anchor:
-            parts["anchor"] = Part(zero, "groups", self.spec.anchor)
+            parts["anchor"] = LossTerm(zero, "groups", self.spec.anchor)
         names = ("reward", "spread", "level", "kept")
         return parts, {f"{name}/groups": 0.0 for name in names}
 
@@ -294,3 +379,9 @@ def budget_odds(count: int, beta: float, progress: float) -> Tensor:
     Source: TwigVLM++, arXiv 2503.14075 v3: ``exp(-beta(t) * i)`` with ``beta(t) = 8 (t/T)^2``.
     """
     return (-beta * progress**2 * torch.arange(count)).softmax(0)
+
+
+@hookimpl
+def register_objectives(register: Register) -> None:
+    """Register stage 2."""
+    register("reinforcement", Reinforcement, ReinforcementSpec)
