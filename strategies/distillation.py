@@ -13,18 +13,30 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from twigkit import CapabilityError, LayerStack, Twig, hookimpl
-from twigkit.interfaces.learning import (
+from twigkit.interfaces import (
+    IGNORED,
     Answers,
+    Batch,
+    BatchSize,
+    CapabilityError,
+    CountOrFraction,
     Divergence,
+    LayerStack,
+    LossTerm,
+    Objective,
+    ObjectiveSpec,
     Prompt,
+    Register,
     RowProbe,
+    Twig,
+    Workload,
     ahead_sums,
     attention_divergence,
     base_precision,
     embed_batch,
     find_answers,
     head_name_for,
+    hookimpl,
     query_rows,
     run_base,
     run_twig,
@@ -34,17 +46,6 @@ from twigkit.interfaces.learning import (
     turns_with_visuals,
     verifications,
 )
-from twigkit.interfaces.objective import (
-    IGNORED,
-    Batch,
-    BatchSize,
-    CountOrFraction,
-    LossTerm,
-    Objective,
-    ObjectiveSpec,
-    Workload,
-)
-from twigkit.plugins.hookspecs import Register
 
 TERMS = {
     "next_token": ("next-token", 1.0),
@@ -368,6 +369,6 @@ def _weights(spec: DistillationSpec, names: dict[str, str | None], twig: Twig) -
 
 
 @hookimpl
-def register_objectives(register: Register) -> None:
+def register_objectives(register: Register[Objective]) -> None:
     """Register stage 1."""
     register("distillation", Distillation, DistillationSpec)

@@ -15,13 +15,23 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from twigkit import CapabilityError, LayerStack, Twig, hookimpl
-from twigkit.interfaces.budget import keep_counts, wipe_layer
-from twigkit.interfaces.head import Scorer
-from twigkit.interfaces.learning import (
+from twigkit.interfaces import (
     NEVER_DRAWN,
+    Batch,
+    BatchSize,
+    CapabilityError,
+    CountOrFraction,
+    LayerStack,
+    LossTerm,
+    Objective,
+    ObjectiveSpec,
     Prompt,
+    Register,
     RowProbe,
+    Scorer,
+    Turn,
+    Twig,
+    Workload,
     answer_rewards,
     attention_divergence,
     base_precision,
@@ -29,26 +39,18 @@ from twigkit.interfaces.learning import (
     draw_without_replacement,
     embed_batch,
     head_name_for,
+    hookimpl,
+    keep_counts,
     pick_rows,
+    problem,
     real_first,
     run_base,
     run_twig,
     teacher_layer,
     teacher_rows,
     turns_with_visuals,
+    wipe_layer,
 )
-from twigkit.interfaces.objective import (
-    Batch,
-    BatchSize,
-    CountOrFraction,
-    LossTerm,
-    Objective,
-    ObjectiveSpec,
-    Turn,
-    Workload,
-)
-from twigkit.plugins.hookspecs import Register
-from twigkit.specs.base import problem
 
 EQUAL = 1e-5
 """Rewards of a group that lie closer together than this differ by rounding alone."""
@@ -382,6 +384,6 @@ def budget_odds(count: int, beta: float, progress: float) -> Tensor:
 
 
 @hookimpl
-def register_objectives(register: Register) -> None:
+def register_objectives(register: Register[Objective]) -> None:
     """Register stage 2."""
     register("reinforcement", Reinforcement, ReinforcementSpec)

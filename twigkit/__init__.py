@@ -20,7 +20,13 @@ _MODULES = {
     "NgramTable PathShape RankPath Remembers Sampling add_paths ordered_paths process propose "
     "static_tree",
     "interfaces.head": "Head RowProbe Scorer Twig",
-    "interfaces.objective": "Batch Objective Part",
+    "interfaces.learning": "NEVER_DRAWN Answers Divergence TeacherRows ahead_sums "
+    "answer_rewards attention_divergence base_precision draw_log_probability "
+    "draw_without_replacement embed_batch find_answers head_name_for in_chunks pick_rows "
+    "query_rows real_first real_last run_base run_twig teacher_layer teacher_rows token_sums "
+    "turns_with_visuals verifications",
+    "interfaces.objective": "IGNORED Batch BatchSize CountOrFraction LossTerm Objective "
+    "ObjectiveSpec Turn Workload",
     "interfaces.presets": "Preset VisualTokens",
     "interfaces.pruner": "PromptLayout PruneContext Pruner Selection Stage",
     "interfaces.pruning_schedules": "cut_and_wipe twig_stages",
@@ -34,6 +40,8 @@ _MODULES = {
     "specs.base": "Spec problem",
     "specs.run": "ByKind DrafterField DrafterSpec GenerationSpec HeadSpec PluginSpec PrunerSpec "
     "RunSpec RuntimeSpec TwigSpec",
+    "training.spec": "TrainingSpec",
+    "training.trainer": "train",
 }
 """What is re-exported, by module; those of the interfaces for extensions are all here."""
 
@@ -46,6 +54,8 @@ if TYPE_CHECKING:
     from twigkit.specs.run import RunSpec as RunSpec
     from twigkit.specs.run import RuntimeSpec as RuntimeSpec
     from twigkit.specs.run import TwigSpec as TwigSpec
+    from twigkit.training.spec import TrainingSpec as TrainingSpec
+    from twigkit.training.trainer import train as train
 
 __all__ = ["__version__", *_EXPORTS]
 

@@ -22,6 +22,7 @@ from twigkit import TwigModel
 from twigkit.cli.main import main, parse
 from twigkit.plugins.discovery import default_registry, discover
 from twigkit.specs.run import RunSpec
+from twigkit.training.spec import TrainingSpec
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -154,13 +155,15 @@ def _launched(words):
 def _run(block):
     """Read a block of YAML as a run, on a made-up base unless it names one."""
     text = block.text if "twig:" in block.text else f"twig: {{base: base}}\n{block.text}"
+    if "objective:" in block.text:
+        return TrainingSpec.from_yaml(f"data: {{path: data.json}}\n{text}")
     return RunSpec.from_yaml(text)
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=name)
 def test_yaml_is_a_valid_run(block):
     run = _run(block)
-    assert RunSpec.from_yaml(run.to_yaml()) == run
+    assert type(run).from_yaml(run.to_yaml()) == run
 
 
 def _example(entry):
@@ -189,6 +192,7 @@ def test_every_built_in_plugin_has_an_example_with_all_its_settings(entry):
         "head": lambda: run.twig.heads[entry.name],
         "pruner": lambda: run.generation.pruner,
         "drafter": lambda: run.generation.drafter,
+        "objective": lambda: run.objective,
     }[entry.kind]()
     assert spec == entry.spec(), "the example shows the defaults"
     for field in entry.spec.model_fields:

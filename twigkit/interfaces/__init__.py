@@ -9,6 +9,7 @@ from twigkit.interfaces import (
     capabilities,
     drafter,
     head,
+    learning,
     objective,
     plugin,
     presets,
@@ -21,6 +22,7 @@ from twigkit.interfaces.budget import *
 from twigkit.interfaces.capabilities import *
 from twigkit.interfaces.drafter import *
 from twigkit.interfaces.head import *
+from twigkit.interfaces.learning import *
 from twigkit.interfaces.objective import *
 from twigkit.interfaces.plugin import *
 from twigkit.interfaces.presets import *
@@ -35,6 +37,7 @@ __all__ = sorted(
         *capabilities.__all__,
         *drafter.__all__,
         *head.__all__,
+        *learning.__all__,
         *objective.__all__,
         *plugin.__all__,
         *presets.__all__,

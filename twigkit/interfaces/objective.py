@@ -30,8 +30,6 @@ LOGITS_PER_TOKEN, TOKENS_AT_ONCE = 5, 256
 """Logits that exist at a time in the default :meth:`Objective.workload`: of twig and base, their
 softmax and a gradient, for as many tokens as the built-in losses compare at once."""
 
-__all__ = ["Batch", "Objective", "Part"]
-
 
 @dataclass
 class LossTerm:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from twigkit.interfaces.adapter import Adapter
     from twigkit.interfaces.drafter import Drafter
     from twigkit.interfaces.head import Head
+    from twigkit.interfaces.objective import Objective
     from twigkit.interfaces.pruner import Pruner
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "register_adapters",
     "register_drafters",
     "register_heads",
+    "register_objectives",
     "register_pruners",
 ]
 
@@ -81,5 +83,5 @@ def register_drafters(register: Register[Drafter]) -> None:
 
 
 @hookspec
-def register_objectives(register: Register) -> None:
+def register_objectives(register: Register[Objective]) -> None:
     """Register the objectives that say what a training run learns."""

@@ -1,6 +1,6 @@
 """The conformance kit: learn in seconds whether a plug-in is right.
 
-Subclass one of the four classes in a test file of your own, override its fixture, and run pytest::
+Subclass one of the five classes in a test file of your own, override its fixture, and run pytest::
 
     class TestMyPruner(PrunerConformance):
         @pytest.fixture(scope="class")
@@ -18,6 +18,7 @@ from twigkit.testing.capabilities import CAPABILITIES, REQUIRED, check_capabilit
 from twigkit.testing.drafter import DrafterConformance
 from twigkit.testing.head import HeadConformance
 from twigkit.testing.lab import Lab, plainest_adapter
+from twigkit.testing.objective import ObjectiveConformance
 from twigkit.testing.pruner import PrunerConformance
 from twigkit.testing.reference import masked_logits
 from twigkit.testing.scripted import AGREEMENTS, Script, ScriptedDrafter, ScriptedHead
@@ -31,6 +32,7 @@ __all__ = [
     "DrafterConformance",
     "HeadConformance",
     "Lab",
+    "ObjectiveConformance",
     "PrunerConformance",
     "ScoredPruner",
     "Script",
