@@ -27,4 +27,9 @@ class Least(PathShape):
     def __init__(self, spec): ...
     def draft(self, draft_model, candidates, room): ...
 """,
+    "objective": """
+from twigkit.interfaces import Objective
+class Least(Objective):
+    def forward(self, batch, progress, seed): ...
+""",
 }
