@@ -25,7 +25,7 @@ _MODULES = {
     "draw_without_replacement embed_batch find_answers head_name_for in_chunks pick_rows "
     "query_rows real_first real_last run_base run_twig teacher_layer teacher_rows token_sums "
     "turns_with_visuals verifications",
-    "interfaces.objective": "IGNORED Batch BatchSize CountOrFraction LossTerm Objective "
+    "interfaces.objective": "IGNORED Batch BatchSize CountOrFraction Loss LossTerm Objective "
     "ObjectiveSpec Turn Workload",
     "interfaces.presets": "Preset VisualTokens",
     "interfaces.pruner": "PromptLayout PruneContext Pruner Selection Stage",

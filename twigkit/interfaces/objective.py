@@ -19,6 +19,7 @@ __all__ = [
     "Batch",
     "BatchSize",
     "CountOrFraction",
+    "Loss",
     "LossTerm",
     "Objective",
     "ObjectiveSpec",
@@ -78,50 +79,17 @@ class Workload:
     logits: int = 0
 
 
-class Objective(nn.Module):
-    """Base class of objectives: what is learnt, as a loss and figures to log.
+class Loss(nn.Module):
+    """What the training loop takes: a loss as sums over units, with figures to log.
 
-    An objective is made from its spec, the base's layers and the twig. It registers as submodules
-    what it trains, and nothing else, so that wrappers for several processes see nothing else; it
-    sets ``requires_grad`` of every parameter of the twig. The base is frozen, always::
-
-        class AnswerObjective(Objective):
-            def __init__(self, spec, stack, twig):
-                super().__init__(spec, stack, twig)
-                twig.requires_grad_(False)
-                self.head = twig.head("lm").requires_grad_(True)
-
-    Every trained parameter takes part in every call: a term that is absent adds zero times its
-    parameters.
+    Every parameter that requires a gradient takes part in every call: a term that is absent adds
+    zero times its parameters.
 
     Attributes:
-        spec: The settings.
         criterion_name: Name of the number that :meth:`criterion` gives.
     """
 
     criterion_name: ClassVar[str] = "loss"
-
-    def __init__(self, spec: Any, stack: LayerStack, twig: Twig) -> None:
-        """Keep the settings, and base and twig outside of the registered submodules.
-
-        Args:
-            spec: The objective's own spec.
-            stack: The frozen base.
-            twig: The twig of which something is trained.
-        """
-        super().__init__()
-        self.spec = spec
-        self._frozen = (stack, twig)  # in a tuple, so that neither is a part of this module
-
-    @property
-    def stack(self) -> LayerStack:
-        """The frozen base."""
-        return self._frozen[0]
-
-    @property
-    def twig(self) -> Twig:
-        """The twig of which something is trained."""
-        return self._frozen[1]
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Count the units of a batch, without running anything.
@@ -179,6 +147,46 @@ class Objective(nn.Module):
             The loss, for objectives whose loss says how good they are.
         """
         return loss
+
+
+class Objective(Loss):
+    """Base class of objectives: what is learnt, as a loss and figures to log.
+
+    An objective is made from its spec, the base's layers and the twig. It registers as submodules
+    what it trains, and nothing else, so that wrappers for several processes see nothing else; it
+    sets ``requires_grad`` of every parameter of the twig. The base is frozen, always::
+
+        class AnswerObjective(Objective):
+            def __init__(self, spec, stack, twig):
+                super().__init__(spec, stack, twig)
+                twig.requires_grad_(False)
+                self.head = twig.head("lm").requires_grad_(True)
+
+    Attributes:
+        spec: The settings.
+    """
+
+    def __init__(self, spec: Any, stack: LayerStack, twig: Twig) -> None:
+        """Keep the settings, and base and twig outside of the registered submodules.
+
+        Args:
+            spec: The objective's own spec.
+            stack: The frozen base.
+            twig: The twig of which something is trained.
+        """
+        super().__init__()
+        self.spec = spec
+        self._frozen = (stack, twig)  # in a tuple, so that neither is a part of this module
+
+    @property
+    def stack(self) -> LayerStack:
+        """The frozen base."""
+        return self._frozen[0]
+
+    @property
+    def twig(self) -> Twig:
+        """The twig of which something is trained."""
+        return self._frozen[1]
 
     def workload(self, size: BatchSize) -> Workload:
         """Say what one micro-batch runs, for the estimate of memory; nothing is run.

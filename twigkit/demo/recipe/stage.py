@@ -7,7 +7,7 @@ from abc import abstractmethod
 from pydantic import Field
 from transformers import LlavaForConditionalGeneration
 
-from twigkit.interfaces.objective import Objective
+from twigkit.interfaces.objective import Loss
 from twigkit.learning.batch import Batch
 from twigkit.specs.base import Spec
 from twigkit.training.spec import OptimiserSpec
@@ -31,7 +31,7 @@ class StageSpec(Spec):
     log_every: int = Field(20, ge=1, description="Steps between lines of the log.")
 
 
-class Stage(Objective):
+class Stage(Loss):
     """What a stage trains, on what, and how that is measured.
 
     Attributes:

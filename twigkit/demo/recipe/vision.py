@@ -21,7 +21,7 @@ from twigkit.demo.world import (  # fmt: skip
     WORDS,
     draw_with_owners,
 )
-from twigkit.interfaces.objective import Part
+from twigkit.interfaces.objective import LossTerm
 from twigkit.learning.batch import Batch
 
 NAMES = ("", *SHAPES, *WORDS, *DIGITS)
@@ -141,13 +141,13 @@ class VisionStage(Stage):
 
     def forward(
         self, batch: Batch, progress: float, seed: int
-    ) -> tuple[dict[str, Part], dict[str, float]]:
+    ) -> tuple[dict[str, LossTerm], dict[str, float]]:
         """Cross-entropy of every label."""
         logits, parts = self._logits(batch), {}
         for name, weight in batch.inputs["weights"].items():
             target = batch.inputs["labels"][name].flatten()
             each = F.cross_entropy(logits[name].flatten(0, 1), target, reduction="none")
-            parts[name] = Part((each * weight.flatten()).sum(), name, 1.0)
+            parts[name] = LossTerm((each * weight.flatten()).sum(), name, 1.0)
         return parts, {}
 
     def examine(self, batch: Batch) -> dict[str, float]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.errors import TrainingError
-from twigkit.interfaces.objective import LossTerm, Objective
+from twigkit.interfaces.objective import Loss, LossTerm
 from twigkit.learning.batch import Batch
 
 
@@ -27,7 +27,7 @@ class ScaledObjective(nn.Module):
         objective: The objective.
     """
 
-    def __init__(self, objective: Objective, precision: str) -> None:
+    def __init__(self, objective: Loss, precision: str) -> None:
         """Wrap an objective.
 
         Args:
@@ -90,7 +90,7 @@ class Figures:
     sums: dict[str, float]
 
 
-def count_units(objective: Objective, batches: Iterable[Batch]) -> dict[str, int]:
+def count_units(objective: Loss, batches: Iterable[Batch]) -> dict[str, int]:
     """Add up the units of some micro-batches of this process.
 
     Args:

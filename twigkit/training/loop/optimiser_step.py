@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from twigkit.errors import TrainingError
-from twigkit.interfaces.objective import Objective
+from twigkit.interfaces.objective import Loss
 from twigkit.io.timing import Stopwatch
 from twigkit.learning.batch import Batch
 from twigkit.training.checkpointing.sharded_state import trained_names
@@ -76,7 +76,7 @@ class Stepper:
     def __init__(
         self,
         spec: StepSettings,
-        objective: Objective,
+        objective: Loss,
         twig: nn.Module,
         accelerator: Any,
         total: int,
