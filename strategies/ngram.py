@@ -16,7 +16,7 @@ from twigkit.interfaces import (
     Register,
     add_paths,
     hookimpl,
-    propose,
+    propose_ngrams,
 )
 
 
@@ -71,7 +71,7 @@ class NgramDrafter(PathShape):
             for text in texts:
                 self._seen.read(text, known[id(text)])
             self._read = {id(text): (text, len(text)) for text in texts}
-        drafts = [propose(self.tables, text, length) for text in texts]
+        drafts = [propose_ngrams(self.tables, text, length) for text in texts]
         add_paths(candidates, drafts, length, eager=draft_model.eager)
         return candidates
 

@@ -14,7 +14,7 @@ from twigkit.interfaces import (
     PathShape,
     Register,
     hookimpl,
-    process,
+    process_logits,
 )
 
 
@@ -59,7 +59,7 @@ class PathDrafter(PathShape):
             hidden = draft_model.expand(candidates, range(step, step + 1))
             logits = draft_model.logits(hidden, self.spec.head)[:, 0].float()
             if drawn is not None:
-                chance = process(logits, drawn).softmax(-1)
+                chance = process_logits(logits, drawn).softmax(-1)
                 candidates.sample(candidates.parent[:, :1], chance[:, None], 1, sure)
                 token = candidates.tokens[:, step + 1 : step + 2]
                 sure = chance.gather(1, token) >= self.spec.threshold

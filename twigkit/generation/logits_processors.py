@@ -19,7 +19,7 @@ from transformers.generation import logits_process as library
 
 from twigkit.errors import InputError
 from twigkit.generation.stop_strings import stop_string_criterion
-from twigkit.speculative.sampling import Sampling, process
+from twigkit.speculative.sampling import Sampling, process_logits
 
 _IDS_ALONE = frozenset(
     {
@@ -121,10 +121,10 @@ def sampling_steps(sampling: Sampling) -> tuple[LogitsStep, ...]:
     penalty = replace(Sampling(), repetition_penalty=sampling.repetition_penalty)
     if penalty != Sampling():
         kind = library.RepetitionPenaltyLogitsProcessor
-        steps.append(LogitsStep(lambda seen, s: process(s, penalty, seen), "seen", kind))
+        steps.append(LogitsStep(lambda seen, s: process_logits(s, penalty, seen), "seen", kind))
     rest = replace(sampling, repetition_penalty=1.0)
     if rest != Sampling():
-        steps.append(LogitsStep(lambda _, s: process(s, rest), "scores", Sampling))
+        steps.append(LogitsStep(lambda _, s: process_logits(s, rest), "scores", Sampling))
     return tuple(steps)
 
 

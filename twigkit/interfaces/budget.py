@@ -31,6 +31,10 @@ def wipe_layer(depth: int, given: int | float | None) -> int:
 
     Raises:
         BudgetError: If the layer lies outside the model.
+
+    Example:
+        >>> wipe_layer(32, None), wipe_layer(32, 0.5), wipe_layer(32, 20)
+        (24, 16, 20)
     """
     value = WIPE_FRACTION if given is None else given
     layer = round(value * depth) if isinstance(value, float) else value

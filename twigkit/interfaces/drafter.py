@@ -9,11 +9,12 @@ from torch import Tensor
 
 from twigkit.specs.run import DrafterField, DrafterSpec
 from twigkit.speculative.candidates import Candidates
-from twigkit.speculative.draft_tree import DraftTree
-from twigkit.speculative.ngrams import NgramTable, propose
+from twigkit.speculative.draft_tree import DraftTree, Topology
+from twigkit.speculative.ngrams import NgramTable, propose_ngrams
 from twigkit.speculative.path_drafting import PathShape, add_paths
-from twigkit.speculative.sampling import Sampling, process
+from twigkit.speculative.sampling import Sampling, process_logits
 from twigkit.speculative.static_trees import RankPath, ordered_paths, static_tree
+from twigkit.speculative.token_tree import TokenTree
 
 __all__ = [
     "BeginsAnswers",
@@ -29,10 +30,12 @@ __all__ = [
     "RankPath",
     "Remembers",
     "Sampling",
+    "TokenTree",
+    "Topology",
     "add_paths",
     "ordered_paths",
-    "process",
-    "propose",
+    "process_logits",
+    "propose_ngrams",
     "static_tree",
 ]
 
@@ -81,7 +84,7 @@ class DraftModel(Protocol):
         """How the target's tokens are drawn, without penalties; None if the best ones are taken.
 
         Drafts may be chosen all the same. Those that ``candidates.sample`` draws from what
-        ``twigkit.speculative.sampling.process`` makes of the draft's logits with these settings are
+        ``twigkit.interfaces.process_logits`` makes of the draft's logits with these settings are
         accepted more often.
         """
         ...

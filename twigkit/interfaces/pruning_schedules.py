@@ -18,7 +18,7 @@ def twig_stages(
     *,
     rows: Literal["last", "text"] = "last",
 ) -> list[Stage]:
-    """Plan a cut behind the exit layer, scored with the twig, and the final wipe.
+    """Plan a cut after the exit layer, scored with the twig, and the final wipe.
 
     Args:
         name: The pruner, for messages.
@@ -32,6 +32,12 @@ def twig_stages(
     Raises:
         CapabilityError: If there is no twig.
         BudgetError: If the budget cannot be met; gives the bounds.
+
+    Example:
+        >>> layout = PromptLayout([576], depth=32, exit_layer=2, budget=64, wipe_layer=None)
+        >>> cut, wipe = twig_stages("mine", layout, 0.75)
+        >>> cut.layer, cut.keep, wipe.layer, wipe.keep
+        (2, [41], 24, [0])
 
     Source: TwigVLM, arXiv 2503.14075 §4.2.
     """

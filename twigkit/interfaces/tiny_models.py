@@ -42,7 +42,7 @@ class TinyRow:
 
     Attributes:
         media: What stands in it, in order: ``"image"`` and ``"video"``; empty for text alone.
-        words: Text tokens in front of, between and behind the media, at least one each.
+        words: Text tokens before, between and after the media, at least one each.
         seed: Of its words, pixels and sizes, so that a row is the same alone and in a batch.
     """
 
@@ -92,6 +92,18 @@ class TinyPrompts:
         media: Draws a picture or a video, by name: ``"image"``, ``"video"``.
         words: Token ids ``[first, last)`` that text is drawn from.
         finish: Adds what the family's processor adds.
+
+    Example:
+        >>> def image(generator):
+        ...     return Medium([99, 99], {"pixel_values": random_pixels(generator, 1, 3, 8, 8)})
+        >>> prompts = TinyPrompts({"image": image}, words=(5, 6))
+        >>> inputs = prompts([TinyRow(("image",), words=1), TinyRow(words=3)])
+        >>> inputs["input_ids"].tolist()
+        [[1, 5, 99, 99, 5], [0, 1, 5, 5, 5]]
+        >>> inputs["attention_mask"].tolist()
+        [[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]
+        >>> inputs["pixel_values"].shape
+        torch.Size([1, 3, 8, 8])
     """
 
     media: Mapping[str, Callable[[torch.Generator], Medium]] = field(default_factory=dict)
@@ -163,7 +175,12 @@ def tiny_vision_config(**differs: Any) -> dict[str, Any]:
 
 
 def pad_left(prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """Make ``input_ids`` and ``attention_mask`` of prompts of different lengths."""
+    """Make ``input_ids`` and ``attention_mask`` of prompts of different lengths.
+
+    Example:
+        >>> {name: tensor.tolist() for name, tensor in pad_left([[1, 7, 8], [1]]).items()}
+        {'input_ids': [[1, 7, 8], [0, 0, 1]], 'attention_mask': [[1, 1, 1], [0, 0, 1]]}
+    """
     longest = max(map(len, prompts))
     ids = [[PAD] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]

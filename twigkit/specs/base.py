@@ -223,6 +223,20 @@ def problem(message: str) -> PydanticCustomError:
 
     Returns:
         The problem; pydantic adds where it happened.
+
+    Example:
+        >>> from pydantic import field_validator
+        >>> class EvenSpec(Spec):
+        ...     number: int
+        ...     @field_validator("number")
+        ...     @classmethod
+        ...     def _even(cls, number):
+        ...         if number % 2:
+        ...             raise problem(f"got {number}; expected an even number")
+        ...         return number
+        >>> EvenSpec(number=3)
+        Traceback (most recent call last):
+        twigkit.errors.SpecError: EvenSpec.number: got 3; expected an even number
     """
     return PydanticCustomError(CUSTOM, "{message}", {"message": message})
 

@@ -14,7 +14,12 @@ class NgramTable:
     """How often tokens followed others.
 
     Attributes:
-        order: Tokens of the longest gram.
+        order: Tokens of the longest n-gram.
+
+    Example:
+        >>> table = NgramTable.count([[5, 7, 9, 5, 7, 9], [5, 7, 8]], order=3)
+        >>> table.following((5, 7))
+        9
     """
 
     def __init__(self, order: int = 4) -> None:
@@ -82,13 +87,20 @@ class NgramTable:
         return table
 
 
-def propose(tables: Sequence[NgramTable], text: Sequence[int], length: int) -> list[int]:
+def propose_ngrams(tables: Sequence[NgramTable], text: Sequence[int], length: int) -> list[int]:
     """Continue a text, token by token, by the longest end of it that a table knows.
 
     Args:
         tables: Asked in this order for each end.
         text: Token ids.
         length: Most tokens to propose; fewer where no table knows even the last token.
+
+    Returns:
+        The proposed tokens.
+
+    Example:
+        >>> propose_ngrams([NgramTable.count([[5, 7, 9, 5, 7, 9]])], text=[1, 5], length=3)
+        [7, 9, 5]
     """
     order = max(table.order for table in tables)
     tail = list(text[max(len(text) - order + 1, 0) :])

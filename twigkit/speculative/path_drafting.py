@@ -49,6 +49,13 @@ def add_paths(
 
     Returns:
         The ids of the new nodes; there may be none.
+
+    Example:
+        >>> candidates = Candidates.path(torch.tensor([7, 8]), capacity=4)
+        >>> add_paths(candidates, [[5, 3], [9]], length=2)
+        range(1, 3)
+        >>> candidates.tokens[:, :3].tolist(), candidates.alive[:, :3].tolist()
+        ([[7, 5, 3], [8, 9, 0]], [[True, True, True], [True, True, False]])
     """
     if eager:
         length = min(length, max(map(len, drafts)))

@@ -66,7 +66,7 @@ class Sampling:
             raise InputError(f"repetition_penalty is {self.repetition_penalty}; it is above 0")
 
 
-def process(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
+def process_logits(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
     """Apply repetition penalty, temperature, top-k, top-p and min-p, in this order.
 
     Args:
@@ -79,6 +79,11 @@ def process(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> T
 
     Raises:
         InputError: If there is a repetition penalty and ``seen`` is missing.
+
+    Example:
+        >>> logits = torch.tensor([2.0, 1.0, 0.0])
+        >>> process_logits(logits, Sampling(temperature=0.5, top_k=2))
+        tensor([4., 2., -inf])
 
     Source: the value and the order of every processor are those of transformers 5.23.
     """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.interfaces.tiny_models import TinyRow
-from twigkit.speculative.sampling import Sampling, process
+from twigkit.speculative.sampling import Sampling, process_logits
 from twigkit.testing.lab import Lab
 from twigkit.twig.module import Twig
 
@@ -34,7 +34,7 @@ def exact(lab: Lab, row: TinyRow) -> dict[tuple[int, ...], float]:
     for _ in range(LENGTH):
         longer = {}
         for text, chance in chances.items():
-            scores = process(lab.own_logits(row, list(text))[-1], DRAWN.sampling)
+            scores = process_logits(lab.own_logits(row, list(text))[-1], DRAWN.sampling)
             following = scores.double().softmax(-1)
             for token in following.nonzero()[:, 0].tolist():
                 longer[(*text, token)] = chance * float(following[token])

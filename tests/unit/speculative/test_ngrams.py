@@ -7,7 +7,7 @@ import random
 import pytest
 
 from twigkit import InputError
-from twigkit.speculative.ngrams import NgramTable, propose
+from twigkit.speculative.ngrams import NgramTable, propose_ngrams
 
 
 def counted(texts, order, text, length):
@@ -41,14 +41,17 @@ def test_what_followed_most_often_is_proposed(seed, tmp_path):
     again = NgramTable.load(tmp_path / "grams.json")
     for _ in range(5):
         text = [rng.randrange(5) for _ in range(rng.randint(1, 6))]
-        assert propose([table], text, 6) == counted(texts, order, text, 6)
-        assert propose([again], text, 6) == propose([table], text, 6)
+        assert propose_ngrams([table], text, 6) == counted(texts, order, text, 6)
+        assert propose_ngrams([again], text, 6) == propose_ngrams([table], text, 6)
 
 
 def test_what_was_seen_counts_more_than_the_table():
     seen, table = NgramTable.count([[1, 2, 5]]), NgramTable.count([[1, 2, 8, 9], [3, 2, 8]])
-    assert propose([seen, table], [1, 2], 3) == [5]
-    assert propose([seen, table], [3, 2], 3) == [8, 9]  # a longer end counts more than who saw it
+    assert propose_ngrams([seen, table], [1, 2], 3) == [5]
+    assert propose_ngrams([seen, table], [3, 2], 3) == [
+        8,
+        9,
+    ]  # a longer end counts more than who saw it
     assert NgramTable.count([[4, -1, 6, 7]]).following((4,)) is None
 
 

@@ -17,7 +17,14 @@ from transformers import (
 )
 
 from twigkit.errors import InputError
-from twigkit.speculative.sampling import Noise, Sampling, draw, draw_scores, process, seen_tokens
+from twigkit.speculative.sampling import (
+    Noise,
+    Sampling,
+    draw,
+    draw_scores,
+    process_logits,
+    seen_tokens,
+)
 
 VOCABULARY = 50
 
@@ -52,7 +59,9 @@ def test_each_processor_equals_transformers(case, seed):
     logits = scores(seed, 6)
     ids = torch.randint(0, VOCABULARY, (6, 9), generator=torch.Generator().manual_seed(seed))
     expected = LogitsProcessorList(processors)(ids, logits.clone())
-    assert torch.equal(process(logits, sampling, seen_tokens(ids, None, VOCABULARY)), expected)
+    assert torch.equal(
+        process_logits(logits, sampling, seen_tokens(ids, None, VOCABULARY)), expected
+    )
 
 
 def generate_processors(sampling):
@@ -89,7 +98,7 @@ def test_order_equals_generate(seed):
         ids = torch.randint(0, VOCABULARY, (4, 9), generator=torch.Generator().manual_seed(seed))
         expected = generate_processors(sampling)(ids, logits.clone())
         seen = seen_tokens(ids, None, VOCABULARY)
-        assert torch.equal(process(logits, sampling, seen), expected), sampling
+        assert torch.equal(process_logits(logits, sampling, seen), expected), sampling
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -104,7 +113,7 @@ def test_every_node_equals_its_own_path(seed, grow):
     valid = torch.arange(6) >= torch.tensor([[0], [2], [6]])
     logits = scores(seed, 3, 12)
     seen = seen_tokens(prefix, valid, VOCABULARY, table.tokens, table.ancestors)
-    processed = process(logits, sampling, seen)
+    processed = process_logits(logits, sampling, seen)
     for row, tree in enumerate(plain):
         for node in range(len(tree.tokens)):
             path = [tree.tokens[i] for i in tree.path(node)]
@@ -115,8 +124,8 @@ def test_every_node_equals_its_own_path(seed, grow):
 
 def test_defaults_change_nothing():
     logits = scores(0, 2, 3)
-    assert torch.equal(process(logits, Sampling()), logits)
-    assert process(logits.bfloat16(), Sampling()).dtype == torch.float32
+    assert torch.equal(process_logits(logits, Sampling()), logits)
+    assert process_logits(logits.bfloat16(), Sampling()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -137,7 +146,7 @@ def test_bounds_are_named(field, value):
 
 def test_a_penalty_needs_to_know_what_was_seen():
     with pytest.raises(InputError, match="seen"):
-        process(scores(0, 2), Sampling(repetition_penalty=1.2))
+        process_logits(scores(0, 2), Sampling(repetition_penalty=1.2))
 
 
 def test_draw_follows_the_weights():

@@ -29,7 +29,7 @@ from twigkit.demo.recipe.vision import pixels
 from twigkit.demo.world import draw, draw_with_owners
 from twigkit.io.processors import prepare
 from twigkit.model import TwigModel
-from twigkit.speculative.ngrams import NgramTable, propose
+from twigkit.speculative.ngrams import NgramTable, propose_ngrams
 
 SHORT = tuple(KINDS)
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -201,7 +201,7 @@ def gained(
     """
     steps, done = 0, 0
     while done < len(answer):
-        drafts = propose([table], [*prompt, *answer[:done]], length)
+        drafts = propose_ngrams([table], [*prompt, *answer[:done]], length)
         right = [draft == token for draft, token in zip(drafts, answer[done:], strict=False)]
         done += [*right, False].index(False) + 1
         steps += 1
