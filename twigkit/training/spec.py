@@ -31,6 +31,8 @@ from twigkit.specs.run import (
     TwigSpec,
 )
 
+__all__ = ["DataSpec", "OptimiserSpec", "TrainingSpec", "example"]
+
 DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A factory by name, ``package.module:factory``."""
 

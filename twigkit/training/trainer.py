@@ -39,6 +39,8 @@ from twigkit.training.loop.run_log import Journal, Line, Window, read_lines
 from twigkit.training.setup import accelerator_for, load_model, make_objective
 from twigkit.training.spec import TrainingSpec
 
+__all__ = ["Result", "Training", "train"]
+
 LOG = "log.jsonl"
 """The run's log, in the folder of the run."""
 
