@@ -1,4 +1,4 @@
-"""Qwen3-VL: like Qwen2.5-VL, with visual features added behind the first layers too."""
+"""Qwen3-VL: like Qwen2.5-VL, with visual features added after the first layers too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from twigkit.interfaces import (
 IMAGE, VIDEO, START, END = 99, 98, 97, 96
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 6, 4))
 TIMESTAMP = 85
-"""A word in front of a frame, as the processor writes its time."""
+"""A word before a frame, as the processor writes its time."""
 
 
 class DeepstackStack(MropeStack):

@@ -101,7 +101,7 @@ def _tiny() -> dict[str, Any]:
 
 
 def _tiles(generator: torch.Generator, count: int) -> Medium:
-    """Draw some tiles, each between fences behind a word that says where it lies."""
+    """Draw some tiles, each between fences after a word that says where it lies."""
     ids = [FENCE, PLACE, *[IMAGE] * TOKENS] * count + [FENCE]
     return Medium(ids, {"pixel_values": random_pixels(generator, count, 3, SIDE, SIDE)})
 

@@ -1,4 +1,4 @@
-"""Heads that look further ahead: one guess for each of several tokens behind the next one."""
+"""Heads that look further ahead: one guess for each of several tokens after the next one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MedusaHeadSpec(HeadSpec):
         3,
         ge=1,
         le=16,
-        description="Tokens to predict behind the next one, which is the language-model head's.",
+        description="Tokens to predict after the next one, which is the language-model head's.",
     )
 
 
@@ -40,7 +40,7 @@ class MedusaHead(Head):
     capabilities: ClassVar[frozenset[str]] = frozenset({"several-tokens"})
 
     def __init__(self, width: int, outputs: list[nn.Linear]) -> None:
-        """Put a fresh block in front of each output map."""
+        """Put a fresh block before each output map."""
         super().__init__()
         dtype = outputs[0].weight.dtype
         blocks = [nn.Linear(width, width, dtype=dtype) for _ in outputs]
@@ -67,7 +67,7 @@ class MedusaHead(Head):
 
     @property
     def offsets(self) -> int:
-        """Tokens that are predicted behind the next one."""
+        """Tokens that are predicted after the next one."""
         return len(self.outputs)
 
     def forward(self, hidden: Tensor) -> Tensor:

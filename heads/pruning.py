@@ -81,7 +81,7 @@ class PruningHead(Head):
         return cls(*maps, offset=spec.offset, rotary=spec.rotary)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return the gates of each token, queries' in front of keys'.
+        """Return the gates of each token, queries' before keys'.
 
         Args:
             hidden: What the last twig layer's self-attention is given, ``[batch, tokens, width]``.
@@ -92,15 +92,15 @@ class PruningHead(Head):
         return torch.cat((self._gates(self.query, hidden), self._gates(self.key, hidden)), -1)
 
     def scores(self, probe: RowProbe, visual: Tensor) -> Tensor:
-        """Score the visual tokens in front of each probed row, also beyond a layer's window.
+        """Score the visual tokens before each probed row, also beyond a layer's window.
 
         Args:
-            probe: The probe of the last twig layer, behind a run.
+            probe: The probe of the last twig layer, after a run.
             visual: Which tokens are visual, ``[batch, tokens]`` bool.
 
         Returns:
             ``[batch, rows, tokens]`` float32; those of a row add up to one, or are all zero where
-            no visual token lies in front of it.
+            no visual token lies before it.
 
         Raises:
             RuntimeError: If the layer did not run, so that nothing was recorded.

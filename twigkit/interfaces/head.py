@@ -56,11 +56,11 @@ class Scorer(Protocol):
         """Score the visual tokens, differentiably.
 
         Args:
-            probe: The probe of the last twig layer, behind a run.
+            probe: The probe of the last twig layer, after a run.
             visual: Which tokens are visual, ``[batch, tokens]`` bool.
 
         Returns:
             One score per probed row and token, ``[batch, rows, tokens]`` float32. Those of the
-            visual tokens in front of a row add up to one; all others are zero.
+            visual tokens before a row add up to one; all others are zero.
         """
         ...

@@ -126,7 +126,7 @@ class TinyPrompts:
         return inputs if self.finish is None else self.finish(inputs, media)
 
     def _row(self, row: TinyRow) -> tuple[list[int], list[Medium]]:
-        """Draw one prompt: the first token, words, and media with words behind each."""
+        """Draw one prompt: the first token, words, and media with words after each."""
         generator = torch.Generator().manual_seed(row.seed)
         ids, held = [BOS, *self._text(row.words, generator)], []
         for name in row.media:

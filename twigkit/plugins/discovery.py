@@ -1,7 +1,7 @@
 """Discovery: from installed distributions to a filled registry.
 
 Entry points of the group ``twigkit`` each name one module with hook implementations. The built-in
-plug-ins come in by the same door as a stranger's package.
+plug-ins use the same entry-point group as third-party packages.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def discover(path: Sequence[str] | None = None) -> Discovery:
     for source in sources(GROUP, path):
         try:
             entries = _load(source)
-        except Exception as error:  # a stranger's import may raise anything
+        except Exception as error:  # a third party's import may raise anything
             problems.append(Problem(source, _one_line(error)))
             registry.note(str(problems[-1]))
             continue
@@ -177,7 +177,7 @@ def commands(path: Sequence[str] | None = None) -> dict[str, Source]:
         path: Folders to search for distributions instead of ``sys.path``.
 
     Returns:
-        Command name to the entry point behind it, in alphabetical order. One that several
+        Command name to its entry point, in alphabetical order. One that several
         distributions claim has ``rivals`` and refuses to load.
     """
     found: dict[str, Source] = {}

@@ -1,4 +1,4 @@
-"""The registry: which plug-in stands behind which name, and where it came from."""
+"""The registry: which plug-in has which name, and where it came from."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Registry:
             entry: The entry that claims a name of another one.
 
         Returns:
-            What anybody who asks for the name will be told.
+            What a lookup of the name will say.
         """
         key = (entry.kind, entry.name)
         if key in self._entries:

@@ -221,7 +221,7 @@ class AdapterConformance:
             self._audited(lab, lab.run(rows)),
             lab.own_tokens(rows),
             f"plain decoding of a prompt with {rows[0].media or 'text'}",
-            "Positions go on behind the prompt's highest one (Prompt.next_rope, next_index)",
+            "Positions go on after the prompt's highest one (Prompt.next_rope, next_index)",
         )
 
     def test_plain_decoding_of_a_padded_batch(self, lab: Lab, required: frozenset[str]) -> None:
@@ -289,8 +289,8 @@ class AdapterConformance:
                 lab,
                 trace,
                 [*trace.tokens[:number], logits.argmax(-1).tolist(), *trace.tokens[number + 1 :]],
-                f"decoding behind a pruned prompt with {row.media or 'text'}",
-                "Generated tokens stand behind the ORIGINAL prompt, not behind what is left of it",
+                f"decoding after a pruned prompt with {row.media or 'text'}",
+                "Generated tokens stand after the ORIGINAL prompt, not after what is left of it",
             )
 
     def test_without_pruning_there_is_nothing_to_prune(self, lab: Lab) -> None:
@@ -326,7 +326,7 @@ class AdapterConformance:
         for pruner in pruners:
             plain = lab.run(rows, pruner=pruner)
             trace = lab.run(rows, drafter, twig=lab.twig(agreement), pruner=pruner)
-            where = f"drafting a {shape}" + (" behind a pruned prompt" if pruner else "")
+            where = f"drafting a {shape}" + (" after a pruned prompt" if pruner else "")
             checks.same_tokens(
                 lab, self._audited(lab, trace), plain.tokens, where, "Verification must be exact"
             )
@@ -387,7 +387,7 @@ class AdapterConformance:
 
     @staticmethod
     def _pruner(lab: Lab, wipes: bool) -> ScoredPruner:
-        """A pruner that keeps few tokens behind the exit layer."""
+        """A pruner that keeps few tokens after the exit layer."""
         return ScoredPruner(5, lab.exit_layer, lab.stack.depth - 2 if wipes else None)
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The comparisons behind the kit's checks, and the messages that say what is wrong and where."""
+"""The comparisons of the kit's checks, and the messages that say what is wrong and where."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def _expected(trace: Trace, number: int, row: int, answer: Any) -> list[int]:
 
 
 def cache_holds_kept(trace: Trace) -> None:
-    """Fail if the caches behind a stage hold other prompt tokens than those that it kept."""
+    """Fail if the caches after a stage hold other prompt tokens than those that it kept."""
     for segment in trace.prefilled.cache.base:
         stages = [
             number

@@ -196,7 +196,7 @@ class DrafterConformance:
     def test_equals_plain_decoding_whatever_is_accepted(
         self, drafter: Any, lab: Lab, share: Agreement
     ) -> None:
-        """All, half or none of the drafts accepted, behind a prompt that was pruned and wiped."""
+        """All, half or none of the drafts accepted, after a prompt that was pruned and wiped."""
         if not drafter.heads:
             pytest.skip("drafts without heads")
         twig = lab.twig("untrained", tuple(drafter.heads))
@@ -206,7 +206,7 @@ class DrafterConformance:
         scripted = ScriptedDrafter(drafter, Script(plain.prompt, plain.tokens, share))
         trace = lab.run(rows, scripted, twig=twig, pruner=pruner)
         checks.audited(trace)
-        what = f"drafting that is {share} right behind a pruned prompt"
+        what = f"drafting that is {share} right after a pruned prompt"
         checks.same_tokens(
             lab, trace, plain.tokens, what, "Accepted drafts must be kept as drafted"
         )
@@ -271,7 +271,7 @@ class DrafterConformance:
 
 
 def _until(tokens: list[int], ends: frozenset[int]) -> list[int]:
-    """Cut off what stands behind the first end token."""
+    """Cut off what stands after the first end token."""
     return tokens[: next((i + 1 for i, token in enumerate(tokens) if token in ends), None)]
 
 

@@ -198,13 +198,13 @@ class PrunerConformance:
             logits = lab.own_logits(row, tokens[:-1], seen)[length - 1 :]
             want = [*trace.tokens[:number], logits.argmax(-1).tolist(), *trace.tokens[number + 1 :]]
             hint = "Return scores (and states) of the tokens as they lie in the context"
-            checks.same_tokens(lab, trace, want, "the answer behind the pruned prompt", hint)
+            checks.same_tokens(lab, trace, want, "the answer after the pruned prompt", hint)
 
     @pytest.mark.parametrize("draft_cache", ["full", "kept"])
     def test_speculation_equals_plain_decoding_under_it(
         self, pruner: Any, lab: Lab, twig: Twig, trace: Trace, budget: int | float, draft_cache: str
     ) -> None:
-        """Drafting behind the pruned prompt changes no token."""
+        """Drafting after the pruned prompt changes no token."""
         drafted = lab.run(
             lab.batch(),
             ShapedDrafter((0, 0, 1, 1)),
@@ -215,7 +215,7 @@ class PrunerConformance:
         )
         checks.audited(drafted)
         hint = "select() must depend on the prompt alone"
-        checks.same_tokens(lab, drafted, trace.tokens, "drafting behind the pruned prompt", hint)
+        checks.same_tokens(lab, drafted, trace.tokens, "drafting after the pruned prompt", hint)
 
     # -- steps that the checks share ---------------------------------------------------------------
 

@@ -32,7 +32,7 @@ def end_tokens(model: nn.Module) -> frozenset[int]:
 
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
-    """Cut off what stands behind the first end token."""
+    """Cut off what stands after the first end token."""
     for place, token in enumerate(tokens):
         if token in ends:
             return tokens[: place + 1]
@@ -55,7 +55,7 @@ def masked_logits(
         model: A model that nothing is attached to.
         layers: Its own decoder layers.
         inputs: Processor outputs of one prompt without padding.
-        tokens: Text tokens behind the prompt.
+        tokens: Text tokens after the prompt.
         kept: Prompt positions that each layer may see, ``[prompt]`` bool; ``None`` for all.
 
     Returns:
@@ -119,7 +119,7 @@ def eager_rows(model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
 
 
 def extended(inputs: dict[str, Any], tokens: Sequence[int]) -> dict[str, Any]:
-    """Put text tokens behind the one prompt of a processor's outputs.
+    """Put text tokens after the one prompt of a processor's outputs.
 
     Args:
         inputs: Outputs for a batch of one prompt.

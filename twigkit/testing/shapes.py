@@ -17,7 +17,7 @@ class ShapedDrafter:
     """Drafts a tree of a fixed shape, every node's children being its most likely tokens.
 
     Attributes:
-        parents: Parent of each node behind the root, level by level: ``(0, 1, 2)`` is a path of
+        parents: Parent of each node after the root, level by level: ``(0, 1, 2)`` is a path of
             three drafts, ``(0, 0, 1, 1, 2)`` a tree with two children of the root.
         spare: Drafts that a cut drops, the least likely ones.
     """
@@ -76,7 +76,7 @@ class ScoredPruner:
     The scores do not depend on the model, so a check can work out on its own what must stay.
 
     Attributes:
-        keep: Visual tokens to keep per row behind the first stage.
+        keep: Visual tokens to keep per row after the first stage.
         layer: Layer of the first stage.
         wipe: Layer of the wipe; ``None`` wipes nothing.
     """

@@ -1,4 +1,4 @@
-"""The head: the base's own head behind a small residual block."""
+"""The head: the base's own head after a small residual block."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class HelloPrunerSpec(PrunerSpec):
 
 
 class HelloPruner:
-    """Keeps every n-th visual token behind a layer, and none behind the wipe layer."""
+    """Keeps every n-th visual token after a layer, and none after the wipe layer."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe"})
     needs_twig: ClassVar[bool] = False
