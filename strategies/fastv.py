@@ -29,6 +29,7 @@ class FastvPrunerSpec(PrunerSpec):
     wipe_layer: int | float = Field(
         1.0,
         gt=0,
+        allow_inf_nan=False,
         description="Base layers, or a fraction of them, after which no visual token is left; the "
         "depth itself, as published, wipes nothing.",
     )

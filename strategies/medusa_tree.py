@@ -38,6 +38,7 @@ class MedusaTreeDrafterSpec(DrafterSpec):
     kind: Literal["medusa-tree"] = "medusa-tree"
     paths: tuple[tuple[int, ...], ...] = Field(
         DEFAULT_PATHS,
+        max_length=4096,
         description="The tree: a path of ranks per node, 0 for the most likely token; "
         "`twigkit tune-tree` finds one for a twig.",
     )

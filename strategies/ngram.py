@@ -26,10 +26,10 @@ class NgramDrafterSpec(DrafterSpec):
     kind: Literal["ngram"] = "ngram"
     length: int = Field(5, ge=1, le=64, description="Most tokens drafted per step.")
     order: int = Field(
-        4, ge=2, le=16, description="Tokens of the longest gram, the drafted one included."
+        4, ge=2, le=16, description="Tokens of the longest n-gram, the drafted one included."
     )
     table: str | None = Field(
-        None, description="File of grams that NgramTable.save wrote; None starts with none."
+        None, description="File of n-grams that NgramTable.save wrote; None starts with none."
     )
     learn: bool = Field(
         True, description="Whether prompts and answers are counted as well, as they come."

@@ -42,7 +42,7 @@ class Occurrences:
     def __init__(self, text: list[int], longest: int) -> None:
         """Watch a text."""
         self.text, self.longest = text, longest
-        self._behind: dict[tuple[int, ...], int] = {}
+        self._after: dict[tuple[int, ...], int] = {}
         self._read = 0
 
     def read(self) -> None:
@@ -51,7 +51,7 @@ class Occurrences:
             for size in range(1, min(self.longest, end + 1) + 1):
                 if self.text[end + 1 - size] < 0:
                     break
-                self._behind[tuple(self.text[end + 1 - size : end + 1])] = end + 1
+                self._after[tuple(self.text[end + 1 - size : end + 1])] = end + 1
         self._read = max(self._read, len(self.text) - 1)
 
     def following(self, length: int) -> list[int]:
@@ -62,7 +62,7 @@ class Occurrences:
         self.read()
         size = len(self.text)
         for together in range(min(self.longest, size), 0, -1):
-            start = self._behind.get(tuple(self.text[size - together :]))
+            start = self._after.get(tuple(self.text[size - together :]))
             if start is None:
                 continue
             copy: list[int] = []

@@ -33,6 +33,7 @@ class RandomPrunerSpec(PrunerSpec):
     wipe_layer: int | float = Field(
         0.75,
         gt=0,
+        allow_inf_nan=False,
         description="Base layers, or a fraction of them, after which no visual token is left; the "
         "depth itself wipes nothing.",
     )

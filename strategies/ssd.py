@@ -32,7 +32,7 @@ class PathDrafterSpec(DrafterSpec):
     )
     draws: bool = Field(
         False,
-        description="Where the target draws its tokens, draw the drafts as well: more of them are "
+        description="Where the target samples its tokens, sample the drafts too: more of them are "
         "accepted at high temperatures. The answers' distribution is the same; which of them a "
         "seed gives is not what plain decoding gives.",
     )
@@ -40,7 +40,7 @@ class PathDrafterSpec(DrafterSpec):
 
 
 class PathDrafter(PathShape):
-    """Drafts token after token while the draft model is sure: the most likely, or drawn ones."""
+    """Drafts token after token while the draft model is sure: the most likely, or sampled ones."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "sampling"})
     heads: tuple[str, ...]

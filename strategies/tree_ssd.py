@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from twigkit.interfaces import (
@@ -16,7 +16,11 @@ from twigkit.interfaces import (
     DraftTree,
     Register,
     hookimpl,
+    problem,
 )
+
+MOST_CANDIDATES = 4096
+"""Most nodes of a step before the cut; their ancestor mask then takes 16 MiB per row."""
 
 
 class TreeDrafterSpec(DrafterSpec):
@@ -36,6 +40,26 @@ class TreeDrafterSpec(DrafterSpec):
     )
     head: str = Field("lm", description="Name of the twig head that drafts.")
 
+    @model_validator(mode="after")
+    def _fits(self) -> TreeDrafterSpec:
+        """Refuse trees whose ancestor mask, of candidates times candidates, would not fit."""
+        if self.candidates > MOST_CANDIDATES:
+            raise problem(
+                f"{self.children} children of {self.expanded} nodes on each of {self.levels} "
+                f"levels are {self.candidates} candidates per step; a tree has at most "
+                f"{MOST_CANDIDATES}: lower children, expanded or levels"
+            )
+        return self
+
+    @property
+    def candidates(self) -> int:
+        """Nodes of all levels before the tree is cut, root included."""
+        width, total = 1, 1
+        for _ in range(self.levels):
+            total += width * self.children
+            width = min(self.expanded, width * self.children)
+        return total
+
 
 class TreeDrafter:
     """Expands the most probable nodes of each level and keeps the best of all."""
@@ -52,11 +76,7 @@ class TreeDrafter:
     @property
     def capacity(self) -> int:
         """Nodes of all levels before the tree is cut, root included."""
-        spec, width, total = self.spec, 1, 1
-        for _ in range(spec.levels):
-            total += width * spec.children
-            width = min(spec.expanded, width * spec.children)
-        return total
+        return self.spec.candidates
 
     @property
     def size(self) -> int:

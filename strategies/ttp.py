@@ -31,6 +31,7 @@ class TtpPrunerSpec(PrunerSpec):
     wipe_layer: int | float = Field(
         0.75,
         gt=0,
+        allow_inf_nan=False,
         description="FinalWipe: base layers, or a fraction of them, after which no visual token is "
         "left; the depth itself wipes nothing.",
     )

@@ -197,7 +197,7 @@ def test_tokens_that_a_drafter_drew_are_accepted_by_their_own_rule():
     noise = Noise(torch.arange(rows))
     selector = ProcessedSelector(TokenSelection.drawing(), texts, noise, eager=True)
     root = torch.zeros(rows, dtype=torch.long)
-    table = Candidates.path(root, 2, numbers=lambda: noise.table("draft", root, 2))
+    table = Candidates.path(root, 2, numbers=lambda: noise.numbers("draft", root, 2))
     proposal = torch.tensor([0.1, 0.2, 0.6, 0.1]).expand(rows, 1, -1)
     nodes = torch.zeros(rows, 1, dtype=torch.long)
     table.sample(nodes, proposal, 1)

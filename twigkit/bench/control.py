@@ -182,7 +182,7 @@ def compare_control(
 
 
 def ratio(rounds: Rounds, name: str) -> float:
-    """Compare one answer's process time by one way with plain decoding's just before and behind.
+    """Compare one answer's process time by one way with plain decoding's just before and after.
 
     Args:
         rounds: The replays of the answer.
@@ -216,7 +216,7 @@ def judge(
 
 
 def _name(spec: Any) -> str:
-    """What tables call one of the controller's drafters."""
+    """What reports call one of the bandit's drafters."""
     return f"{spec.kind}, {spec.nodes} nodes" if hasattr(spec, "nodes") else str(spec.kind)
 
 

@@ -28,14 +28,14 @@ def tree_seconds(device: torch.device, rounds: int = 200) -> float:
         chance = torch.randn(1, width * CHILDREN, generator=generator).mul(2).log_softmax(1)
         levels.append((chance.argsort(1).to(device), chance.to(device)))
     root = torch.zeros(1, dtype=torch.long, device=device)
-    table = Candidates.tree(root, 1 + CHILDREN * sum(widths), ends=root + 2)
+    candidates = Candidates.tree(root, 1 + CHILDREN * sum(widths), ends=root + 2)
 
     def build() -> None:
-        table.reset(root)
+        candidates.reset(root)
         parents = torch.zeros(1, 1, dtype=torch.long, device=device)
         for tokens, chance in levels:
-            added = table.add(tokens, parents.repeat_interleave(CHILDREN, 1), chance)
-            parents = table.best(added, EXPANDED)
-        table.cut(NODES)
+            added = candidates.add(tokens, parents.repeat_interleave(CHILDREN, 1), chance)
+            parents = candidates.best(added, EXPANDED)
+        candidates.cut(NODES)
 
     return alternate(rounds, build)[0]

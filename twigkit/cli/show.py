@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--step is {args.step}; the first one is 1")
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(Path(args.out).suffix.lower())
     if kind is None:
-        raise InputError(f"cannot draw {args.out!r}; name a .png or .jpg file with --out")
+        raise InputError(f"cannot write {args.out!r}; name a .png or .jpg file with --out")
     from twigkit.io.files import write_whole
     from twigkit.io.processors import load_processor, open_picture, prepare
     from twigkit.speculative.tree_image import render_step

@@ -167,7 +167,7 @@ class Generation:
         capacity, noise = self.request.drafter.capacity, self._noise
 
         def numbers() -> Tensor:
-            return noise.table("draft", self.positions.index, capacity)
+            return noise.numbers("draft", self.positions.index, capacity)
 
         ends = torch.tensor(sorted(self._stop.eos), dtype=torch.long, device=root.device)
         allocate = Candidates.path if linear else Candidates.tree

@@ -176,7 +176,7 @@ class ProcessedSelector:
                 for node in nodes
             ]
             target = torch.stack(scores, 1).softmax(-1)
-            noise = self._noise.table("acceptance", self._place, len(nodes))
+            noise = self._noise.numbers("acceptance", self._place, len(nodes))
             # A row's last token goes by the number of its place, whoever drafted what before it.
             levels = torch.arange(tree.height + 1, device=noise.device)
             closing = self._noise.at(self._place[:, None] + levels)

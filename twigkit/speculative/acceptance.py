@@ -2,13 +2,13 @@
 
 Every rule walks from the root towards the leaves and ends with one token of the target's own, so a
 step yields at least one token. Which rule is right depends on how the candidates came about, and
-:func:`rule` decides it from the table itself, never from what a plug-in claims:
+:func:`rule` decides it from the draft tree itself, never from what a plug-in claims:
 
-- ``choice``: the target's token after each node, its most likely one or one drawn from its
+- ``choice``: the target's token after each node, its most likely one or one sampled from its
   processed distribution, decides where to go. Right for every tree that was made without looking
   at these choices, and exact token for token.
-- ``path`` and ``siblings``: rejection with residual distributions, for tokens that were drawn from
-  a known q; in :mod:`twigkit.speculative.rejection_sampling`.
+- ``path`` and ``siblings``: rejection with residual distributions, for tokens that were sampled
+  from a known q; in :mod:`twigkit.speculative.rejection_sampling`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Accepted:
         path: Node ids of the root and the accepted drafts below it, from the root down,
             ``[B, w]`` long; 0 beyond the accepted ones.
         count: Accepted drafts, the root not counted, ``[B]`` long, at most w - 1.
-        next_token: The target's own token after the last accepted node, ``[B]`` long.
+        next_token: The target's own token after the last accepted node, the bonus token, ``[B]``
+            long.
     """
 
     path: Tensor
@@ -58,11 +59,11 @@ class Accepted:
 
 
 def rule(candidates: DraftTree, drawn: bool) -> Rule:
-    """Decide which acceptance rule is lossless for a table of candidates.
+    """Decide which acceptance rule is lossless for a draft tree.
 
     Args:
-        candidates: The table to verify.
-        drawn: Whether the target draws its tokens; False for greedy decoding.
+        candidates: The draft tree to verify.
+        drawn: Whether the target samples its tokens; False for greedy decoding.
 
     Returns:
         ``"choice"`` for greedy decoding and for candidates that were chosen, ``"path"`` or
@@ -92,16 +93,29 @@ def accept(
         ancestors: Ancestors of each node and itself, ``[B, n, n]`` bool.
         depth: Edges between root and node, ``[B, n]``.
         alive: Nodes that may be accepted, ``[B, n]`` bool.
-        choice: The target's token after each node, ``[B, n]``: its most likely token, or one DRAWN
-            from its processed distribution there, independently of the tree.
+        choice: The target's token after each node, ``[B, n]``: its most likely token, or one
+            sampled from its processed distribution there, independently of the tree.
         parent: Node ids of the parents, ``[B, n]``; found from the ancestors if None.
         longest: Most drafts on a path, if known: ``path`` is then ``longest + 1`` wide, else ``n``.
 
     Returns:
         The accepted path; its tokens and ``next_token`` are distributed as the target's alone.
 
-    Source: TwigVLM, arXiv 2503.14075 §4.3, for greedy choices. For drawn ones the emitted token is
-    the drawn one at every node, so the tree only decides how many come at once.
+    Source: TwigVLM, arXiv 2503.14075 §4.3, for greedy choices. For sampled ones the emitted token
+    is the target's own sample at every node, so the tree only decides how many come at once.
+
+    Examples:
+        A root with the drafts 5 and 8, and a draft 6 below 5. The target wants 5, then 6, then 7,
+        its own token, which comes as a bonus:
+
+        >>> tokens, depth = torch.tensor([[3, 5, 8, 6]]), torch.tensor([[0, 1, 1, 2]])
+        >>> ancestors = torch.tensor([[[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]]])
+        >>> choice = torch.tensor([[5, 6, 9, 7]])
+        >>> accepted = accept(tokens, ancestors.bool(), depth, torch.ones(1, 4).bool(), choice)
+        >>> accepted.count.tolist(), accepted.next_token.tolist()
+        ([2], [7])
+        >>> accepted.emitted(tokens)[:, :3].tolist()
+        [[5, 6, 7]]
     """
     rows, size = tokens.shape
     ids = torch.arange(size, device=tokens.device)
@@ -132,7 +146,7 @@ def walk(
     vocabulary, and processors of a user's own may need the ids along the path.
 
     Args:
-        candidates: The table to verify.
+        candidates: The draft tree to verify.
         choose: Given node ids ``[B]`` and their depth, the target's token after each, ``[B]``. It
             is called ``height + 1`` times; for rows whose walk has ended, again with their last
             node, and what it then returns is ignored.

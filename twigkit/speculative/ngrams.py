@@ -9,17 +9,22 @@ from typing import Any
 
 from twigkit.errors import InputError
 
+_MOST = 1 << 31
+"""Token ids and counts in files are below this."""
+
 
 class NgramTable:
     """How often tokens followed others.
 
+    Examples:
+        >>> table = NgramTable.count([[5, 7, 9, 5, 7, 8, 5, 7, 8]], order=3)
+        >>> table.following((5, 7)), table.following((4,))
+        (8, None)
+        >>> propose_ngrams([table], [1, 5], length=3)
+        [7, 8, 5]
+
     Attributes:
         order: Tokens of the longest n-gram.
-
-    Example:
-        >>> table = NgramTable.count([[5, 7, 9, 5, 7, 9], [5, 7, 8]], order=3)
-        >>> table.following((5, 7))
-        9
     """
 
     def __init__(self, order: int = 4) -> None:
@@ -30,14 +35,14 @@ class NgramTable:
 
     @classmethod
     def count(cls, texts: Iterable[Sequence[int]], order: int = 4) -> NgramTable:
-        """Count the grams of some texts of token ids."""
+        """Count the n-grams of some texts of token ids."""
         table = cls(order)
         for text in texts:
             table.read(text)
         return table
 
     def read(self, text: Sequence[int], start: int = 0) -> None:
-        """Count the tokens of a text from a place on, each behind up to ``order - 1`` others.
+        """Count the tokens of a text from a place on, each after up to ``order - 1`` others.
 
         Nothing is counted of or across tokens below 0, which stand for visual ones.
         """
@@ -75,16 +80,31 @@ class NgramTable:
         """
         try:
             data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-            table = cls(int(data["order"]))
+            table = cls(_whole(data["order"], 1))
             for context, (token, times) in data["grams"].items():
-                table._add(tuple(map(int, context.split())), int(token), int(times))
+                known = tuple(_whole(int(word)) for word in context.split())
+                table._add(known, _whole(token), _whole(times, 1))
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}; check the path") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            why = f": {error}" if isinstance(error, _WrongNumberError) else ""
             raise InputError(
-                f"{path} is no table of grams; write one with NgramTable.save"
+                f"{path} is no table of n-grams{why}; write one with NgramTable.save"
             ) from None
         return table
+
+
+class _WrongNumberError(ValueError):
+    """A number in a file that is no token, count or order."""
+
+
+def _whole(value: object, least: int = 0) -> int:
+    """Check a number from a file: whole, not below ``least``, and small enough for a tensor."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _MOST:
+        raise _WrongNumberError(
+            f"{str(value)[:40]} stands where a whole number from {least} to {_MOST - 1} belongs"
+        )
+    return value
 
 
 def propose_ngrams(tables: Sequence[NgramTable], text: Sequence[int], length: int) -> list[int]:

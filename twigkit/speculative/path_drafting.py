@@ -39,10 +39,10 @@ class PathShape:
 def add_paths(
     candidates: Candidates, drafts: Sequence[Sequence[int]], length: int, *, eager: bool = False
 ) -> range:
-    """Append one path per row to a table of paths that holds the root alone.
+    """Append one path per row to candidates that hold the root alone.
 
     Args:
-        candidates: The table, with ``linear`` set.
+        candidates: Made by :meth:`Candidates.path`.
         drafts: Tokens of each row's path, ``length`` at most; they need not be equally many.
         length: Nodes to append in every row. What a row has no token for is dead.
         eager: Whether to append no more than the longest path has, as ``draft_model.eager`` allows.

@@ -1,9 +1,9 @@
-"""Rejection rules for candidates that were drawn from a known q: along a path, and among siblings.
+"""Rejection sampling of drafts that were sampled from a known q: along a path, among siblings.
 
-A drawn token is accepted with probability min(1, p/q); at the first rejection the target's token
+A sampled token is accepted with probability min(1, p/q); at the first rejection the target's token
 comes from what q left uncovered. The emitted tokens then have the target's distribution exactly,
-whatever q is, as long as the tokens were really drawn from it and none was dropped after it was
-drawn.
+whatever q is, as long as the tokens were really sampled from it and none was dropped after it was
+sampled.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from twigkit.speculative.sampling import draw
 
 
 def _proposal(candidates: DraftTree) -> Tensor:
-    """The distributions that the candidates were drawn from; an error if they were chosen."""
+    """The distributions that the candidates were sampled from; an error if they were chosen."""
     if not candidates.sampled or candidates.proposal is None:
         raise CapabilityError(
-            "these candidates were chosen, not drawn, so there is no q to reject by; "
-            "use acceptance.accept with drawn choices"
+            "these candidates were chosen, not sampled, so there is no q to reject by; "
+            "use acceptance.accept with sampled choices"
         )
     return candidates.proposal
 
 
 def _residual(target: Tensor, proposal: Tensor) -> Tensor:
-    """What a rejected draw from ``proposal`` leaves of ``target``, normalised, ``[B, V]``.
+    """What a rejected sample of ``proposal`` leaves of ``target``, normalised, ``[B, V]``.
 
     Nothing is left only when the two agree, where a rejection comes from rounding alone; the target
     itself is right then.
@@ -41,22 +41,22 @@ def _residual(target: Tensor, proposal: Tensor) -> Tensor:
 def accept_path(
     candidates: DraftTree, target: Tensor, noise: Tensor, closing: Tensor | None = None
 ) -> Accepted:
-    """Accept a prefix of a drawn path, then draw from the residual or from the target.
+    """Accept a prefix of a sampled path, then sample from the residual or from the target.
 
     Args:
-        candidates: A linear table filled by :meth:`Candidates.sample`. Its dead nodes count as not
+        candidates: A path filled by :meth:`Candidates.sample`. Its dead nodes count as not
             drafted, so that deciding to stop must not depend on the token that would be dropped.
         target: The target's processed distribution after each node, ``[B, n, V]``.
         noise: Uniform numbers, independent of the draft's, ``[B, n]`` float64: number i decides
             whether node i passes.
-        closing: Number k decides the token behind k accepted drafts, ``[B, height + 1]``; None
+        closing: Number k decides the token after k accepted drafts, ``[B, height + 1]``; None
             takes number 0 of ``noise``.
 
     Returns:
         The accepted path, ``height + 1`` wide; tokens are distributed as the target's alone.
 
     Raises:
-        CapabilityError: If the candidates were not drawn.
+        CapabilityError: If the candidates were not sampled.
 
     Source: Leviathan et al. 2023, arXiv 2211.17192, algorithm 1.
     """
@@ -80,25 +80,25 @@ def accept_path(
 def accept_siblings(
     candidates: DraftTree, target: Tensor, noise: Tensor, closing: Tensor | None = None
 ) -> Accepted:
-    """Try the drawn children of each node in turn, keeping what a rejection leaves of the target.
+    """Try the sampled children of each node in turn, keeping what a rejection leaves of the target.
 
-    Lossless only for children that were drawn independently from their parent's q and are all still
-    there: a tree that was cut by score, or from which a token was dropped for its value, gives
-    another distribution than the target's. :meth:`Candidates.cut` refuses such trees.
+    Lossless only for children that were sampled independently from their parent's q and are all
+    still there: a tree that was cut by score, or from which a token was dropped for its value,
+    gives another distribution than the target's. :meth:`Candidates.cut` refuses such trees.
 
     Args:
         candidates: A tree filled by :meth:`Candidates.sample`.
         target: The target's processed distribution after each node, ``[B, n, V]``.
         noise: Uniform numbers, independent of the draft's, ``[B, n]`` float64: number i decides
             whether node i passes.
-        closing: Number k decides the token behind k accepted drafts, ``[B, height + 1]``; None
+        closing: Number k decides the token after k accepted drafts, ``[B, height + 1]``; None
             takes number 0 of ``noise``.
 
     Returns:
         The accepted path, ``height + 1`` wide; tokens are distributed as the target's alone.
 
     Raises:
-        CapabilityError: If the candidates were not drawn.
+        CapabilityError: If the candidates were not sampled.
 
     Source: SpecInfer, Miao et al. 2024, arXiv 2305.09781, multi-step speculative sampling.
     """
@@ -143,13 +143,13 @@ def settle(
     """Accept candidates by the one rule that is lossless for them.
 
     Args:
-        candidates: The table to verify.
-        target: The target's processed distribution after each node, ``[B, n, V]``, to draw from;
+        candidates: The draft tree to verify.
+        target: The target's processed distribution after each node, ``[B, n, V]``, to sample from;
             for greedy decoding any scores.
         noise: Uniform numbers, ``[B, n]`` in [0, 1), independent of the candidates; None for greedy
             decoding. For candidates that were chosen, number i decides the target's token after
-            node i; for those that were drawn, see :func:`accept_path`.
-        closing: For candidates that were drawn; see :func:`accept_path`.
+            node i; for those that were sampled, see :func:`accept_path`.
+        closing: For candidates that were sampled; see :func:`accept_path`.
 
     Returns:
         The accepted path.

@@ -1,4 +1,4 @@
-"""From logits to a drawn token: processing, reproducible noise, drawing.
+"""From logits to a sampled token: logits processing, reproducible noise, sampling.
 
 The processors give the values that Hugging Face's ``generate`` gives, in its order, for any number
 of nodes at once. Noise belongs to positions: the token at position t is a function of the
@@ -19,10 +19,10 @@ from torch import Tensor
 from twigkit.errors import InputError
 
 Purpose = Literal["choice", "draft", "acceptance"]
-"""What a number decides: the target's own token, a drawn draft, or whether a drawn draft passes."""
+"""What a number decides: the target's own token, a sampled draft, or whether that is accepted."""
 
 _PURPOSES: dict[Purpose, int] = {"choice": 0, "draft": 1, "acceptance": 2}
-_ITEMS = 16  # bits of a counter that number the items of one place: as many as a table has nodes
+_ITEMS = 16  # bits of a counter that number the items of one place: as many as a step has nodes
 _STRIDE = -7046029254386353131  # odd; 2**64 divided by the golden ratio
 _FACTORS = (-4658895280553007687, -7723592293110705685)
 _IMPOSSIBLE = float("-inf")
@@ -30,7 +30,7 @@ _IMPOSSIBLE = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What happens to logits before a token is drawn; the defaults change nothing.
+    """What happens to logits before a token is sampled; the defaults change nothing.
 
     Attributes:
         temperature: Divides the logits; above 0.
@@ -72,10 +72,10 @@ def process_logits(logits: Tensor, sampling: Sampling, seen: Tensor | None = Non
     Args:
         logits: Raw scores, ``[..., V]``; computed in float32.
         sampling: What to apply.
-        seen: Tokens that prompt and path already hold, ``[..., V]`` bool; see :func:`seen_tokens`.
+        seen: Tokens that prompt and path already hold, ``[..., V]`` bool.
 
     Returns:
-        Processed scores, ``[..., V]`` float32, -inf for tokens that cannot be drawn.
+        Processed scores, ``[..., V]`` float32, -inf for tokens that cannot be sampled.
 
     Raises:
         InputError: If there is a repetition penalty and ``seen`` is missing.
@@ -118,42 +118,11 @@ def _top_p(scores: Tensor, top_p: float) -> Tensor:
     return scores.masked_fill(torch.zeros_like(tail).scatter(-1, order, tail), _IMPOSSIBLE)
 
 
-def seen_tokens(
-    ids: Tensor,
-    valid: Tensor | None,
-    vocabulary: int,
-    tokens: Tensor | None = None,
-    ancestors: Tensor | None = None,
-) -> Tensor:
-    """Mark the tokens that prompt and generated text hold, for each node's own path.
-
-    Args:
-        ids: Prompt and text so far, ``[B, T]``; ids beyond the vocabulary are ignored.
-        valid: Which of them count, ``[B, T]`` bool; None for all.
-        vocabulary: Size V of the vocabulary.
-        tokens: Tokens of the tree's nodes, ``[B, n]``, the root's included.
-        ancestors: Ancestors of each node and itself, ``[B, n, n]`` bool.
-
-    Returns:
-        ``[B, V]`` bool, or ``[B, n, V]`` if a tree is given.
-    """
-    spill = vocabulary
-    held = ids.clamp(max=spill)
-    if valid is not None:
-        held = held.masked_fill(~valid, spill)
-    seen = torch.zeros(ids.shape[0], vocabulary + 1, dtype=torch.bool, device=ids.device)
-    seen.scatter_(1, held, True)
-    if tokens is not None and ancestors is not None:
-        path = torch.where(ancestors, tokens.clamp(max=spill).unsqueeze(1), spill)
-        seen = seen.unsqueeze(1).repeat(1, tokens.shape[1], 1).scatter_(2, path, True)
-    return seen[..., :vocabulary]
-
-
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Draw an index in proportion to weights: the inverse of their cumulative sum.
+    """Sample an index in proportion to weights: the inverse of their cumulative sum.
 
     The same uniform number gives the same index for the same weights, without a host
-    synchronisation. An index of weight 0 is never drawn.
+    synchronisation. An index of weight 0 is never sampled.
 
     Args:
         weights: Non-negative, not all 0, in any scale, ``[..., V]``.
@@ -161,6 +130,11 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
 
     Returns:
         Indices, ``[...]`` long.
+
+    Examples:
+        >>> weights = torch.tensor([[1.0, 0.0, 3.0]]).repeat(3, 1)
+        >>> draw(weights, torch.tensor([0.0, 0.2, 0.9])).tolist()  # the first quarter is index 0
+        [0, 0, 2]
     """
     total = weights.to(torch.float64).cumsum(-1)
     whole = total[..., -1:]
@@ -170,16 +144,15 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def draw_scores(scores: Tensor, uniform: Tensor) -> Tensor:
-    """Draw an index from the softmax of processed scores; shapes as for :func:`draw`."""
+    """Sample an index from the softmax of processed scores; shapes as for :func:`draw`."""
     return draw(scores.softmax(-1), uniform)
 
 
 class Noise:
     """Uniform numbers, each a function of a row's seed, a purpose, a place in its text and an item.
 
-    Nothing is stored and nothing advances: the same question has the same answer whenever and in
-    whatever company it is asked, without a host synchronisation, and different questions have
-    independent answers.
+    There is no state that advances: a number depends on these four alone, not on the batch or the
+    order of the calls, and needs no host synchronisation. Different ones are independent.
 
     Attributes:
         seeds: One per row, ``[B]`` long.
@@ -213,7 +186,7 @@ class Noise:
         """
         return self._number(place << _ITEMS + 2 | _PURPOSES["choice"])
 
-    def table(self, purpose: Purpose, place: Tensor, count: int) -> Tensor:
+    def numbers(self, purpose: Purpose, place: Tensor, count: int) -> Tensor:
         """Numbers for the items of one place in every row.
 
         Args:

@@ -1,9 +1,9 @@
 """Scripted logits: drafts that the target accepts always, never, or about half the time.
 
-A twig that copies ALL layers behind the exit layer, with the base's norm and head, predicts exactly
+A twig that copies ALL layers after the exit layer, with the base's norm and head, predicts exactly
 what the base will say. A :class:`ScriptedHead` on top of it is then right or wrong on purpose.
 
-No twig knows what a base will say behind a pruned prompt, or several tokens ahead. There a
+No twig knows what a base will say after a pruned prompt, or several tokens ahead. There a
 :class:`ScriptedDrafter` looks the target's answer up instead: its layers run as ever, and what its
 heads say is replaced.
 """
@@ -30,7 +30,7 @@ class ScriptedHead(nn.Module):
 
     Where the draft is to be wrong, the most likely token gets the lowest logit of all, so that no
     number of children brings it back. Whether it is to be wrong depends on the state alone: the
-    same node is right or wrong in whatever order and company it is asked for.
+    same node is right or wrong whatever else is in the batch, in any order.
 
     Attributes:
         head: The head with perfect logits.

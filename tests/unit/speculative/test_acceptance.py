@@ -131,7 +131,7 @@ def test_settle_takes_the_rule_of_the_table():
                 assert accepted.next_token.tolist() == [0, 0]
         assert settle(chosen, target, noise).next_token.tolist() == [1, 1]
     for refused in (accept_path, accept_siblings):
-        with pytest.raises(CapabilityError, match="chosen, not drawn"):
+        with pytest.raises(CapabilityError, match="chosen, not sampled"):
             refused(chosen, target, noise)
 
 

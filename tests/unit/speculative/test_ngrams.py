@@ -58,7 +58,29 @@ def test_what_was_seen_counts_more_than_the_table():
 @pytest.mark.parametrize("text", ["", "[]", '{"order": 4}', '{"order": 4, "grams": {"x": [1, 2]}}'])
 def test_a_file_that_is_no_table_is_refused(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
-    with pytest.raises(InputError, match=r"t\.json is no table of grams"):
+    with pytest.raises(InputError, match=r"t\.json is no table of n-grams"):
         NgramTable.load(tmp_path / "t.json")
     with pytest.raises(InputError, match="cannot be read"):
         NgramTable.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"order": 4, "grams": {"3": [-5, 1]}}',
+        '{"order": 4, "grams": {"-3": [5, 1]}}',
+        '{"order": 4, "grams": {"3": [Infinity, 1]}}',
+        '{"order": 4, "grams": {"3": [5, NaN]}}',
+        '{"order": 4, "grams": {"3": [5, 1.5]}}',
+        '{"order": 4, "grams": {"3": [5, true]}}',
+        '{"order": Infinity, "grams": {}}',
+        '{"order": 0, "grams": {}}',
+        '{"order": 4, "grams": {"3": [1180591620717411303424, 1]}}',
+        '{"order": 4, "grams": {"1180591620717411303424": [5, 1]}}',
+    ],
+)
+def test_numbers_that_are_no_tokens_are_refused(tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(InputError, match=r"stands where a whole number from [01] to") as refusal:
+        NgramTable.load(tmp_path / "t.json")
+    assert "\n" not in str(refusal.value)

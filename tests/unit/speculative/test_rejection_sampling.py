@@ -304,7 +304,7 @@ def test_rows_do_not_depend_on_each_other():
     for draft in (drawn_path, drawn_tree):
         table = draft(prefix, torch.Generator().manual_seed(0))
         target = TARGET[prefixes(table, prefix)]
-        numbers = noise.table("acceptance", prefix, table.capacity)
+        numbers = noise.numbers("acceptance", prefix, table.capacity)
         together = settle(table, target, numbers)
         for row in range(8):
             one = spread(table, torch.tensor([row]))

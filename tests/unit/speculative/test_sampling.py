@@ -17,14 +17,7 @@ from transformers import (
 )
 
 from twigkit.errors import InputError
-from twigkit.speculative.sampling import (
-    Noise,
-    Sampling,
-    draw,
-    draw_scores,
-    process_logits,
-    seen_tokens,
-)
+from twigkit.speculative.sampling import Noise, Sampling, draw, draw_scores, process_logits
 
 VOCABULARY = 50
 
@@ -52,6 +45,11 @@ CASES = {
 }
 
 
+def seen_in(ids):
+    """Which tokens each row of ids holds."""
+    return torch.stack([torch.isin(torch.arange(VOCABULARY), row) for row in ids])
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", range(10))
 def test_each_processor_equals_transformers(case, seed):
@@ -59,9 +57,7 @@ def test_each_processor_equals_transformers(case, seed):
     logits = scores(seed, 6)
     ids = torch.randint(0, VOCABULARY, (6, 9), generator=torch.Generator().manual_seed(seed))
     expected = LogitsProcessorList(processors)(ids, logits.clone())
-    assert torch.equal(
-        process_logits(logits, sampling, seen_tokens(ids, None, VOCABULARY)), expected
-    )
+    assert torch.equal(process_logits(logits, sampling, seen_in(ids)), expected)
 
 
 def generate_processors(sampling):
@@ -97,7 +93,7 @@ def test_order_equals_generate(seed):
         logits = scores(seed, 4)
         ids = torch.randint(0, VOCABULARY, (4, 9), generator=torch.Generator().manual_seed(seed))
         expected = generate_processors(sampling)(ids, logits.clone())
-        seen = seen_tokens(ids, None, VOCABULARY)
+        seen = seen_in(ids)
         assert torch.equal(process_logits(logits, sampling, seen), expected), sampling
 
 
@@ -107,12 +103,16 @@ def test_every_node_equals_its_own_path(seed, grow):
     import random
 
     sampling = Sampling(0.8, 15, 0.9, 0.02, 1.5)
-    table, plain = grow(random.Random(seed), 3, 12, vocabulary=VOCABULARY)
+    _, plain = grow(random.Random(seed), 3, 12, vocabulary=VOCABULARY)
     generator = torch.Generator().manual_seed(seed)
     prefix = torch.randint(0, VOCABULARY + 3, (3, 6), generator=generator)
     valid = torch.arange(6) >= torch.tensor([[0], [2], [6]])
     logits = scores(seed, 3, 12)
-    seen = seen_tokens(prefix, valid, VOCABULARY, table.tokens, table.ancestors)
+    seen = torch.zeros(3, 12, VOCABULARY, dtype=torch.bool)
+    for row, tree in enumerate(plain):
+        for node in range(len(tree.tokens)):
+            path = torch.tensor([tree.tokens[i] for i in tree.path(node)])
+            seen[row, node] = seen_in(torch.cat([prefix[row, valid[row]], path])[None])[0]
     processed = process_logits(logits, sampling, seen)
     for row, tree in enumerate(plain):
         for node in range(len(tree.tokens)):
@@ -151,7 +151,7 @@ def test_a_penalty_needs_to_know_what_was_seen():
 
 def test_draw_follows_the_weights():
     weights = torch.tensor([0.0, 5.0, 0.0, 3.0, 2.0, 0.0])
-    uniform = Noise(torch.tensor([0])).table("draft", torch.tensor([3]), 100_000)[0]
+    uniform = Noise(torch.tensor([0])).numbers("draft", torch.tensor([3]), 100_000)[0]
     share = draw(weights.expand(100_000, -1), uniform).bincount(minlength=6) / 100_000
     assert torch.allclose(share, weights / 10, atol=6e-3)
     assert share[[0, 2, 5]].eq(0).all()
@@ -167,7 +167,7 @@ def test_draw_never_leaves_the_support(scale):
 
 def test_draw_handles_nodes_and_scores():
     logits = scores(1, 3, 4)
-    uniform = Noise(torch.arange(3)).table("choice", torch.zeros(3).long(), 4)
+    uniform = Noise(torch.arange(3)).numbers("choice", torch.zeros(3).long(), 4)
     drawn = draw_scores(logits, uniform)
     assert drawn.shape == (3, 4)
     for row, node in itertools.product(range(3), range(4)):
@@ -191,7 +191,7 @@ def test_noise_is_splitmix_addressed_by_counter():
     seeds = [0, 1, 7, 2**62, -1, -(2**63), 2**63 - 1]
     noise = Noise.of(seeds, torch.device("cpu"))
     place = torch.arange(len(seeds)) * 1000
-    drafts, own = noise.table("draft", place, 5), noise.at(place)
+    drafts, own = noise.numbers("draft", place, 5), noise.at(place)
     for row, seed in enumerate(seeds):
         assert own[row] == reference(seed, int(place[row]) << 18)
         for item in range(5):
@@ -204,13 +204,13 @@ def test_noise_is_splitmix_addressed_by_counter():
 def test_a_rows_noise_does_not_depend_on_its_neighbours():
     seeds, place = torch.tensor([3, 4, 5]), torch.tensor([9, 0, 70])
     noise = Noise(seeds)
-    together = noise.table("acceptance", place, 7)
+    together = noise.numbers("acceptance", place, 7)
     for row in range(3):
         alone = Noise(seeds[[row]])
-        assert torch.equal(alone.table("acceptance", place[[row]], 7)[0], together[row])
+        assert torch.equal(alone.numbers("acceptance", place[[row]], 7)[0], together[row])
         assert torch.equal(alone.at(place[[row]])[0], noise.at(place)[row])
     order = torch.tensor([2, 0])
-    assert torch.equal(noise.rows(order).table("acceptance", place[order], 7), together[order])
+    assert torch.equal(noise.rows(order).numbers("acceptance", place[order], 7), together[order])
 
 
 def test_noise_belongs_to_positions_and_purposes():
@@ -220,7 +220,7 @@ def test_noise_belongs_to_positions_and_purposes():
     for column in range(3):
         assert torch.equal(noise.at(place[:, column]), chosen[:, column])
     purposes = ("choice", "draft", "acceptance")
-    numbers = torch.stack([noise.table(p, place[:, 0], 50) for p in purposes])
+    numbers = torch.stack([noise.numbers(p, place[:, 0], 50) for p in purposes])
     assert len(numbers.unique()) == numbers.numel()
     assert torch.equal(numbers[0, :, 0], chosen[:, 0])
 
@@ -233,9 +233,9 @@ def test_noise_is_uniform_and_independent_along_every_axis(axis):
     numbers = {
         "seeds": lambda: Noise(ids).at(torch.zeros_like(ids)),
         "places": lambda: Noise(torch.tensor([5])).at(ids[None])[0],
-        "items": lambda: Noise(torch.tensor([5])).table("draft", ids[:1], count)[0],
+        "items": lambda: Noise(torch.tensor([5])).numbers("draft", ids[:1], count)[0],
         "purposes": lambda: torch.stack(
-            [Noise(ids[: count // 2]).table(p, ids[: count // 2], 1)[:, 0] for p in PAIR], 1
+            [Noise(ids[: count // 2]).numbers(p, ids[: count // 2], 1)[:, 0] for p in PAIR], 1
         ).flatten(),
     }[axis]()
     cell = (numbers * 16).long().view(-1, 2)
