@@ -17,7 +17,7 @@ _MODULES = {
     "interfaces.budget": "WIPE_FRACTION keep_counts wipe_layer",
     "interfaces.capabilities": "ADAPTER_CAPABILITIES PICTURES VIDEOS",
     "interfaces.drafter": "BeginsAnswers Candidates Decides DraftModel DraftTree Drafter "
-    "NgramTable PathShape RankPath Remembers Sampling TokenTree Topology add_paths ordered_paths "
+    "NgramTable PathShape RankPath Remembers Sampling Topology add_paths ordered_paths "
     "process_logits propose_ngrams static_tree",
     "interfaces.head": "Head RowProbe Scorer Twig",
     "interfaces.learning": "NEVER_DRAWN Answers Divergence TeacherRows ahead_sums "
@@ -40,6 +40,7 @@ _MODULES = {
     "specs.base": "Spec problem",
     "specs.run": "ByKind DrafterField DrafterSpec GenerationSpec HeadSpec PluginSpec PrunerSpec "
     "RunSpec RuntimeSpec TwigSpec",
+    "speculative.token_tree": "TokenTree",
     "training.spec": "TrainingSpec",
     "training.trainer": "train",
 }
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from twigkit.specs.run import RunSpec as RunSpec
     from twigkit.specs.run import RuntimeSpec as RuntimeSpec
     from twigkit.specs.run import TwigSpec as TwigSpec
+    from twigkit.speculative.token_tree import TokenTree as TokenTree
     from twigkit.training.spec import TrainingSpec as TrainingSpec
     from twigkit.training.trainer import train as train
 

@@ -14,7 +14,6 @@ from twigkit.speculative.ngrams import NgramTable, propose_ngrams
 from twigkit.speculative.path_drafting import PathShape, add_paths
 from twigkit.speculative.sampling import Sampling, process_logits
 from twigkit.speculative.static_trees import RankPath, ordered_paths, static_tree
-from twigkit.speculative.token_tree import TokenTree
 
 __all__ = [
     "BeginsAnswers",
@@ -30,7 +29,6 @@ __all__ = [
     "RankPath",
     "Remembers",
     "Sampling",
-    "TokenTree",
     "Topology",
     "add_paths",
     "ordered_paths",

@@ -19,6 +19,8 @@ from torch_geometric.utils import degree, to_dense_adj
 from twigkit.errors import InputError
 from twigkit.speculative.draft_tree import DraftTree, Topology
 
+__all__ = ["TokenTree"]
+
 
 class TokenTree(Data):  # type: ignore[misc]
     """Candidate tokens below one root as a torch_geometric graph.
