@@ -4,7 +4,7 @@ import json
 
 from .conftest import HELLO
 
-KINDS = {"adapter", "drafter", "head", "pruner"}
+KINDS = {"adapter", "drafter", "head", "objective", "pruner"}
 
 
 def test_it_is_discovered_and_listed(environment):

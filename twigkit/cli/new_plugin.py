@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise unwritable(folder, error) from error
     print(
-        f"wrote {folder}: an adapter, a head, a pruner, a drafter and a command, all {name!r}\n"
+        f"wrote {folder}: an adapter, a head, a pruner, a drafter, an objective and a "
+        f"command, all {name!r}\n"
         f"next: pip install -e '{folder}[test]' && python -m pytest {folder}"
     )
     return 0

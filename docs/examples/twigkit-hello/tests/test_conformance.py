@@ -7,12 +7,14 @@ from twigkit.testing import (
     DrafterConformance,
     HeadConformance,
     Lab,
+    ObjectiveConformance,
     PrunerConformance,
 )
 
 from twigkit_hello.adapter import HelloAdapter
 from twigkit_hello.drafter import HelloDrafter, HelloDrafterSpec
 from twigkit_hello.head import HelloHead, HelloHeadSpec
+from twigkit_hello.objective import HelloObjective, HelloObjectiveSpec
 from twigkit_hello.pruner import HelloPruner, HelloPrunerSpec
 
 torch.set_num_threads(1)
@@ -59,3 +61,15 @@ class TestDrafter(OnOwnFamily, DrafterConformance):
     @classmethod
     def drafter(cls):
         return HelloDrafter(HelloDrafterSpec(width=3))
+
+
+class TestObjective(OnOwnFamily, ObjectiveConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def objective_class(cls):
+        return HelloObjective
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls):
+        return HelloObjectiveSpec()

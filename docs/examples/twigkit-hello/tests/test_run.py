@@ -15,7 +15,7 @@ RUN = Path(__file__).parents[1] / "run.yaml"
 
 def test_every_part_is_registered():
     registry = default_registry()
-    for kind in ("adapter", "head", "pruner", "drafter"):
+    for kind in ("adapter", "head", "pruner", "drafter", "objective"):
         assert registry.get(kind, "hello").distribution == "twigkit-hello"
 
 
