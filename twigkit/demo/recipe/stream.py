@@ -32,6 +32,7 @@ class Stream:
         *,
         described: float = 0.25,
         per_scene: int = 4,
+        turns: int = 1,
         first: int = 0,
         kinds: Sequence[str] = tuple(KINDS),
     ) -> None:
@@ -39,8 +40,9 @@ class Stream:
 
         Args:
             samples: How many samples there are.
-            described: Share of samples that describe a scene; the others ask a question.
+            described: Share of turns that describe a scene; the others ask a question.
             per_scene: Samples about one scene.
+            turns: Turns about the picture of one sample.
             first: Seed of the first scene.
             kinds: Kinds of question to ask.
 
@@ -48,11 +50,12 @@ class Stream:
             InputError: If an argument is out of bounds, or scenes to evaluate on would be reached.
         """
         unknown = sorted(set(kinds) - set(KINDS))
-        if samples < 1 or per_scene < 1 or first < 0 or not 0 <= described <= 1 or not kinds:
+        least = min(samples, per_scene, turns)
+        if least < 1 or first < 0 or not 0 <= described <= 1 or not kinds:
             raise InputError(
-                f"got samples={samples}, per_scene={per_scene}, first={first}, "
-                f"described={described}, kinds={list(kinds)}; expected at least one sample, scene "
-                "and kind, a seed from 0, and a share from 0 to 1"
+                f"got samples={samples}, per_scene={per_scene}, turns={turns}, first={first}, "
+                f"described={described}, kinds={list(kinds)}; expected at least one sample, scene, "
+                "turn and kind, a seed from 0, and a share from 0 to 1"
             )
         if unknown:
             raise InputError(f"unknown kinds {', '.join(unknown)}; known: {', '.join(KINDS)}")
@@ -61,7 +64,7 @@ class Stream:
                 f"scenes from {HELD_OUT} on are held out to evaluate on; ask for fewer samples"
             )
         self.samples, self.described, self.per_scene = samples, described, per_scene
-        self.first, self.kinds = first, sorted(kinds)
+        self.turns, self.first, self.kinds = turns, first, sorted(kinds)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -74,30 +77,37 @@ class Stream:
             index: Its number.
 
         Returns:
-            One turn about one picture.
+            One picture and the turns about it.
         """
         if not 0 <= index < self.samples:
             raise IndexError(index)
         seed = self.first + index // self.per_scene
         scene, random_ = scene_of(seed), self._random(index)
-        turn = describe(scene, random_) if self._describes(index) else None
-        while turn is None:
-            turn = ask(random_.choice(self.kinds), scene, random_)
         picture = Image.fromarray(draw_with_owners(scene)[0])
-        messages = [
-            Message("user", f"{IMAGE}\n{turn.question}"),
-            Message("assistant", turn.answer),
-        ]
+        messages: list[Message] = []
+        for place in range(self.turns):
+            turn = describe(scene, random_) if self._describes(index, place) else None
+            while turn is None:
+                turn = ask(random_.choice(self.kinds), scene, random_)
+            asked = f"{IMAGE}\n{turn.question}" if place == 0 else turn.question
+            messages += [Message("user", asked), Message("assistant", turn.answer)]
         return Sample(f"{turn.kind}-{seed}-{index}", messages, [picture])
 
     def lengths(self) -> np.ndarray:
         """Tell questions from descriptions, without drawing anything."""
         return np.array(
-            [WORDS_OF_A_DESCRIPTION if self._describes(i) else 1 for i in range(self.samples)]
+            [
+                sum(
+                    WORDS_OF_A_DESCRIPTION if self._describes(index, place) else 1
+                    for place in range(self.turns)
+                )
+                for index in range(self.samples)
+            ]
         )
 
     def _random(self, index: int) -> random.Random:
         return random.Random(f"stream {index}")
 
-    def _describes(self, index: int) -> bool:
-        return random.Random(f"stream describes {index}").random() < self.described
+    def _describes(self, index: int, place: int) -> bool:
+        turn = index if place == 0 else f"{index} {place}"
+        return random.Random(f"stream describes {turn}").random() < self.described

@@ -29,10 +29,10 @@ STAGES: dict[str, dict[str, Any]] = {
     "next-token": {
         "objective": {"kind": "distillation", "prediction": 0.0, "attention": 0.0},
         "optimiser": {"rate": 1e-3, "warmup": 50, "floor": 0.02},
-        "data": {"options": {"samples": 200_000, "described": 0.3}},
+        "data": {"options": {"samples": 32_000, "described": 0.3, "per_scene": 1, "turns": 8}},
         "batch": 64,
-        "micro_batch": 32,
-        "steps": 2000,
+        "micro_batch": 16,
+        "steps": 500,
         "seed": 4,
     },
     "distil": {
