@@ -89,9 +89,13 @@ class Stream:
             turn = describe(scene, random_) if self._describes(index, place) else None
             while turn is None:
                 turn = ask(random_.choice(self.kinds), scene, random_)
-            asked = f"{IMAGE}\n{turn.question}" if place == 0 else turn.question
-            messages += [Message("user", asked), Message("assistant", turn.answer)]
-        return Sample(f"{turn.kind}-{seed}-{index}", messages, [picture])
+            if place == 0:
+                messages += [Message("user", f"{IMAGE}\n{turn.question}")]
+                name = f"{turn.kind}-{seed}-{index}"
+            else:
+                messages += [Message("user", turn.question)]
+            messages += [Message("assistant", turn.answer)]
+        return Sample(name, messages, [picture])
 
     def lengths(self) -> np.ndarray:
         """Tell questions from descriptions, without drawing anything."""
