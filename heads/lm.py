@@ -57,9 +57,8 @@ class LmHead(Head):
             raise SpecError(
                 f"the head asks for {rows} rows but the base's vocabulary has {stack.vocabulary}"
             )
-        linear = nn.Linear(
-            base.weight.shape[1], rows, bias=base.bias is not None, dtype=base.weight.dtype
-        )
+        bias, dtype = base.bias is not None, base.weight.dtype
+        linear = nn.Linear(base.weight.shape[1], rows, bias=bias, dtype=dtype, device="cpu")
         with torch.no_grad():
             linear.weight.copy_(base.weight[:rows])
             if base.bias is not None:

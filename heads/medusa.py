@@ -43,7 +43,7 @@ class MedusaHead(Head):
         """Put a fresh block before each output map."""
         super().__init__()
         dtype = outputs[0].weight.dtype
-        blocks = [nn.Linear(width, width, dtype=dtype) for _ in outputs]
+        blocks = [nn.Linear(width, width, dtype=dtype, device="cpu") for _ in outputs]
         for block in blocks:
             nn.init.zeros_(block.weight)
             nn.init.zeros_(block.bias)
@@ -57,7 +57,8 @@ class MedusaHead(Head):
         rows, width = base.weight.shape
         outputs = []
         for _ in range(spec.offsets):
-            linear = nn.Linear(width, rows, bias=base.bias is not None, dtype=base.weight.dtype)
+            bias, dtype = base.bias is not None, base.weight.dtype
+            linear = nn.Linear(width, rows, bias=bias, dtype=dtype, device="cpu")
             with torch.no_grad():
                 linear.weight.copy_(base.weight)
                 if base.bias is not None:

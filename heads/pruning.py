@@ -72,7 +72,7 @@ class PruningHead(Head):
         dtype = stack.model.get_output_embeddings().weight.dtype
         maps = []
         for count in (heads, groups):
-            linear = nn.Linear(width, count * each, bias=False, dtype=dtype)
+            linear = nn.Linear(width, count * each, bias=False, dtype=dtype, device="cpu")
             if spec.offset:
                 nn.init.zeros_(linear.weight)
             else:

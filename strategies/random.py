@@ -57,7 +57,9 @@ class RandomPruner:
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:
         """Draw a score for each token; ``generate`` takes the generator that decides them."""
-        drawn = torch.rand(context.visual.shape, generator=context.generator)
+        shape, generator = context.visual.shape, context.generator
+        device = torch.device("cpu") if generator is None else generator.device
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float32, device=device)
         return Selection(drawn.to(context.visual.device))
 
 

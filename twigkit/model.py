@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CapabilityError, InputError
 from twigkit.families.loading import load_base
 from twigkit.families.resolve import find_adapter
+from twigkit.generation.logits_processors import first_line
+from twigkit.generation.loop import Generation
 from twigkit.generation.prefill import Kept
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.sequences import joined
@@ -30,6 +32,18 @@ from twigkit.twig.module import Twig, grow
 
 __all__ = ["TwigModel", "TwigOutput"]
 
+_READ_OF_BASE = (
+    "hf_device_map",
+    "input_modalities",
+    "main_input_name",
+    "name_or_path",
+    "output_modalities",
+)
+"""Attributes of the base that callers of transformers' models read."""
+
+Number = int | float
+"""A count or a fraction."""
+
 
 @dataclass
 class TwigOutput(ModelOutput):  # type: ignore[misc]
@@ -37,11 +51,16 @@ class TwigOutput(ModelOutput):  # type: ignore[misc]
 
     Attributes:
         sequences: Prompts and generated tokens, ``[batch, tokens]`` long.
+        scores: With ``output_scores``, what each token was selected from, after all processing:
+            per new token ``[batch, vocabulary]`` float32, zero where a row had stopped before.
+        logits: With ``output_logits``, the same before any processing.
         stats: What the call did and took.
         kept: What each stage of the pruner kept.
     """
 
     sequences: Tensor | None = None
+    scores: tuple[Tensor, ...] | None = None
+    logits: tuple[Tensor, ...] | None = None
     stats: GenerationStats | None = None
     kept: list[Kept] | None = None
 
@@ -74,6 +93,12 @@ class TwigModel:
                 f"the base is a {type(base).__name__}; expected a model of transformers, or use "
                 "TwigModel.from_pretrained with a folder or Hub id"
             )
+        head = getattr(base, "get_output_embeddings", lambda: None)()
+        if head is None:
+            raise InputError(
+                f"the base is a {type(base).__name__}, which has no language-model head; load it "
+                "with AutoModelForImageTextToText or AutoModelForCausalLM"
+            )
         self.base: Any = base.eval()
         self.adapter = find_adapter(config.to_dict())
         self.stack: LayerStack = self.adapter.stack(base)
@@ -87,8 +112,10 @@ class TwigModel:
         base: str | Path | nn.Module,
         twig: str | Path | None = None,
         *,
-        dtype: str | torch.dtype = "auto",
+        dtype: str | torch.dtype | None = None,
+        torch_dtype: str | torch.dtype | None = None,
         device_map: Any = None,
+        quantization_config: Any = None,
         revision: str | None = None,
         twig_revision: str | None = None,
         attn_implementation: str = "sdpa",
@@ -99,8 +126,10 @@ class TwigModel:
         Args:
             base: Folder, Hub id, or a model that is loaded already.
             twig: Folder or Hub id of the twig; ``None`` for none.
-            dtype: Precision of the base; the twig follows.
+            dtype: Precision of the base, ``"auto"`` unless given; the twig follows.
+            torch_dtype: The same by its older name.
             device_map: As transformers takes it.
+            quantization_config: As transformers takes it.
             revision: Revision of the base on the Hub.
             twig_revision: Revision of the twig on the Hub.
             attn_implementation: What the base's own ``forward`` and ``generate`` use.
@@ -114,17 +143,125 @@ class TwigModel:
                 base.
             CapabilityError: If no adapter serves the base.
         """
+        if None not in (dtype, torch_dtype) and dtype != torch_dtype:
+            raise InputError(
+                f"dtype is {dtype} and torch_dtype, its older name, {torch_dtype}; give one"
+            )
         if not isinstance(base, str | Path):
             model = cls(base)
         else:
-            options = {"dtype": dtype, "device_map": device_map, "revision": revision}
-            options["attn_implementation"] = attn_implementation
+            options = {"dtype": dtype or torch_dtype or "auto", "device_map": device_map}
+            options |= {"revision": revision, "attn_implementation": attn_implementation}
+            options["quantization_config"] = quantization_config
             model = cls(load_base(base, {k: v for k, v in options.items() if v is not None}))
         if twig is not None:
             model.twig = load_twig(
                 twig, model.stack, revision=twig_revision, allow_other_base=allow_other_base
             )
         return model
+
+    # -- what callers expect of a model ------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the base's first weights."""
+        device: torch.device = self.base.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the base."""
+        dtype: torch.dtype = self.base.dtype
+        return dtype
+
+    @property
+    def config(self) -> Any:
+        """The base's configuration."""
+        return self.base.config
+
+    @property
+    def generation_config(self) -> Any:
+        """The base's generation config: defaults of :meth:`generate`, to be read and changed."""
+        return self.base.generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: Any) -> None:
+        self.base.generation_config = config
+
+    @property
+    def training(self) -> bool:
+        """Whether the twig is in training mode; the base never is."""
+        return self.twig is not None and self.twig.training
+
+    def train(self, mode: bool = True) -> TwigModel:
+        """Put the twig into training mode; the base is frozen and stays in evaluation mode."""
+        if self.twig is not None:
+            self.twig.train(mode)
+        return self
+
+    def eval(self) -> TwigModel:
+        """Put the twig into evaluation mode."""
+        return self.train(False)
+
+    def to(self, *args: Any, **kwargs: Any) -> TwigModel:
+        """Move base and twig, as ``torch.nn.Module.to`` does.
+
+        Raises:
+            CapabilityError: If the base cannot be moved, as some quantised ones.
+        """
+        try:
+            self.base.to(*args, **kwargs)
+        except (ValueError, RuntimeError) as error:
+            raise CapabilityError(
+                f"the base cannot be moved: {first_line(error)}; load it where it is needed, with "
+                "device_map and dtype"
+            ) from error
+        if self.twig is not None:
+            self.twig.to(*args, **kwargs)
+        self.stack = self.adapter.stack(self.base)
+        return self
+
+    def half(self) -> TwigModel:
+        """Turn base and twig to float16."""
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> TwigModel:
+        """Turn base and twig to bfloat16."""
+        return self.to(torch.bfloat16)
+
+    def float(self) -> TwigModel:
+        """Turn base and twig to float32."""
+        return self.to(torch.float32)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the twig's parameters: what can be trained; none without a twig."""
+        return iter(()) if self.twig is None else self.twig.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the twig's parameters with their names."""
+        return iter(()) if self.twig is None else self.twig.named_parameters()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the base's embedding."""
+        embedding: nn.Module = self.base.get_input_embeddings()
+        return embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the base's head."""
+        head: nn.Module = self.base.get_output_embeddings()
+        return head
+
+    def can_generate(self) -> bool:
+        """Return true, as models of transformers do that have a ``generate``."""
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what pipelines and evaluation harnesses read of a model: the base's."""
+        if name in _READ_OF_BASE:
+            return getattr(self.base, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    # -- twigs -------------------------------------------------------------------------------------
 
     def grow(self, spec: TwigSpec) -> Twig:
         """Grow a fresh twig on the base and hold it."""
@@ -164,23 +301,27 @@ class TwigModel:
         self._compiled = torch.compile(run_deep, fullgraph=True, **options)
         return self
 
-    @torch.inference_mode()
     def generate(
         self,
+        inputs: Tensor | None = None,
         *,
-        budget: int | float | None = None,
+        budget: Number | None = None,
         pruner: str | PrunerSpec | dict[str, Any] = "ttp",
         drafter: str | DrafterSpec | dict[str, Any] | Drafter | None = None,
-        wipe_layer: int | float | None = None,
+        wipe_layer: Number | None = None,
         draft_cache: str = "full",
         bucketed: bool | None = None,
         generator: torch.Generator | None = None,
-        seed: int | Sequence[int] | None = None,
+        seed: Any = None,
         **kwargs: Any,
     ) -> Tensor | TwigOutput:
         """Generate answers.
 
+        Prefill prunes the prompt; then the drafter drafts, the target verifies and accepts, until
+        every answer has ended.
+
         Args:
+            inputs: The prompts' ids, ``[batch, tokens]``; ``input_ids`` is the same.
             budget: Average number of visual tokens per layer, as a count or a fraction in ``(0,
                 1]``; ``None`` prunes nothing.
             pruner: Chooses the visual tokens that stay, by name or spec.
@@ -193,15 +334,17 @@ class TwigModel:
             generator: Random numbers for pruners that draw and, without ``seed``, for the tokens;
                 ``None`` takes torch's own.
             seed: Of the tokens that are drawn: one per row, or one number from which the rows
-                count up. The same seed gives the same tokens with every drafter.
+                count up, as numbers, a list, an array or a tensor. The same seed gives the same
+                tokens with every drafter.
             **kwargs: The processor's outputs, and transformers' generation settings:
                 ``max_new_tokens``, ``eos_token_id``, ``stop_strings`` with ``tokenizer``,
                 ``do_sample`` with ``temperature``, ``top_k``, ``top_p`` and ``min_p``,
                 ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``, ``streamer``,
-                ``return_dict_in_generate``, ...
+                ``return_dict_in_generate``, ... What becomes of each is listed in
+                ``docs/generate.md``.
 
         Returns:
-            ``[batch, tokens]`` long, prompts in front, as the base's own ``generate`` returns them,
+            ``[batch, tokens]`` long, prompts first, as the base's own ``generate`` returns them,
             with the attribute ``stats`` (:class:`GenerationStats`); or a :class:`TwigOutput` if
             ``return_dict_in_generate`` is set.
 
@@ -211,6 +354,10 @@ class TwigModel:
             CapabilityError: If a strategy needs what the twig does not have.
         """
         started = time.perf_counter()
+        if inputs is not None:
+            if kwargs.get("input_ids") is not None:
+                raise InputError("the prompt was given twice, as the first argument and input_ids")
+            kwargs["input_ids"] = inputs
         request = GenerationRequest.resolve(
             self,
             kwargs,
@@ -224,16 +371,38 @@ class TwigModel:
             seed=seed,
         )
         assert request.input_ids is not None
-        prompt = self.stack.embed_prompt(**request.inputs)
-        generation = start(self.stack, prompt, request, twig=self.twig, compiled=self._compiled)
         streamer = request.stop.streamer
-        if streamer is not None:
-            streamer.put(request.input_ids.cpu())
-        stats = generation.run(started)
-        if streamer is not None:
-            streamer.end()
-        output = joined(request.input_ids, generation.sequences, request.stop.padding)
-        if request.return_dict:
-            return TwigOutput(sequences=output, stats=stats, kept=generation.prefilled.kept)
-        output.stats = stats  # type: ignore[attr-defined]
+        with torch.inference_mode():
+            prompt = request.embed(self.stack)
+            generation = start(self.stack, prompt, request, twig=self.twig, compiled=self._compiled)
+            if streamer is not None:
+                streamer.put(request.input_ids.cpu())
+            generation.run(started)
+            if streamer is not None:
+                streamer.end()
+        return _output(request, generation)
+
+
+def _output(request: GenerationRequest, generation: Generation) -> Tensor | TwigOutput:
+    """Put together what a call returns, of tensors that can be edited and trained on."""
+    assert request.input_ids is not None
+    output = joined(request.input_ids, generation.sequences, request.stop.padding)
+    if not request.outputs.dictionary:
+        output.stats = generation.stats  # type: ignore[attr-defined]
         return output
+    scores, logits = generation.scores, generation.logits
+    return TwigOutput(
+        sequences=output,
+        scores=None if scores is None else scores.by_position(),
+        logits=None if logits is None else logits.by_position(),
+        stats=generation.stats,
+        kept=[
+            replace(
+                kept,
+                positions=kept.positions.clone(),
+                alive=kept.alive.clone(),
+                scores=None if kept.scores is None else kept.scores.clone(),
+            )
+            for kept in generation.prefilled.kept
+        ],
+    )

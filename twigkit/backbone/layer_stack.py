@@ -218,8 +218,10 @@ class LayerStack(PromptEmbedding):
             weight = next(stock.parameters())
             width = stock.input_layernorm.weight.shape[0]
             random = torch.Generator().manual_seed(0)
-            hidden = torch.randn(2, 7, width, generator=random).to(weight.device, weight.dtype)
-            positions = torch.randint(0, 99, (self.channels, 2, 7), generator=random)
+            hidden = torch.randn(2, 7, width, generator=random, dtype=torch.float32, device="cpu")
+            hidden = hidden.to(weight.device, weight.dtype)
+            shape = (self.channels, 2, 7)
+            positions = torch.randint(0, 99, shape, generator=random, device="cpu")
             rope = self.rope(hidden, positions.sort(-1).values.to(weight.device))
             masks = {self.window(place[id(stock)]): None}
             return self.call(layer, place[id(stock)], hidden, rope, fold(rope), masks, None, None)

@@ -153,10 +153,10 @@ def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[R
     place = torch.arange(tokens, device=prompt.hidden.device)
     if isinstance(rows, Tensor):
         chosen = rows.to(place.device)
-        weight = torch.ones(chosen.shape, device=chosen.device)
+        weight = torch.ones(chosen.shape, dtype=torch.float32, device=chosen.device)
     elif rows == "last":
         chosen = place[-1:].expand(len(prompt.lengths), 1)
-        weight = torch.ones(chosen.shape, device=chosen.device)
+        weight = torch.ones(chosen.shape, dtype=torch.float32, device=chosen.device)
     else:
         text = prompt.valid & ~prompt.visual
         most = int(text.sum(1).max())

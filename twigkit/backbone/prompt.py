@@ -154,7 +154,8 @@ class PromptEmbedding:
 
         Args:
             **inputs: What the family's processor returns: ``input_ids`` ``[batch, tokens]``,
-                ``attention_mask``, ``pixel_values`` and so on.
+                ``attention_mask``, ``pixel_values`` and so on. Of ``inputs_embeds`` ``[batch,
+                tokens, width]``, the base gets these, and the ids tell which tokens they are.
 
         Returns:
             The prompt, on the device of the first layer.
@@ -169,7 +170,23 @@ class PromptEmbedding:
         valid = self._valid(ids, inputs.get("attention_mask"))
         visual = self.visual_positions(ids, inputs) & valid
         self.check_inputs(ids, visual, inputs)
+        if inputs.get("inputs_embeds") is not None:
+            self._check_embeddings(ids, visual, inputs["inputs_embeds"])
+            inputs = {**inputs, "input_ids": None}
         return self.assemble(ids, valid, visual, self._arguments(inputs))
+
+    def _check_embeddings(self, ids: Tensor, visual: Tensor, embeddings: Tensor) -> None:
+        """Refuse embeddings of other tokens, and those from which positions cannot be told."""
+        if embeddings.ndim != 3 or embeddings.shape[:2] != ids.shape:
+            raise InputError(
+                f"inputs_embeds has shape {tuple(embeddings.shape)}, input_ids "
+                f"{tuple(ids.shape)}; give an embedding for each id"
+            )
+        if self.channels > 1 and bool(visual.any()):
+            raise CapabilityError(
+                "inputs_embeds of a prompt with pictures: the base computes positions in several "
+                "channels from the ids; give input_ids and pixel_values alone"
+            )
 
     def _arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Run the base until it calls its language model; return what it calls it with.
@@ -271,16 +288,15 @@ class PromptEmbedding:
         Raises:
             InputError: With what was found and what to do.
         """
-        pictures = [
-            name for name in inputs if name.startswith("pixel_values") and inputs[name] is not None
-        ]
+        given = [name for name in inputs if inputs[name] is not None]
+        pictures = [n for n in given if n.startswith("pixel_values") or n == "mm_encoder_outputs"]
         any_visual = bool(visual.any())
         if pictures and not any_visual:
             raise InputError(
                 "an image was given but the prompt has no image token; put the processor's image "
                 "token into the prompt, or use its chat template"
             )
-        if any_visual and not pictures:
+        if any_visual and not pictures and "inputs_embeds" not in given:
             raise InputError(
                 "the prompt has image tokens but no image was given; pass the picture to the "
                 "processor together with the prompt"

@@ -149,8 +149,11 @@ class GenericStack(LayerStack):
     def probe(self) -> dict[str, Tensor]:
         """Make two prompts of text, the second padded on the left."""
         generator = torch.Generator().manual_seed(0)
-        words = torch.randint(3, min(self.vocabulary, 1000), (2, max(_PROBE)), generator=generator)
-        words[torch.isin(words, torch.tensor(self.visual_ids, dtype=torch.long))] = 3
+        shape = (2, max(_PROBE))
+        words = torch.randint(
+            3, min(self.vocabulary, 1000), shape, generator=generator, device="cpu"
+        )
+        words[torch.isin(words, torch.tensor(self.visual_ids, dtype=torch.long, device="cpu"))] = 3
         mask = torch.ones_like(words)
         mask[1, : max(_PROBE) - min(_PROBE)] = 0
         device = self.model.get_input_embeddings().weight.device

@@ -1,4 +1,4 @@
-"""What transformers' generation settings mean for a call, and which of them cannot be honoured."""
+"""What transformers' generation settings mean for a call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from twigkit.errors import CapabilityError, InputError
+from twigkit.errors import InputError
+from twigkit.generation.arguments import (
+    ARGUMENTS,
+    FIELDS,
+    check_arguments,
+    check_fields,
+    whole_numbers,
+)
+from twigkit.generation.inputs import infer_mask, padded_left
 from twigkit.generation.logits_processors import (
     Frame,
     criteria,
@@ -19,39 +27,13 @@ from twigkit.generation.logits_processors import (
     ids_alone,
     logits_steps,
 )
+from twigkit.generation.outputs import Outputs
 from twigkit.generation.sequences import JointCheck, StopCheck, StopConditions
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.speculative.sampling import Sampling
 
 DEFAULT_MAX_NEW_TOKENS = 20
 """What transformers generates when nobody says how much."""
-
-_ENCODER = "it is about the input of an encoder, and there is none"
-_RETURNS = "twigkit returns tokens and statistics"
-_REFUSED: dict[str, tuple[Any, str]] = {
-    "num_beams": (1, "beams are several texts per row, and drafts continue one"),
-    "num_return_sequences": (1, "a row is one answer; give the prompt as often as wanted"),
-    "encoder_repetition_penalty": (1.0, f"{_ENCODER}; repetition_penalty counts the prompt"),
-    "encoder_no_repeat_ngram_size": (0, f"{_ENCODER}; no_repeat_ngram_size counts the prompt"),
-    "guidance_scale": (1.0, "it runs the model twice at every position"),
-    "watermarking_config": (None, "a watermark may keep a state from one position to the next"),
-    "penalty_alpha": (0.0, "it compares hidden states of several candidates"),
-    "dola_layers": (None, "it reads the logits of other layers"),
-    "token_healing": (False, "it rewrites the end of the prompt"),
-    "prompt_lookup_num_tokens": (None, "drafting is the drafter's: drafter='prompt-lookup'"),
-    "output_scores": (False, _RETURNS),
-    "output_logits": (False, _RETURNS),
-    "output_attentions": (False, _RETURNS),
-    "output_hidden_states": (False, _RETURNS),
-}
-"""Settings that would change the output or the return value, what does not, and why not."""
-
-_NOT_TAKEN = {
-    "assistant_model": "drafts come from the twig; pick a drafter",
-    "negative_prompt_ids": "guidance would run the model twice at every position",
-    "custom_generate": "twigkit runs a decoding loop of its own",
-}
-"""Arguments of transformers' ``generate`` that cannot be honoured, and why."""
 
 _SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
 """What transformers takes where neither the call nor the base's generation config says it."""
@@ -64,18 +46,23 @@ class GenerationSettings:
     Attributes:
         stop: When sequences stop.
         selection: How tokens are selected.
-        return_dict: Whether to return a ``ModelOutput`` instead of a tensor.
-        inputs: What is left for the model: the processor's outputs.
+        outputs: What is returned.
+        inputs: What is left for the model: the processor's outputs, padded on the left.
+        answers: Answers per prompt.
     """
 
     stop: StopConditions
     selection: TokenSelection
-    return_dict: bool
+    outputs: Outputs
     inputs: dict[str, Any]
+    answers: int = 1
 
 
 def resolve_settings(
-    model: nn.Module, prompt_length: int, kwargs: dict[str, Any]
+    model: nn.Module,
+    prompt_length: int,
+    kwargs: dict[str, Any],
+    visual_ids: Sequence[int] = (),
 ) -> GenerationSettings:
     """Merge the base's generation config with a call's arguments, as transformers does.
 
@@ -83,6 +70,7 @@ def resolve_settings(
         model: The base.
         prompt_length: Tokens of the prompt, padding included.
         kwargs: The call's arguments: settings, streamer, criteria and processor outputs.
+        visual_ids: Token ids that stand for visual tokens.
 
     Returns:
         The settings.
@@ -91,57 +79,95 @@ def resolve_settings(
         CapabilityError: If a setting asks for something that twigkit does not do.
         InputError: If settings contradict each other or something needed is missing.
     """
-    given = dict(kwargs)
+    check_arguments(kwargs)
+    given = {
+        name: value
+        for name, value in kwargs.items()
+        if name not in ARGUMENTS or ARGUMENTS[name].kind == "honoured"
+    }
     streamer = given.pop("streamer", None)
     tokenizer = given.pop("tokenizer", None)
     own_criteria = list(given.pop("stopping_criteria", None) or [])
     own = list(given.pop("logits_processor", None) or [])
     allowed = given.pop("prefix_allowed_tokens_fn", None)
-    for name, reason in _NOT_TAKEN.items():
-        if given.pop(name, None) is not None:
-            raise CapabilityError(f"{name} cannot be taken: {reason}; leave it out")
-    config = _defaults(model, given.pop("generation_config", None))
-    try:
-        inputs = config.update(**given)
-    except ValueError as error:
-        raise InputError(f"a generation setting cannot be used: {first_line(error)}") from error
-    _check_refused(config, explicit=set(given))
-    eos = config.eos_token_id
-    ids = frozenset(() if eos is None else [eos] if isinstance(eos, int) else eos)
-    batch = inputs["input_ids"].shape[0]
+    negative = (
+        given.pop("negative_prompt_ids", None),
+        given.pop("negative_prompt_attention_mask", None),
+    )
+    config, inputs = _merge(model, given)
+    if negative != (None, None) and config.guidance_scale in (None, 1, 1.0):
+        raise InputError("negative_prompt_ids counts only with guidance_scale; give that, too")
+    ends = whole_numbers("eos_token_id", config.eos_token_id) or ()
+    padding = whole_numbers("pad_token_id", config.pad_token_id)
+    if padding is not None and len(padding) != 1:
+        raise InputError(f"pad_token_id is {config.pad_token_id!r}; give one token id")
+    inputs = infer_mask(inputs, None if padding is None else padding[0], ends)
+    inputs = padded_left(inputs, visual_ids)
+    answers = int(config.num_return_sequences or 1)
+    batch = answers * inputs["input_ids"].shape[0]
     asked = criteria(config, own_criteria, tokenizer)
     jointly = [c for c in asked if batch > 1 and not ids_alone(c)]
     if streamer is not None and batch > 1:
         raise InputError(
             f"a streamer takes one prompt, but the batch has {batch}; stream one by one"
         )
-    padding = config.pad_token_id if config.pad_token_id is not None else min(ids, default=0)
     length = _max_new_tokens(config, prompt_length)
     stop = StopConditions(
         length,
-        ids,
-        padding=padding,
+        frozenset(ends),
+        padding=padding[0] if padding is not None else ends[0] if ends else 0,
         checks=[_each(c) for c in asked if c not in jointly],
         joint=[_joint(c) for c in jointly],
         streamer=streamer,
     )
+    prompts = inputs["input_ids"].repeat_interleave(answers, 0)
     device = model.get_output_embeddings().weight.device  # type: ignore[operator]
-    frame = Frame(prompt_length, length, sorted(ids), device)
+    frame = Frame(prompt_length, length, ends, device, prompts.to(device), model, negative)
     selection = _selection(config, frame, own, allowed, explicit=set(given))
     names = (*selection.lockstep, *(type(c).__name__ for c in jointly))
     selection = replace(selection, lockstep=names)
-    return GenerationSettings(stop, selection, bool(config.return_dict_in_generate), inputs)
+    return GenerationSettings(stop, selection, _outputs(config), inputs, answers)
 
 
-def _defaults(model: Any, given: GenerationConfig | None) -> GenerationConfig:
-    """Return a call's generation config; what it leaves open is the base's."""
-    if given is None:
-        return copy.deepcopy(model.generation_config)
-    config = copy.deepcopy(given)
-    config.update(
-        **model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True
-    )
-    return config
+def _merge(model: Any, given: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
+    """Return a call's generation config, and the arguments that are no settings.
+
+    What the call leaves open is the base's, unless ``use_model_defaults`` is false.
+
+    Raises:
+        CapabilityError: If a setting asks for something that twigkit does not do.
+        InputError: If transformers refuses a setting.
+    """
+    config = given.pop("generation_config", None)
+    defaults = given.pop("use_model_defaults", None)
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        if name in given:
+            ids = whole_numbers(name, given[name])
+            given[name] = ids[0] if ids is not None and len(ids) == 1 else ids and list(ids)
+    own = copy.deepcopy(model.generation_config)
+    if defaults is False:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        own = GenerationConfig(**{name: getattr(own, name) for name in names})
+    named: set[str] = set()
+    try:
+        if config is not None:
+            named = {name for name in FIELDS if getattr(config, name, None) is not None}
+            merged = copy.deepcopy(config)
+            merged.update(**own.to_dict(), defaults_only=True, allow_custom_entries=True)
+        else:
+            merged = own
+        inputs = merged.update(**given)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"a generation setting cannot be used: {first_line(error)}") from error
+    check_fields(merged, called=set(given), own=named)
+    return merged, inputs
+
+
+def _outputs(config: GenerationConfig) -> Outputs:
+    """Return what a call returns; without a dictionary there is no room for scores."""
+    asks = bool(config.return_dict_in_generate)
+    scores, logits = bool(config.output_scores), bool(config.output_logits)
+    return Outputs(asks, asks and scores, asks and logits)
 
 
 def _selection(
@@ -169,17 +195,6 @@ def _selection(
     steps = logits_steps(config, sampling, frame, own, allowed)
     jointly = tuple(step.name for step in steps if step.needs == "batch")
     return TokenSelection(draws, replace(sampling, repetition_penalty=1.0), steps, jointly)
-
-
-def _check_refused(config: GenerationConfig, explicit: set[str]) -> None:
-    """Refuse settings that would change the output."""
-    for name, (neutral, reason) in _REFUSED.items():
-        value = getattr(config, name, None)
-        if value is None or value == neutral:
-            continue
-        source = "was given" if name in explicit else "comes from the base's generation config"
-        way = "leave it out" if name in explicit or neutral is None else f"pass {name}={neutral}"
-        raise CapabilityError(f"{name}={value!r} {source}, but {reason}; {way}")
 
 
 def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:

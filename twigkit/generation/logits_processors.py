@@ -93,12 +93,18 @@ class Frame:
         length: Most tokens to generate.
         ends: Token ids that end a sequence, in the order given.
         device: Where the logits are.
+        ids: The prompts, ``[batch, prompt]`` long.
+        model: The base, which guidance runs once more.
+        negative: ``negative_prompt_ids`` and their attention mask.
     """
 
     prompt: int
     length: int
     ends: Sequence[int]
     device: torch.device
+    ids: Tensor | None = None
+    model: Any = None
+    negative: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
 def ids_alone(thing: Any) -> bool:
@@ -150,6 +156,10 @@ def logits_steps(
     try:
         steps = _merged(list(_processors(config, sampling, frame, allowed)), own)
         steps += _warpers(config, sampling) if config.do_sample else []
+        if config.watermarking_config is not None:
+            vocabulary = frame.model.config.get_text_config().vocab_size
+            watermark = config.watermarking_config.construct_processor(vocabulary, frame.device)
+            steps.append(library_step(watermark))
         if config.renormalize_logits:
             steps.append(library_step(library.LogitNormalization()))
     except (ValueError, TypeError) as error:
@@ -173,18 +183,36 @@ def _processors(
     config: Any, sampling: Sampling, frame: Frame, allowed: Callable[..., Any] | None
 ) -> Iterator[LogitsStep]:
     """Yield what transformers applies whether tokens are drawn or not, in its order."""
+    if config.guidance_scale not in (None, 1, 1.0):
+        yield library_step(
+            library.UnbatchedClassifierFreeGuidanceLogitsProcessor(
+                config.guidance_scale, frame.model, *frame.negative, use_cache=True
+            )
+        )
     if config.sequence_bias is not None:
         yield library_step(library.SequenceBiasLogitsProcessor(sequence_bias=config.sequence_bias))
+    if config.encoder_repetition_penalty not in (None, 1, 1.0):
+        kind = library.EncoderRepetitionPenaltyLogitsProcessor
+        yield _prompt_step(kind(config.encoder_repetition_penalty, frame.ids), frame)
     yield from sampling_steps(Sampling(repetition_penalty=sampling.repetition_penalty))
+    if config.no_repeat_ngram_size:
+        yield library_step(library.NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size))
+    if config.encoder_no_repeat_ngram_size:
+        kind = library.EncoderNoRepeatNGramLogitsProcessor
+        yield _prompt_step(kind(config.encoder_no_repeat_ngram_size, frame.ids), frame)
     for processor in _by_ids(config, frame, allowed):
         yield library_step(processor)
 
 
+def _prompt_step(processor: Any, frame: Frame) -> LogitsStep:
+    """Make the step of a processor that holds the prompts and knows rows by their place."""
+    assert frame.ids is not None
+    return LogitsStep(processor, "ids" if len(frame.ids) == 1 else "batch", type(processor))
+
+
 def _by_ids(config: Any, frame: Frame, allowed: Callable[..., Any] | None) -> Iterator[Any]:
-    """Yield transformers' processors that follow the repetition penalty, in its order."""
+    """Yield transformers' processors after those about n-grams, in its order."""
     ends = torch.tensor(list(frame.ends), device=frame.device) if frame.ends else None
-    if config.no_repeat_ngram_size:
-        yield library.NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size)
     if config.bad_words_ids is not None:
         yield library.NoBadWordsLogitsProcessor(config.bad_words_ids, ends)
     if config.min_length and ends is not None:

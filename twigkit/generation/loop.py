@@ -12,6 +12,7 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.generation.draft_model import CachedDraftModel
+from twigkit.generation.outputs import TokenRecord
 from twigkit.generation.positions import Positions
 from twigkit.generation.prefill import Prefilled
 from twigkit.generation.request import GenerationRequest
@@ -23,6 +24,7 @@ from twigkit.generation.token_selection import (
     ProcessedSelector,
     Texts,
     TokenSelector,
+    along,
 )
 from twigkit.generation.verifier import Verifier
 from twigkit.io.timing import Stopwatch
@@ -42,6 +44,8 @@ class Generation:
         prefilled: What prefill returned.
         positions: Where the next root stands in the rows of the batch.
         stats: What was done so far.
+        scores: Processed scores of the emitted tokens, if they are wanted.
+        logits: Their unprocessed logits, if they are wanted.
     """
 
     def __init__(
@@ -78,6 +82,8 @@ class Generation:
             kept_tokens=kept_tokens(prefilled.kept, prompt.visual_counts),
             accepted_lengths=[[] for _ in rows],
         )
+        self.scores = TokenRecord(len(rows)) if request.outputs.scores else None
+        self.logits = TokenRecord(len(rows)) if request.outputs.logits else None
         self._noise = Noise.of(request.seeds or [0] * len(rows), prompt.ids.device)
         self._step = self._make_step(twig, compiled)
 
@@ -101,7 +107,13 @@ class Generation:
         if not selection.greedy:
             tokens = [sequence.tokens for sequence in self.sequences]
             texts = Texts(self.prompt.ids, self.prompt.valid, tokens, self._stop.padding)
-            selector = ProcessedSelector(selection, texts, self._noise, eager=not self._bucketed)
+            selector = ProcessedSelector(
+                selection,
+                texts,
+                self._noise,
+                eager=not self._bucketed,
+                keep_scores=self.request.outputs.scores,
+            )
         return SpeculativeStep(self.request.drafter, draft_model, verifier, selector, watch)
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -131,8 +143,8 @@ class Generation:
             linear = self.request.drafter.linear
             table = tables[linear] = tables.get(linear) or self._table(root, linear)
             table.reset(root, None if all(active) else torch.tensor(active, device=root.device))
-            tree, _, accepted = self._step.run(table, self._room(), self._rooms())
-            self._emit(tree, accepted, active)
+            tree, logits, accepted = self._step.run(table, self._room(), self._rooms())
+            self._emit(tree, logits, accepted, active)
             root = accepted.next_token
         self.stats.prefill_seconds = prefill_end - started
         self.stats.decode_seconds = time.perf_counter() - prefill_end
@@ -155,10 +167,11 @@ class Generation:
 
     def _first_tokens(self) -> Tensor:
         """Emit the first token of every sequence; return the roots of the first step."""
-        hidden = self.prefilled.hidden
-        root = self._step.selector.first(self.stack.head(self.stack.norm(hidden)))
+        logits = self.stack.head(self.stack.norm(self.prefilled.hidden))
+        root = self._step.selector.first(logits)
         for sequence, token in zip(self.sequences, root.tolist(), strict=True):
             sequence.push([token])
+        self._record(logits[:, None], [1] * len(self.sequences))
         self._check_jointly()
         return root
 
@@ -183,7 +196,9 @@ class Generation:
         """Return the drafts that each row of the batch can still use."""
         return [max(self.sequences[number].left - 1, 0) for number in self.live]
 
-    def _emit(self, tree: DraftTree, accepted: Accepted, active: Sequence[bool]) -> None:
+    def _emit(
+        self, tree: DraftTree, logits: Tensor, accepted: Accepted, active: Sequence[bool]
+    ) -> None:
         """Emit what was accepted and keep its keys and values; the step's one synchronisation."""
         stats, draft_model = self.stats, self._step.draft_model
         running = torch.tensor(active, device=accepted.count.device)
@@ -208,8 +223,18 @@ class Generation:
             kept = RowCounts.of(counts, count.device)
             passed = passed.at_most(kept)
         self._step.commit(tree, accepted, kept, passed)
+        if self.scores is not None or self.logits is not None:
+            self._record(along(logits, accepted.path), counts)
         stats.steps += 1
         self._step.watch.lap("host")
+
+    def _record(self, logits: Tensor, counts: Sequence[int]) -> None:
+        """Record what emitted tokens were selected from, ``[batch, levels, vocabulary]``."""
+        if self.logits is not None:
+            self.logits.add(self.live, logits, counts)
+        if self.scores is not None:
+            scores = self._step.selector.scores
+            self.scores.add(self.live, logits if scores is None else scores, counts)
 
     # -- rows --------------------------------------------------------------------------------------
 

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from twigkit.backbone.prompt import place_inputs
-from twigkit.generation.arguments import check_names, check_prompt, check_request
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.prompt import Prompt, place_inputs
 from twigkit.generation.config import resolve_settings
+from twigkit.generation.inputs import check_names, check_prompt, check_request
+from twigkit.generation.outputs import Outputs
 from twigkit.generation.sequences import StopConditions
 from twigkit.generation.strategy import Memories, drafter_name, make_drafter, make_pruner
 from twigkit.generation.token_selection import TokenSelection, row_seeds
@@ -48,6 +50,7 @@ class Wrapped(Protocol):
 
     base: Any
     adapter: Adapter
+    stack: LayerStack
     twig: Twig | None
     memories: Memories
 
@@ -74,7 +77,8 @@ class GenerationRequest:
         generator: Random numbers for pruners that draw.
         input_ids: The prompts as given, ``[batch, tokens]``.
         inputs: What the base's front end is given, on its device.
-        return_dict: Whether a ``ModelOutput`` is returned instead of a tensor.
+        outputs: What is returned.
+        answers: Answers per prompt, next to each other.
     """
 
     stop: StopConditions
@@ -89,7 +93,8 @@ class GenerationRequest:
     generator: torch.Generator | None = None
     input_ids: Tensor | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
-    return_dict: bool = False
+    outputs: Outputs = field(default_factory=Outputs)
+    answers: int = 1
 
     @classmethod
     def resolve(
@@ -104,7 +109,7 @@ class GenerationRequest:
         draft_cache: str,
         bucketed: bool | None,
         generator: torch.Generator | None,
-        seed: int | Sequence[int] | None,
+        seed: Any,
     ) -> GenerationRequest:
         """Check and merge what a call gives, the base's generation config and the defaults.
 
@@ -135,7 +140,8 @@ class GenerationRequest:
             wipe_layer=wipe_layer,
             draft_cache=draft_cache,
         )
-        settings = resolve_settings(model.base, ids.shape[1], arguments)
+        settings = resolve_settings(model.base, ids.shape[1], arguments, model.stack.visual_ids)
+        ids = ids.repeat_interleave(settings.answers, 0)
         chosen = _in_lockstep(ready or spec.drafter, settings.selection)
         strategy = (
             NoDrafter() if chosen is None else make_drafter(chosen, model.twig, model.memories)
@@ -160,7 +166,24 @@ class GenerationRequest:
             generator=generator,
             input_ids=ids,
             inputs=place_inputs(settings.inputs, model.base.get_input_embeddings().weight),
-            return_dict=settings.return_dict,
+            outputs=settings.outputs,
+            answers=settings.answers,
+        )
+
+    def embed(self, stack: LayerStack) -> Prompt:
+        """Run the prompts through what comes before the first layer, once for all answers."""
+        prompt = stack.embed_prompt(**self.inputs)
+        if self.answers == 1:
+            return prompt
+        rows = [row for row in range(len(prompt.ids)) for _ in range(self.answers)]
+        everything = torch.arange(prompt.hidden.shape[1], device=prompt.hidden.device)
+        picked = torch.tensor(rows, device=prompt.hidden.device)
+        return prompt.select(
+            everything.expand(len(rows), -1),
+            prompt.valid[picked],
+            [prompt.lengths[row] for row in rows],
+            [prompt.visual_counts[row] for row in rows],
+            picked,
         )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from twigkit.errors import InputError
+from twigkit.generation.arguments import whole_numbers
 from twigkit.generation.logits_processors import LogitsStep, sampling_steps
 from twigkit.speculative.acceptance import Accepted, accept, rule, walk
 from twigkit.speculative.draft_tree import DraftTree
@@ -78,6 +79,15 @@ class Texts:
 class TokenSelector(Protocol):
     """Selects the target's tokens: after the prompt, and along a tree of candidates."""
 
+    @property
+    def scores(self) -> Tensor | None:
+        """Processed scores that the last call selected from, if they are kept.
+
+        ``[batch, levels, vocabulary]`` float32, one level for each token that it may have emitted;
+        ``None`` if they are the logits or are not kept.
+        """
+        ...
+
     def first(self, logits: Tensor) -> Tensor:
         """Select the token after the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
         ...
@@ -102,6 +112,8 @@ class TokenSelector(Protocol):
 
 class GreedySelector:
     """Takes the most likely token everywhere."""
+
+    scores: None = None
 
     def first(self, logits: Tensor) -> Tensor:
         """Select the token after the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
@@ -129,10 +141,17 @@ class ProcessedSelector:
     Attributes:
         selection: How tokens are selected.
         texts: The text so far.
+        scores: What the last call selected from, if scores are kept.
     """
 
     def __init__(
-        self, selection: TokenSelection, texts: Texts, noise: Noise, *, eager: bool
+        self,
+        selection: TokenSelection,
+        texts: Texts,
+        noise: Noise,
+        *,
+        eager: bool,
+        keep_scores: bool = False,
     ) -> None:
         """Start after the prompt.
 
@@ -141,7 +160,10 @@ class ProcessedSelector:
             texts: The prompts, and lists that the generated tokens will be put into.
             noise: The numbers that decide, if tokens are drawn.
             eager: Whether asking the device for a value is cheap.
+            keep_scores: Whether ``scores`` is wanted.
         """
+        self.scores: Tensor | None = None
+        self._keep_scores = keep_scores
         self.selection, self.texts, self._eager = selection, texts, eager
         device = texts.prompt.device
         self._rows = torch.arange(texts.prompt.shape[0], device=device)
@@ -163,7 +185,9 @@ class ProcessedSelector:
             shape = (logits.shape[0], logits.shape[1] + 1)
             self._seen = torch.zeros(shape, dtype=torch.bool, device=logits.device)
             self._mark_seen(self.texts.prompt, self.texts.valid)
-        token = self._pick(self._scores(logits, None, None), self._place)
+        scores = self._scores(logits, None, None)
+        self._keep([scores])
+        token = self._pick(scores, self._place)
         self._advance(token[:, None], torch.ones_like(token))
         return token
 
@@ -175,21 +199,31 @@ class ProcessedSelector:
                 self._scores(logits[:, node], tree, torch.full_like(self._rows, node))
                 for node in nodes
             ]
-            target = torch.stack(scores, 1).softmax(-1)
+            stacked = torch.stack(scores, 1)
+            target = stacked.softmax(-1)
             noise = self._noise.numbers("acceptance", self._place, len(nodes))
             # A row's last token goes by the number of its place, whoever drafted what before it.
-            levels = torch.arange(tree.height + 1, device=noise.device)
-            closing = self._noise.at(self._place[:, None] + levels)
+            places = torch.arange(tree.height + 1, device=noise.device)
+            closing = self._noise.at(self._place[:, None] + places)
             accepted = settle(tree, target, noise, closing)
+            if self._keep_scores:
+                self.scores = along(stacked, accepted.path)
         else:
+            levels: list[Tensor] = []
 
             def choose(node: Tensor, level: int) -> Tensor:
-                scores = self._scores(logits[self._rows, node], tree, node)
-                return self._pick(scores, self._place + level)
+                levels.append(self._scores(logits[self._rows, node], tree, node))
+                return self._pick(levels[-1], self._place + level)
 
             accepted = walk(tree, choose, eager=self._eager)
+            self._keep(levels)
         self._advance(accepted.emitted(tree.tokens), accepted.count + 1)
         return accepted
+
+    def _keep(self, levels: list[Tensor]) -> None:
+        """Keep the scores of some levels, ``[batch, vocabulary]`` each."""
+        if self._keep_scores:
+            self.scores = torch.stack(levels, 1)
 
     def _pick(self, scores: Tensor, place: Tensor) -> Tensor:
         """Select from processed scores, ``[batch, vocabulary]``, the token of some places."""
@@ -267,6 +301,11 @@ class ProcessedSelector:
         self._seen.scatter_(1, tokens.clamp(max=spill).masked_fill(~real, spill), True)
 
 
+def along(values: Tensor, path: Tensor) -> Tensor:
+    """Pick what belongs to the nodes of a path, ``[batch, nodes, ...]`` to ``[batch, w, ...]``."""
+    return values.gather(1, path[:, :, None].expand(-1, -1, values.shape[2]))
+
+
 def _apply(applied: Sequence[Any], ids: Tensor, scores: Tensor) -> Tensor:
     """Apply processors one after another; they may write into what they get."""
     scores = scores.clone()
@@ -275,13 +314,12 @@ def _apply(applied: Sequence[Any], ids: Tensor, scores: Tensor) -> Tensor:
     return scores
 
 
-def row_seeds(
-    seed: int | Sequence[int] | None, generator: torch.Generator | None, rows: int
-) -> list[int]:
+def row_seeds(seed: Any, generator: torch.Generator | None, rows: int) -> list[int]:
     """Return one seed per row.
 
     Args:
-        seed: One per row, or one number from which the rows count up; ``None`` draws them.
+        seed: One per row, or one number from which the rows count up, as numbers, a list, an array
+            or a tensor; ``None`` draws them.
         generator: Where they are drawn from; ``None`` is torch's own, which ``torch.manual_seed``
             sets.
         rows: Rows of the batch.
@@ -289,15 +327,16 @@ def row_seeds(
     Raises:
         InputError: If there are as many seeds as neither one nor rows.
     """
-    if isinstance(seed, int):
-        return [seed + row for row in range(rows)]
-    if seed is None:
+    seeds = whole_numbers("seed", seed)
+    if seeds is None:
         device = generator.device if generator is not None else "cpu"
         drawn = torch.randint(2**62, (rows,), generator=generator, device=device)
         return [int(number) for number in drawn.tolist()]
-    if len(seed) != rows:
-        raise InputError(f"{len(seed)} seeds for {rows} rows; give one, or one per row")
-    return [int(number) for number in seed]
+    if len(seeds) == 1:
+        return [seeds[0] + row for row in range(rows)]
+    if len(seeds) != rows:
+        raise InputError(f"{len(seeds)} seeds for {rows} rows; give one, or one per row")
+    return list(seeds)
 
 
 __all__ = [
@@ -306,5 +345,6 @@ __all__ = [
     "Texts",
     "TokenSelection",
     "TokenSelector",
+    "along",
     "row_seeds",
 ]

@@ -85,7 +85,7 @@ class Candidates(DraftTree):
             tokens=torch.zeros(rows, capacity, dtype=torch.long, device=device),
             parent=parent,
             depth=depth,
-            score=torch.zeros(rows, capacity, device=device),
+            score=torch.zeros(rows, capacity, dtype=torch.float32, device=device),
             alive=torch.zeros(rows, capacity, dtype=torch.bool, device=device),
             ancestors=ancestors,
             size=capacity,  # all of it is new and to be cleared
@@ -286,7 +286,8 @@ class Candidates(DraftTree):
         if self.linear:
             nodes = self._ids[self.size - 1].expand(rows, 1)
         if self.proposal is None or self.proposal.shape[2] != vocabulary:
-            self.proposal = torch.zeros(rows, self.capacity, vocabulary, device=proposal.device)
+            shape = (rows, self.capacity, vocabulary)
+            self.proposal = torch.zeros(shape, dtype=torch.float32, device=proposal.device)
         index = nodes.unsqueeze(2).expand(-1, -1, vocabulary)
         self.proposal.scatter_(1, index, proposal.float())
         weights = proposal.repeat_interleave(width, 1)

@@ -50,6 +50,12 @@ class Twig(nn.Module):
         # In a tuple, so that the lean layers' parameters are not registered twice.
         self._lean: tuple[list[nn.Module]] | None = None
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Twig:
+        """Forget the layers made for inference, which may hold copies, when weights are moved."""
+        self._lean = None
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self
+
     @property
     def exit_layer(self) -> int:
         """Base layers that run before the twig."""

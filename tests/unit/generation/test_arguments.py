@@ -111,3 +111,32 @@ def test_ratios_are_in_the_schema():
     (pattern,) = [option["pattern"] for option in options if "pattern" in option]
     assert re.fullmatch(pattern, "1/9")
     assert not re.fullmatch(pattern, "half")
+
+
+def test_every_argument_of_the_installed_transformers_is_in_the_tables():
+    import inspect
+
+    from transformers import GenerationConfig, GenerationMixin
+
+    from twigkit.generation.arguments import ARGUMENTS, FIELDS
+
+    fields = set(GenerationConfig().to_dict())
+    assert fields - set(FIELDS) == set()
+    parameters = inspect.signature(GenerationMixin.generate).parameters
+    named = {name for name in parameters if name not in ("self", "kwargs")}
+    assert named - set(ARGUMENTS) == set()
+    forward = inspect.signature(tiny_llava(layers=1).forward).parameters
+    pictures = {"pixel_values", "image_sizes", "mm_encoder_outputs", "kwargs"}
+    pictures |= {"vision_feature_layer", "vision_feature_select_strategy"}
+    assert set(forward) - set(ARGUMENTS) - set(FIELDS) - pictures == set()
+    assert not set(ARGUMENTS) & set(FIELDS)
+
+
+def test_the_page_about_them_is_made_from_the_tables():
+    from pathlib import Path
+
+    from twigkit.generation.arguments import document
+
+    page = Path(__file__).parents[3] / "docs" / "generate.md"
+    again = "run python -m twigkit.generation.arguments > docs/generate.md"
+    assert page.read_text() == document(), again
