@@ -33,6 +33,7 @@ from twigkit.twig.module import Twig, grow
 __all__ = ["TwigModel", "TwigOutput"]
 
 _READ_OF_BASE = (
+    "can_generate",
     "hf_device_map",
     "input_modalities",
     "main_input_name",
@@ -250,10 +251,6 @@ class TwigModel:
         """Return the base's head."""
         head: nn.Module = self.base.get_output_embeddings()
         return head
-
-    def can_generate(self) -> bool:
-        """Return true, as models of transformers do that have a ``generate``."""
-        return True
 
     def __getattr__(self, name: str) -> Any:
         """Return what pipelines and evaluation harnesses read of a model: the base's."""
