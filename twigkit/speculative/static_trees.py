@@ -73,6 +73,8 @@ def static_tree(
         >>> tree.token.tolist(), tree.parent.tolist(), tree.depth.tolist()
         ([0, 0, 1, 2], [0, 0, 0, 1], [0, 1, 1, 2])
     """
+    import torch
+
     from twigkit.speculative.token_tree import TokenTree
 
     nodes = ordered_paths(paths)
@@ -81,7 +83,8 @@ def static_tree(
         logprobs = [
             [_log(accuracies[depth][rank]) for depth, rank in enumerate(path)] for path in nodes
         ]
-    return TokenTree.from_paths(0, nodes, logprobs)
+    with torch.device("cpu"):  # whatever torch's default device is
+        return TokenTree.from_paths(0, nodes, logprobs)
 
 
 def search(accuracies: Sequence[Sequence[float]], nodes: int) -> TokenTree:
