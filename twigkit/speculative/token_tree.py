@@ -127,7 +127,9 @@ class TokenTree(Data):  # type: ignore[misc]
                     visits.append(0)
                 node = child[node, word]
                 visits[node] += 1
-        tree = cls(torch.tensor(token), torch.tensor(parent), torch.tensor(gain, dtype=torch.float32))
+        tree = cls(
+            torch.tensor(token), torch.tensor(parent), torch.tensor(gain, dtype=torch.float32)
+        )
         tree.visits = torch.tensor(visits)
         return tree
 
