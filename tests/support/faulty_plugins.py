@@ -287,6 +287,18 @@ class TestAncestorsAreCausal(DrafterFault):
     drafter_class = CausalDrafter
 
 
+class SpecLessDrafter(ShapedDrafter):
+    def __init__(self):
+        super().__init__((0, 0, 1, 1))
+
+
+class TestTakesNoSpec(DrafterFault):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def drafter(cls):
+        return SpecLessDrafter()
+
+
 class RepeatingDrafter(ShapedDrafter):
     def draft(self, draft_model, candidates, room):
         draft_model.expand(candidates, range(1))

@@ -11,6 +11,7 @@ from torch import Tensor
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.probes import row_probe
 from twigkit.interfaces.tiny_models import TinyFamily, TinyRow
+from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
 from twigkit.testing.lab import MEDIA, Lab, Trace, parameters_of, variants
@@ -69,6 +70,10 @@ class AdapterConformance:
         return Lab(adapter, family)
 
     # -- what is declared --------------------------------------------------------------------------
+
+    def test_has_what_its_contract_lists(self, adapter: Any) -> None:
+        """The class has all that registration asks for, or the error says what it lacks."""
+        check_class("adapter", type(adapter).__name__, type(adapter))
 
     def test_declares_what_it_must_be_able_to_do(
         self, adapter: Any, required: frozenset[str]

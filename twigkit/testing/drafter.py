@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
 from twigkit.testing.chance import DRAWN, check_distribution
@@ -64,6 +65,10 @@ class DrafterConformance:
         return lab.run([lab.visual_row()], drafter, twig=twig, new_tokens=16)
 
     # -- what is declared --------------------------------------------------------------------------
+
+    def test_has_what_its_contract_lists(self, drafter: Any) -> None:
+        """The class has all that registration asks for, or the error says what it lacks."""
+        check_class("drafter", type(drafter).__name__, type(drafter))
 
     def test_declares_what_it_is(self, drafter: Any) -> None:
         """Capabilities are known ones, and sizes belong together."""

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from twigkit.errors import CheckpointError
+from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities
 from twigkit.testing.lab import Lab, parameters_of, plainest_adapter, variants
@@ -73,6 +74,10 @@ class HeadConformance:
         return torch.randn(2, 5, width, generator=torch.Generator().manual_seed(5))
 
     # -- the checks --------------------------------------------------------------------------------
+
+    def test_has_what_its_contract_lists(self, head_class: Any) -> None:
+        """The class has all that registration asks for, or the error says what it lacks."""
+        check_class("head", head_class.__name__, head_class)
 
     def test_declares_known_capabilities(self, head_class: Any) -> None:
         """Every capability is a known one, and the required ones are declared."""

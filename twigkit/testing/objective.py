@@ -11,6 +11,7 @@ from torch import Tensor
 from twigkit.interfaces.objective import BatchSize, LossTerm, Objective, Workload
 from twigkit.interfaces.tiny_models import TinyRow
 from twigkit.learning.batch import IGNORED, Batch, Turn
+from twigkit.plugins.contracts import check_class
 from twigkit.specs.run import TwigSpec
 from twigkit.testing import checks
 from twigkit.testing.lab import Lab, parameters_of, plainest_adapter, variants
@@ -64,6 +65,10 @@ class ObjectiveConformance:
         return make_objective(objective_class, spec, lab, self.heads)
 
     # -- the checks --------------------------------------------------------------------------------
+
+    def test_has_what_its_contract_lists(self, objective: Objective) -> None:
+        """The class has all that registration asks for, or the error says what it lacks."""
+        check_class("objective", type(objective).__name__, type(objective))
 
     def test_the_spec_survives_yaml(self, spec: Any) -> None:
         """The spec comes back the same from YAML."""

@@ -9,6 +9,7 @@ import pytest
 
 from twigkit.errors import BudgetError
 from twigkit.interfaces.pruner import PromptLayout, Stage
+from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
 from twigkit.testing.lab import Lab, Trace, plainest_adapter, variants
@@ -65,6 +66,10 @@ class PrunerConformance:
         return lab.run(lab.batch(), pruner=pruner, twig=twig, budget=budget)
 
     # -- the plan ----------------------------------------------------------------------------------
+
+    def test_has_what_its_contract_lists(self, pruner: Any) -> None:
+        """The class has all that registration asks for, or the error says what it lacks."""
+        check_class("pruner", type(pruner).__name__, type(pruner))
 
     def test_declares_known_capabilities(self, pruner: Any) -> None:
         """Every capability is a known one, and the required ones are declared."""

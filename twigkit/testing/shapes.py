@@ -24,6 +24,8 @@ class ShapedDrafter:
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
     heads: ClassVar[tuple[str, ...]] = ("lm",)
+    linear: bool
+    height: int
 
     def __init__(self, parents: tuple[int, ...], spare: int = 0) -> None:
         """Take a shape."""
@@ -54,9 +56,8 @@ class ShapedDrafter:
         for level in self._levels[:-1]:
             inner = [node for node in level if node in self.parents]
             nodes = torch.tensor([inner]).expand(rows, -1)
-            logprob = (
-                draft_model.logits(draft_model.expand(candidates, nodes)).float().log_softmax(-1)
-            )
+            hidden = draft_model.expand(candidates, nodes)
+            logprob = draft_model.logits(hidden).float().log_softmax(-1)
             children = [n + 1 for n, parent in enumerate(self.parents) if parent in inner]
             above = [self.parents[child - 1] for child in children]
             rank = [above[:place].count(parent) for place, parent in enumerate(above)]
