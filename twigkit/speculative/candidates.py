@@ -15,13 +15,10 @@ from torch import Tensor
 
 from twigkit.errors import CapabilityError, InputError
 from twigkit.speculative.ancestor_mask import clear, inherit, own
-from twigkit.speculative.draft_tree import DraftTree, Topology
+from twigkit.speculative.draft_tree import MOST_NODES, DraftTree, Topology
 from twigkit.speculative.sampling import draw
 
 _IMPOSSIBLE = float("-inf")
-# Rank key of a node: |score| in the high 32 bits, then 16 bits of depth, then 16 bits of node id.
-_FIELD = 1 << 16
-_DEAD = (1 << 31) - 1  # above the bits of infinity
 
 
 class Candidates(DraftTree):
@@ -39,15 +36,12 @@ class Candidates(DraftTree):
     Examples:
         >>> root = torch.tensor([7])
         >>> candidates = Candidates.tree(root, capacity=4)
-        >>> children = candidates.add(torch.tensor([[5, 3]]), torch.zeros(1, 2).long(),
-        ...                           torch.tensor([[0.5, 0.3]]).log())
-        >>> children
-        range(1, 3)
+        >>> tokens, chance = torch.tensor([[5, 3]]), torch.tensor([[0.5, 0.3]])
+        >>> children = candidates.add(tokens, torch.zeros_like(tokens), chance.log())
         >>> best = candidates.best(children, 1)
-        >>> candidates.add(torch.tensor([[9]]), best, torch.tensor([[0.4]]).log())
-        range(3, 4)
-        >>> candidates.parent.tolist()
-        [[0, 0, 0, 1]]
+        >>> added = candidates.add(torch.tensor([[9]]), best, torch.tensor([[0.4]]).log())
+        >>> candidates.parent.tolist(), children, added
+        ([[0, 0, 0, 1]], range(1, 3), range(3, 4))
         >>> kept = candidates.cut(2)  # probabilities from the root: 0.5, 0.3 and 0.5 * 0.4
         >>> kept.tokens.tolist(), kept.source.tolist()
         ([[7, 5, 3]], [[0, 1, 2]])
@@ -63,9 +57,9 @@ class Candidates(DraftTree):
         ends: Tensor | None,
     ) -> None:
         """Allocate; :meth:`path` and :meth:`tree` are the usual way."""
-        if not 1 <= capacity <= _FIELD:
+        if not 1 <= capacity <= MOST_NODES:
             raise InputError(
-                f"capacity is {capacity}; a step holds between 1 (the root) and {_FIELD} nodes"
+                f"capacity is {capacity}; a step holds between 1 (the root) and {MOST_NODES} nodes"
             )
         if root.ndim != 1:
             raise InputError(f"root has shape {tuple(root.shape)}; expected one token per row, [B]")
@@ -130,14 +124,7 @@ class Candidates(DraftTree):
         numbers: Callable[[], Tensor] | None = None,
         ends: Tensor | None = None,
     ) -> Candidates:
-        """Allocate storage for one tree per row; arguments, result and errors as for :meth:`path`.
-
-        Args:
-            root: Last accepted token per row, ``[B]``.
-            capacity: Nodes that fit, root included.
-            numbers: Gives the numbers that :meth:`sample` samples with; see the attribute.
-            ends: Tokens that end a row, ``[e]``; an empty one is as good as None.
-        """
+        """Allocate storage for one tree per row; arguments and errors as for :meth:`path`."""
         return cls(root, capacity, linear=False, numbers=numbers, ends=ends)
 
     def reset(self, root: Tensor, alive: Tensor | None = None) -> None:
@@ -359,7 +346,7 @@ class Candidates(DraftTree):
             Node ids, best first, ``[B, min(count, len(nodes))]``; those that cannot grow (see
             :meth:`grows`) come last, ties in order of depth and id.
         """
-        key = self._rank(nodes, self.grows(nodes))
+        key = self.rank(nodes, self.grows(nodes))
         return key.topk(min(count, len(nodes)), largest=False).indices + nodes.start
 
     def cut(self, count: int) -> DraftTree:
@@ -394,26 +381,12 @@ class Candidates(DraftTree):
         if self.linear:
             return self.first(size)
         kept = (
-            self._rank(range(self.capacity), self.alive)
+            self.rank(range(self.capacity), self.alive)
             .topk(size, largest=False, sorted=False)
             .indices.sort(1)
             .values
         )
         return self.take(kept)
-
-    def _rank(self, nodes: range, first: Tensor) -> Tensor:
-        """Sort key of some nodes, ``[B, len(nodes)]`` long, unique within a row, smallest first.
-
-        The bit pattern of a non-negative float grows with its value, so one integer orders by
-        score, depth and id at once, exactly.
-
-        Args:
-            nodes: Their ids.
-            first: Which of them come before all others, ``[B, len(nodes)]`` bool.
-        """
-        own = slice(nodes.start, nodes.stop)
-        loss = torch.where(first, self.score[:, own].abs().view(torch.int32), _DEAD)
-        return (loss.long() << 32) + (self.depth[:, own] * _FIELD + self._ids[own])
 
 
 def _gain(logprob: Tensor) -> Tensor:

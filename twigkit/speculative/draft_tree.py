@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MOST_NODES = 1 << 16
+"""Most nodes of a step, root included: ids and depths take 16 bits of a sort key."""
+
+_DEAD = (1 << 31) - 1  # above the bits of infinity
+
 
 @dataclass(frozen=True, eq=False)
 class Topology:
@@ -105,6 +110,25 @@ class DraftTree:
             proposal=None if self.proposal is None else self.proposal[:, :size],
             source=None if self.source is None else self.source[:, :size],
         )
+
+    def rank(self, nodes: range, first: Tensor) -> Tensor:
+        """Return a sort key of some nodes: the best have the smallest, no two of a row are equal.
+
+        The bit pattern of a non-negative float grows with its value, so one integer orders by
+        score, depth and id at once, exactly.
+
+        Args:
+            nodes: Their ids.
+            first: Which of them come before all others, ``[B, len(nodes)]`` bool.
+
+        Returns:
+            ``[B, len(nodes)]`` long: the score's size in the high 32 bits, then 16 bits of depth,
+            then 16 bits of node id.
+        """
+        ids = torch.arange(nodes.start, nodes.stop, device=self.depth.device)
+        own = slice(nodes.start, nodes.stop)
+        loss = torch.where(first, self.score[:, own].abs().view(torch.int32), _DEAD)
+        return (loss.long() << 32) + (self.depth[:, own] * MOST_NODES + ids)
 
     def take(self, nodes: Tensor) -> DraftTree:
         """Keep some nodes of a tree, each with all of its ancestors.

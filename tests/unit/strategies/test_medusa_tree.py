@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import pytest
 import torch
 
 from tests.support.tiny import llava_inputs, tiny_llava
-from twigkit import CapabilityError, InputError, SpecError, TwigModel, TwigSpec
+from twigkit import CapabilityError, TwigModel, TwigSpec
 from twigkit.specs.run import GenerationSpec
-from twigkit.speculative.static_trees import expected_length, ordered_paths, search, static_tree
+from twigkit.speculative.static_trees import ordered_paths, search, static_tree
 from twigkit.strategies.medusa_tree import (
     DEFAULT_PATHS,
     MedusaTreeDrafter,
@@ -122,34 +119,6 @@ def test_what_the_heads_cannot_fill_is_refused():
     model.generate(**inputs, drafter=TREES["flat"], max_new_tokens=2)
 
 
-@pytest.mark.parametrize(
-    ("paths", "message"),
-    [
-        ([[0], [0]], "comes twice"),
-        ([[0], [1, 0]], r"has no parent; add \[1\]"),
-        ([], "one path at least"),
-        ([[-1]], "negative rank"),
-    ],
-)
-def test_what_is_no_tree_is_refused(paths, message):
-    with pytest.raises(InputError, match=message):
-        ordered_paths(paths)
-    with pytest.raises((SpecError, ValueError), match=message):
-        GenerationSpec(drafter={"kind": "medusa-tree", "paths": paths})
-
-
-def subtrees(universe, size):
-    """Every tree of a size."""
-    for nodes in itertools.combinations(universe, size):
-        if all(path[:-1] in {(), *nodes} for path in nodes):
-            yield nodes
-
-
-def by_hand(paths, accuracies):
-    """Expected accepted length: the target's own token, and every node as often as reached."""
-    return 1 + sum(math.prod(accuracies[d][r] for d, r in enumerate(path)) for path in paths)
-
-
 def test_the_default_tree_is_what_the_search_finds():
     guesses = [[0.6, 0.12, 0.06, 0.03], [0.4, 0.1, 0.05], [0.3, 0.1], [0.2]]
     assert tuple(search(guesses, 16).paths()) == DEFAULT_PATHS == ordered_paths(DEFAULT_PATHS)
@@ -166,27 +135,3 @@ def test_the_drafter_has_the_shape_of_its_tree():
         1,
         [0, 1, 3, 6],
     )
-
-
-@pytest.mark.parametrize("size", range(1, 6))
-def test_the_search_finds_the_best_of_all_trees(size):
-    # The second depth's guesses are not in order of their accuracy: ranks need not be.
-    accuracies = [[0.5, 0.3], [0.2, 0.45], [0.4]]
-    universe = [
-        path
-        for n in (1, 2, 3)
-        for path in itertools.product(*(range(len(a)) for a in accuracies[:n]))
-    ]
-    best = max(by_hand(nodes, accuracies) for nodes in subtrees(universe, size))
-    found = search(accuracies, size)
-    assert len(found.paths()) == size
-    assert math.isclose(by_hand(found.paths(), accuracies), best)
-    assert math.isclose(expected_length(found), best, rel_tol=1e-6)
-
-
-def test_the_search_leaves_out_what_is_never_right():
-    assert search([[0.5, 0.0], [0.0, 0.3]], 9).paths() == [(0,), (0, 1)]
-    assert search([[0.0]], 3).paths() == [(0,)]
-    assert expected_length(search([[0.0]], 3)) == 1.0
-    with pytest.raises(InputError, match="at least one node"):
-        search([[0.5]], 0)
