@@ -130,11 +130,11 @@ class DistillationSpec(ObjectiveSpec):
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherOutputs:
     """What the base says about a batch.
 
     Attributes:
-        shared: The samples behind the exit layer.
+        shared: The samples after the exit layer.
         states: The base's last states of the places that predict answers, ``[places, width]``;
             ``None`` if its predictions do not teach.
         attention: The base's attention for each turn, ``[batch, turns, tokens]``; ``None`` if it
@@ -209,7 +209,7 @@ class Distillation(Objective):
         self._idle = [] if on != {"scores"} else list(self.twig.layers[-1].parameters())
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Count answer tokens, rows, turns with visual tokens in front, and tokens ahead."""
+        """Count answer tokens, rows, turns with visual tokens before them, and tokens ahead."""
         counts = batch.counts()
         if self.weights["attention"]:
             counts["queries"] = sum(sum(seen) for seen in turns_with_visuals(batch, self.stack))
@@ -246,7 +246,7 @@ class Distillation(Objective):
     def examine(self, batch: Batch) -> dict[str, float]:
         """Find out how far drafts would get if the base gave the reference answers.
 
-        Costs a pass of the shallow model, no layer behind it.
+        Costs a pass of the draft model; no later layer of the base runs.
 
         Args:
             batch: The micro-batch.
@@ -267,8 +267,8 @@ class Distillation(Objective):
         steps = verifications(right, answers.numbers.to(normed.device))
         return {"accepted/verifications": float(len(targets)), "verifications": float(steps)}
 
-    def _teach(self, batch: Batch, answers: Answers) -> Taught:
-        """Run the base as far as somebody needs it."""
+    def _teach(self, batch: Batch, answers: Answers) -> TeacherOutputs:
+        """Run the base up to the deepest layer that a loss term needs."""
         stack, exit_layer = self.stack, self.twig.exit_layer
         prompt = embed_batch(stack, batch)
         looks = self.weights["attention"] and any(prompt.visual_counts)
@@ -284,13 +284,13 @@ class Distillation(Objective):
         if probes:
             softmax = self.spec.teacher_softmax
             attention = teachers.read(probes[self.layer], shared.visual, softmax)
-        return Taught(shared, states, attention)
+        return TeacherOutputs(shared, states, attention)
 
     def _add_predictions(
         self,
         states: Tensor,
         answers: Answers,
-        taught: Taught,
+        taught: TeacherOutputs,
         parts: dict[str, LossTerm],
         figures: dict[str, Any],
     ) -> None:
@@ -331,7 +331,7 @@ class Distillation(Objective):
         with base_precision(states.device):
             return self.stack.head(self.stack.norm(states))
 
-    def _attention(self, batch: Batch, taught: Taught, probe: RowProbe) -> LossTerm:
+    def _attention(self, batch: Batch, taught: TeacherOutputs, probe: RowProbe) -> LossTerm:
         """Compare the pruning head's scores with the base's attention, turn by turn."""
         visual = taught.shared.visual.to(probe.rows.device)
         scorer = self._head("scores")

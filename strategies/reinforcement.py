@@ -115,10 +115,10 @@ class ReinforcementSpec(ObjectiveSpec):
 
 @dataclass(frozen=True)
 class DrawnTurns:
-    """What one call works on: one turn of each row that has a picture in front of one.
+    """What one call works on: one turn of each row that has a picture before one.
 
     Attributes:
-        prompt: Prompts with their answers but for the last token, which predicts nothing; behind
+        prompt: Prompts with their answers but for the last token, which predicts nothing; after
             the exit layer.
         targets: The answers, ``[tokens]`` long each.
         probe: The probe of the last twig layer, at the last prompt token.
@@ -190,7 +190,7 @@ class Reinforcement(Objective):
         return keep_counts(visual, budget, depth=depth, exit_layer=exit_layer, wipe=self.wipe)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Count answer tokens, rows, and rows with a picture in front of an answer."""
+        """Count answer tokens, rows, and rows with a picture before an answer."""
         seen = turns_with_visuals(batch, self.stack)
         return {**batch.counts(), "groups": sum(any(turns) for turns in seen)}
 
@@ -268,7 +268,7 @@ class Reinforcement(Objective):
         return ((rewards - rewards.mean(1, keepdim=True)) / spread).masked_fill(level, 0.0)
 
     def _draw_turns(self, batch: Batch, random: torch.Generator) -> dict[int, Turn]:
-        """Draw one turn of each row that has a picture in front of one, by row."""
+        """Draw one turn of each row that has a picture before one, by row."""
         drawn = {}
         for row, seen in enumerate(turns_with_visuals(batch, self.stack)):
             able = [turn for turn, flag in zip(batch.turns[row], seen, strict=True) if flag]
@@ -279,7 +279,7 @@ class Reinforcement(Objective):
 
     @torch.no_grad()
     def _prepare(self, batch: Batch, turns: dict[int, Turn]) -> DrawnTurns:
-        """Cut the samples behind the drawn answers, and run shared layers and twig."""
+        """Cut the samples after the drawn answers, and run shared layers and twig."""
         stack, twig = self.stack, self.twig
         whole = embed_batch(stack, batch)
         rows = torch.tensor(list(turns), device=whole.hidden.device)
@@ -342,7 +342,7 @@ class Reinforcement(Objective):
         return LossTerm(apart.sum(), "groups", weight)
 
     def _nothing(self) -> tuple[dict[str, LossTerm], dict[str, Any]]:
-        """What a batch without a picture in front of an answer comes to."""
+        """What a batch without a picture before an answer comes to."""
         zero = torch.stack([p.flatten()[:1].sum() * 0.0 for p in self.head.parameters()]).sum()
         parts = {"policy": LossTerm(zero, "groups", 1.0)}
         if self.spec.anchor:

@@ -52,7 +52,7 @@ class ToyObjective(Objective):
 
 
 @dataclass
-class ToyLedger:
+class ToyBadSamples:
     broken: dict = field(default_factory=dict)
     report: object = None
     share: object = None
@@ -107,7 +107,7 @@ class ToyLoader:
 class ToyData:
     train: ToyLoader
     evaluation: ToyLoader | None
-    ledger: ToyLedger = field(default_factory=ToyLedger)
+    bad_samples: ToyBadSamples = field(default_factory=ToyBadSamples)
 
 
 def toy_model(seed: int = 0) -> TwigModel:

@@ -14,7 +14,7 @@ from twigkit.errors import InputError, SpecError
 from twigkit.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
-    from twigkit.training.dry_run import Rehearsal
+    from twigkit.training.dry_run import DryRun
     from twigkit.training.trainer import Result
 
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or rehearse.
+    """Train, or dry_run.
 
     Args:
         args: The parsed options.
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
     quieten()
     spec = read(args.spec, args.set, args.out)
     if args.dry_run:
-        from twigkit.training.dry_run import rehearse
+        from twigkit.training.dry_run import dry_run
 
-        found = rehearse(spec, timing=not args.no_timing)
+        found = dry_run(spec, timing=not args.no_timing)
         if _speaks():
             print(describe(spec, found))
             for problem in found.problems:
@@ -128,7 +128,7 @@ def _change(data: dict[str, Any], change: str) -> None:
     data[last] = value
 
 
-def describe(spec: TrainingSpec, found: Rehearsal) -> str:
+def describe(spec: TrainingSpec, found: DryRun) -> str:
     """Put what a dry run found into lines.
 
     Args:
@@ -162,13 +162,13 @@ def describe(spec: TrainingSpec, found: Rehearsal) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
-def _samples(found: Rehearsal) -> str:
+def _samples(found: DryRun) -> str:
     if found.samples is None:
         return "unknown"
     return f"{found.samples[0]:,} to train on, {found.samples[1]:,} held out"
 
 
-def _times(spec: TrainingSpec, found: Rehearsal) -> list[tuple[str, str]]:
+def _times(spec: TrainingSpec, found: DryRun) -> list[tuple[str, str]]:
     """Say how long a step and the run take."""
     seconds, timing = found.step_seconds(spec.data.workers), found.timing
     if seconds is None or timing is None:

@@ -18,7 +18,7 @@ class Answers:
         rows: Row of each place, ``[places]`` long.
         positions: Position of each place: one before the token that it predicts, ``[places]`` long.
         targets: That token, ``[places]`` long.
-        ahead: The tokens behind that one, as far as the same answer goes, ``[places, offsets]``
+        ahead: The tokens after that one, as far as the same answer goes, ``[places, offsets]``
             long; :data:`~twigkit.learning.batch.IGNORED` where it has ended.
     """
 
@@ -44,7 +44,7 @@ def find_answers(batch: Batch, offsets: int = 0) -> Answers:
 
     Args:
         batch: The samples.
-        offsets: Tokens behind the next one that are predicted too.
+        offsets: Tokens after the next one that are predicted too.
 
     Returns:
         The places, on the device of the labels.

@@ -19,7 +19,7 @@ class Turn:
     Attributes:
         query: Position of the last prompt token before the answer.
         start: Position of the answer's first token.
-        stop: Position behind the answer's last token, the end token included.
+        stop: Position after the answer's last token, the end token included.
     """
 
     query: int
@@ -32,7 +32,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Broken:
+class BadSample:
     """A sample that could not be used.
 
     Attributes:
@@ -65,7 +65,7 @@ class Batch:
     turns: list[list[Turn]]
     ids: list[str]
     visual: list[bool] | None = None
-    broken: tuple[Broken, ...] = ()
+    broken: tuple[BadSample, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Count what losses are normalised by, without running anything.

@@ -54,14 +54,14 @@ def run_base(
 
     Args:
         stack: The base.
-        prompt: The tokens, with their states in front of the first layer.
+        prompt: The tokens, with their states before the first layer.
         first: First layer.
         last: Layer to stop before.
         rows: Positions whose attention is read, ``[batch, rows]`` long.
         probed: Layers whose attention is read.
 
     Returns:
-        The prompt behind the last layer, and the probes by layer.
+        The prompt after the last layer, and the probes by layer.
     """
     found: dict[int, RowProbe] = {}
     for start, stop in stack.spans(first, last):
@@ -95,11 +95,11 @@ def run_twig(
     Args:
         stack: The base.
         twig: The twig.
-        prompt: The tokens, with their states behind the exit layer.
+        prompt: The tokens, with their states after the exit layer.
         rows: Positions that the last layer's probe reads, ``[batch, rows]`` long.
 
     Returns:
-        States behind the last layer, before the norm, and the probe if there are rows.
+        States after the last layer, before the norm, and the probe if there are rows.
     """
     weight = next(twig.parameters())
     prompt = prompt.to(weight.device)
@@ -139,7 +139,7 @@ def pick_rows(
 
 
 def turns_with_visuals(batch: Batch, stack: LayerStack) -> list[list[bool]]:
-    """Say of every turn whether a visual token lies in front of its answer, by row.
+    """Say of every turn whether a visual token lies before its answer, by row.
 
     Args:
         batch: The samples; nothing is run.

@@ -29,16 +29,16 @@ def answer_rewards(
 ) -> Tensor:
     """Return the mean log-probability that the pruned base gives each sample's answer.
 
-    The layers in front of the cut ran once per sample; all choices of all samples run the rest as
+    The layers before the cut ran once per sample; all choices of all samples run the rest as
     one batch, or in chunks.
 
     Args:
         stack: The base.
-        samples: Prompts with their answers but for the last token, behind the exit layer.
+        samples: Prompts with their answers but for the last token, after the exit layer.
         targets: The answers, ``[tokens]`` long each; their last places predict them.
         kept: Which visual tokens each choice keeps, ``[batch, choices, tokens]`` bool.
         counts: How many that are, per sample.
-        layers: Exit and wipe layer: between them the kept tokens are seen, behind them no visual
+        layers: Exit and wipe layer: between them the kept tokens are seen, after them no visual
             one.
         chunk: Choices that run at a time; ``None`` for all.
 
@@ -77,8 +77,8 @@ def _mean_log_probability(stack: LayerStack, hidden: Tensor, targets: list[Tenso
     device, tokens = hidden.device, hidden.shape[1]
     sizes = torch.tensor([len(target) for target in targets])
     rows = torch.arange(len(targets)).repeat_interleave(sizes)
-    behind = torch.cat([torch.arange(len(target)) - len(target) for target in targets])
-    states = hidden[rows.to(device), (tokens + behind).to(device)]
+    offsets = torch.cat([torch.arange(len(target)) - len(target) for target in targets])
+    states = hidden[rows.to(device), (tokens + offsets).to(device)]
     wanted = torch.cat(targets).to(device)
     size = max(1, LOGITS // stack.vocabulary)
     found = []

@@ -17,7 +17,7 @@ from twigkit.learning.batch import Batch
 from twigkit.model import TwigModel
 from twigkit.training.data.loader import Data, open_data
 from twigkit.training.data.workers import worker_deaths
-from twigkit.training.loop.optimiser_step import Stepper
+from twigkit.training.loop.optimiser_step import OptimiserStep
 from twigkit.training.memory_estimate import base_bytes, estimate, sketch
 from twigkit.training.setup import accelerator_for, load_model, make_objective
 from twigkit.training.spec import TrainingSpec
@@ -41,7 +41,7 @@ class Timing:
 
 
 @dataclass
-class Rehearsal:
+class DryRun:
     """What a dry run found out.
 
     Attributes:
@@ -96,7 +96,7 @@ class Rehearsal:
         return max(work, data / workers) if workers else work + data
 
 
-def rehearse(spec: TrainingSpec, *, timing: bool = True) -> Rehearsal:
+def dry_run(spec: TrainingSpec, *, timing: bool = True) -> DryRun:
     """Find out what a run would do and take.
 
     Args:
@@ -123,7 +123,7 @@ def rehearse(spec: TrainingSpec, *, timing: bool = True) -> Rehearsal:
         untimed = untimed or "the data cannot be used"
     per_step = max(1, spec.batch // spec.micro_batch // accelerator.num_processes)
     size = batch_size(spec, model, first)
-    found = Rehearsal(
+    found = DryRun(
         model=model,
         origin=origin,
         processes=accelerator.num_processes,
@@ -191,11 +191,11 @@ def _measure(
     objective: Objective,
     data: Data,
     accelerator: Any,
-    found: Rehearsal,
+    found: DryRun,
 ) -> tuple[int, Timing]:
     """Take two short optimiser steps on real micro-batches and time the second."""
     assert model.twig is not None
-    stepper = Stepper(spec, objective, model.twig, accelerator, found.steps or 1)
+    optimiser_step = OptimiserStep(spec, objective, model.twig, accelerator, found.steps or 1)
     cuda = accelerator.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(accelerator.device)
@@ -203,24 +203,24 @@ def _measure(
     started = time.perf_counter()
     batches = [data.train.make(0, place) for place in range(count)]
     prepared = (time.perf_counter() - started) / count
-    weights = [*model.base.parameters(), *stepper.module.parameters()]
+    weights = [*model.base.parameters(), *optimiser_step.module.parameters()]
     held = {weight.untyped_storage().data_ptr() for weight in weights}
     with worker_deaths():
         with _saved_bytes(held) as saved:
-            _take(stepper, data, batches[:1], 0)
-        one = _take(stepper, data, batches[:1], 1)
-        both = _take(stepper, data, batches, 2) if count == 2 else None
+            _take(optimiser_step, data, batches[:1], 0)
+        one = _take(optimiser_step, data, batches[:1], 1)
+        both = _take(optimiser_step, data, batches, 2) if count == 2 else None
     each = one if both is None else max(both - one, 0.0)
     update = 0.0 if both is None else max(one - each, 0.0)
     peak = torch.cuda.max_memory_allocated(accelerator.device) if cuda else None
     return saved[0], Timing(each, update, prepared, peak)
 
 
-def _take(stepper: Stepper, data: Data, batches: list[Batch], step: int) -> float:
+def _take(optimiser_step: OptimiserStep, data: Data, batches: list[Batch], step: int) -> float:
     """Take an optimiser step and return its seconds; it ends in a synchronisation."""
     started = time.perf_counter()
     numbers = [data.train.number(0, place) for place in range(len(batches))]
-    stepper.take(step, batches, numbers, lambda: "nothing was written in this dry run")
+    optimiser_step.take(step, batches, numbers, lambda: "nothing was written in this dry run")
     return time.perf_counter() - started
 
 

@@ -98,7 +98,7 @@ def estimate(
 
 
 def base_bytes(spec: TrainingSpec, model: TwigModel) -> int:
-    """Return the bytes of one of the base's numbers; half precision where nobody says."""
+    """Return the bytes of one of the base's numbers; half precision where the spec does not say."""
     weight = next(iter(model.base.parameters()))
     if not weight.is_meta:
         return int(weight.element_size())

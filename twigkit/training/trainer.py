@@ -24,18 +24,18 @@ import torch
 from twigkit.errors import CapabilityError, TrainingError
 from twigkit.interfaces.objective import Objective
 from twigkit.io.timing import Stopwatch
-from twigkit.learning.batch import Broken
+from twigkit.learning.batch import BadSample
 from twigkit.model import TwigModel
-from twigkit.training.checkpointing.checkpointer import Keeper
-from twigkit.training.checkpointing.snapshot_files import Standing
+from twigkit.training.checkpointing.checkpointer import Checkpointer
+from twigkit.training.checkpointing.snapshot_files import RunState
 from twigkit.training.data.bad_samples import sharing
 from twigkit.training.data.loader import Data, open_data
-from twigkit.training.data.sources import Samples
+from twigkit.training.data.sources import SampleSource
 from twigkit.training.data.workers import worker_deaths
 from twigkit.training.loop.evaluation import evaluate, judge
-from twigkit.training.loop.optimiser_step import PARTS, Stepper, Taken
-from twigkit.training.loop.progress import Reporter, check_trackers, means_of
-from twigkit.training.loop.run_log import Journal, Line, Window, read_lines
+from twigkit.training.loop.optimiser_step import PARTS, OptimiserStep, StepResult
+from twigkit.training.loop.progress import Progress, check_trackers, means_of
+from twigkit.training.loop.run_log import Line, RunLog, RunningMeans, read_lines
 from twigkit.training.setup import accelerator_for, load_model, make_objective
 from twigkit.training.spec import TrainingSpec
 
@@ -85,7 +85,7 @@ def train(
     spec: TrainingSpec,
     *,
     model: TwigModel | None = None,
-    dataset: Samples | None = None,
+    dataset: SampleSource | None = None,
     objective: Objective | None = None,
     processor: Any = None,
     show: bool = True,
@@ -97,7 +97,7 @@ def train(
     Args:
         spec: The run.
         model: Base and twig; ``None`` loads and grows what the spec says.
-        dataset: Samples in place of those that the spec names.
+        dataset: SampleSource in place of those that the spec names.
         objective: What is learnt, in place of what the spec names.
         processor: The base's processor; ``None`` loads it from where the base came from.
         show: Whether to show a progress bar.
@@ -158,15 +158,15 @@ class Training:
             )
         self.spec, self.data, self.accelerator = spec, data, accelerator
         total = spec.total_steps(data.train.samples)
-        self.stepper = Stepper(spec, objective, model.twig, accelerator, total)
+        self.optimiser_step = OptimiserStep(spec, objective, model.twig, accelerator, total)
         held = 0 if data.evaluation is None else data.evaluation.samples
         samples = {"samples": data.train.samples, "held out": held}
-        self.keeper = Keeper(spec, model, self.stepper, accelerator, samples)
-        self.journal = Journal(self.keeper.folder / LOG)
-        self.report = Reporter(spec, accelerator, self.journal, total, show)
-        self.standing, self.window = Standing(), Window()
+        self.checkpointer = Checkpointer(spec, model, self.optimiser_step, accelerator, samples)
+        self.run_log = RunLog(self.checkpointer.folder / LOG)
+        self.progress = Progress(spec, accelerator, self.run_log, total, show)
+        self.state, self.window = RunState(), RunningMeans()
         self.tokens = 0
-        self._next = 1  # what is read now is for the next step, or for an evaluation of this one
+        self.reading_step = 1  # the step that samples are read for, or evaluated after
 
     def run(self) -> Result:
         """Train to the end, from the start or from the last snapshot.
@@ -178,34 +178,35 @@ class Training:
             TrainingError: If it cannot begin or go on.
         """
         with ExitStack() as stack:
-            stack.enter_context(self.keeper.alone())
-            stack.callback(self.report.close)
+            self.checkpointer.lock(stack)
+            stack.callback(self.progress.close)
             stack.enter_context(worker_deaths())
-            self.standing = self.keeper.resume()
-            resumed = self.standing.step
-            self.window = Window(**self.standing.window)
-            self.data.ledger.broken.update(self.standing.broken)
-            self.data.ledger.report = self._tell_broken
-            self.data.ledger.share = sharing(self.accelerator)
-            if not self.standing.finished:
-                self.keeper.in_main(lambda: self.report.start(resumed, self._launch()))
+            self.state = self.checkpointer.resume()
+            resumed = self.state.step
+            self.window = RunningMeans(**self.state.window)
+            self.data.bad_samples.broken.update(self.state.broken)
+            self.data.bad_samples.report = self._tell_broken
+            self.data.bad_samples.share = sharing(self.accelerator)
+            if not self.state.finished:
+                self.checkpointer.in_main(lambda: self.progress.start(resumed, self._launch()))
             batches = self.data.train.steps(resumed)
-            self.stepper.watch.start()
-            while not self.standing.finished:
+            self.optimiser_step.watch.start()
+            while not self.state.finished:
+                self.reading_step = self.state.step + 1
                 self._step(next(batches))
-                if self.standing.step == resumed + 1 and not self.standing.finished:
-                    self.stepper.watch, self.tokens = Stopwatch(PARTS), 0
-            steps = self.keeper.export(self.standing)
-        chosen = self.standing.latest if steps == self.standing.step else self.standing.best
+                if self.state.step == resumed + 1 and not self.state.finished:
+                    self.optimiser_step.watch, self.tokens = Stopwatch(PARTS), 0
+            steps = self.checkpointer.export(self.state)
+        chosen = self.state.latest if steps == self.state.step else self.state.best
         clock = self._clock()
         return Result(
-            out=self.keeper.out,
-            log=self.journal.path,
+            out=self.checkpointer.out,
+            log=self.run_log.path,
             steps=steps,
-            trained=self.standing.step,
+            trained=self.state.step,
             resumed_from=resumed,
             held_out=chosen,
-            criterion_name=self.stepper.objective.criterion_name,
+            criterion_name=self.optimiser_step.objective.criterion_name,
             seconds=clock["seconds"],
             tokens=self.tokens,
             overhead=clock["overhead"],
@@ -213,44 +214,44 @@ class Training:
 
     def _step(self, batches: list[Any]) -> None:
         """Take one optimiser step, and do what is due after it."""
-        step, watch = self.standing.step, self.stepper.watch
+        step, watch = self.state.step, self.optimiser_step.watch
         watch.lap("data")
         numbers = [self.data.train.number(step, place) for place in range(len(batches))]
-        taken = self.stepper.take(step, batches, numbers, self.keeper.intact)
-        self.standing.step = step + 1
-        self.standing.finished = self.standing.step >= self.stepper.total
+        taken = self.optimiser_step.take(step, batches, numbers, self.checkpointer.intact)
+        self.state.step = step + 1
+        self.state.finished = self.state.step >= self.optimiser_step.total
         every = self.spec.evaluate_every
         evaluating = self.data.evaluation is not None and (
-            self.standing.finished or (every is not None and self.standing.step % every == 0)
+            self.state.finished or (every is not None and self.state.step % every == 0)
         )
         self._tell(taken, flush=evaluating)
         watch.lap("host")
         better = evaluating and self._evaluate()
-        if better or self.standing.finished or self.standing.step % self.spec.save_every == 0:
-            self.standing.window = asdict(self.window)
-            self.standing.broken = dict(self.data.ledger.broken)
-            self.keeper.save(self.standing, best=better, before=self.journal.sync)
+        if better or self.state.finished or self.state.step % self.spec.save_every == 0:
+            self.state.window = asdict(self.window)
+            self.state.broken = dict(self.data.bad_samples.broken)
+            self.checkpointer.save(self.state, best=better, before=self.run_log.sync)
         watch.start()  # evaluations and snapshots are no part of a step
 
-    def _tell(self, taken: Taken, flush: bool) -> None:
+    def _tell(self, taken: StepResult, flush: bool) -> None:
         """Show a step, and write a line of the log for every few of them."""
-        figures, step = taken.figures, self.standing.step
+        figures, step = taken.figures, self.state.step
         self.tokens += figures.counts.get("tokens", 0)
         parts = {f"parts.{name}": value for name, value in figures.parts.items()}
         means = {"loss": figures.loss, "norm": taken.norm, **parts, **means_of(figures)}
         self.window.add(means)
-        self.report.advance(figures, self._clock()["tokens_per_second"])
-        if step % self.spec.log_every and not flush and not self.standing.finished:
+        self.progress.advance(figures, self._clock()["tokens_per_second"])
+        if step % self.spec.log_every and not flush and not self.state.finished:
             return
         means = self.window.means()
         means_of_parts = {name: means.pop(f"parts.{name}") for name in figures.parts}
         line = {**means, "parts": means_of_parts, "rate": taken.rate, "units": figures.counts}
-        self.report.tell("step", step, {**line, "clock": self._clock()})
+        self.progress.tell("step", step, {**line, "clock": self._clock()})
         self.window.clear()
 
     def _clock(self) -> dict[str, float]:
         """Say where the time of this call's steps went so far."""
-        seconds = dict(self.stepper.watch.seconds)
+        seconds = dict(self.optimiser_step.watch.seconds)
         whole = sum(seconds.values()) or math.inf
         return {
             "seconds": round(sum(seconds.values()), 3),
@@ -263,27 +264,26 @@ class Training:
         """Evaluate, and return whether the parameters are to be kept as the best so far."""
         started = time.perf_counter()
         batches = () if self.data.evaluation is None else self.data.evaluation.once()
-        self._next = 0
-        figures = evaluate(self.accelerator, self.stepper.module, batches, self.spec.seed)
-        self._next = 1
+        self.reading_step = self.state.step
+        figures = evaluate(self.accelerator, self.optimiser_step.module, batches, self.spec.seed)
         means = means_of(figures)
-        criterion = self.stepper.objective.criterion(figures.loss, means)
+        criterion = self.optimiser_step.objective.criterion(figures.loss, means)
         if not math.isfinite(criterion):
             raise TrainingError(
-                f"the evaluation behind step {self.standing.step} came to {criterion}; "
-                f"{self.keeper.intact()}. Lower optimiser.rate, or look at the held-out samples"
+                f"the evaluation after step {self.state.step} came to {criterion}; "
+                f"{self.checkpointer.intact()}. Lower optimiser.rate, or look at the held-out "
+                "samples"
             )
-        better = judge(self.standing, criterion, self.spec.patience)
+        better = judge(self.state, criterion, self.spec.patience)
         line = {"loss": figures.loss, **means, "parts": figures.parts, "criterion": criterion}
         clock = {"seconds": round(time.perf_counter() - started, 3)}
         line |= {"best": better, "units": figures.counts, "clock": clock}
-        self.report.tell("evaluation", self.standing.step, line)
+        self.progress.tell("evaluation", self.state.step, line)
         return better and self.spec.patience is not None
 
-    def _tell_broken(self, broken: Broken) -> None:
+    def _tell_broken(self, broken: BadSample) -> None:
         """Enter a broken sample in the log, with the step that it was meant for."""
-        step = self.standing.step + self._next
-        self.report.tell("broken", step, {"id": broken.id, "reason": broken.reason})
+        self.progress.tell("broken", self.reading_step, {"id": broken.id, "reason": broken.reason})
 
     def _launch(self) -> dict[str, Any]:
         """Describe this call for the log."""
@@ -293,8 +293,8 @@ class Training:
             "processes": self.accelerator.num_processes,
             "device": str(self.accelerator.device),
             "threads": torch.get_num_threads(),
-            "steps": self.stepper.total,
-            "parameters": sum(p.numel() for p in self.stepper.module.parameters()),
+            "steps": self.optimiser_step.total,
+            "parameters": sum(p.numel() for p in self.optimiser_step.module.parameters()),
             "twigkit": version("twigkit"),
             "torch": torch.__version__,
             "transformers": version("transformers"),

@@ -7,7 +7,7 @@ from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, TwigModel, TwigSpec
 from twigkit.interfaces.objective import BatchSize
 from twigkit.learning.batch import IGNORED, Batch, Turn
-from twigkit.training.dry_run import Rehearsal, Timing, _saved_bytes, batch_size
+from twigkit.training.dry_run import DryRun, Timing, _saved_bytes, batch_size
 from twigkit.training.loop.gradient_accumulation import ScaledObjective
 from twigkit.training.memory_estimate import estimate, sketch
 from twigkit.training.setup import make_objective
@@ -114,7 +114,7 @@ def test_an_offloaded_layer_is_no_sketch_and_grows_no_twig():
 
 
 def test_a_step_takes_as_long_as_the_slower_of_work_and_data():
-    found = Rehearsal(
+    found = DryRun(
         model=None, origin="", processes=1, device="cpu", trained=0, twig=0, precision=4,
         memory={}, size=BatchSize(1, 1, 0), size_known=True, samples=None, steps=None, per_step=4,
     )  # fmt: skip

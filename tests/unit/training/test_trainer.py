@@ -19,7 +19,7 @@ from tests.support.tiny import tiny_llava
 from tests.support.toy_training import ToyLoader, toy_model, toy_spec, toy_training
 from twigkit import CapabilityError, TrainingError, TwigModel
 from twigkit.cli.train import summary
-from twigkit.learning.batch import Batch, Broken
+from twigkit.learning.batch import BadSample, Batch
 from twigkit.strategies.reinforcement import Reinforcement
 from twigkit.training.checkpointing import snapshot_files as snapshot
 from twigkit.training.checkpointing.snapshot_files import Snapshots
@@ -235,20 +235,23 @@ def test_without_patience_the_last_weights_count(tmp_path):
 
 def test_an_evaluation_that_is_no_number_stops_the_run(tmp_path):
     training = toy_training(toy_spec(tmp_path / "twig"))
-    training.stepper.objective.criterion = lambda loss, means: float("nan")
-    with pytest.raises(TrainingError, match=r"behind step 4 came to nan; the snapshot of step 3"):
+    training.optimiser_step.objective.criterion = lambda loss, means: float("nan")
+    with pytest.raises(TrainingError, match=r"after step 4 came to nan; the snapshot of step 3"):
         training.run()
 
 
 def test_broken_samples_are_logged_once_also_where_the_run_was_cut_off(tmp_path):
-    """One that step 5 was to have, one of the evaluation behind step 4, known to the snapshot."""
+    """One that step 5 was to have, one of the evaluation after step 4, known to the snapshot."""
 
     def noting(training, at):
         def fault(number):
-            ledger, found = training.data.ledger, {17: "torn", 10_001: "empty"}.get(number)
-            if found and found not in ledger.broken:
-                ledger.broken[found] = "no picture"
-                ledger.report(Broken(found, "no picture"))
+            bad_samples, found = (
+                training.data.bad_samples,
+                {17: "torn", 10_001: "empty"}.get(number),
+            )
+            if found and found not in bad_samples.broken:
+                bad_samples.broken[found] = "no picture"
+                bad_samples.report(BadSample(found, "no picture"))
             if number == at:
                 raise KeyboardInterrupt
 
@@ -284,7 +287,7 @@ def test_accumulation_gives_what_one_large_batch_gives(tmp_path):
 
     def losses(name, loader):
         training = toy_training(toy_spec(tmp_path / name, log_every=1))
-        training.stepper.objective.noise = 0.0  # since that depends on the micro-batch
+        training.optimiser_step.objective.noise = 0.0  # since that depends on the micro-batch
         training.data.train = loader
         return [line["loss"] for line in events(training.run(), "step")]
 
@@ -323,26 +326,30 @@ def test_an_objective_must_train_something_of_a_twig(tmp_path):
     model.twig = None
     with pytest.raises(CapabilityError, match="no twig to train"):
         type(training)(
-            training.spec, model, training.stepper.objective, training.data, training.accelerator
+            training.spec,
+            model,
+            training.optimiser_step.objective,
+            training.data,
+            training.accelerator,
         )
 
 
 def test_a_part_with_an_unknown_unit_is_refused(tmp_path):
     training = toy_training(toy_spec(tmp_path / "twig"))
-    training.stepper.objective.counts = lambda batch: {"tokens": 3}
+    training.optimiser_step.objective.counts = lambda batch: {"tokens": 3}
     with pytest.raises(TrainingError, match=r"'size' counts 'samples'.*name only tokens"):
         training.run()
 
 
 def test_figures_must_be_the_same_in_every_call(tmp_path):
     training = toy_training(toy_spec(tmp_path / "twig"))
-    given = training.stepper.objective.forward
+    given = training.optimiser_step.objective.forward
 
     def moody(batch, progress, seed):
         parts, figures = given(batch, progress, seed)
         return parts, figures | ({"more": 1.0} if "-2-" in batch.ids[0] else {})
 
-    training.stepper.objective.forward = moody
+    training.optimiser_step.objective.forward = moody
     with pytest.raises(TrainingError, match="names figure more for some micro-batches only"):
         training.run()
 

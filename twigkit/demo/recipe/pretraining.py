@@ -18,11 +18,11 @@ from transformers import LlavaForConditionalGeneration
 
 from twigkit.demo.recipe.stage import SHARES, Stage
 from twigkit.training.checkpointing.sharded_state import gather, spread
-from twigkit.training.checkpointing.snapshot_files import Record, Snapshots, Standing
+from twigkit.training.checkpointing.snapshot_files import RunState, SnapshotHeader, Snapshots
 from twigkit.training.loop.evaluation import evaluate
-from twigkit.training.loop.optimiser_step import Stepper
+from twigkit.training.loop.optimiser_step import OptimiserStep
 from twigkit.training.loop.progress import means_of
-from twigkit.training.loop.run_log import Journal
+from twigkit.training.loop.run_log import RunLog
 
 MODEL = "model"
 """Folder of the trained base within a stage's; there once the stage is finished."""
@@ -47,37 +47,41 @@ def pretrain(stage: Stage, folder: Path, stop_after: int | None = None) -> bool:
     """
     spec, accelerator = stage.spec, Accelerator(cpu=True, mixed_precision="no")
     main, processes = accelerator.is_main_process, accelerator.num_processes
-    stepper = Stepper(spec, stage, stage.model, accelerator, spec.steps)
-    snapshots, journal = Snapshots(folder), Journal(folder / "log.jsonl")
+    optimiser_step = OptimiserStep(spec, stage, stage.model, accelerator, spec.steps)
+    snapshots, run_log = Snapshots(folder), RunLog(folder / "log.jsonl")
     first = max(snapshots.steps, default=0)
     if first:
         tensors = snapshots.read(snapshots.path(first))
-        spread(stepper.module, stepper.optimiser, stepper.names, tensors, first)
+        spread(
+            optimiser_step.module, optimiser_step.optimiser, optimiser_step.names, tensors, first
+        )
     if main:
         folder.mkdir(parents=True, exist_ok=True)
-        journal.rewind(first)
+        run_log.rewind(first)
     last = spec.steps if stop_after is None else min(stop_after, spec.steps)
     mine = range(accelerator.process_index, SHARES, processes)
     bar = tqdm(range(first, last), stage.name, initial=first, total=spec.steps, disable=not main)
     for step in bar:
         batches = [stage.draw(step, share) for share in mine]
         numbers = [step * SHARES + share for share in mine]
-        taken = stepper.take(step, batches, numbers, lambda: f"{folder} holds the last snapshot")
+        taken = optimiser_step.take(
+            step, batches, numbers, lambda: f"{folder} holds the last snapshot"
+        )
         done = step + 1
         if done % spec.log_every == 0:
             parts = {"loss": taken.figures.loss, "norm": taken.norm, **taken.figures.parts}
-            journal.write("step", done, {**parts, "rate": taken.rate})
+            run_log.write("step", done, {**parts, "rate": taken.rate})
             bar.set_postfix(loss=f"{taken.figures.loss:.4f}")
         if done % spec.save_every == 0 or done == last:
             held_out = stage.held_out()[accelerator.process_index :: processes]
-            figures = evaluate(accelerator, stepper.module, held_out, spec.seed)
-            journal.write("evaluation", done, {"loss": figures.loss, **means_of(figures)})
-            tensors = gather(stepper.module, stepper.optimiser, stepper.names)
+            figures = evaluate(accelerator, optimiser_step.module, held_out, spec.seed)
+            run_log.write("evaluation", done, {"loss": figures.loss, **means_of(figures)})
+            tensors = gather(optimiser_step.module, optimiser_step.optimiser, optimiser_step.names)
             if main:
-                journal.sync()
+                run_log.sync()
                 run = {"spec": spec.model_dump(mode="json")}
-                snapshots.save(tensors, Record(Standing(step=done), run))
-    journal.close()
+                snapshots.save(tensors, SnapshotHeader(RunState(step=done), run))
+    run_log.close()
     finished = last == spec.steps
     if main and finished:
         save_model(stage.model, folder / MODEL)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,12 +27,12 @@ from twigkit.training.checkpointing.sharded_state import (
 )
 from twigkit.training.checkpointing.snapshot_files import (
     FOLDER,
-    Record,
+    RunState,
+    SnapshotHeader,
     Snapshots,
-    Standing,
-    alone_in,
+    folder_lock,
 )
-from twigkit.training.loop.optimiser_step import Stepper
+from twigkit.training.loop.optimiser_step import OptimiserStep
 from twigkit.training.spec import TrainingSpec
 from twigkit.twig.checkpoint import write_twig
 from twigkit.twig.fingerprint import fingerprint
@@ -41,7 +41,7 @@ from twigkit.twig.manifest import MANIFEST
 T = TypeVar("T")
 
 
-class Keeper:
+class Checkpointer:
     """What a run leaves on the disk; only the first process writes.
 
     Attributes:
@@ -54,7 +54,7 @@ class Keeper:
         self,
         spec: TrainingSpec,
         model: TwigModel,
-        stepper: Stepper,
+        optimiser_step: OptimiserStep,
         accelerator: Any,
         data: Mapping[str, Any],
     ) -> None:
@@ -63,14 +63,14 @@ class Keeper:
         Args:
             spec: The run.
             model: Base and twig.
-            stepper: Holds what is trained.
+            optimiser_step: Holds what is trained.
             accelerator: Accelerate's accelerator.
             data: What to say of the samples; a run goes on only with the same.
         """
         self.out = Path(spec.out)
         self.folder = self.out / FOLDER
         self.snapshots = Snapshots(self.folder, spec.keep)
-        self._spec, self._model, self._stepper = spec, model, stepper
+        self._spec, self._model, self._optimiser_step = spec, model, optimiser_step
         self._accelerator, self._data = accelerator, dict(data)
         self._run: dict[str, Any] = {
             "spec": spec.model_dump(mode="json"),
@@ -78,30 +78,26 @@ class Keeper:
             "data": self._data,
         }
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self, held: ExitStack) -> None:
         """Keep a second run out of the folder.
 
+        Args:
+            held: Until this stack of contexts is closed.
+
         Raises:
-            TrainingError: If one is at work there, or the folder holds something else.
+            TrainingError: If another run is at work there, or the folder holds something else.
         """
-        lock = alone_in(self.folder)
-        main = self._accelerator.is_main_process
 
         def enter() -> None:
             if self.out.is_dir() and not self.folder.exists() and any(self.out.iterdir()):
-                held = "already holds a twig" if (self.out / MANIFEST).exists() else "is not empty"
+                found = "already holds a twig" if (self.out / MANIFEST).exists() else "is not empty"
                 raise TrainingError(
-                    f"{self.out} {held} and no training run; name a new or an empty folder as 'out'"
+                    f"{self.out} {found} and no training run; name a new or an empty folder as "
+                    "'out'"
                 )
-            lock.__enter__()
+            held.enter_context(folder_lock(self.folder))
 
         self.in_main(enter)
-        try:
-            yield
-        finally:
-            if main:
-                lock.__exit__(None, None, None)
 
     def in_main(self, work: Callable[[], T]) -> T | None:
         """Do something in the first process; all processes learn whether it failed.
@@ -137,7 +133,7 @@ class Keeper:
         steps = self.snapshots.steps
         return f"the snapshot of step {steps[-1]} is intact" if steps else "there is no snapshot"
 
-    def resume(self) -> Standing:
+    def resume(self) -> RunState:
         """Go on from the last snapshot, or begin.
 
         Returns:
@@ -149,41 +145,41 @@ class Keeper:
         text = [self.in_main(lambda: json.dumps(asdict(self._last())))]
         if self._accelerator.num_processes > 1:
             broadcast_object_list(text)
-        standing = Standing(**json.loads(text[0] or "{}"))
-        if standing.step:
-            path = self.snapshots.path(standing.step)
+        state = RunState(**json.loads(text[0] or "{}"))
+        if state.step:
+            path = self.snapshots.path(state.step)
             tensors = self.in_main(lambda: self.snapshots.read(path)) or {}
-            module, optimiser = self._stepper.module, self._stepper.optimiser
-            spread(module, optimiser, self._stepper.names, tensors, standing.step)
-        return standing
+            module, optimiser = self._optimiser_step.module, self._optimiser_step.optimiser
+            spread(module, optimiser, self._optimiser_step.names, tensors, state.step)
+        return state
 
-    def _last(self) -> Standing:
+    def _last(self) -> RunState:
         """Read where the last snapshot stands, and make sure that it is of this run."""
         steps = self.snapshots.steps
         if steps:
-            record = self.snapshots.read_record(steps[-1])
+            record = self.snapshots.read_header(steps[-1])
             check_same(record.run, self._run, self.folder)
-            return record.standing
+            return record.state
         if (self.out / MANIFEST).exists():
             raise TrainingError(
                 f"{self.out} already holds a twig, but no snapshot of its run; name another 'out', "
                 "or remove it"
             )
-        return Standing()
+        return RunState()
 
-    def save(self, standing: Standing, *, best: bool, before: Callable[[], None]) -> None:
+    def save(self, state: RunState, *, best: bool, before: Callable[[], None]) -> None:
         """Write a snapshot; every process must call it.
 
         Args:
-            standing: Where the run stands.
+            state: Where the run stands.
             best: Whether these are the best parameters so far, to be kept apart.
             before: What must be on the disk first, such as the log.
 
         Raises:
             TrainingError: If it cannot be written; earlier snapshots are intact.
         """
-        stepper = self._stepper
-        tensors = gather(stepper.module, stepper.optimiser, stepper.names)
+        optimiser_step = self._optimiser_step
+        tensors = gather(optimiser_step.module, optimiser_step.optimiser, optimiser_step.names)
 
         def write() -> None:
             before()
@@ -193,16 +189,16 @@ class Keeper:
                     for name, tensor in tensors.items()
                     if name.startswith("parameter.")
                 }
-                self.snapshots.save_best(held, standing.step)
-            self.snapshots.save(tensors, Record(standing, self._run))
+                self.snapshots.save_best(held, state.step)
+            self.snapshots.save(tensors, SnapshotHeader(state, self._run))
 
         self.in_main(write)
 
-    def export(self, standing: Standing) -> int:
+    def export(self, state: RunState) -> int:
         """Write the twig to ``out`` and leave it in the model; every process must call it.
 
         Args:
-            standing: Where the run stands.
+            state: Where the run stands.
 
         Returns:
             Optimiser steps that its weights have had: those of the best evaluation if the run has
@@ -211,15 +207,15 @@ class Keeper:
         Raises:
             TrainingError: If it cannot be written; the snapshots are intact.
         """
-        stepper, step = self._stepper, standing.step
-        if self._spec.patience is not None and standing.best_step not in (None, step):
-            step = standing.best_step or 0
+        optimiser_step, step = self._optimiser_step, state.step
+        if self._spec.patience is not None and state.best_step not in (None, step):
+            step = state.best_step or 0
             path = self.snapshots.best_path(step)
             tensors = self.in_main(lambda: self.snapshots.read(path)) or {}
-            spread_parameters(stepper.module, stepper.names, tensors)
+            spread_parameters(optimiser_step.module, optimiser_step.names, tensors)
         twig: Any = self._model.twig
-        state = whole_state(twig, self._accelerator.is_main_process)
-        self.in_main(lambda: self._write(state, step))
+        weights = whole_state(twig, self._accelerator.is_main_process)
+        self.in_main(lambda: self._write(weights, step))
         if not any(isinstance(parameter, DTensor) for parameter in twig.parameters()):
             twig.to(self._dtype)
         twig.eval()

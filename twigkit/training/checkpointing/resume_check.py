@@ -52,7 +52,7 @@ def flatten(value: Any, name: str = "") -> dict[str, Any]:
 
     Args:
         value: A mapping.
-        name: What stands in front of the names.
+        name: Prefix of the names.
     """
     if not isinstance(value, Mapping) or not value:
         return {name: value} if name else {}

@@ -36,7 +36,7 @@ def trained_names(module: nn.Module, twig: nn.Module) -> dict[str, str]:
 
     Returns:
         The twig's name of each parameter by its name in the module, without duplicates; parameters
-        that are not the twig's keep their own, behind ``objective.``.
+        that are not the twig's keep their own, with the prefix ``objective.``.
 
     Raises:
         TrainingError: If there is nothing to train, or nothing of the twig.

@@ -1,4 +1,4 @@
-"""Snapshots of a training run: all that going on from a step needs, there whole or not at all.
+"""Snapshots of a training run: all that resuming from a step needs, written atomically.
 
 A run's folder holds ``snapshot-<step>.safetensors`` (trained parameters, both moments of AdamW, and
 where the run stands) and ``best-<step>.safetensors`` (the parameters of the best evaluation). A
@@ -37,7 +37,7 @@ _RECORD = "twigkit"
 
 
 @dataclass
-class Standing:
+class RunState:
     """Where a run stands between two steps.
 
     Attributes:
@@ -63,16 +63,16 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Record:
+class SnapshotHeader:
     """What a snapshot says besides its tensors.
 
     Attributes:
-        standing: Where the run stands.
+        state: Where the run stands.
         run: What the run is, as plain data: the spec, the base, the data. A run goes on only where
             these are the same.
     """
 
-    standing: Standing
+    state: RunState
     run: dict[str, Any]
 
 
@@ -101,7 +101,7 @@ class Snapshots:
         """Return the file with a step's parameters, if they were the best."""
         return self.folder / f"best-{step:08d}.safetensors"
 
-    def save(self, tensors: Mapping[str, Tensor], record: Record) -> Path:
+    def save(self, tensors: Mapping[str, Tensor], record: SnapshotHeader) -> Path:
         """Write a snapshot and clear away what it makes superfluous.
 
         Args:
@@ -114,8 +114,8 @@ class Snapshots:
         Raises:
             TrainingError: If it cannot be written, as on a full disk; earlier snapshots are intact.
         """
-        path = self.path(record.standing.step)
-        self._write(path, tensors, {"standing": asdict(record.standing), "run": record.run})
+        path = self.path(record.state.step)
+        self._write(path, tensors, {"standing": asdict(record.state), "run": record.run})
         self._clear()
         return path
 
@@ -138,7 +138,7 @@ class Snapshots:
         self._write(path, tensors, {"step": step})
         return path
 
-    def read_record(self, step: int) -> Record:
+    def read_header(self, step: int) -> SnapshotHeader:
         """Read what a snapshot says besides its tensors.
 
         Args:
@@ -156,7 +156,7 @@ class Snapshots:
                     f"{path} has format {held.get('format')!r}, this twigkit reads format "
                     f"{FORMAT}; go on with the version that wrote it, or train in another folder"
                 )
-            return Record(Standing(**held["standing"]), held["run"])
+            return SnapshotHeader(RunState(**held["standing"]), held["run"])
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """Read the tensors of a snapshot, or the best parameters.
@@ -204,16 +204,16 @@ class Snapshots:
         for step in self.steps[: -self.keep]:
             self.path(step).unlink(missing_ok=True)
         try:
-            named = {self.read_record(step).standing.best_step for step in self.steps}
+            named = {self.read_header(step).state.best_step for step in self.steps}
         except TrainingError:
-            return  # an older one is damaged; whoever goes on from it is told
+            return  # an older one is damaged; resuming from it raises the error
         for step in _steps(self.folder, "best"):
             if step not in named:
                 self.best_path(step).unlink(missing_ok=True)
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Keep a second run out of a folder for as long as this one goes on.
 
     The lock ends with the process, however that ends.

@@ -11,38 +11,38 @@ from typing import Any
 import torch
 
 from twigkit.errors import TrainingError
-from twigkit.learning.batch import Broken
+from twigkit.learning.batch import BadSample
 
-Found = list[Broken]
+Found = list[BadSample]
 
 _SHOWN = 5
 """Broken samples that a message lists."""
 
 
-def _log(broken: Broken) -> None:
+def _log(broken: BadSample) -> None:
     logging.getLogger(__name__).warning("sample %s is broken: %s", broken.id, broken.reason)
 
 
 @dataclass
-class Ledger:
+class BadSamples:
     """The broken samples of a run, each once.
 
     Attributes:
         limit: How many are tolerated.
         total: Samples in all, for messages.
         broken: Reasons by id.
-        report: Told of each broken sample once.
-        share: Gives what all processes found for what this one found. Called by each of them for
+        report: Called once per broken sample.
+        share: Maps what this process found to what all processes found. Every process calls it for
             every batch; :func:`sharing` makes one.
     """
 
     limit: int
     total: int
     broken: dict[str, str] = field(default_factory=dict)
-    report: Callable[[Broken], None] = _log
+    report: Callable[[BadSample], None] = _log
     share: Callable[[Found], Found] = list
 
-    def add(self, found: Iterable[Broken]) -> None:
+    def add(self, found: Iterable[BadSample]) -> None:
         """Enter broken samples, those that other processes find in their batches as well.
 
         Raises:
@@ -83,6 +83,6 @@ def sharing(accelerator: Any) -> Callable[[Found], Found]:
         padded[0, : len(text)] = torch.tensor(list(text), dtype=torch.uint8)
         rows = accelerator.gather(padded.to(accelerator.device)).cpu()
         texts = [bytes(row[:size].tolist()) for row, size in zip(rows, sizes, strict=True)]
-        return [Broken(*told) for text in texts if text for told in json.loads(text)]
+        return [BadSample(*told) for text in texts if text for told in json.loads(text)]
 
     return share

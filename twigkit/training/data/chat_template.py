@@ -40,7 +40,7 @@ class Text:
 class Renderer:
     """Turns conversations into tokens with a processor, or a tokenizer for a base without pictures.
 
-    A template that puts no end token behind an answer, as some published ones do, would teach the
+    A template that puts no end token after an answer, as some published ones do, would teach the
     twig never to stop; there the end token is added to the answer's text.
 
     Attributes:
@@ -95,7 +95,7 @@ class Renderer:
             self.appended = self.tokenizer.convert_ids_to_tokens(end)
             if not self._ends_answers():
                 raise CheckpointError(
-                    f"the chat template drops the end token {self.appended!r} behind an answer; "
+                    f"the chat template drops the end token {self.appended!r} after an answer; "
                     "name another template in data.template"
                 )
 
@@ -124,7 +124,7 @@ class Renderer:
         for number, front in enumerate(fronts, 1):
             if whole[: len(front)] != front:
                 raise BrokenSampleError(
-                    f"the prompt in front of answer {number} is not how the whole conversation "
+                    f"the prompt before answer {number} is not how the whole conversation "
                     "begins; the chat template renders it in another way, or the tokens of prompt "
                     "and answer flow together"
                 )
@@ -205,7 +205,7 @@ class Renderer:
         return {"role": message.role, "content": parts}
 
     def _ends_answers(self) -> bool:
-        """Say whether an end token stands behind each of two answers, in front of what follows."""
+        """Say whether an end token follows each of two answers."""
         try:
             texts = [self.render(_PROBE, count) for count in (4, 1, 2, 3)]
         except BrokenSampleError as error:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from twigkit.errors import TwigkitError
-from twigkit.learning.batch import Batch, Broken
+from twigkit.learning.batch import BadSample, Batch
 from twigkit.training.data.chat_template import Text
 from twigkit.training.data.encoding import BrokenRowsError, Encoder
 from twigkit.training.data.sample import BrokenSampleError
@@ -20,7 +20,7 @@ ATTEMPTS = 20
 """Samples that are tried for one place; if all are broken, the data as a whole are."""
 
 
-class Piece(NamedTuple):
+class MicroBatchIndices(NamedTuple):
     """One micro-batch to be made.
 
     Attributes:
@@ -33,8 +33,8 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Unfilled:
-    """What a worker hands over in place of a batch; errors would lose their kind on the way.
+class FailedBatch:
+    """What a worker returns in place of a batch that failed: exceptions lose their class on the way.
 
     Attributes:
         message: What is wrong.
@@ -43,8 +43,8 @@ class Unfilled:
     message: str
 
 
-class Pieces:
-    """Micro-batches by what they hold, as torch's data loader asks for them."""
+class MicroBatches:
+    """A map-style dataset of micro-batches, for torch's data loader."""
 
     def __init__(self, reader: Reader, encoder: Encoder, indices: Array, seed: int) -> None:
         """Keep what makes batches.
@@ -57,16 +57,16 @@ class Pieces:
         """
         self.reader, self.encoder, self.indices, self.seed = reader, encoder, indices, seed
 
-    def __getitem__(self, piece: Piece) -> Batch | Unfilled:
+    def __getitem__(self, piece: MicroBatchIndices) -> Batch | FailedBatch:
         """Make a micro-batch."""
         try:
             return self._fill(piece)
         except TwigkitError as error:
-            return Unfilled(str(error))
+            return FailedBatch(str(error))
 
-    def _fill(self, piece: Piece) -> Batch:
+    def _fill(self, piece: MicroBatchIndices) -> Batch:
         """Fill every row, replace what the processor refuses, and encode the rows together."""
-        broken: list[Broken] = []
+        broken: list[BadSample] = []
         attempts = [0] * len(piece.indices)
         rows = [self._row(piece, row, attempts, broken) for row in range(len(attempts))]
         while True:
@@ -75,12 +75,14 @@ class Pieces:
             except BrokenRowsError as error:
                 for row, reason in error.reasons.items():
                     index = self._candidate(piece, row, attempts[row] - 1)
-                    broken.append(Broken(self.reader.name(index), reason))
+                    broken.append(BadSample(self.reader.name(index), reason))
                     rows[row] = self._row(piece, row, attempts, broken)
                 continue
             return dataclasses.replace(batch, broken=tuple(broken))
 
-    def _row(self, piece: Piece, row: int, attempts: list[int], broken: list[Broken]) -> Text:
+    def _row(
+        self, piece: MicroBatchIndices, row: int, attempts: list[int], broken: list[BadSample]
+    ) -> Text:
         """Read the next usable sample for a row.
 
         Raises:
@@ -92,14 +94,14 @@ class Pieces:
             try:
                 return self.encoder.text(self.reader.read(index))
             except BrokenSampleError as error:
-                broken.append(Broken(self.reader.name(index), str(error)))
+                broken.append(BadSample(self.reader.name(index), str(error)))
         last = "; ".join(f"{b.id}: {b.reason}" for b in broken[-3:])
         raise TwigkitError(
             f"{ATTEMPTS} samples in a row are broken, the last ones {last}. Check the data and its "
             "folder of pictures"
         )
 
-    def _candidate(self, piece: Piece, row: int, attempt: int) -> int:
+    def _candidate(self, piece: MicroBatchIndices, row: int, attempt: int) -> int:
         """Choose the sample that is tried for a row: its own first, then others.
 
         They follow from the sample that they replace, and not from its place in the batch, so that

@@ -62,7 +62,7 @@ class Encoder:
         self._check_mixture(texts)
         try:
             inputs = self._process(texts)
-        # Processors of all families stand behind this, each with errors of its own.
+        # Processors of all families are called here, each with errors of its own.
         except Exception as error:
             raise self._culprits(texts, error) from error
         ids: Tensor = inputs["input_ids"]
@@ -110,7 +110,7 @@ class Encoder:
         return found
 
     def _prompt_length(self, text: Text, number: int) -> int:
-        """Count the tokens in front of an answer, visual ones included."""
+        """Count the tokens before an answer, visual ones included."""
         sample = text.sample
         last = [i for i, m in enumerate(sample.messages) if m.role == "assistant"][number]
         messages = sample.messages[:last]

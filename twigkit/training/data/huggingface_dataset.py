@@ -14,7 +14,7 @@ from twigkit.training.data.record_formats import length_of
 from twigkit.training.spec import DataSpec
 
 
-class Table:
+class HubDataset:
     """A split of a Hugging Face dataset."""
 
     def __init__(self, path: str, data: DataSpec) -> None:
@@ -31,7 +31,7 @@ class Table:
                 self.rows: Any = datasets.load_from_disk(path)
             else:
                 self.rows = datasets.load_dataset(path, data.subset, split=data.split)
-        # The library raises errors of many kinds, its own and those of the formats behind it.
+        # The library raises errors of many kinds, its own and those of the formats that it reads.
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(

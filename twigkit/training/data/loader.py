@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from twigkit.errors import TrainingError
 from twigkit.io.processors import load_processor
 from twigkit.learning.batch import Batch
-from twigkit.training.data.bad_samples import Ledger
-from twigkit.training.data.collate import Piece, Pieces, Unfilled
+from twigkit.training.data.bad_samples import BadSamples
+from twigkit.training.data.collate import FailedBatch, MicroBatches, MicroBatchIndices
 from twigkit.training.data.encoding import Encoder, encoder_for
 from twigkit.training.data.sampler import Array, draw_some, epoch_order, evaluation_order, hold_out
-from twigkit.training.data.sources import Reader, Samples, open_source
+from twigkit.training.data.sources import Reader, SampleSource, open_source
 from twigkit.training.data.workers import no_alarm, worker_deaths
 from twigkit.training.spec import TrainingSpec
 
@@ -36,7 +36,7 @@ class Loader:
         reader: Reader,
         encoder: Encoder,
         indices: Array,
-        ledger: Ledger,
+        bad_samples: BadSamples,
         *,
         batch: int,
         micro_batch: int,
@@ -52,7 +52,7 @@ class Loader:
             reader: Reads the samples.
             encoder: Makes batches of them.
             indices: Which of the reader's samples.
-            ledger: Where broken ones are entered.
+            bad_samples: Where broken ones are entered.
             batch: Samples per optimiser step, over all processes.
             micro_batch: Samples that run together in a process.
             seed: Of the order.
@@ -74,12 +74,12 @@ class Loader:
         self.samples = len(indices)
         self.steps_per_epoch = -(-len(indices) // batch)
         self.pieces = batch // micro_batch
-        self._indices, self._ledger = indices, ledger
+        self._indices, self._bad_samples = indices, bad_samples
         self._batch, self._micro_batch, self._seed = batch, micro_batch, seed
         self._process, self._processes, self._workers = process, processes, workers
         lengths = reader.lengths() if group else None
         self._lengths = None if lengths is None else lengths[indices]
-        self._data = Pieces(reader, encoder, indices, seed)
+        self._data = MicroBatches(reader, encoder, indices, seed)
         self._order: tuple[int, Array] | None = None
 
     def number(self, step: int, place: int) -> int:
@@ -111,7 +111,7 @@ class Loader:
             yield [next(batches) for _ in range(self.pieces // self._processes)]
 
     def make(self, step: int, place: int) -> Batch:
-        """Make one micro-batch of this process here and now; whoever measures or looks asks.
+        """Make one micro-batch of this process at once, for measurements and checks.
 
         Args:
             step: Optimiser step.
@@ -137,19 +137,19 @@ class Loader:
         """
         cut = evaluation_order(self._indices, self._lengths, self._micro_batch, self._processes)
         mine = range(self._process, len(cut), self._processes)
-        yield from self._run([Piece(0, tuple(cut[number].tolist())) for number in mine])
+        yield from self._run([MicroBatchIndices(0, tuple(cut[number].tolist())) for number in mine])
 
-    def _from(self, start: int) -> Iterator[Piece]:
+    def _from(self, start: int) -> Iterator[MicroBatchIndices]:
         """Name the micro-batches of this process from a step on."""
         for step in count(start):
             for place in range(self.pieces // self._processes):
                 yield self._piece(step, place)
 
-    def _piece(self, step: int, place: int) -> Piece:
+    def _piece(self, step: int, place: int) -> MicroBatchIndices:
         """Name one micro-batch of this process."""
         epoch, within = divmod(step, self.steps_per_epoch)
         chosen = self._epoch(epoch)[within, place * self._processes + self._process]
-        return Piece(epoch + 1, tuple(chosen.tolist()))
+        return MicroBatchIndices(epoch + 1, tuple(chosen.tolist()))
 
     def _epoch(self, epoch: int) -> Array:
         """Return the order of an epoch, remembered until the next one."""
@@ -165,7 +165,7 @@ class Loader:
             self._order = (epoch, order)
         return self._order[1]
 
-    def _run(self, pieces: Iterable[Piece]) -> Iterator[Batch]:
+    def _run(self, pieces: Iterable[MicroBatchIndices]) -> Iterator[Batch]:
         """Prepare micro-batches, ahead of time if there are workers."""
         # Anything with `[]` serves as a dataset; torch's own annotations ask for its base class.
         pieces_by_index: Any = self._data
@@ -184,11 +184,11 @@ class Loader:
             for made in batches:
                 yield self._checked(made)
 
-    def _checked(self, made: Batch | Unfilled) -> Batch:
+    def _checked(self, made: Batch | FailedBatch) -> Batch:
         """Enter what was broken, and raise what a worker could not."""
-        if isinstance(made, Unfilled):
+        if isinstance(made, FailedBatch):
             raise TrainingError(made.message)
-        self._ledger.add(made.broken)
+        self._bad_samples.add(made.broken)
         return made
 
 
@@ -199,19 +199,19 @@ class Data:
     Attributes:
         train: Batches to train on.
         evaluation: Batches to evaluate on, if the spec asks for any.
-        ledger: The broken samples of both.
+        bad_samples: The broken samples of both.
     """
 
     train: Loader
     evaluation: Loader | None
-    ledger: Ledger
+    bad_samples: BadSamples
 
 
 def open_data(
     spec: TrainingSpec,
     base: Any,
     *,
-    dataset: Samples | None = None,
+    dataset: SampleSource | None = None,
     processor: Any = None,
     process: int = 0,
     processes: int = 1,
@@ -221,7 +221,7 @@ def open_data(
     Args:
         spec: The run.
         base: The loaded base model.
-        dataset: Samples in place of those that the spec names.
+        dataset: SampleSource in place of those that the spec names.
         processor: The base's processor; ``None`` loads it from where the base came from.
         process: Which process this is, from 0.
         processes: How many there are.
@@ -252,7 +252,7 @@ def open_data(
     total = len(chosen) + len(aside)
     tolerated = data.most_broken
     limit = tolerated if isinstance(tolerated, int) else int(tolerated * total)
-    ledger = Ledger(limit, total)
+    bad_samples = BadSamples(limit, total)
     shared: dict[str, Any] = {
         "micro_batch": spec.micro_batch,
         "process": process,
@@ -260,9 +260,9 @@ def open_data(
         "workers": data.workers,
         "group": data.group,
     }
-    train = Loader(reader, encoder, chosen, ledger, batch=spec.batch, seed=spec.seed, **shared)
+    train = Loader(reader, encoder, chosen, bad_samples, batch=spec.batch, seed=spec.seed, **shared)
     evaluation = None
     if len(aside):
         shared["batch"] = spec.micro_batch * processes
-        evaluation = Loader(other or reader, encoder, aside, ledger, **shared)
-    return Data(train, evaluation, ledger)
+        evaluation = Loader(other or reader, encoder, aside, bad_samples, **shared)
+    return Data(train, evaluation, bad_samples)

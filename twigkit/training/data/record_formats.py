@@ -155,7 +155,7 @@ def _text(content: object) -> str:
 
 
 def _in_front(messages: list[Message], pictures: int, videos: int) -> list[Message]:
-    """Put placeholders in front of the first question, for forms that do not place them."""
+    """Put placeholders before the first question, for forms that do not place them."""
     front = [IMAGE] * pictures + [VIDEO] * videos
     done = []
     for message in messages:

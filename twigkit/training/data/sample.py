@@ -99,7 +99,7 @@ def check(sample: Sample) -> None:
     if not turns:
         raise BrokenSampleError("the conversation is empty")
     if len(turns) != len(sample.messages) and sample.messages[0].role != "system":
-        raise BrokenSampleError("a system message stands behind the first one")
+        raise BrokenSampleError("a system message stands after the first one")
     for place, message in enumerate(turns):
         expected = ("user", "assistant")[place % 2]
         if message.role != expected:

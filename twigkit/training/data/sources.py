@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from twigkit.errors import InputError, SpecError
-from twigkit.training.data.huggingface_dataset import Table
+from twigkit.training.data.huggingface_dataset import HubDataset
 from twigkit.training.data.record_formats import id_of, length_of, sample_of
 from twigkit.training.data.sample import BrokenSampleError, Sample
 from twigkit.training.spec import DataSpec
 
 
-class Samples(Protocol):
+class SampleSource(Protocol):
     """Samples by number; what a factory returns.
 
     An item is a :class:`Sample`, or a record in one of the forms that
@@ -42,7 +42,7 @@ class Reader:
         frames: Most frames of a video.
     """
 
-    def __init__(self, source: Samples, folder: Path = Path(), frames: int = 8) -> None:
+    def __init__(self, source: SampleSource, folder: Path = Path(), frames: int = 8) -> None:
         """Keep the source."""
         self.source, self.folder, self.frames = source, folder, frames
 
@@ -74,7 +74,7 @@ class Reader:
             record = self.source[index]
         except BrokenSampleError:
             raise
-        # Decoders and the user's own code stand behind this: whatever they raise is about the item.
+        # Decoders and the user's own code run here: whatever they raise is about the item.
         except Exception as error:
             raise BrokenSampleError(f"cannot be read: {type(error).__name__}: {error}") from error
         return sample_of(record, str(index), self.folder).open(self.frames)
@@ -145,7 +145,7 @@ def open_source(data: DataSpec, path: str | None = None) -> Reader:
     """
     path = data.path if path is None else path
     folder = Path(data.images) if data.images else Path()
-    source: Samples
+    source: SampleSource
     if data.source == "conversations":
         file = Path(str(path))
         source = read_records(file)
@@ -153,7 +153,7 @@ def open_source(data: DataSpec, path: str | None = None) -> Reader:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; name the pictures' with data.images")
     elif data.source == "datasets":
-        source = Table(str(path), data)
+        source = HubDataset(str(path), data)
     else:
         source = _made(data.source, dict(data.options) | ({"path": path} if path else {}))
     if not len(source):
@@ -206,7 +206,7 @@ def _lines(path: Path) -> Records:
     return Records(np.memmap(path, np.uint8, "r"), np.array(bounds, np.int64).reshape(-1, 2))
 
 
-def _made(name: str, options: dict[str, Any]) -> Samples:
+def _made(name: str, options: dict[str, Any]) -> SampleSource:
     """Call a factory by name."""
     module, _, attribute = name.partition(":")
     try:
@@ -227,5 +227,5 @@ def _made(name: str, options: dict[str, Any]) -> Samples:
             f"the source {name!r} returned a {type(source).__name__}; expected a sequence with "
             "`len` and items by number"
         )
-    made: Samples = source
+    made: SampleSource = source
     return made

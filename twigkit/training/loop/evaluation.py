@@ -10,10 +10,10 @@ from torch import nn
 
 from twigkit.errors import TrainingError
 from twigkit.learning.batch import Batch
-from twigkit.training.checkpointing.snapshot_files import Standing
+from twigkit.training.checkpointing.snapshot_files import RunState
 from twigkit.training.loop.gradient_accumulation import (
     Figures,
-    Tally,
+    Totals,
     count_units,
     over_processes,
     scales_of,
@@ -41,7 +41,7 @@ def evaluate(accelerator: Any, module: nn.Module, batches: Iterable[Batch], seed
     Raises:
         TrainingError: If there is not a single sample.
     """
-    tally = Tally()
+    totals = Totals()
     counts: dict[str, int] = {}
     objective = accelerator.unwrap_model(module).objective
     for place, batch in enumerate(batches):
@@ -51,29 +51,29 @@ def evaluate(accelerator: Any, module: nn.Module, batches: Iterable[Batch], seed
         held = batch.to(accelerator.device)
         seed_here = call_seed(seed, "evaluation", number)
         _, parts, figures = module(held, 1.0, seed_here, scales_of(own))
-        tally.add(parts, figures)
+        totals.add(parts, figures)
     if not counts:
         raise TrainingError(
             "there is nothing to evaluate on; set samples aside with data.evaluation"
         )
-    return tally.total(accelerator, over_processes(accelerator, counts))
+    return totals.total(accelerator, over_processes(accelerator, counts))
 
 
-def judge(standing: Standing, criterion: float, patience: int | None) -> bool:
-    """Enter an evaluation in a run's standing.
+def judge(state: RunState, criterion: float, patience: int | None) -> bool:
+    """Enter an evaluation in a run's state.
 
     Args:
-        standing: Where the run stands; changed.
+        state: Where the run stands; changed.
         criterion: The evaluation's number, lower being better.
         patience: Evaluations without a better one after which training stops.
 
     Returns:
         Whether it is the best so far.
     """
-    standing.latest = criterion
-    if standing.best is None or criterion < standing.best:
-        standing.best, standing.best_step, standing.stale = criterion, standing.step, 0
+    state.latest = criterion
+    if state.best is None or criterion < state.best:
+        state.best, state.best_step, state.stale = criterion, state.step, 0
         return True
-    standing.stale += 1
-    standing.finished |= patience is not None and standing.stale >= patience
+    state.stale += 1
+    state.finished |= patience is not None and state.stale >= patience
     return False

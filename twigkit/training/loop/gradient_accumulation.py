@@ -56,7 +56,9 @@ class ScaledObjective(nn.Module):
         Raises:
             TrainingError: If a part counts a unit that the objective's counts do not name.
         """
-        torch.manual_seed(seed)  # for layers that draw, such as dropout, from nobody's generator
+        torch.manual_seed(
+            seed
+        )  # for layers that draw, such as dropout, from torch's default generator
         device = batch.labels.device.type
         with torch.autocast(device, torch.bfloat16) if self._halved else nullcontext():
             parts, figures = self.objective(batch, progress, seed)
@@ -138,7 +140,7 @@ def scales_of(counts: Mapping[str, int], processes: int = 1) -> dict[str, float]
     return {name: processes / count if count else 0.0 for name, count in counts.items()}
 
 
-class Tally:
+class Totals:
     """Adds up what micro-batches come to, and asks the device for it once.
 
     The names of parts and figures must be the same in every call and every process, since their
@@ -207,7 +209,7 @@ def accumulate(
     *,
     progress: float,
     seeds: Sequence[int],
-) -> Tally:
+) -> Totals:
     """Leave the gradient of a step's loss in the parameters.
 
     Args:
@@ -221,7 +223,7 @@ def accumulate(
     Returns:
         What the micro-batches came to.
     """
-    scales, tally = scales_of(counts, accelerator.num_processes), Tally()
+    scales, totals = scales_of(counts, accelerator.num_processes), Totals()
     for place, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
         last = place == len(batches) - 1
         # Gradients cross the processes once, with the last micro-batch.
@@ -229,5 +231,5 @@ def accumulate(
             held = batch.to(accelerator.device)
             loss, parts, figures = module(held, progress, seed, scales)
             loss.backward()
-        tally.add(parts, figures)
-    return tally
+        totals.add(parts, figures)
+    return totals

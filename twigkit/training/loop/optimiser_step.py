@@ -47,7 +47,7 @@ class StepSettings(Protocol):
 
 
 @dataclass(frozen=True)
-class Taken:
+class StepResult:
     """One optimiser step.
 
     Attributes:
@@ -61,8 +61,8 @@ class Taken:
     norm: float
 
 
-class Stepper:
-    """Takes optimiser steps on an objective, alone or with other processes.
+class OptimiserStep:
+    """Takes optimiser steps on an objective, in one process or in several together.
 
     Attributes:
         objective: The objective.
@@ -105,7 +105,7 @@ class Stepper:
 
     def take(
         self, step: int, batches: Sequence[Batch], numbers: Sequence[int], intact: Callable[[], str]
-    ) -> Taken:
+    ) -> StepResult:
         """Take a step.
 
         Args:
@@ -125,7 +125,7 @@ class Stepper:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.watch.lap("host")
-        tally = accumulate(
+        totals = accumulate(
             self._accelerator,
             self.module,
             batches,
@@ -134,13 +134,13 @@ class Stepper:
             seeds=[call_seed(self._spec.seed, "step", number) for number in numbers],
         )
         norm = self._clip()
-        figures = tally.total(self._accelerator, counts)
+        figures = totals.total(self._accelerator, counts)
         if not (math.isfinite(figures.loss) and math.isfinite(norm)):
             raise TrainingError(_not_finite(step, figures, norm, batches, intact()))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.watch.lap("step")
-        return Taken(figures, rate, norm)
+        return StepResult(figures, rate, norm)
 
     def _clip(self) -> float:
         """Clip the gradient and return the norm that it had."""

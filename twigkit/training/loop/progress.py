@@ -11,7 +11,7 @@ from tqdm import tqdm
 from twigkit.errors import TrainingError
 from twigkit.training.checkpointing.resume_check import flatten
 from twigkit.training.loop.gradient_accumulation import Figures
-from twigkit.training.loop.run_log import Journal
+from twigkit.training.loop.run_log import RunLog
 from twigkit.training.spec import TrainingSpec
 
 ACCEPTED = "accepted"
@@ -28,7 +28,7 @@ def means_of(figures: Figures) -> dict[str, float]:
         figures: A sum ``a/b`` is divided by the unit or the sum ``b``; 0 where that is 0.
 
     Returns:
-        Means by the name in front of the stroke; sums without one are left out.
+        Means by the name before the stroke; sums without one are left out.
     """
     found = {}
     for name, value in figures.sums.items():
@@ -39,18 +39,18 @@ def means_of(figures: Figures) -> dict[str, float]:
     return found
 
 
-class Reporter:
-    """Tells the same things to the log, the bar and the trackers; in the main process alone.
+class Progress:
+    """Reports to the run log, the progress bar and the trackers, in the main process alone.
 
     Attributes:
-        journal: The log.
+        run_log: The log.
     """
 
     def __init__(
-        self, spec: TrainingSpec, accelerator: Any, journal: Journal, total: int, show: bool
+        self, spec: TrainingSpec, accelerator: Any, run_log: RunLog, total: int, show: bool
     ) -> None:
-        """Name what is told to; :meth:`start` opens it."""
-        self.journal = journal
+        """Keep the settings; :meth:`start` opens log, bar and trackers."""
+        self.run_log = run_log
         self._spec, self._accelerator = spec, accelerator
         self._total, self._show = total, show and accelerator.is_main_process
         self._bar: Any = None
@@ -68,8 +68,8 @@ class Reporter:
         """
         if not self._accelerator.is_main_process:
             return
-        self.journal.rewind(step)
-        self.journal.write("launch", step, launch)
+        self.run_log.rewind(step)
+        self.run_log.write("launch", step, launch)
         self._bar = tqdm(
             total=self._total,
             initial=step,
@@ -112,7 +112,7 @@ class Reporter:
         """
         if not self._accelerator.is_main_process:
             return
-        line = self.journal.write(event, step, figures)
+        line = self.run_log.write(event, step, figures)
         if ACCEPTED in figures:
             self._accepted = {ACCEPTED: figures[ACCEPTED]}
         if self._spec.trackers:
@@ -127,7 +127,7 @@ class Reporter:
         """Close the bar, the log and the trackers."""
         if self._bar is not None:
             self._bar.close()
-        self.journal.close()
+        self.run_log.close()
         for tracker in self._accelerator.trackers:
             tracker.finish()
 

@@ -17,7 +17,7 @@ Line = dict[str, Any]
 """One line of the log: ``event``, ``step``, and figures by name."""
 
 
-class Journal:
+class RunLog:
     """Appends lines to a file that a killed run leaves and the next one goes on with.
 
     Attributes:
@@ -51,7 +51,7 @@ class Journal:
             raise self._refused(error) from error
 
     def write(self, event: str, step: int, figures: Mapping[str, Any]) -> Line:
-        """Append a line; whoever reads the file sees it at once.
+        """Append a line and flush it.
 
         Args:
             event: What happened, such as ``"step"``.
@@ -121,7 +121,7 @@ def read_lines(path: str | Path) -> list[Line]:
 
 
 @dataclass
-class Window:
+class RunningMeans:
     """Sums of the figures since the last line of the log.
 
     Attributes:

@@ -18,11 +18,11 @@ def rate_at(step: int, steps: int, spec: OptimiserSpec) -> float:
     Args:
         step: The step, from 0.
         steps: Steps of the whole run.
-        spec: Peak, warm-up, and how the rate falls behind it.
+        spec: Peak, warm-up, and how the rate falls after it.
 
     Returns:
         A rate above zero: it rises linearly to the peak, which the last step of the warm-up has,
-        and falls to the floor, which the step behind the last would have.
+        and falls to the floor, which the step after the last would have.
     """
     rising = warmup_steps(steps, spec)
     if step < rising:

@@ -8,13 +8,18 @@ import torch
 
 from twigkit import TrainingError
 from twigkit.training.checkpointing import snapshot_files as snapshot
-from twigkit.training.checkpointing.snapshot_files import Record, Snapshots, Standing, alone_in
+from twigkit.training.checkpointing.snapshot_files import (
+    RunState,
+    SnapshotHeader,
+    Snapshots,
+    folder_lock,
+)
 
 TENSORS = {"parameter.a": torch.arange(6.0).view(2, 3), "first.a": torch.ones(2, 3).bfloat16()}
 
 
-def record(step, **standing):
-    return Record(Standing(step=step, **standing), {"spec": {"seed": 1}})
+def record(step, **state):
+    return SnapshotHeader(RunState(step=step, **state), {"spec": {"seed": 1}})
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def test_a_snapshot_comes_back_as_it_was(snapshots):
     given = record(7, best=0.1 + 0.2, best_step=3, stale=2, window={"sums": {"loss": 1 / 3}})
     path = snapshots.save(TENSORS, given)
     assert snapshots.steps == [7]
-    assert snapshots.read_record(7) == given
+    assert snapshots.read_header(7) == given
     back = snapshots.read(path)
     assert back.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -76,7 +81,7 @@ def test_a_full_disk_leaves_the_snapshot_before(snapshots, monkeypatch, where):
     assert "snapshot-00000010.safetensors" in told
     assert "No space left on device" in told
     assert "the snapshot of step 5 is intact" in told
-    assert snapshots.read_record(5) == record(5)
+    assert snapshots.read_header(5) == record(5)
     assert names(snapshots) == ["snapshot-00000005.safetensors"]
 
 
@@ -97,7 +102,7 @@ def test_a_file_that_grows_too_large_is_told_like_a_full_disk(snapshots):
 def test_a_damaged_snapshot_is_named_with_the_way_out(snapshots):
     path = snapshots.save(TENSORS, record(5))
     path.write_bytes(path.read_bytes()[:-3])
-    for read in (lambda: snapshots.read_record(5), lambda: snapshots.read(path)):
+    for read in (lambda: snapshots.read_header(5), lambda: snapshots.read(path)):
         with pytest.raises(TrainingError, match=r"snapshot-00000005.* is damaged.*remove it"):
             read()
 
@@ -107,7 +112,7 @@ def test_a_snapshot_of_another_format_is_refused(snapshots, monkeypatch):
     snapshots.save(TENSORS, record(5))
     monkeypatch.undo()
     with pytest.raises(TrainingError, match="has format 99, this twigkit reads format 1"):
-        snapshots.read_record(5)
+        snapshots.read_header(5)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
@@ -118,14 +123,14 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         child = os.fork()
         if not child:
             try:
-                with alone_in(tmp_path / "run"):
+                with folder_lock(tmp_path / "run"):
                     os._exit(0)
             except TrainingError as error:
                 os._exit(1 if "another run is at work" in str(error) else 2)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     assert second() == 0
-    with alone_in(tmp_path / "run"):
+    with folder_lock(tmp_path / "run"):
         assert second() == 1
         # A worker that outlives the run does not keep its successor out.
         reader, writer = os.pipe()

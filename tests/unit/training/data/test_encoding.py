@@ -189,7 +189,7 @@ def test_a_template_that_shows_earlier_turns_in_another_way_is_noticed():
     renderer.text(Sample("a", talk("q", "a")))
     changed = shortens.replace("{% if add", "{{ messages|length }}{% if add")
     renderer = Renderer(byte_tokenizer(["<pad>", "</s>"], template=changed))
-    with pytest.raises(BrokenSampleError, match="prompt in front of answer 1"):
+    with pytest.raises(BrokenSampleError, match="prompt before answer 1"):
         renderer.text(Sample("a", talk("q", "a", "r", "b")))
 
 

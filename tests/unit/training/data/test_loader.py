@@ -13,7 +13,7 @@ import torch
 
 from tests.support.processors import llava, picture, text_only
 from twigkit.errors import TrainingError
-from twigkit.training.data.bad_samples import Ledger
+from twigkit.training.data.bad_samples import BadSamples
 from twigkit.training.data.chat_template import Renderer
 from twigkit.training.data.collate import ATTEMPTS
 from twigkit.training.data.encoding import Encoder
@@ -45,8 +45,8 @@ class Talks(list):
 def loader(source=None, *, limit=1000, **options):
     source = Talks(50) if source is None else source
     settings = {"batch": 8, "micro_batch": 2, "seed": 3, **options}
-    ledger = Ledger(limit, len(source))
-    return Loader(Reader(source), ENCODER, np.arange(len(source)), ledger, **settings)
+    bad_samples = BadSamples(limit, len(source))
+    return Loader(Reader(source), ENCODER, np.arange(len(source)), bad_samples, **settings)
 
 
 def same(one, two):
@@ -146,12 +146,12 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused():
 def test_a_broken_sample_is_replaced_named_and_counted_once():
     reported = []
     made = loader(Talks(50, broken=(4, 9)))
-    made._ledger.report = reported.append
+    made._bad_samples.report = reported.append
     batches = [batch for step in islice(made.steps(), 21) for batch in step]  # three epochs
     assert all(len(batch.ids) == 2 for batch in batches)
     assert {name for batch in batches for name in batch.ids}.isdisjoint({"t4", "t9"})
-    assert set(made._ledger.broken) == {"t4 (number 4)", "t9 (number 9)"}
-    assert sorted(broken.id for broken in reported) == sorted(made._ledger.broken)
+    assert set(made._bad_samples.broken) == {"t4 (number 4)", "t9 (number 9)"}
+    assert sorted(broken.id for broken in reported) == sorted(made._bad_samples.broken)
     assert "turn 2, the assistant's, is empty" in reported[0].reason
     assert sum(len(batch.broken) for batch in batches) >= 6
 
@@ -185,17 +185,17 @@ def test_what_the_processor_refuses_is_replaced_too():
     made = loader(Wordy(20))
     names = {n for step in islice(made.steps(), 3) for b in step for n in b.ids}
     assert "t3" not in names
-    assert "longer than data.longest, 200" in made._ledger.broken["t3 (number 3)"]
+    assert "longer than data.longest, 200" in made._bad_samples.broken["t3 (number 3)"]
     encoder = Encoder(Renderer(llava(), longest=45))
     pictured = [{"question": "q", "answer": "a", "image": picture(), "id": "p"}]
     many = [*pictured, *[{"question": "q", "answer": "a", "id": f"{i}"} for i in range(30)]]
-    ledger = Ledger(99, 31)
-    one = Loader(Reader(many), encoder, np.arange(31), ledger, batch=4, micro_batch=4)
+    bad_samples = BadSamples(99, 31)
+    one = Loader(Reader(many), encoder, np.arange(31), bad_samples, batch=4, micro_batch=4)
     assert len([b for step in islice(one.steps(), 8) for b in step]) == 8
-    assert set(ledger.broken) == set()
+    assert set(bad_samples.broken) == set()
     encoder.renderer.longest = 30
     batches = [b for step in islice(one.steps(), 8) for b in step]
-    assert set(ledger.broken) == {"p (number 0)"}
+    assert set(bad_samples.broken) == {"p (number 0)"}
     assert all("p" not in batch.ids and len(batch.ids) == 4 for batch in batches)
 
 
@@ -276,9 +276,9 @@ def test_a_file_can_be_evaluated_on(tmp_path):
 def test_samples_and_limit_follow_from_the_spec():
     data = opened(1000, data={"samples": 300, "evaluation": 100, "most_broken": 0.01})
     assert data.train.samples == 300
-    assert (data.ledger.limit, data.ledger.total) == (4, 400)
-    assert opened(100, data={"most_broken": 3}).ledger.limit == 3
-    assert opened(999).ledger.limit == 0
+    assert (data.bad_samples.limit, data.bad_samples.total) == (4, 400)
+    assert opened(100, data={"most_broken": 3}).bad_samples.limit == 3
+    assert opened(999).bad_samples.limit == 0
 
 
 def test_the_base_s_end_tokens_count():

@@ -153,7 +153,7 @@ def test_frames_are_thinned_out_evenly():
         (Sample("s", [Message("user", "q")]), "ends without an answer"),
         (
             Sample("s", [Message("user", "q"), Message("system", "s"), Message("assistant", "a")]),
-            "system message stands behind",
+            "system message stands after",
         ),
     ],
 )

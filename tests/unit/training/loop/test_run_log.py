@@ -5,7 +5,7 @@ import json
 import pytest
 
 from twigkit import TrainingError
-from twigkit.training.loop.run_log import Journal, Window, read_lines
+from twigkit.training.loop.run_log import RunLog, RunningMeans, read_lines
 
 
 @pytest.fixture
@@ -14,11 +14,11 @@ def path(tmp_path):
 
 
 def write(path, steps, since=0):
-    journal = Journal(path)
-    journal.rewind(since)
+    run_log = RunLog(path)
+    run_log.rewind(since)
     for step in steps:
-        journal.write("step", step, {"loss": step / 3})
-    return journal
+        run_log.write("step", step, {"loss": step / 3})
+    return run_log
 
 
 def test_lines_can_be_read_while_the_run_goes_on(path):
@@ -60,30 +60,30 @@ def test_a_run_from_the_start_begins_a_new_log(path):
 
 
 def test_numbers_that_json_cannot_hold_are_null(path):
-    journal = write(path, [])
-    journal.write("step", 1, {"loss": float("nan"), "parts": {"a": float("inf"), "b": 1.0}})
+    run_log = write(path, [])
+    run_log.write("step", 1, {"loss": float("nan"), "parts": {"a": float("inf"), "b": 1.0}})
     assert read_lines(path)[0] == {
         "event": "step", "step": 1, "loss": None, "parts": {"a": None, "b": 1.0},
     }  # fmt: skip
 
 
 def test_a_log_that_cannot_be_written_says_what_is_left(path, monkeypatch):
-    journal = write(path, [1])
+    run_log = write(path, [1])
 
     class Full:
         def write(self, _):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "_file", Full())
+    monkeypatch.setattr(run_log, "_file", Full())
     with pytest.raises(TrainingError, match=r"log\.jsonl: No space left.*checkpoints are intact"):
-        journal.write("step", 2, {})
+        run_log.write("step", 2, {})
 
 
 def test_a_window_gives_means_and_survives_a_restart():
-    window = Window()
+    window = RunningMeans()
     for value in (1.0, 2.0, 6.0):
         window.add({"loss": value, "norm": 1.0})
-    again = Window(**json.loads(json.dumps({"sums": window.sums, "steps": window.steps})))
+    again = RunningMeans(**json.loads(json.dumps({"sums": window.sums, "steps": window.steps})))
     assert again.means() == window.means() == {"loss": 3.0, "norm": 1.0}
     window.clear()
     window.add({"loss": 5.0})
