@@ -34,7 +34,7 @@ class MicroBatchIndices(NamedTuple):
 
 @dataclass(frozen=True)
 class FailedBatch:
-    """What a worker returns in place of a batch that failed: exceptions lose their class on the way.
+    """What a worker returns for a batch that failed, since exceptions lose their class on the way.
 
     Attributes:
         message: What is wrong.
