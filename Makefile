@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 BUILD := build
 
-.PHONY: demo test lint types docs families bench clean
+.PHONY: demo test lint types docs architecture troubleshooting families bench clean
 
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
@@ -23,8 +24,16 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-docs: $(STAMP)
-	$(BIN)/python -m pytest tests/docs
+# Runs what the documentation shows, then builds the site with its API reference in build/site.
+docs: $(DOCS_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(BUILD)/site
+
+architecture: $(STAMP)
+	$(BIN)/python -m docs.scripts.architecture
+
+troubleshooting: $(STAMP)
+	$(BIN)/python -m docs.scripts.troubleshooting
 
 families: $(STAMP)
 	$(BIN)/twigkit families --distribution twigkit --out docs/families.md
@@ -39,4 +48,8 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	touch $@

@@ -1,0 +1,117 @@
+"""Hooks of mkdocs: pages that lie outside docs/, and the API reference from the docstrings.
+
+README, CONTRIBUTING, CHANGELOG and the built-in model's card become pages of the site, their links
+bent accordingly; every folder of the package becomes a page of the reference.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.support.imports import MODULES, unit
+from twigkit import _EXPORTS
+
+ROOT = Path(__file__).parents[2]
+
+OUTSIDE = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "LICENSE": "license.md",
+    "twigkit/demo/weights/base/README.md": "built-in-model.md",
+}
+"""Files outside docs/ and the pages that they become."""
+
+HIDDEN = ("cli", "demo")
+"""Folders without a page of the reference: their commands are described in cli.md."""
+
+LINK = re.compile(r"(\]\()([^)#\s]+)([^)]*\))")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that have no file in docs/.
+
+    Args:
+        files: The files of docs/.
+        config: The configuration of mkdocs.
+    """
+    from mkdocs.structure.files import File
+
+    for source, page in OUTSIDE.items():
+        text = (ROOT / source).read_text()
+        text = text if source.endswith(".md") else f"# {source.title()}\n\n```text\n{text}```\n"
+        files.append(File.generated(config, page, content=bend(text, source)))
+    for page, text in reference().items():
+        files.append(File.generated(config, f"reference/{page}", content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Bend the links of the pages in docs/ that lead out of it.
+
+    Args:
+        markdown: The page.
+        page: Its place.
+        config: The configuration of mkdocs.
+        files: All files.
+    """
+    if page.file.generated_by:
+        return markdown
+    return bend(markdown, f"docs/{page.file.src_uri}")
+
+
+def bend(text: str, source: str) -> str:
+    """Rewrite links between files of the checkout to links between pages of the site.
+
+    Args:
+        text: Markdown.
+        source: Where it lies in the checkout.
+    """
+    page = place(source)
+
+    def target(match: re.Match[str]) -> str:
+        link = match[2]
+        if "://" in link:
+            return match[0]
+        there = place(posixpath.normpath(posixpath.join(posixpath.dirname(source), link)))
+        bent = posixpath.relpath(there, posixpath.dirname(page) or ".")
+        return f"{match[1]}{bent}{match[3]}"
+
+    return LINK.sub(target, text)
+
+
+def place(source: str) -> str:
+    """Return the page that a file of the checkout becomes."""
+    return OUTSIDE.get(source, source.removeprefix("docs/"))
+
+
+def reference() -> dict[str, str]:
+    """Write the pages of the API reference: the public names, and one page per folder."""
+    pages: dict[str, str] = {}
+    folders: dict[str, list[str]] = {}
+    for name in sorted(MODULES):
+        if name != "twigkit" and unit(name) not in HIDDEN:
+            folders.setdefault(unit(name), []).append(name)
+    for folder, modules in folders.items():
+        pages[f"{folder}.md"] = "\n\n".join(
+            [f"# twigkit.{folder}", *(f"::: {module}" for module in modules), ""]
+        )
+    rows = [f"| [`{name}`][twigkit.{home}.{name}] | `twigkit.{home}` |"
+            for name, home in sorted(_EXPORTS.items())]  # fmt: skip
+    pages["index.md"] = "\n".join(
+        [
+            "# twigkit",
+            "",
+            "What `from twigkit import ...` gives; each name links to its description. The other "
+            "pages of the reference have the package folder by folder.",
+            "",
+            "| name | defined in |",
+            "|---|---|",
+            *rows,
+            "",
+        ]
+    )
+    return pages
