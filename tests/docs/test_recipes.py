@@ -4,10 +4,7 @@ A fence that names a file (as in ``python norm.py``) is that file; shell blocks 
 files.
 """
 
-import contextlib
-import io
 import re
-import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -15,36 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from twigkit.cli.main import main
+from tests.support.document import carry_out, fences
 from twigkit.plugins.discovery import discover
 from twigkit.plugins.registry import KINDS
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.md"))
-FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 torch.set_num_threads(1)
 
 
 def blocks(recipe):
-    return [(match[1], match[2].strip(), match[3]) for match in FENCE.finditer(recipe.read_text())]
+    return [(fence.language, fence.mark, fence.text) for fence in fences(recipe)]
 
 
 def commands(recipe):
     return [line for kind, _, text in blocks(recipe) if kind == "sh" for line in text.splitlines()]
-
-
-class Outcome:
-    """Counts what a conformance command found."""
-
-    def __init__(self):
-        self.passed, self.failed = 0, []
-
-    def pytest_runtest_logreport(self, report):
-        if report.failed:
-            self.failed.append(f"{report.nodeid}: {report.longreprtext[-400:]}")
-        elif report.when == "call" and report.passed:
-            self.passed += 1
 
 
 @pytest.fixture
@@ -61,23 +44,6 @@ def followed(request, tmp_path, monkeypatch):
     yield recipe, tmp_path
     for name in [name for name in set(sys.modules) - known if (tmp_path / f"{name}.py").exists()]:
         del sys.modules[name]
-
-
-def carry_out(command):
-    """Run one command of a recipe; conformance commands run in this process."""
-    words = shlex.split(command)
-    if words[0] == "twigkit":
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert main(words[1:]) == 0
-        return
-    assert words[:3] == ["python", "-m", "pytest"], f"no way to run {command!r}"
-    outcome = Outcome()
-    options = ["-q", "-p", "no:cacheprovider", "-c", "pytest.ini", "--rootdir", "."]
-    Path("pytest.ini").write_text("[pytest]\n")
-    with contextlib.redirect_stdout(io.StringIO()):
-        status = pytest.main([*options, *words[3:]], plugins=[outcome])
-    assert (status, outcome.failed) == (0, [])
-    assert outcome.passed > 8
 
 
 @pytest.mark.parametrize("followed", RECIPES, ids=lambda recipe: recipe.stem, indirect=True)
@@ -107,8 +73,3 @@ def test_a_recipe_ends_in_a_conformance_command(recipe):
 
 def test_there_is_a_recipe_for_every_kind():
     assert [recipe.stem for recipe in RECIPES] == sorted(KINDS)
-
-
-def test_a_command_that_is_none_would_be_noticed():
-    with pytest.raises(AssertionError, match="no way to run"):
-        carry_out("rm -rf build")
