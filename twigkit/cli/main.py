@@ -26,7 +26,7 @@ COMMANDS = {
     "demo": "Show the method at work on unseen pictures, with a report to open in a browser.",
     "generate": "Answer a question about your own pictures.",
     "bench": "Measure speed and memory side by side with Hugging Face's generate.",
-    "show": "Draw what happens inside: the token tree of a step.",
+    "show": "Draw what happens inside: the visual tokens that are kept, the token tree of a step.",
     "grow": "Write an untrained twig for a base.",
     "train": "Train a twig as a file says, or go on with a run that was interrupted.",
     "tune-tree": "Find the static token tree that suits a twig's heads.",

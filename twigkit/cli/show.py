@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twigkit.cli import kept
 from twigkit.cli.generate import count_or_fraction
 from twigkit.cli.loading import add_model_arguments, base_folder, load_model
 from twigkit.errors import InputError
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: The command's parser.
     """
     things = parser.add_subparsers(dest="thing", required=True, metavar="THING")
+    kept.add_arguments(things.add_parser("kept", help="mark the visual tokens that pruning keeps"))
     tree = things.add_parser("tree", help="draw the token tree of one step")
     add_model_arguments(tree)
     tree.add_argument("--prompt", required=True, help="the question")
@@ -53,11 +55,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         TwigkitError: If a model, a picture or an option cannot be used, or there is no such step.
     """
-    if args.step < 1:
-        raise InputError(f"--step is {args.step}; the first one is 1")
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(Path(args.out).suffix.lower())
     if kind is None:
         raise InputError(f"cannot write {args.out!r}; name a .png or .jpg file with --out")
+    if args.thing == "kept":
+        return kept.run(args, kind)
+    if args.step < 1:
+        raise InputError(f"--step is {args.step}; the first one is 1")
     from twigkit.io.files import write_whole
     from twigkit.io.processors import load_processor, open_picture, prepare
     from twigkit.speculative.tree_image import render_step

@@ -118,7 +118,7 @@ def run(
         ]
         given = [comparison.answers[name][number] for name in (BOTH, PLAIN)]
         panels.append(_panel(model, processor, sample, sample.description, prompt, given))
-        grid = _grid(len(panels[-1].scores))
+        grid = grid_of(len(panels[-1].scores))
         exhibits.append(Exhibit(sample.picture, grid, tuple(panels)))
     kept = comparison.answers[BOTH][0].kept
     wiped = [stage.stage.layer for stage in kept if not any(stage.stage.keep)]
@@ -210,8 +210,15 @@ def judge(sample: Sample, turn: Turn, said: str) -> tuple[bool, str]:
     return found == len(truth) == len(stated), f"{found} of {len(truth)} facts right"
 
 
-def _grid(tokens: int) -> int:
-    """Edge of a square of visual tokens."""
+def grid_of(tokens: int) -> int:
+    """Return the edge of a square of visual tokens.
+
+    Args:
+        tokens: How many there are.
+
+    Raises:
+        InputError: If they form no square.
+    """
     edge = math.isqrt(tokens)
     if edge * edge != tokens:
         raise InputError(

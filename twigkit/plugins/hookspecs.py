@@ -37,7 +37,7 @@ HOOKS_VERSION = 1
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Decorator that marks a function of a plug-in module as an implementation of the hook of its name."""
+"""Marks a function of a plug-in module as an implementation of the hook of its name."""
 
 
 Contract = TypeVar("Contract", contravariant=True)
