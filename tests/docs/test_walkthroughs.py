@@ -36,6 +36,9 @@ def test_output_that_differs_would_be_noticed(tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match=r"page.md:6.*\n?kept 3"):
         follow(page)
     assert agrees("kept ...\n", "kept 3\n")
+    assert agrees("... of 4, loss 0.64\n", "3 of 4, loss 0.70\n")
+    assert not agrees("... of 4, loss 0.64\n", "3 of 4, loss 0.90\n")
+    assert not agrees("3 of 4, loss 0.64\n", "2 of 4, loss 0.64\n")
 
 
 def test_a_command_that_is_none_would_be_noticed():
