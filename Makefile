@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 BUILD := build
 
-.PHONY: demo test lint types docs architecture troubleshooting families bench clean
+.PHONY: demo test lint types docs architecture troubleshooting pictures families bench clean
 
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
@@ -34,6 +34,9 @@ architecture: $(STAMP)
 
 troubleshooting: $(STAMP)
 	$(BIN)/python -m docs.scripts.troubleshooting
+
+pictures: $(STAMP)
+	$(BIN)/python -m docs.scripts.pictures
 
 families: $(STAMP)
 	$(BIN)/twigkit families --distribution twigkit --out docs/families.md

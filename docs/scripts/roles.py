@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import griffe
 
-ROLE = re.compile(r":(?:class|meth|func|data|attr|mod):`~?([^`]+)`")
+from docs.scripts.site import plain
 
 
 class Roles(griffe.Extension):
@@ -20,4 +19,4 @@ class Roles(griffe.Extension):
             obj: The object, as griffe read it.
         """
         if obj.docstring is not None:
-            obj.docstring.value = ROLE.sub(r"`\1`", obj.docstring.value)
+            obj.docstring.value = plain(obj.docstring.value)

@@ -28,6 +28,10 @@ OUTSIDE = {
 HIDDEN = ("cli", "demo")
 """Folders without a page of the reference: their commands are described in cli.md."""
 
+ROLE = re.compile(r":(?:class|meth|func|data|attr|mod):`~?([^`]+)`")
+
+FENCE = re.compile(r"^```(\w+) ([\w./-]+)$", re.MULTILINE)
+
 LINK = re.compile(r"(\]\()([^)#\s]+)([^)]*\))")
 
 
@@ -58,9 +62,21 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         config: The configuration of mkdocs.
         files: All files.
     """
+    markdown = FENCE.sub(titled, markdown)
     if page.file.generated_by:
         return markdown
     return bend(markdown, f"docs/{page.file.src_uri}")
+
+
+def plain(docstring: str) -> str:
+    """Turn the roles of a docstring, such as ``:class:`Twig```, into code."""
+    return ROLE.sub(r"`\1`", docstring)
+
+
+def titled(fence: re.Match[str]) -> str:
+    """Show the file that a fence names as its title; drop the marks that are for the tests."""
+    title = f' title="{fence[2]}"' if "." in fence[2] else ""
+    return f"```{fence[1]}{title}"
 
 
 def bend(text: str, source: str) -> str:

@@ -20,7 +20,7 @@ CAPITALS = re.compile(r"\b(?:[A-Z]+-)?[A-Z]{2,}[A-Z]*\b|\b[A-Z]-[A-Z][A-Za-z]+\b
 
 MEASURES = {"CPU", "GPU", "MB", "AMD", "EPYC", "CI"}
 FORMATS = {"API", "HTML", "JPEG", "JSON", "JSONL", "PNG", "SVG", "TOML", "YAML"}
-NAMES = {"GLM", "VL", "MLP", "COPY", "CHANGELOG", "CONTRIBUTING", "README"}
+NAMES = {"GLM", "VL", "MLP", "CHANGELOG", "CONTRIBUTING", "README"}
 GENERAL = MEASURES | FORMATS | NAMES
 """Abbreviations that are no terms of ours, names of models and files, and words in capitals."""
 
@@ -51,6 +51,7 @@ def undefined(text):
     """Emphasised words and abbreviations of a text that the glossary does not have."""
     emphasised = {word for word in EMPHASIS.findall(text) if word != "italics"}
     short = {word for word in CAPITALS.findall(text) if word not in GENERAL}
+    short -= {word for word in short if re.search(rf"\b{word.lower()}\b", text)}  # stressed
     return {word for word in emphasised | short if singular(word) not in DEFINED}
 
 

@@ -32,8 +32,14 @@ __all__ = [
 STD = 0.12
 """Spread of tiny weights; the usual 0.02 makes attention uniform and hides wrong masks."""
 
-BOS, EOS, PAD = 1, 2, 0
-"""Special tokens of the tiny models that come with twigkit."""
+BOS = 1
+"""First token of every prompt of the tiny models that come with twigkit."""
+
+EOS = 2
+"""Their token that ends an answer."""
+
+PAD = 0
+"""Their padding."""
 
 
 @dataclass(frozen=True)
