@@ -27,7 +27,7 @@ warning that says so; if not, the error names the first place that differs.
 twigkit presets
 ```
 
-shows the shapes of well-known models and what a twig on each costs; with a name behind it, one of
+shows the shapes of well-known models and what a twig on each costs; with a name after it, one of
 them in full and a run to start from. `twigkit inspect MODEL` prints the same for any model, from
 its configuration alone.
 """
