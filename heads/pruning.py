@@ -105,20 +105,12 @@ class PruningHead(Head):
         Raises:
             RuntimeError: If the layer did not run, so that nothing was recorded.
         """
-        query, key, inputs = probe.recorded()
-        if not self.rotary:
-            query, key = probe.plain()
-        rows = inputs.gather(1, probe.rows[:, :, None].expand(-1, -1, inputs.shape[2]))
-        place = torch.arange(visual.shape[1], device=visual.device)
-        seen = visual[:, None] & (place <= probe.rows[:, :, None])
-        gated = RowProbe(
-            probe.rows,
-            seen,
-            query=query * _by_head(self._gates(self.query, rows), query),
-            key=key * _by_head(self._gates(self.key, inputs), key),
-            scaling=probe.scaling,
-        )
-        return gated.attention().masked_fill(~seen, 0.0)
+        record = probe.recorded()
+        query, key = (record.query, record.key) if self.rotary else record.unrotated()
+        rows = probe.request.of_tokens(record.inputs)
+        query = query * _by_head(self._gates(self.query, rows), query)
+        key = key * _by_head(self._gates(self.key, record.inputs), key)
+        return probe.attention_among(visual, query, key)
 
     def _gates(self, linear: nn.Linear, inputs: Tensor) -> Tensor:
         """Open and shut features, ``[batch, tokens, features]``."""

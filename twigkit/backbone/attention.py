@@ -1,4 +1,4 @@
-"""The attention function that twigkit's layer shells use, and the probe that reads single rows."""
+"""The attention function that twigkit runs decoder layers with."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from twigkit.backbone.layer_view import AttentionInputs
 from twigkit.backbone.masks import causal
-from twigkit.backbone.probes import RowProbe, _Stop
 
 IMPLEMENTATION = "twigkit"
 """Name under which :func:`twig_attention` is registered with transformers."""
@@ -25,11 +25,11 @@ def twig_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    probe: RowProbe | _Stop | None = None,
+    probe: AttentionInputs | None = None,
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend with scaled-dot-product attention and feed the probe if one is given.
+    """Attend with scaled-dot-product attention.
 
     Args:
         module: The attention module that calls.
@@ -41,7 +41,7 @@ def twig_attention(
             a group, head after head, so that grouped heads are packed into the query axis.
         scaling: Factor on the dot products; default ``width ** -0.5``.
         dropout: Probability of dropping a weight.
-        probe: Where to record single rows.
+        probe: Where to note queries, keys and scaling, if given.
         softcap: Soft limit of the logits that some families use; takes the unfused path.
 
     Returns:
@@ -51,7 +51,7 @@ def twig_attention(
     groups = key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if probe is not None:
-        probe.record(query, key, scale)
+        probe.query, probe.key, probe.scaling = query, key, scale
     if softcap is not None:
         if attention_mask is not None:
             attention_mask = attention_mask[:, :, :queries]

@@ -1,36 +1,39 @@
-"""LayerStack: a vision-language model seen as a front end, a list of decoder layers, and a head."""
+"""LayerStack: a model seen as a prompt embedding, a list of decoder layers, and a head."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.attention import IMPLEMENTATION
-from twigkit.backbone.fused_layer import FusedLayer, Table, fold, lean
 from twigkit.backbone.kv_cache import Segment
+from twigkit.backbone.layer_choice import LayerChoice, Runner
+from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.masks import Masks
-from twigkit.backbone.probes import RowProbe, note_inputs
+from twigkit.backbone.probes import RowProbe
 from twigkit.backbone.prompt import PromptEmbedding
+from twigkit.backbone.rotary import Rope, unrotate
 from twigkit.errors import CapabilityError
 
-Rope = Mapping[str, tuple[Tensor, Tensor]]
-"""Cosines and sines of a set of positions, by rope key; each ``[batch, tokens, width]``."""
+_rounds = itertools.count()
 
 
 class LayerStack(PromptEmbedding):
     """One implementation for nearly every family of transformers; adapters declare what differs.
 
-    The base model is never changed: its layers are run through shells, copies of the module tree
-    that share every parameter and own their configuration, so that they use twigkit's attention
-    function.
+    The base model is never changed, and nothing of it is copied: what runs a layer is the layer
+    itself (see :mod:`twigkit.backbone.layer_view`) or, where that gives the same numbers, a fused
+    form that reads the same parameters.
 
     Attributes:
-        layers: The shells of the decoder layers.
+        layers: What runs each decoder layer; chosen anew for every prompt, see :meth:`refresh`.
         depth: Number of decoder layers.
+        round: Changes whenever the layers were looked at.
     """
 
     def __init__(
@@ -50,9 +53,11 @@ class LayerStack(PromptEmbedding):
             channels: Position channels that the rotary embedding takes.
         """
         super().__init__(model, text, visual_ids, channels)
+        self.layers: list[Runner]
         self.layer_config = self.own_config()
-        self.depth = len(self.text.layers)
-        self.layers = self.lean([self._shell(layer) for layer in self.text.layers])
+        self._path = next((name for name, part in model.named_modules() if part is text), None)
+        self._choice = LayerChoice(self, config=self.layer_config, frozen=True)
+        self.refresh()
 
     def own_config(self) -> Any:
         """Return a copy of the text configuration that selects twigkit's attention function."""
@@ -60,13 +65,21 @@ class LayerStack(PromptEmbedding):
         config._attn_implementation = IMPLEMENTATION
         return config
 
-    def _shell(self, layer: nn.Module) -> nn.Module:
-        """Copy a layer's modules around the same parameters and buffers."""
-        memo: dict[int, Any] = {id(p): p for p in (*layer.parameters(), *layer.buffers())}
-        memo[id(self._config_of(layer))] = self.layer_config
-        shell = copy.deepcopy(layer, memo).eval()
-        note_inputs(shell)
-        return shell
+    def refresh(self) -> None:
+        """Notice what has changed about the base, and choose anew how each layer is run.
+
+        Called for every prompt; takes some microseconds per layer. Adapters that were switched or
+        merged, replaced modules and weights, hooks, another precision or device: from here on the
+        layers are what they are in the base now.
+
+        Raises:
+            CapabilityError: If a layer cannot be run.
+        """
+        if self._path:
+            self.text = self.model.get_submodule(self._path)
+        self.depth = len(self.text.layers)
+        self.round = next(_rounds)
+        self.layers = self._choice.runners(self.text.layers, range(self.depth))
 
     def _config_of(self, layer: nn.Module) -> Any:
         """Return the configuration object that a layer's attention looks its function up in."""
@@ -88,8 +101,15 @@ class LayerStack(PromptEmbedding):
         return "default"
 
     def device(self, layer: int) -> torch.device:
-        """Return the device that holds a layer's weights."""
-        device: torch.device = next(self.text.layers[layer].parameters()).device
+        """Return the device that a layer runs on."""
+        module = self.text.layers[layer]
+        device: torch.device = next(module.parameters()).device
+        if device.type == "meta":  # offloaded: accelerate brings the weights when they are needed
+            hook = next(
+                (part._hf_hook for part in module.modules() if hasattr(part, "_hf_hook")), None
+            )
+            place = getattr(hook, "execution_device", None)
+            return device if place is None else torch.device(place)
         return device
 
     def spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -115,6 +135,13 @@ class LayerStack(PromptEmbedding):
         given = positions if self.channels > 1 else positions[0]
         return {"default": self.text.rotary_emb(hidden, given)}
 
+    def unrotate(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Take rotary position off queries or keys; see :func:`twigkit.backbone.rotary.unrotate`.
+
+        Families that pair the features of a head otherwise override it.
+        """
+        return unrotate(states, cos, sin)
+
     def run(
         self,
         hidden: Tensor,
@@ -136,24 +163,16 @@ class LayerStack(PromptEmbedding):
             rope: Rotary tables of the tokens.
             masks: Attention masks by window, as :func:`render` makes them.
             cache: Where keys and values go; ``None`` keeps none.
-            inject: States to add behind some layers.
+            inject: States to add after some layers.
             probes: Probes by layer.
 
         Returns:
-            States behind the last of these layers, ``[batch, tokens, width]``.
+            States after the last of these layers, ``[batch, tokens, width]``.
         """
-        tables = fold(rope)
+        context = LayerContext.of(rope, masks, cache)
         for number in range(first, last):
-            hidden = self.call(
-                self.layers[number],
-                number,
-                hidden,
-                rope,
-                tables,
-                masks,
-                cache,
-                probes.get(number) if probes else None,
-            )
+            probe = probes.get(number) if probes else None
+            hidden = self.layers[number](hidden, context, probe)
             if inject and number in inject:
                 hidden = hidden + inject[number]
         return hidden
@@ -163,70 +182,6 @@ class LayerStack(PromptEmbedding):
         """Query heads per key head."""
         heads = int(self.config.num_attention_heads)
         return heads // int(getattr(self.config, "num_key_value_heads", None) or heads)
-
-    def call(
-        self,
-        layer: nn.Module,
-        source: int,
-        hidden: Tensor,
-        rope: Rope,
-        tables: Mapping[str, Table],
-        masks: Masks,
-        cache: Segment | None,
-        probe: RowProbe | None,
-    ) -> Tensor:
-        """Run one layer, stock or lean.
-
-        Args:
-            layer: The layer.
-            source: Base layer that it is or stands for: decides window and rope table.
-            hidden: ``[batch, tokens, width]``.
-            rope: Rotary tables.
-            tables: The same, folded for lean layers.
-            masks: Attention masks by window.
-            cache: Where keys and values go.
-            probe: Reads rows of the layer.
-        """
-        mask, key = masks[self.window(source)], self.rope_key(source)
-        if probe is not None:
-            stock: Any = layer.source if isinstance(layer, FusedLayer) else layer
-            probe.source = (getattr(stock, "self_attn", None), rope[key])
-        if isinstance(layer, FusedLayer):
-            return layer(hidden, mask, tables[key], cache, probe)  # type: ignore[no-any-return]
-        return layer(  # type: ignore[no-any-return]
-            hidden,
-            attention_mask=mask,
-            position_embeddings=rope[key],
-            past_key_values=cache,
-            probe=probe,
-        )
-
-    def lean(
-        self, layers: list[nn.Module], sources: Sequence[int] | None = None
-    ) -> list[nn.Module]:
-        """Replace layers of the common form by lean ones that were seen to give the same numbers.
-
-        Args:
-            layers: Stock layers that use twigkit's attention function.
-            sources: Base layers that they stand for; ``None`` if they are the base's own.
-        """
-        numbers = range(len(layers)) if sources is None else sources
-        place = {id(layer): number for layer, number in zip(layers, numbers, strict=True)}
-
-        def probe(layer: nn.Module) -> Tensor:
-            stock: Any = layer.source if isinstance(layer, FusedLayer) else layer
-            weight = next(stock.parameters())
-            width = stock.input_layernorm.weight.shape[0]
-            random = torch.Generator().manual_seed(0)
-            hidden = torch.randn(2, 7, width, generator=random, dtype=torch.float32, device="cpu")
-            hidden = hidden.to(weight.device, weight.dtype)
-            shape = (self.channels, 2, 7)
-            positions = torch.randint(0, 99, shape, generator=random, device="cpu")
-            rope = self.rope(hidden, positions.sort(-1).values.to(weight.device))
-            masks = {self.window(place[id(stock)]): None}
-            return self.call(layer, place[id(stock)], hidden, rope, fold(rope), masks, None, None)
-
-        return lean(layers, probe)
 
     def windows(self, first: int, last: int) -> set[int | None]:
         """Return the windows of a range of layers."""

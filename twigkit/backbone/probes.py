@@ -1,12 +1,12 @@
-"""Single attention rows of a layer, read while it runs."""
+"""Single attention rows of a layer: what is asked for, and what the layer recorded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from twigkit.backbone.masks import rows_mask
 from twigkit.backbone.packing import real_first
@@ -18,41 +18,113 @@ _NOTHING = (
 )
 
 
-@dataclass
-class RowProbe:
-    """Reads attention rows of one layer while it runs, without the full matrix.
+@dataclass(frozen=True)
+class RowRequest:
+    """Which attention rows of a layer are wanted.
 
     Attributes:
-        rows: Query positions to read, ``[batch, rows]`` long.
+        rows: Query positions, ``[batch, rows]`` long.
         mask: Which keys each row may see, ``[batch, rows, keys]`` bool.
-        query: Queries of the rows after norm and rotary position, ``[batch, heads, rows, width]``;
-            filled by the layer.
-        key: All keys after norm and rotary position, ``[batch, kv_heads, keys, width]``; filled by
-            the layer.
-        scaling: Factor on the dot products; filled by the layer.
-        inputs: What the layer's self-attention was given (after the input norm),
-            ``[batch, keys, width]``; filled by the layer.
-        source: The layer's self-attention and its rotary table; filled by whoever runs the layer.
     """
 
     rows: Tensor
     mask: Tensor
-    query: Tensor | None = None
-    key: Tensor | None = None
-    scaling: float = 1.0
-    inputs: Tensor | None = None
-    source: tuple[nn.Module | None, tuple[Tensor, Tensor]] | None = None
 
-    def record(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Keep the asked query rows and the keys (called by the attention function)."""
-        self.query = self.rows_of(query)
-        self.key = key
-        self.scaling = scaling
-
-    def rows_of(self, states: Tensor) -> Tensor:
-        """Pick the probed rows of ``[batch, heads, tokens, width]``."""
+    def of_heads(self, states: Tensor) -> Tensor:
+        """Pick the rows of ``[batch, heads, tokens, width]``."""
         index = self.rows[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
         return states.gather(2, index)
+
+    def of_tokens(self, states: Tensor) -> Tensor:
+        """Pick the rows of ``[batch, tokens, width]``."""
+        return states.gather(1, self.rows[:, :, None].expand(-1, -1, states.shape[2]))
+
+
+@dataclass(frozen=True)
+class RowRecord:
+    """What a layer recorded for a request, in one go while it ran.
+
+    Attributes:
+        query: Queries of the rows after norm and rotary position, ``[batch, heads, rows, width]``.
+        key: All keys after norm and rotary position, ``[batch, kv_heads, keys, width]``.
+        scaling: Factor on the dot products.
+        inputs: What the layer's self-attention was given (after the input norm),
+            ``[batch, keys, width]``.
+        unrotated: Returns ``query`` and ``key`` after norm, but without rotary position.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    inputs: Tensor
+    unrotated: Callable[[], tuple[Tensor, Tensor]]
+
+
+class RowProbe:
+    """Reads attention rows of one layer while it runs, without the full matrix.
+
+    A plain object that is handed to the layer: whatever wraps the layer passes it on as it is.
+
+    Attributes:
+        request: The rows that are asked for.
+        record: What the layer recorded; ``None`` until it has run.
+
+    Example:
+        Run a layer with ``stack.run(..., probes={layer: probe})``, then take
+        ``probe.attention()``.
+    """
+
+    def __init__(self, request: RowRequest, record: RowRecord | None = None) -> None:
+        """Ask for rows."""
+        self.request, self.record = request, record
+
+    @property
+    def rows(self) -> Tensor:
+        """Query positions that are asked for, ``[batch, rows]`` long."""
+        return self.request.rows
+
+    @property
+    def mask(self) -> Tensor:
+        """Which keys each of them may see, ``[batch, rows, keys]`` bool."""
+        return self.request.mask
+
+    def take(
+        self,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        inputs: Tensor,
+        rope: tuple[Tensor, Tensor],
+        unrotate: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> None:
+        """Record what a layer attended with (called by the layer, once).
+
+        Args:
+            query: All queries after rotary position, ``[batch, heads, tokens, width]``.
+            key: All keys after rotary position, ``[batch, kv_heads, keys, width]``.
+            scaling: Factor on the dot products.
+            inputs: What the self-attention was given, ``[batch, keys, width]``.
+            rope: The tables that rotated them.
+            unrotate: Takes rotary position off, as
+                :func:`twigkit.backbone.rotary.unrotate` does.
+        """
+        request, rows = self.request, self.request.of_heads(query)
+
+        def unrotated() -> tuple[Tensor, Tensor]:
+            plain = unrotate(query, *rope)
+            return request.of_heads(plain), unrotate(key, *rope)
+
+        self.record = RowRecord(rows, key, scaling, inputs, unrotated)
+
+    def recorded(self) -> RowRecord:
+        """Return what the layer recorded.
+
+        Raises:
+            RuntimeError: If the layer did not run, so that nothing was recorded.
+        """
+        if self.record is None:
+            raise RuntimeError(_NOTHING)
+        return self.record
 
     def attention(self) -> Tensor:
         """Return the attention of each row, averaged over heads, ``[batch, rows, keys]`` fp32.
@@ -62,79 +134,47 @@ class RowProbe:
 
         Source: TwigVLM, arXiv 2503.14075 §4.2 (the score of a visual token).
         """
-        if self.query is None or self.key is None:
-            raise RuntimeError(_NOTHING)
-        batch, heads, rows, width = self.query.shape
-        groups = self.key.shape[1]
-        query = self.query.reshape(batch, groups, heads // groups * rows, width)
-        with torch.autocast(query.device.type, enabled=False):  # it would round the products
-            logits = (query.float() @ self.key.float().transpose(2, 3)) * self.scaling
-        logits = logits.view(batch, heads, rows, -1)
-        logits = logits.masked_fill(~self.mask[:, None], torch.finfo(torch.float32).min)
-        return logits.softmax(-1).mean(1)
+        record = self.recorded()
+        return row_attention(record.query, record.key, self.request.mask, record.scaling)
 
-    def recorded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries of the rows, keys and inputs.
+    def attention_among(self, keys: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """Return the attention that each row would pay to some keys alone, averaged over heads.
 
-        Raises:
-            RuntimeError: If the layer did not run, so that nothing was recorded.
-        """
-        if self.query is None or self.key is None or self.inputs is None:
-            raise RuntimeError(_NOTHING)
-        return self.query, self.key, self.inputs
-
-    def plain(self) -> tuple[Tensor, Tensor]:
-        """Return queries of the rows and keys after norm, but without rotary position.
-
-        The self-attention itself runs again, at angle zero, up to where it would attend; so
-        projections, norms and the layout of heads are its own, whatever the family.
+        Args:
+            keys: Which keys there are, ``[batch, keys]`` bool; a row sees those up to itself,
+                also beyond the layer's window.
+            query: Queries of the rows, in the shape of the recorded ones.
+            key: Keys, in the shape of the recorded ones.
 
         Returns:
-            In the shapes of ``query`` and ``key``.
-
-        Raises:
-            RuntimeError: If the layer did not run, so that nothing was recorded.
+            ``[batch, rows, keys]`` float32; those of a row add up to one, or are all zero where it
+            sees no key.
         """
-        attention, (cos, sin) = self.source or (None, (None, None))
-        if attention is None or cos is None or sin is None or self.inputs is None:
-            raise RuntimeError(_NOTHING)
-        try:
-            attention(
-                hidden_states=self.inputs,
-                attention_mask=None,
-                position_embeddings=(torch.ones_like(cos), torch.zeros_like(sin)),
-                past_key_values=None,
-                probe=_Stop(),
-            )
-        except _ReachedAttention as reached:
-            query, key = reached.args
-            return self.rows_of(query), key
-        raise RuntimeError(_NOTHING)
+        seen = rows_mask(self.request.rows, keys)
+        weights = row_attention(query, key, seen, self.recorded().scaling)
+        return weights.masked_fill(~seen, 0.0)
 
 
-class _ReachedAttention(Exception):  # noqa: N818 - control flow, not an error
-    """Stops a self-attention where it would attend; carries its queries and keys."""
+def row_attention(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Compute attention rows, averaged over heads.
 
+    Args:
+        query: ``[batch, heads, rows, width]``.
+        key: ``[batch, kv_heads, keys, width]``.
+        mask: Which keys each row may see, ``[batch, rows, keys]`` bool.
+        scaling: Factor on the dot products.
 
-class _Stop:
-    """Stands in for a probe and stops the self-attention that feeds it."""
-
-    def record(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Take the queries and keys away."""
-        raise _ReachedAttention(query, key)
-
-
-def note_inputs(layer: nn.Module) -> None:
-    """Let a layer's self-attention leave what it is given with the probe of the call, if any."""
-    attention = getattr(layer, "self_attn", None)
-    if attention is not None:
-        attention.register_forward_pre_hook(_note_inputs, with_kwargs=True)
-
-
-def _note_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    probe = kwargs.get("probe")
-    if isinstance(probe, RowProbe):
-        probe.inputs = args[0] if args else kwargs["hidden_states"]
+    Returns:
+        ``[batch, rows, keys]`` float32.
+    """
+    batch, heads, rows, width = query.shape
+    groups = key.shape[1]
+    query = query.reshape(batch, groups, heads // groups * rows, width)
+    with torch.autocast(query.device.type, enabled=False):  # it would round the products
+        logits = (query.float() @ key.float().transpose(2, 3)) * scaling
+    logits = logits.view(batch, heads, rows, -1)
+    logits = logits.masked_fill(~mask[:, None], torch.finfo(torch.float32).min)
+    return logits.softmax(-1).mean(1)
 
 
 def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[RowProbe, Tensor]:
@@ -149,18 +189,16 @@ def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[R
     Returns:
         The probe, and the weight of each of its rows, ``[batch, rows]`` float32.
     """
-    tokens = prompt.hidden.shape[1]
-    place = torch.arange(tokens, device=prompt.hidden.device)
+    tokens, device = prompt.hidden.shape[1], prompt.hidden.device
     if isinstance(rows, Tensor):
-        chosen = rows.to(place.device)
-        weight = torch.ones(chosen.shape, dtype=torch.float32, device=chosen.device)
+        chosen = rows.to(device)
+        weight = torch.ones(chosen.shape, dtype=torch.float32, device=device)
     elif rows == "last":
-        chosen = place[-1:].expand(len(prompt.lengths), 1)
-        weight = torch.ones(chosen.shape, dtype=torch.float32, device=chosen.device)
+        chosen = torch.full((len(prompt.lengths), 1), tokens - 1, device=device)
+        weight = torch.ones(chosen.shape, dtype=torch.float32, device=device)
     else:
         text = prompt.valid & ~prompt.visual
-        most = int(text.sum(1).max())
-        chosen = real_first(text, most)
+        chosen = real_first(text, int(text.sum(1).max()))
         weight = text.gather(1, chosen).float()
     mask = rows_mask(chosen, prompt.valid, prompt.index, window)
-    return RowProbe(chosen, mask), weight
+    return RowProbe(RowRequest(chosen, mask)), weight

@@ -173,7 +173,11 @@ class PromptEmbedding:
         if inputs.get("inputs_embeds") is not None:
             self._check_embeddings(ids, visual, inputs["inputs_embeds"])
             inputs = {**inputs, "input_ids": None}
+        self.refresh()
         return self.assemble(ids, valid, visual, self._arguments(inputs))
+
+    def refresh(self) -> None:
+        """Notice what has changed about the base since the last prompt."""
 
     def _check_embeddings(self, ids: Tensor, visual: Tensor, embeddings: Tensor) -> None:
         """Refuse embeddings of other tokens, and those from which positions cannot be told."""

@@ -194,7 +194,7 @@ class GenericStack(LayerStack):
             gap = _gap(mine[prompt.valid], theirs[prompt.valid])
             if gap:
                 return f"{name} {'differ' if name.endswith('s') else 'differs'} by {gap}"
-        if any(prompt.visual_counts) and any(probe.query is None for probe in probes.values()):
+        if any(prompt.visual_counts) and any(probe.record is None for probe in probes.values()):
             return "its layers do not use the attention function they are told to"
         out = self.model.generate(
             **inputs,

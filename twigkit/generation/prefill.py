@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from twigkit.backbone.kv_cache import LayerCache, Segment
-from twigkit.backbone.layer_stack import LayerStack, Rope
+from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.packing import real_last
 from twigkit.backbone.probes import RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt
+from twigkit.backbone.rotary import Rope
 from twigkit.errors import CapabilityError
 from twigkit.interfaces.pruner import PruneContext, Pruner, Selection, Stage
 from twigkit.twig.module import Twig

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from twigkit.backbone.kv_cache import LayerCache, Segment
-from twigkit.backbone.layer_stack import LayerStack, Rope
+from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import Masks
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.generation.positions import Positions

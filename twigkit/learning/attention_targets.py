@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twigkit.backbone.probes import RowProbe
+from twigkit.backbone.probes import RowProbe, row_attention
 from twigkit.errors import SpecError
 from twigkit.learning.batch import Turn
 
@@ -57,21 +57,16 @@ class TeacherRows:
 
         Source: TwigVLM++, arXiv 2503.14075 v3, and its published code (``"visual"``).
         """
-        query, key, _ = probe.recorded()
+        record = probe.recorded()
+        query, key = record.query, record.key
         weight, visual = self.weight.to(query.device), visual.to(query.device)[:, None]
         total = query.new_zeros(weight.shape[0], weight.shape[2], key.shape[2], dtype=torch.float32)
         for start in range(0, weight.shape[1], AT_ONCE):
             part = slice(start, start + AT_ONCE)
             seen = probe.mask[:, part] & visual
-            rows = RowProbe(
-                probe.rows[:, part],
-                seen if softmax == "visual" else probe.mask[:, part],
-                query=query[:, :, part],
-                key=key,
-                scaling=probe.scaling,
-            )
-            attention = rows.attention().masked_fill(~seen, 0.0)
-            total += weight[:, part].transpose(1, 2) @ attention
+            among = seen if softmax == "visual" else probe.mask[:, part]
+            attention = row_attention(query[:, :, part], key, among, record.scaling)
+            total += weight[:, part].transpose(1, 2) @ attention.masked_fill(~seen, 0.0)
         return total
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from twigkit.backbone.fused_layer import fold
 from twigkit.backbone.kv_cache import Segment
-from twigkit.backbone.layer_stack import LayerStack, Rope
+from twigkit.backbone.layer_choice import LayerChoice, Runner
+from twigkit.backbone.layer_context import LayerContext
+from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import Masks
-from twigkit.backbone.probes import RowProbe, note_inputs
+from twigkit.backbone.probes import RowProbe
+from twigkit.backbone.rotary import Rope
 from twigkit.errors import CapabilityError, SpecError
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import TwigSpec
@@ -29,7 +31,7 @@ class Twig(nn.Module):
         spec: What it was grown from.
         sources: Base layer that each twig layer stands for (its window, rope table and injections).
         layers: The decoder layers.
-        norm: Norm in front of the heads.
+        norm: Norm before the heads.
         heads: Heads by name.
     """
 
@@ -47,8 +49,7 @@ class Twig(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         self.heads = nn.ModuleDict(heads)
-        # In a tuple, so that the lean layers' parameters are not registered twice.
-        self._lean: tuple[list[nn.Module]] | None = None
+        self._choices: dict[bool, LayerChoice] = {}
 
     def _apply(self, *args: Any, **kwargs: Any) -> Twig:
         """Forget the layers made for inference, which may hold copies, when weights are moved."""
@@ -93,36 +94,36 @@ class Twig(nn.Module):
         """Run the twig's layers.
 
         Args:
-            hidden: States behind the exit layer, ``[batch, tokens, width]``.
+            hidden: States after the exit layer, ``[batch, tokens, width]``.
             stack: The base, which knows windows and rope tables.
             rope: Rotary tables of the tokens.
             masks: Attention masks by window.
             cache: Where keys and values go; ``None`` keeps none.
-            inject: States to add behind some layers, by base layer.
+            inject: States to add after some layers, by base layer.
             probe: Reads rows of the last layer.
 
         Returns:
-            States behind the last layer, before the norm, ``[batch, tokens, width]``.
+            States after the last layer, before the norm, ``[batch, tokens, width]``.
         """
-        tables = fold(rope)
-        for local, (source, layer) in enumerate(
-            zip(self.sources, self._runners(stack), strict=True)
-        ):
-            last = local == self.depth - 1
-            hidden = stack.call(
-                layer, source, hidden, rope, tables, masks, cache, probe if last else None
-            )
+        context = LayerContext.of(rope, masks, cache)
+        runners = self.runners(stack)
+        for source, layer in zip(self.sources, runners, strict=True):
+            hidden = layer(hidden, context, probe if layer is runners[-1] else None)
             if inject and source in inject:
                 hidden = hidden + inject[source]
         return hidden
 
-    def _runners(self, stack: LayerStack) -> Sequence[nn.Module]:
-        """Return the layers to call: lean ones for inference, the trainable ones for training."""
-        if self.training or torch.is_grad_enabled():
-            return self.layers  # type: ignore[return-value]
-        if self._lean is None:
-            self._lean = (stack.lean(list(self.layers), self.sources),)
-        return self._lean[0]
+    def runners(self, stack: LayerStack) -> list[Runner]:
+        """Return what runs the layers: fused forms for inference, themselves for training.
+
+        Args:
+            stack: The base.
+        """
+        fuse = not (self.training or torch.is_grad_enabled())
+        choice = self._choices.get(fuse)
+        if choice is None or not choice.serves(stack):
+            choice = self._choices[fuse] = LayerChoice(stack, fuse=fuse)
+        return choice.runners(list(self.layers), self.sources)
 
     def windows(self, stack: LayerStack) -> set[int | None]:
         """Return the windows of the twig's layers."""
@@ -152,8 +153,6 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
             )
     config = stack.own_config()
     layers = [stack.make_twig_layer(source, i, config) for i, source in enumerate(sources)]
-    for layer in layers:
-        note_inputs(layer)
     norm: nn.Module = copy.deepcopy(stack.text.norm)
     registry = default_registry()
     heads: dict[str, nn.Module] = {}
@@ -163,8 +162,7 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
     twig = Twig(spec, sources, layers, norm, heads)
     if spec.init == "random":
         _randomise(twig, float(getattr(stack.config, "initializer_range", 0.02)))
-    reference: Any = next(stack.layers[max(spec.exit_layer - 1, 0)].parameters())
-    return twig.to(reference.device).requires_grad_(True)
+    return twig.to(stack.device(max(spec.exit_layer - 1, 0))).requires_grad_(True)
 
 
 def _sources(spec: TwigSpec, depth: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Lean layers give the stock layers' numbers, and step aside where they would not."""
+"""Fused layers give the stock layers' numbers, and step aside where they would not."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.support.tiny import llava_inputs, spread_weights, tiny_llava
 from twigkit import TwigModel, TwigSpec
-from twigkit.backbone.fused_layer import FusedLayer, fits, fold
+from twigkit.backbone.fused_layer import FusedLayer, fits
+from twigkit.backbone.layer_choice import LayerChoice, Look
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.rotary import fold
+from twigkit.backbone.stock_layer import StockLayer
 
 
 def stock(stack: LayerStack) -> LayerStack:
-    """Put the stock layers back."""
-    stack.layers = [layer.source for layer in stack.layers]
+    """Run every layer through its own modules."""
+    stack._choice = LayerChoice(stack, config=stack.layer_config, frozen=True, fuse=False)
+    stack.refresh()
     return stack
 
 
@@ -31,7 +35,7 @@ def states(model: TwigModel, inputs: dict) -> torch.Tensor:
 
 @pytest.mark.parametrize("rows", [[(3, 1, 5)], [(3, 1, 5), (6, 2, 2)]], ids=["one", "padded"])
 @torch.inference_mode()
-def test_lean_layers_give_the_stock_layers_states(rows):
+def test_fused_layers_give_the_stock_layers_states(rows):
     inputs = llava_inputs(rows)
     quick, slow = TwigModel(tiny_llava()), TwigModel(tiny_llava())
     assert all(isinstance(layer, FusedLayer) for layer in quick.stack.layers)
@@ -40,7 +44,7 @@ def test_lean_layers_give_the_stock_layers_states(rows):
 
 
 @torch.inference_mode()
-def test_lean_layers_generate_what_stock_layers_do():
+def test_fused_layers_generate_what_stock_layers_do():
     inputs = llava_inputs([(3, 1, 5), (6, 2, 2)])
     models = [TwigModel(tiny_llava()), TwigModel(tiny_llava())]
     for model in models:
@@ -98,8 +102,9 @@ def test_a_layer_with_other_numbers_stays_as_it_is():
 def test_a_layer_of_another_form_does_not_fit(change):
     layer = tiny_llava().model.language_model.layers[0]
     assert fits(layer)
+    assert Look(layer).plain
     change(layer)
-    assert not fits(layer)
+    assert not (fits(layer) and Look(layer).plain)
 
 
 def test_folded_tables_rotate_as_halves_do():
@@ -113,11 +118,11 @@ def test_folded_tables_rotate_as_halves_do():
     assert torch.allclose(expected, found)
 
 
-def test_a_twig_trains_on_its_own_layers_and_drafts_on_lean_ones():
+def test_a_twig_trains_on_its_own_layers_and_drafts_on_fused_ones():
     model = TwigModel(tiny_llava())
     twig = model.grow(TwigSpec(base="tiny"))
-    assert twig._runners(model.stack) is twig.layers
+    assert all(isinstance(layer, StockLayer) for layer in twig.runners(model.stack))
     with torch.inference_mode():
         twig.eval()
-        assert all(isinstance(layer, FusedLayer) for layer in twig._runners(model.stack))
+        assert all(isinstance(layer, FusedLayer) for layer in twig.runners(model.stack))
     assert len(list(twig.parameters())) == len(twig.state_dict())

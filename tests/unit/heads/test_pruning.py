@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,8 @@ from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, SpecError, TwigModel, TwigSpec
 from twigkit.backbone.fused_layer import FusedLayer
 from twigkit.backbone.masks import prompt_masks
-from twigkit.backbone.probes import row_probe
+from twigkit.backbone.probes import RowProbe, row_probe
+from twigkit.backbone.stock_layer import StockLayer
 from twigkit.interfaces.head import Scorer
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.plugins.discovery import default_registry
@@ -67,9 +70,12 @@ def naive(head, prompt, probe, query, key):
         places = prompt.visual[row].nonzero()[:, 0].tolist()
         if not places:
             continue
-        gated_query = gates(head.query, probe.inputs[row, -1]).view(heads, width) * query[row, :, 0]
+        gated_query = (
+            gates(head.query, probe.record.inputs[row, -1]).view(heads, width) * query[row, :, 0]
+        )
         gated_keys = [
-            gates(head.key, probe.inputs[row, place]).view(groups, width) * key[row, :, place]
+            gates(head.key, probe.record.inputs[row, place]).view(groups, width)
+            * key[row, :, place]
             for place in places
         ]
         for number in range(heads):
@@ -87,7 +93,7 @@ def test_scores_are_the_published_formula(name, rotary):
     twig = grown(model, inputs, rotary=rotary)
     prompt, probe = run(model, inputs)
     head = twig.heads["pruning"]
-    query, key = (probe.query, probe.key) if rotary else probe.plain()
+    query, key = (probe.record.query, probe.record.key) if rotary else probe.record.unrotated()
     expected = naive(head, prompt, probe, query, key)
     found = head.scores(probe, prompt.visual)
     assert found.shape == (len(prompt.lengths), 1, prompt.hidden.shape[1])
@@ -111,12 +117,12 @@ def test_the_probe_holds_the_layers_own_inputs_queries_and_keys(name):
     )
     _, probe = run(model, inputs)
     handle.remove()
-    assert torch.equal(probe.inputs, seen[0])
-    query, key = probe.plain()
+    assert torch.equal(probe.record.inputs, seen[0])
+    query, key = probe.record.unrotated()
     shape = (*seen[0].shape[:2], -1, query.shape[-1])
     for states, linear, norm, rotated in (
-        (key, attention.k_proj, "k_norm", probe.key),
-        (query, attention.q_proj, "q_norm", probe.query),
+        (key, attention.k_proj, "k_norm", probe.record.key),
+        (query, attention.q_proj, "q_norm", probe.record.query),
     ):
         plain = linear(seen[0]).view(shape)
         plain = getattr(attention, norm)(plain) if hasattr(attention, norm) else plain
@@ -133,10 +139,10 @@ def test_lean_and_stock_layers_give_the_same_scores(rotary):
     twig = grown(model, inputs, rotary=rotary)
     head = twig.heads["pruning"]
     with torch.no_grad():
-        assert all(isinstance(layer, FusedLayer) for layer in twig._runners(model.stack))
+        assert all(isinstance(layer, FusedLayer) for layer in twig.runners(model.stack))
         prompt, lean = run(model, inputs)
         quick = head.scores(lean, prompt.visual)
-    assert twig._runners(model.stack) is twig.layers
+    assert all(isinstance(layer, StockLayer) for layer in twig.runners(model.stack))
     prompt, stock = run(model, inputs)
     slow = head.scores(stock, prompt.visual)
     assert (quick - slow).abs().max() < 1e-6
@@ -152,9 +158,10 @@ def test_a_fresh_head_scores_by_the_attention_among_visual_tokens():
     twig = grown(model, inputs, noise=0.0)
     prompt, probe = run(model, inputs)
     head = twig.heads["pruning"]
-    assert torch.allclose(head(probe.inputs), torch.ones(()), atol=1e-6)
-    probe.mask = probe.mask & prompt.visual[:, None]
-    plain = probe.attention().masked_fill(~probe.mask, 0.0)
+    assert torch.allclose(head(probe.record.inputs), torch.ones(()), atol=1e-6)
+    seen = probe.mask & prompt.visual[:, None]
+    plain = RowProbe(replace(probe.request, mask=seen), probe.record).attention()
+    plain = plain.masked_fill(~seen, 0.0)
     assert (head.scores(probe, prompt.visual) - plain).abs().max() < 1e-6
 
 
@@ -163,7 +170,7 @@ def test_gates_without_an_offset_start_half_open_not_shut():
     model, inputs = family_of("llava")
     twig = grown(model, inputs, noise=0.0, offset=0.0)
     _, probe = run(model, inputs)
-    gates = twig.heads["pruning"](probe.inputs)
+    gates = twig.heads["pruning"](probe.record.inputs)
     assert 0.3 < float((gates > 0).float().mean()) < 0.7
 
 
@@ -174,7 +181,8 @@ def test_a_row_scores_what_lies_in_front_of_it():
     prompt, probe = run(model, inputs)
     whole = twig.heads["pruning"].scores(probe, prompt.visual)
     first = int(prompt.visual[1].nonzero()[0])
-    probe.rows = torch.full_like(probe.rows, first + 20)  # among the second picture of three
+    rows = torch.full_like(probe.rows, first + 20)  # among the second picture of three
+    probe = RowProbe(replace(probe.request, rows=rows), probe.record)
     scores = twig.heads["pruning"].scores(probe, prompt.visual)
     assert prompt.visual[1, first + 21 :].any()
     assert float(scores[1, 0, first + 21 :].abs().max()) == 0.0
@@ -230,7 +238,7 @@ def test_a_head_that_ran_over_nothing_says_so():
     with pytest.raises(RuntimeError, match="recorded nothing"):
         head.scores(probe, prompt.visual)
     with pytest.raises(RuntimeError, match="recorded nothing"):
-        probe.plain()
+        probe.recorded()
 
 
 def test_settings_of_the_gates_are_bounded():

@@ -1,0 +1,249 @@
+"""How each decoder layer is run: fused where nothing can differ, as it is everywhere else."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from twigkit.backbone.fused_layer import FusedLayer, fits
+from twigkit.backbone.layer_context import LayerContext
+from twigkit.backbone.layer_view import layer_view
+from twigkit.backbone.stock_layer import StockLayer
+
+if TYPE_CHECKING:
+    from twigkit.backbone.layer_stack import LayerStack
+
+Runner = FusedLayer | StockLayer
+"""What runs a layer."""
+
+_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9, torch.float16: 4e-3, torch.bfloat16: 4e-2}
+_CAPTURING = "transformers.utils.output_capturing"
+"""Module of the hooks that transformers itself leaves on layers; idle outside its own forward."""
+
+
+class LayerChoice:
+    """Chooses how each of some layers is run, and chooses anew where one has changed.
+
+    A layer runs fused if it has the common form, holds nothing but plain weights in memory, has no
+    hooks, and was seen to give the same numbers. Adapters, quantised or parametrised weights, hooks
+    and offloading all make it run through its own modules.
+    """
+
+    def __init__(
+        self, stack: LayerStack, *, config: Any = None, frozen: bool = False, fuse: bool = True
+    ) -> None:
+        """Choose for layers of a base, or of a twig on it.
+
+        Args:
+            stack: The base.
+            config: Configuration that selects twigkit's attention function, for layers that do not
+                have it themselves.
+            frozen: Whether the layers run in evaluation mode whatever they are set to.
+            fuse: Whether any layer may run fused.
+        """
+        self._stack = weakref.ref(stack)
+        self._config, self._frozen, self._fuse = config, frozen, fuse
+        self._round = -1
+        # Replaced as a whole: another thread may be reading it.
+        self._chosen: tuple[bool, list[Look], list[Runner]] = (True, [], [])
+        self._verdicts: dict[object, bool] = {}
+
+    @property
+    def stack(self) -> LayerStack:
+        """The base."""
+        stack = self._stack()
+        if stack is None:
+            raise RuntimeError("the base of these layers is gone; hold on to its LayerStack")
+        return stack
+
+    def serves(self, stack: LayerStack) -> bool:
+        """Say whether the choice is for layers of, or on, this base."""
+        return self._stack() is stack
+
+    def runners(self, layers: Sequence[nn.Module], sources: Sequence[int]) -> list[Runner]:
+        """Look at the layers and return what runs each of them.
+
+        Args:
+            layers: The layers.
+            sources: Base layers that they are or stand for: decide window and rope table.
+
+        The layers are looked at once per prompt; see :meth:`LayerStack.refresh`.
+
+        Returns:
+            The same objects as last time where nothing has changed.
+
+        Raises:
+            CapabilityError: If a layer cannot be run.
+        """
+        if self._round == self.stack.round and len(layers) == len(self._chosen[2]):
+            return self._chosen[2]
+        # A hook on all modules at once would not see the parts of a fused layer.
+        plain = not (torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
+        before, looks, runners = self._chosen
+        if plain != before or len(layers) != len(looks) or not all(map(Look.holds, looks, layers)):
+            known = zip(looks, runners, strict=True) if plain == before else ()
+            looks, runners = self._choose_anew(layers, sources, plain, list(known))
+            self._chosen = (plain, looks, runners)
+        self._round = self.stack.round
+        return runners
+
+    def _stock(self, layer: nn.Module, source: int) -> StockLayer:
+        """Return what runs a layer through its own modules."""
+        stack = self.stack
+        window, key = stack.window(source), stack.rope_key(source)
+        view = layer_view(layer, self._config, frozen=self._frozen)
+        return StockLayer(layer, window, key, view, stack.unrotate)
+
+    def _choose_anew(
+        self,
+        layers: Sequence[nn.Module],
+        sources: Sequence[int],
+        plain: bool,
+        known: list[tuple[Look, Runner]],
+    ) -> tuple[list[Look], list[Runner]]:
+        """Choose for the layers that are not as they were."""
+        looks, runners = [], []
+        for place, (layer, source) in enumerate(zip(layers, sources, strict=True)):
+            if place < len(known) and known[place][0].holds(layer):
+                look, runner = known[place]
+            else:
+                look = Look(layer)
+                runner = self._choose(layer, source, plain and look.plain)
+            looks.append(look)
+            runners.append(runner)
+        return looks, runners
+
+    def _choose(self, layer: nn.Module, source: int, plain: bool) -> Runner:
+        stock = self._stock(layer, source)
+        if not (self._fuse and plain and fits(layer)):
+            return stock
+        fused = FusedLayer(layer, stock.window, stock.rope_key)
+        kind = _kind(layer)
+        if kind not in self._verdicts:
+            self._verdicts[kind] = self._agree(stock, fused)
+        return fused if self._verdicts[kind] else stock
+
+    @torch.inference_mode()
+    def _agree(self, stock: StockLayer, fused: FusedLayer) -> bool:
+        """Compare the numbers of a fused layer with those of the layer itself."""
+        stack = self.stack
+        weight = next(stock.source.parameters())
+        random = torch.Generator().manual_seed(0)
+        shape = (2, 7, int(stack.config.hidden_size))
+        hidden = torch.randn(shape, generator=random, dtype=torch.float32, device="cpu")
+        hidden = hidden.to(weight.device, weight.dtype)
+        shape = (stack.channels, 2, 7)
+        positions = torch.randint(0, 99, shape, generator=random, device="cpu").sort(-1).values
+        rope = stack.rope(hidden, positions.to(weight.device))
+        context = LayerContext.of(rope, {stock.window: None})
+        expected: Tensor = stock(hidden, context)
+        try:
+            found: Tensor = fused(hidden, context)
+        except (RuntimeError, KeyError, IndexError, TypeError):
+            return False
+        scale = expected.abs().max().clamp(min=1e-6)
+        gap = (expected - found).abs().max() / scale
+        return bool(gap <= _TOLERANCE.get(expected.dtype, 0.0))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerChoice:
+        """Start anew: the copy of a twig has layers of its own."""
+        return LayerChoice(self.stack, config=self._config, frozen=self._frozen, fuse=self._fuse)
+
+
+class Look:
+    """What a module tree was like when it was looked at, so that a change is noticed.
+
+    Modules and parameters by identity, their classes, settings, precision and device, and whether
+    they have hooks. A look at a layer takes some microseconds.
+
+    Attributes:
+        plain: Whether it holds nothing but plain weights in memory and nothing hooks into it.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        """Look at a module and all below it."""
+        self._root = root
+        self._parts = [
+            (
+                module,
+                type(module),
+                type(module).forward,
+                vars(module).get("forward"),
+                dict(module._modules),
+                [(p, p.dtype, p.device) for p in module._parameters.values() if p is not None],
+                _settings(module),
+                _hooked(module),
+            )
+            for module in root.modules()
+        ]
+        self.plain = all(
+            forward is None
+            and not hooked
+            and all(type(p) is nn.Parameter and not p.is_meta for p, _, _ in parameters)
+            for _, _, _, forward, _, parameters, _, hooked in self._parts
+        )
+
+    def holds(self, root: nn.Module) -> bool:
+        """Say whether all is as it was."""
+        if root is not self._root:
+            return False
+        for module, kind, forward, own, children, parameters, settings, hooked in self._parts:
+            attributes = module.__dict__
+            if (
+                type(module) is not kind
+                or kind.forward is not forward
+                or attributes.get("forward") is not own
+                or attributes["_modules"] != children
+                or hooked is not _hooked(module)
+            ):
+                return False
+            for key, value in settings:
+                if attributes.get(key) != value:
+                    return False
+            found = [p for p in attributes["_parameters"].values() if p is not None]
+            if len(found) != len(parameters):
+                return False
+            for now, (then, dtype, device) in zip(found, parameters, strict=True):
+                if now is not then or now.dtype is not dtype or now.device != device:
+                    return False
+        return True
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Say whether hooks of somebody run around a module's forward."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    if not hooks[0] and not hooks[1]:
+        return False
+    return any(
+        getattr(hook, "__module__", "") != _CAPTURING for some in hooks for hook in some.values()
+    )
+
+
+def _kind(layer: nn.Module) -> object:
+    """Return what layers that compute the same have in common: their parts and plain settings.
+
+    Layers of one type may differ, as where every fourth has no rotary positions.
+    """
+    parts = [
+        (name, type(module), _function(type(module).forward), _settings(module))
+        for name, module in layer.named_modules()
+    ]
+    weight = next(layer.parameters())
+    return weight.dtype, weight.device, tuple(parts)
+
+
+def _function(forward: Callable[..., Any]) -> object:
+    return getattr(forward, "__code__", forward)
+
+
+def _settings(module: nn.Module) -> tuple[tuple[str, object], ...]:
+    return tuple(
+        (key, value)
+        for key, value in vars(module).items()
+        if key not in ("layer_idx", "training") and isinstance(value, bool | int | float | str)
+    )

@@ -1,0 +1,64 @@
+"""Decoder layers that run as they are, through their own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from twigkit.backbone.layer_context import LayerContext
+from twigkit.backbone.layer_view import AttentionInputs
+from twigkit.backbone.probes import RowProbe
+from twigkit.backbone.unregistered import Unregistered
+
+
+class StockLayer(nn.Module):
+    """Runs a decoder layer through its own ``forward``.
+
+    Attributes:
+        source: The layer.
+        window: Tokens that the layer sees; ``None`` for all.
+        rope_key: Rotary table that it uses.
+    """
+
+    def __init__(
+        self,
+        source: nn.Module,
+        window: int | None,
+        rope_key: str,
+        view: nn.Module,
+        unrotate: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> None:
+        """Take a layer.
+
+        Args:
+            source: The layer.
+            window: Tokens that the layer sees; ``None`` for all.
+            rope_key: Rotary table that it uses.
+            view: What is called in its place; see :func:`layer_view`.
+            unrotate: Takes rotary position off the layer's queries and keys.
+        """
+        super().__init__()
+        self.source: Any = source
+        self.window, self.rope_key = window, rope_key
+        self._view, self._unrotate = Unregistered(view), unrotate
+
+    def forward(
+        self, hidden: Tensor, context: LayerContext, probe: RowProbe | None = None
+    ) -> Tensor:
+        """Run the layer; see :meth:`FusedLayer.forward`."""
+        rope = context.rope[self.rope_key]
+        noted = AttentionInputs() if probe is not None else None
+        output: Tensor = self._view.value(
+            hidden,
+            attention_mask=context.masks[self.window],
+            position_embeddings=rope,
+            past_key_values=context.cache,
+            probe=noted,
+        )
+        if probe is not None and noted is not None and noted.key is not None:
+            assert noted.query is not None
+            assert noted.inputs is not None
+            probe.take(noted.query, noted.key, noted.scaling, noted.inputs, rope, self._unrotate)
+        return output
