@@ -8,6 +8,9 @@ import torch
 from tests.families.conftest import TEXTUAL, VISUAL
 from tests.support.family_reference import FullLength, eager_row, greedy
 from twigkit import CapabilityError
+from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.probes import row_probe
+from twigkit.families.generic import rotations
 from twigkit.generation.prefill import Storage, prefill
 from twigkit.interfaces.pruner import PromptLayout
 from twigkit.strategies.ttp import TtpPruner, TtpPrunerSpec
@@ -96,6 +99,26 @@ def test_the_scores_are_the_eager_row_of_the_last_twig_layer(family):
             kept = expected[row][stays[row] & prompt.visual[row]]
             assert len(kept) == count
             assert (kept >= least - 1e-6).all(), name
+
+
+@visual
+@torch.inference_mode()
+def test_rotary_position_is_taken_off_as_if_it_had_never_been_put_on(family):
+    """Rotated back, queries and keys are those of the same layer run at angle zero."""
+    stack = family.model.stack
+    prompt = stack.embed_prompt(**family.visual_prompts()["image"])
+    taken, plain = rotations(stack, prompt)
+    assert (taken - plain).abs().max() < 1e-5
+    probe, _ = row_probe(prompt, "text", None)
+    masks = prompt_masks(prompt, stack.windows(0, stack.depth))
+    rope = stack.rope(prompt.hidden, prompt.rope)
+    stack.run(prompt.hidden, 0, 1, rope=rope, masks=masks, probes={0: probe})
+    record = probe.recorded()
+    assert (record.key.flatten() - plain[0]).abs().max() > 1e-2
+    query, _ = record.unrotated()
+    still = {key: (torch.ones_like(cos), torch.zeros_like(sin)) for key, (cos, sin) in rope.items()}
+    stack.run(prompt.hidden, 0, 1, rope=still, masks=masks, probes={0: probe})
+    assert (query - probe.recorded().query).abs().max() < 1e-5
 
 
 @visual

@@ -77,6 +77,15 @@ class TestIndexInsteadOfDepth(AdapterFault):
     stack_class = IndexStack
 
 
+class TwistedStack(LayerStack):
+    def unrotate(self, states, cos, sin):
+        return super().unrotate(states, cos, -sin)
+
+
+class TestRotationTheWrongWay(AdapterFault):
+    stack_class = TwistedStack
+
+
 class RenumberedPrompt(Prompt):
     def select(self, *args):
         shorter = super().select(*args)

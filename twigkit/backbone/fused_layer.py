@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from twigkit.backbone.attention import twig_attention
 from twigkit.backbone.layer_context import LayerContext
-from twigkit.backbone.probes import RowProbe
+from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import unrotate
 from twigkit.backbone.unregistered import Unregistered
 
@@ -67,9 +67,7 @@ class FusedLayer(nn.Module):
         self._activation: Unregistered[Callable[..., Tensor]]
         self._activation = Unregistered(F.silu if silu else mlp.act_fn)
 
-    def forward(
-        self, hidden: Tensor, context: LayerContext, probe: RowProbe | None = None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, context: LayerContext, probe: Probe | None = None) -> Tensor:
         """Run the layer.
 
         Args:

@@ -15,7 +15,7 @@ from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_choice import LayerChoice, Runner
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.masks import Masks
-from twigkit.backbone.probes import RowProbe
+from twigkit.backbone.probes import Probe
 from twigkit.backbone.prompt import PromptEmbedding
 from twigkit.backbone.rotary import Rope, unrotate
 from twigkit.errors import CapabilityError
@@ -152,7 +152,7 @@ class LayerStack(PromptEmbedding):
         masks: Masks,
         cache: Segment | None = None,
         inject: Mapping[int, Tensor] | None = None,
-        probes: Mapping[int, RowProbe] | None = None,
+        probes: Mapping[int, Probe] | None = None,
     ) -> Tensor:
         """Run the base layers ``first .. last - 1``, all on one device.
 

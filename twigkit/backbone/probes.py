@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,6 +154,27 @@ class RowProbe:
         seen = rows_mask(self.request.rows, keys)
         weights = row_attention(query, key, seen, self.recorded().scaling)
         return weights.masked_fill(~seen, 0.0)
+
+
+class ProbeGroup:
+    """Several probes of one layer, each with rows of its own.
+
+    Attributes:
+        probes: The probes.
+    """
+
+    def __init__(self, probes: Sequence[RowProbe]) -> None:
+        """Collect the probes."""
+        self.probes = tuple(probes)
+
+    def take(self, *recorded: Any) -> None:
+        """Hand what the layer records to every probe; see :meth:`RowProbe.take`."""
+        for probe in self.probes:
+            probe.take(*recorded)
+
+
+Probe = RowProbe | ProbeGroup
+"""What a layer records for."""
 
 
 def row_attention(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.layer_view import AttentionInputs
-from twigkit.backbone.probes import RowProbe
+from twigkit.backbone.probes import Probe
 from twigkit.backbone.unregistered import Unregistered
 
 
@@ -44,9 +44,7 @@ class StockLayer(nn.Module):
         self.window, self.rope_key = window, rope_key
         self._view, self._unrotate = Unregistered(view), unrotate
 
-    def forward(
-        self, hidden: Tensor, context: LayerContext, probe: RowProbe | None = None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, context: LayerContext, probe: Probe | None = None) -> Tensor:
         """Run the layer; see :meth:`FusedLayer.forward`."""
         rope = context.rope[self.rope_key]
         noted = AttentionInputs() if probe is not None else None

@@ -106,6 +106,7 @@ class GenericStack(LayerStack):
         super().__init__(model, text, visual_ids=_placeholders(model), channels=channels)
         self._extra: list[str] = []
         self._checked = False
+        self._turns = True
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
         """Embed the prompt; check the first prompt that holds visual tokens."""
@@ -119,6 +120,20 @@ class GenericStack(LayerStack):
                     self._checked = False
                     raise
         return prompt
+
+    def unrotate(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Take rotary position off queries or keys.
+
+        Raises:
+            CapabilityError: If the check found that this family rotates in another way.
+        """
+        if not self._turns:
+            raise CapabilityError(
+                f"model type {self.kind!r} rotates queries and keys in a way of its own, so they "
+                "cannot be had without rotary position; give the pruning head rotary: true, or "
+                f"{_MISSING}"
+            )
+        return super().unrotate(states, cos, sin)
 
     @contextmanager
     def _offsets_kept(self) -> Iterator[None]:
@@ -187,7 +202,7 @@ class GenericStack(LayerStack):
         probes = {layer: row_probe(prompt, "last", None)[0] for layer in range(self.depth)}
         states = [prompt.hidden, *self._states(prompt, probes)]
         names = ["the embedded prompt", *(f"the output of layer {i}" for i in range(self.depth))]
-        # The last of the model's own states lies behind the norm, so the logits stand for it.
+        # The last of the model's own states comes after the norm, so the logits stand for it.
         pairs = list(zip(names, states, own.hidden_states or (), strict=False))[: self.depth]
         logits = self.head(self.norm(states[-1]))
         for name, mine, theirs in [*pairs, ("the logits", logits, own.logits)]:
@@ -205,6 +220,8 @@ class GenericStack(LayerStack):
             output_logits=True,
             return_dict_in_generate=True,
         )
+        self._turns = True
+        self._turns = not _gap(*rotations(self, prompt))
         token = out.sequences[:, prompt.ids.shape[1]]
         gap = _gap(self._step(prompt, token), out.logits[1])
         return f"the logits of the second generated token differ by {gap}" if gap else ""
@@ -222,6 +239,32 @@ class GenericStack(LayerStack):
             hidden = self.run(hidden, layer, layer + 1, rope=rope, masks=masks, probes=probes)
             states.append(hidden)
         return states
+
+
+def rotations(stack: LayerStack, prompt: Prompt) -> tuple[Tensor, Tensor]:
+    """Take rotary position off the keys of every layer, and run the layers without any.
+
+    Args:
+        stack: The base.
+        prompt: The tokens.
+
+    Returns:
+        The keys as :meth:`LayerStack.unrotate` gives them, and as each layer has them where all
+        angles are zero. Both are alike, ``[layers, values]``, if ``unrotate`` fits the family.
+    """
+    rope = stack.rope(prompt.hidden, prompt.rope)
+    still = {key: (torch.ones_like(cos), torch.zeros_like(sin)) for key, (cos, sin) in rope.items()}
+    masks = prompt_masks(prompt, stack.windows(0, stack.depth))
+    found: list[list[Tensor]] = [[], []]
+    for layer in range(stack.depth):
+        for tables, keys in zip((rope, still), found, strict=True):
+            probe, _ = row_probe(prompt, "last", None)
+            run = {"rope": tables, "masks": masks, "probes": {layer: probe}}
+            stack.run(prompt.hidden, layer, layer + 1, **run)  # type: ignore[arg-type]
+            record = probe.recorded()
+            keys.append(record.key if tables is still else record.unrotated()[1])
+    taken, plain = (torch.stack([key.flatten().float() for key in keys]) for keys in found)
+    return taken, plain
 
 
 def _gap(mine: Tensor, theirs: Tensor) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from twigkit.backbone.layer_stack import LayerStack, Rope
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.rotary import Rope
 from twigkit.backbone.prompt import Prompt
 
 

@@ -1,9 +1,10 @@
-"""The prompt through the layers, losing visual tokens on the way."""
+"""Prefill: the prompt through all layers, with visual tokens dropped at the pruner's stages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from twigkit.backbone.kv_cache import LayerCache, Segment
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.packing import real_last
-from twigkit.backbone.probes import RowProbe, row_probe
+from twigkit.backbone.probes import ProbeGroup, RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.rotary import Rope
 from twigkit.errors import CapabilityError
@@ -40,10 +41,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A prompt behind the last layer.
+    """A prompt after the last layer.
 
     Attributes:
-        hidden: State of the last prompt token behind the last layer, ``[batch, width]``.
+        hidden: State of the last prompt token after the last layer, ``[batch, width]``.
         cache: Keys and values of what each range of layers kept.
         kept: What the pruner's stages kept.
     """
@@ -58,9 +59,9 @@ class Storage:
     """How the cache of a generation is laid out.
 
     Attributes:
-        room: Slots per row behind the prompt, for generated tokens and a step's nodes.
+        room: Slots per row after the prompt, for generated tokens and a step's nodes.
         drafts: Whether the twig's keys and values are kept for drafting.
-        kept_only: Whether the twig then keeps only the tokens that stay behind the exit layer.
+        kept_only: Whether the twig then keeps only the tokens that stay after the exit layer.
         bucketed: Whether views have few different lengths, for compiled steps.
     """
 
@@ -84,7 +85,7 @@ def prefill(
 
     Args:
         stack: The base.
-        prompt: The prompt behind the front end.
+        prompt: The embedded prompt.
         storage: Layout of the cache.
         twig: The twig, if anything needs one.
         pruner: Scores tokens at the stages.
@@ -100,8 +101,57 @@ def prefill(
     return _Prefill(stack, prompt, storage, twig, pruner, list(stages), generator).run()
 
 
+@dataclass(frozen=True)
+class AttentionRequest:
+    """Attention rows that a stage wants to see.
+
+    Attributes:
+        source: ``"twig"`` for the last twig layer, or the number of a base layer.
+        rows: The last prompt token's row, or those of all text tokens (summed).
+    """
+
+    source: Literal["twig"] | int
+    rows: Literal["last", "text"]
+
+
+def attention_requests(
+    stages: Sequence[Stage], exit_layer: int | None
+) -> list[AttentionRequest | None]:
+    """Resolve what each stage wants to see.
+
+    Args:
+        stages: The stages.
+        exit_layer: Base layers that run before the twig; ``None`` without one.
+
+    Returns:
+        One request per stage, ``None`` where it wants nothing.
+
+    Raises:
+        CapabilityError: If a layer does not run before the stage that asks for it.
+    """
+    requests: list[AttentionRequest | None] = []
+    for stage in stages:
+        source = stage.attention
+        if source is None:
+            requests.append(None)
+            continue
+        runs = exit_layer is not None and exit_layer <= stage.layer
+        if not (runs if source == "twig" else 0 <= source < stage.layer):
+            raise CapabilityError(
+                f"the stage after layer {stage.layer} asks for the attention of {source!r}, which "
+                "does not run before it"
+            )
+        requests.append(AttentionRequest(source, stage.rows))
+    return requests
+
+
 class _Prefill:
-    """One prompt on its way; holds what the stages share."""
+    """One prompt and what its stages share.
+
+    Attributes:
+        attention: What the requests came to, of the tokens that are left, ``[batch, tokens]``.
+        probes: Probes of the last twig layer, until a token is dropped.
+    """
 
     def __init__(
         self,
@@ -122,8 +172,9 @@ class _Prefill:
         self.positions = torch.arange(self.tokens, device=prompt.hidden.device).expand(
             len(prompt.lengths), -1
         )
-        self.attention: dict[str | int, Tensor] = {}
-        self.twig_probe: RowProbe | None = None
+        self.requests = attention_requests(stages, None if self.twig is None else self.exit)
+        self.attention: dict[AttentionRequest, Tensor] = {}
+        self.probes: dict[AttentionRequest, RowProbe] = {}
         self.twig_segment: Segment | None = None
         self.kept: list[Kept] = []
 
@@ -136,9 +187,9 @@ class _Prefill:
             segments += self._advance(position, bound)
             if bound == self.exit and self.twig is not None:
                 self._run_twig(self.twig)
-            for stage in self.stages:
+            for stage, request in zip(self.stages, self.requests, strict=True):
                 if stage.layer == bound and bound < self.stack.depth:
-                    self._prune(stage)
+                    self._prune(stage, request)
             position = bound
         shallow = [segment for segment in segments if segment.last <= self.exit]
         deep = [segment for segment in segments if segment.first >= self.exit]
@@ -152,7 +203,10 @@ class _Prefill:
             prompt = self.prompt.to(self.stack.device(start))
             rope = self.stack.rope(prompt.hidden, prompt.rope)
             masks = prompt_masks(prompt, self.stack.windows(start, stop))
-            probes = self._probes(prompt, range(start, stop))
+            probes = {
+                layer: self._probes(prompt, layer, self.stack.window(layer))
+                for layer in range(start, stop)
+            }
             segment = self._segment(start, stop)
             hidden = self.stack.run(
                 prompt.hidden,
@@ -162,10 +216,10 @@ class _Prefill:
                 masks=masks,
                 cache=segment,
                 inject=prompt.inject,
-                probes={k: v for k, (v, _) in probes.items()},
+                probes={layer: own.group for layer, own in probes.items() if own.asked},
             )
-            for layer, (probe, weight) in probes.items():
-                self.attention[layer] = (probe.attention() * weight[:, :, None]).sum(1)
+            for own in probes.values():
+                self.attention |= own.attention()
             self.prompt = replace(prompt, hidden=hidden)
             segments.append(segment)
         return segments
@@ -179,14 +233,11 @@ class _Prefill:
         return segment
 
     def _run_twig(self, twig: Twig) -> None:
-        """Run the twig over the tokens behind the exit layer, and read the asked rows."""
+        """Run the twig over the tokens after the exit layer, and read the asked rows."""
         stack, prompt = self.stack, self.prompt.to(next(twig.parameters()).device)
         rope: Rope = stack.rope(prompt.hidden, prompt.rope)
         masks = prompt_masks(prompt, twig.windows(stack))
-        wanted = [stage for stage in self.stages if stage.attention == "twig"]
-        probe, weight = None, None
-        if wanted:
-            probe, weight = row_probe(prompt, wanted[0].rows, stack.window(twig.sources[-1]))
+        probes = self._probes(prompt, "twig", stack.window(twig.sources[-1]))
         segment = self._segment(0, twig.depth) if self.storage.drafts else None
         twig.run(
             prompt.hidden,
@@ -195,25 +246,27 @@ class _Prefill:
             masks=masks,
             cache=segment,
             inject=prompt.inject,
-            probe=probe,
+            probe=probes.group if probes.asked else None,
         )
-        if probe is not None and weight is not None:
-            self.attention["twig"] = (probe.attention() * weight[:, :, None]).sum(1)
-        self.twig_probe, self.twig_segment = probe, segment
+        self.attention |= probes.attention()
+        self.probes = {request: probe for request, (probe, _) in probes.asked.items()}
+        self.twig_segment = segment
 
-    def _probes(self, prompt: Prompt, layers: range) -> dict[int, tuple[RowProbe, Tensor]]:
-        """Place the probes that later stages ask for in a range of base layers."""
-        return {
-            stage.attention: row_probe(prompt, stage.rows, self.stack.window(stage.attention))
-            for stage in self.stages
-            if isinstance(stage.attention, int) and stage.attention in layers
-        }
+    def _probes(self, prompt: Prompt, source: Literal["twig"] | int, window: int | None) -> _Asked:
+        """Make a probe for every request for the rows of a layer."""
+        return _Asked(
+            {
+                request: row_probe(prompt, request.rows, window)
+                for request in self.requests
+                if request is not None and request.source == source
+            }
+        )
 
-    def _prune(self, stage: Stage) -> None:
+    def _prune(self, stage: Stage, request: AttentionRequest | None) -> None:
         """Drop visual tokens from the prompt."""
         prompt, scores, hidden = self.prompt, None, self.prompt.hidden
         if any(stage.keep):
-            selection = self._select(stage)
+            selection = self._select(stage, request)
             scores = selection.scores.float()
             hidden = hidden if selection.hidden is None else selection.hidden
         ranking = torch.zeros_like(prompt.index, dtype=torch.float32) if scores is None else scores
@@ -228,36 +281,47 @@ class _Prefill:
             )
         self.positions = self.positions.gather(1, order)
         self.attention = {key: rows.gather(1, order) for key, rows in self.attention.items()}
-        self.twig_probe = None  # its keys and inputs are of all tokens
+        self.probes = {}  # their keys and inputs are of all tokens
         self.kept.append(Kept(stage, self.positions, alive, whole))
         if stage.layer == self.exit and self.twig_segment is not None and self.storage.kept_only:
             slots = (prompt.valid.long().cumsum(1) - 1).clamp(min=0).gather(1, order)
             self.twig_segment.keep(slots, alive, lengths)
 
-    def _select(self, stage: Stage) -> Selection:
+    def _select(self, stage: Stage, request: AttentionRequest | None) -> Selection:
         """Ask the pruner for scores."""
         if self.pruner is None:
             raise CapabilityError("there are stages to prune at but no pruner to score the tokens")
-        attention = None
-        if stage.attention is not None:
-            if stage.attention not in self.attention:
-                raise CapabilityError(
-                    f"the stage after layer {stage.layer} asks for the attention of "
-                    f"{stage.attention!r}, which does not run before it"
-                )
-            attention = self.attention[stage.attention]
         prompt = self.prompt
         context = PruneContext(
             hidden=prompt.hidden,
             visual=prompt.visual,
             valid=prompt.valid,
             index=prompt.index,
-            attention=attention,
+            attention=None if request is None else self.attention[request],
             twig=self.twig,
-            twig_probe=self.twig_probe,
+            twig_probe=None if request is None else self.probes.get(request),
             generator=self.generator,
         )
         return self.pruner.select(stage, context)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The probes of one layer, and the weights of their rows, by request."""
+
+    asked: dict[AttentionRequest, tuple[RowProbe, Tensor]]
+
+    @property
+    def group(self) -> ProbeGroup:
+        """What is handed to the layer."""
+        return ProbeGroup([probe for probe, _ in self.asked.values()])
+
+    def attention(self) -> dict[AttentionRequest, Tensor]:
+        """Sum the recorded rows of each request, ``[batch, tokens]`` float32."""
+        return {
+            request: (probe.attention() * weight[:, :, None]).sum(1)
+            for request, (probe, weight) in self.asked.items()
+        }
 
 
 def keep_indices(

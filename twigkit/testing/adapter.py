@@ -10,6 +10,7 @@ from torch import Tensor
 
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.probes import row_probe
+from twigkit.families.generic import rotations
 from twigkit.interfaces.tiny_models import TinyFamily, TinyRow
 from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
@@ -198,6 +199,19 @@ class AdapterConformance:
                 f"the attention row of layer {number}",
                 "run() must hand `probe` to the layer, and the layer use twigkit's attention",
             )
+
+    def test_rotary_position_can_be_taken_off(self, lab: Lab, required: frozenset[str]) -> None:
+        """Keys rotated back are those of the same layer at angle zero; pruning heads may ask."""
+        need("adapter", "pruning", lab.capabilities, required)
+        with torch.inference_mode():
+            prompt = lab.stack.embed_prompt(**lab.inputs([self._longest(lab)]))
+            taken, plain = rotations(lab.stack, prompt)
+        checks.close(
+            taken,
+            plain,
+            "the keys of a layer without rotary position",
+            "Override unrotate() if the family does not pair a head's first half with its second",
+        )
 
     def test_the_base_is_left_alone(self, lab: Lab) -> None:
         """The wrapped model gives the very bits of one that was never touched."""

@@ -15,7 +15,7 @@ from twigkit.backbone.layer_choice import LayerChoice, Runner
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import Masks
-from twigkit.backbone.probes import RowProbe
+from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import Rope
 from twigkit.errors import CapabilityError, SpecError
 from twigkit.plugins.discovery import default_registry
@@ -89,7 +89,7 @@ class Twig(nn.Module):
         masks: Masks,
         cache: Segment | None = None,
         inject: Mapping[int, Tensor] | None = None,
-        probe: RowProbe | None = None,
+        probe: Probe | None = None,
     ) -> Tensor:
         """Run the twig's layers.
 

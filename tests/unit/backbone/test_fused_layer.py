@@ -13,7 +13,6 @@ from twigkit.backbone.fused_layer import FusedLayer, fits
 from twigkit.backbone.layer_choice import LayerChoice, Look
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
-from twigkit.backbone.rotary import fold
 from twigkit.backbone.stock_layer import StockLayer
 
 
@@ -105,17 +104,6 @@ def test_a_layer_of_another_form_does_not_fit(change):
     assert Look(layer).plain
     change(layer)
     assert not (fits(layer) and Look(layer).plain)
-
-
-def test_folded_tables_rotate_as_halves_do():
-    angle = torch.randn(1, 3, 4)
-    cos, sin = (torch.cat((t, t), -1) for t in (angle.cos(), angle.sin()))
-    query = torch.randn(1, 2, 3, 8)
-    low, high = query.chunk(2, -1)
-    expected = query * cos[:, None] + torch.cat((-high, low), -1) * sin[:, None]
-    table = fold({"default": (cos, sin)})["default"]
-    found = query * table[0] + query.roll(4, -1) * table[1]
-    assert torch.allclose(expected, found)
 
 
 def test_a_twig_trains_on_its_own_layers_and_drafts_on_fused_ones():

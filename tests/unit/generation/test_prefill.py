@@ -146,6 +146,28 @@ def test_a_base_layers_attention_can_score(model):
         run(model, inputs, [Stage(3, [4, 9, 0], attention=5)], pruner)
 
 
+@pytest.mark.parametrize("source", ["twig", 1])
+@pytest.mark.parametrize("rows", [("last", "text"), ("text", "last")])
+@torch.inference_mode()
+def test_stages_that_ask_one_layer_for_different_rows_each_get_their_own(model, source, rows):
+    inputs = llava_inputs(ROWS)
+    prompt = model.stack.embed_prompt(**inputs)
+    scores, everything = torch.rand(prompt.visual.shape), prompt.visual_counts
+    both = Scores(scores)
+    stages = [
+        Stage(layer, everything, attention=source, rows=which)
+        for layer, which in zip((2, 4), rows, strict=True)
+    ]
+    run(model, inputs, stages, both)
+    for stage, context in zip(stages, both.contexts, strict=True):
+        alone = Scores(scores)
+        run(model, inputs, [stage], alone)
+        assert torch.equal(context.attention, alone.contexts[0].attention)
+        if source == "twig" and stage.layer == 2:
+            assert torch.equal(context.twig_probe.rows, alone.contexts[0].twig_probe.rows)
+    assert not torch.allclose(both.contexts[0].attention, both.contexts[1].attention)
+
+
 @torch.inference_mode()
 def test_a_pruner_may_replace_states(model):
     inputs = llava_inputs(ROWS[:1])

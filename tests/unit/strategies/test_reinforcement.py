@@ -11,6 +11,7 @@ import torch
 from tests.support.samples import batch_of
 from tests.support.tiny import tiny_llava
 from twigkit import BudgetError, CapabilityError, TwigModel, TwigSpec
+from twigkit.backbone.fused_layer import FusedLayer
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.learning.attention_targets import teacher_layer
 from twigkit.learning.batch import IGNORED, Batch, Turn
@@ -110,15 +111,18 @@ def test_shared_layers_run_once_and_choices_run_together(spy):
     model, batch = grown(), batch_of("w3 i w4 a5", "w6 i w1 a5")
     watch = LayerWatch(model.stack)
     twig = []
-    for layer in model.twig.layers:
-        layer.register_forward_pre_hook(lambda module, args: twig.append(args[0].shape))
-    stage(model, budgets=(0.5,))(batch, 0.0, 3)
+    objective = stage(model, budgets=(0.5,))
+    with torch.no_grad():
+        fused = model.twig.runners(model.stack)
+    for layer in fused:
+        layer.register_forward_pre_hook(lambda module, args: twig.append(type(module)))
+    objective(batch, 0.0, 3)
     longest = 28  # a first token, 16 visual ones, 7 words, 4 of 5 answer tokens
     kept, text = longest - 8, longest - 16  # half of 8 layers: (0.5 * 8 - 2) / 4 of 16 are kept
     calls = watch.take()
     assert calls == [[longest]] * EXIT + [[kept]] * (WIPE - EXIT) + [[text]] * (DEPTH - WIPE)
-    # Lean layers ran, for nothing is differentiated but the head; one was held against its stock.
-    assert {tuple(shape) for shape in twig} <= {(2, 7, 64)}
+    # Fused layers ran, for nothing is differentiated but the head.
+    assert twig == [FusedLayer] * model.twig.depth
     stage(model, budgets=(0.5,), chunk=4)(batch, 0.0, 3)
     assert watch.take() == [
         *[[longest]] * EXIT,
