@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from twigkit.backbone.layer_stack import LayerStack
-from twigkit.backbone.rotary import Rope
 from twigkit.backbone.prompt import Prompt
+from twigkit.backbone.rotary import Rope
 
 
 class Positions:

@@ -9,6 +9,7 @@ from torch import Tensor
 from twigkit.backbone.kv_cache import LayerCache, Segment
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import Masks
+from twigkit.backbone.rotary import Rope
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.generation.positions import Positions
 from twigkit.generation.staged_nodes import stage_segment

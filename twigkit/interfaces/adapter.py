@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from transformers import PreTrainedModel
 
 from twigkit.backbone.layer_stack import LayerStack
-from twigkit.backbone.rotary import Rope
 from twigkit.backbone.prompt import Prompt
+from twigkit.backbone.rotary import Rope
 from twigkit.errors import CapabilityError, PluginError
 from twigkit.interfaces.presets import Preset, VisualTokens
 from twigkit.interfaces.tiny_models import TinyFamily
