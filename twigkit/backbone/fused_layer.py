@@ -39,13 +39,26 @@ class FusedLayer(nn.Module):
         rope_key: Rotary table that it uses.
     """
 
-    def __init__(self, source: nn.Module, window: int | None, rope_key: str) -> None:
-        """Take a layer that :func:`fits`."""
+    def __init__(
+        self,
+        source: nn.Module,
+        window: int | None,
+        rope_key: str,
+        unrotate: Callable[[Tensor, Tensor, Tensor], Tensor] = unrotate,
+    ) -> None:
+        """Take a layer that :func:`fits`.
+
+        Args:
+            source: The layer.
+            window: Tokens that the layer sees; ``None`` for all.
+            rope_key: Rotary table that it uses.
+            unrotate: Takes rotary position off the layer's queries and keys.
+        """
         super().__init__()
         layer: Any = source
         attention, mlp = layer.self_attn, layer.mlp
         self.source: Any = source
-        self.window, self.rope_key = window, rope_key
+        self.window, self.rope_key, self._unrotate = window, rope_key, unrotate
         self._index = int(attention.layer_idx)
         self._width = int(attention.head_dim)
         self._heads = attention.q_proj.out_features // self._width
@@ -93,7 +106,7 @@ class FusedLayer(nn.Module):
         if cache := context.cache:
             k, v = cache.update(k, v, self._index)
         if probe is not None:
-            probe.take(q, k, self._scaling, states, context.rope[self.rope_key], unrotate)
+            probe.take(q, k, self._scaling, states, context.rope[self.rope_key], self._unrotate)
         mixed, _ = twig_attention(self.source.self_attn, q, k, v, mask, scaling=self._scaling)
         hidden = hidden + F.linear(mixed.reshape(batch, tokens, -1), *output)
         states = _rms(hidden, *self._norms[1])

@@ -122,7 +122,7 @@ class LayerChoice:
         stock = self._stock(layer, source)
         if not (self._fuse and plain and fits(layer)):
             return stock
-        fused = FusedLayer(layer, stock.window, stock.rope_key)
+        fused = FusedLayer(layer, stock.window, stock.rope_key, self.stack.unrotate)
         kind = _kind(layer)
         if kind not in self._verdicts:
             self._verdicts[kind] = self._agree(stock, fused)
