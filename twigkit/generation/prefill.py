@@ -26,7 +26,7 @@ class Kept:
     """What one stage kept.
 
     Attributes:
-        stage: The pruner's stage.
+        stage: The pruner's stage; one token at least stays where a prompt ends with a picture.
         positions: Prompt positions that stay, padding included in the count, ``[batch, kept]``.
         alive: Which of them are real, ``[batch, kept]`` bool.
         scores: The pruner's scores over the prompt, ``[batch, prompt]`` float32, zero where a token
@@ -270,6 +270,7 @@ class _Prefill:
             scores = selection.scores.float()
             hidden = hidden if selection.hidden is None else selection.hidden
         ranking = torch.zeros_like(prompt.index, dtype=torch.float32) if scores is None else scores
+        stage = replace(stage, keep=with_last(stage.keep, prompt))
         order, alive, lengths = keep_indices(ranking, prompt, stage.keep)
         visual = [min(*pair) for pair in zip(stage.keep, prompt.visual_counts, strict=True)]
         self.prompt = replace(prompt, hidden=hidden).select(order, alive, lengths, visual)
@@ -324,15 +325,25 @@ class _Asked:
         }
 
 
+def with_last(counts: list[int], prompt: Prompt) -> list[int]:
+    """Raise the visual tokens to keep to 1 in rows whose last prompt token is visual.
+
+    The answer goes on from the state of the last prompt token, so no pruner may drop it.
+    """
+    ends_visual = prompt.visual[:, -1].tolist()
+    return [max(count, int(ends)) for count, ends in zip(counts, ends_visual, strict=True)]
+
+
 def keep_indices(
     scores: Tensor, prompt: Prompt, counts: list[int]
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Pick the highest-scoring visual tokens, in prompt order; text stays.
+    """Pick the highest-scoring visual tokens, in prompt order; text and the last token stay.
 
     Args:
         scores: One score per token, ``[batch, tokens]``; ignored where not visual.
         prompt: The tokens.
-        counts: Visual tokens to keep per row; a row with fewer keeps all it has.
+        counts: Visual tokens to keep per row, a last one included (:func:`with_last`); a row with
+            fewer keeps all it has.
 
     Returns:
         Positions that stay, sorted, padded on the left, ``[batch, kept]``; which of them are real,
@@ -341,9 +352,11 @@ def keep_indices(
     Source: TwigVLM, arXiv 2503.14075 §4.2.
     """
     visual, device = prompt.visual, scores.device
-    ranked = (
-        scores.masked_fill(~visual, float("-inf")).sort(dim=1, descending=True, stable=True).indices
-    )
+    bounds = torch.finfo(scores.dtype)  # any visual token comes before text, and the last one first
+    ranking = scores.nan_to_num(nan=bounds.min, posinf=bounds.max, neginf=bounds.min)
+    ranking = ranking.masked_fill(~visual, float("-inf"))
+    ranking[:, -1].masked_fill_(visual[:, -1], float("inf"))
+    ranked = ranking.sort(dim=1, descending=True, stable=True).indices
     limit = torch.tensor(counts, device=device)[:, None]
     place = torch.arange(scores.shape[1], device=device)
     chosen = torch.zeros_like(visual).scatter_(1, ranked, (place < limit).expand_as(visual))

@@ -50,6 +50,11 @@ class Turn(TinyRow):
     said: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class PictureLast(TinyRow):
+    """A prompt that ends with the last visual token of its picture."""
+
+
 @dataclass
 class Trace:
     """One generation, with all that was seen of it.
@@ -162,8 +167,22 @@ class Lab:
     def inputs(self, rows: list[TinyRow]) -> dict[str, Any]:
         """Return what the family's processor would make of some prompts, or of one further turn."""
         inputs = self.family.inputs(rows)
+        if any(isinstance(row, PictureLast) for row in rows):
+            return self._cut_after_picture(inputs)
         (said,) = {row.said if isinstance(row, Turn) else () for row in rows}
         return extended(inputs, said) if said else inputs
+
+    def _cut_after_picture(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Drop the text after the last visual token of a single prompt."""
+        ids = inputs["input_ids"]
+        visual = self.stack.visual_positions(ids, inputs)
+        end = int(visual[0].nonzero().max()) + 1
+        return {
+            name: value[:, :end]
+            if isinstance(value, Tensor) and value.shape[:2] == ids.shape
+            else value
+            for name, value in inputs.items()
+        }
 
     # -- references --------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from twigkit.interfaces.pruner import PromptLayout, Stage
 from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
-from twigkit.testing.lab import Lab, Trace, plainest_adapter, variants
+from twigkit.testing.lab import Lab, PictureLast, Trace, plainest_adapter, variants
 from twigkit.testing.shapes import ShapedDrafter
 from twigkit.twig.module import Twig
 
@@ -190,6 +190,21 @@ class PrunerConformance:
                         f"row {row} keeps {got} in a batch and {want} alone; mask padding "
                         "(context.valid) and score each row by itself"
                     )
+
+    def test_the_last_prompt_token_stays(
+        self, pruner: Any, lab: Lab, twig: Twig, budget: int | float
+    ) -> None:
+        """A prompt that ends with its picture keeps its last token through every stage."""
+        row = lab.visual_row()
+        asked = PictureLast(row.media, row.words, row.seed)
+        trace = lab.run([asked], pruner=pruner, twig=twig, budget=budget, new_tokens=2)
+        last = trace.prompt.lengths[0] - 1
+        for number, kept in enumerate(trace.prefilled.kept):
+            if last not in trace.kept(0, number):
+                pytest.fail(
+                    f"the stage after layer {kept.stage.layer} dropped the last prompt token, from "
+                    "which the answer goes on; twigkit keeps it whatever the scores"
+                )
 
     # -- the effect --------------------------------------------------------------------------------
 

@@ -221,3 +221,27 @@ def test_masks_are_left_out_where_causal_is_enough(model):
     assert narrow[0, 0].sum(1).max() == 4
     several = prompt_masks(model.stack.embed_prompt(**llava_inputs(ROWS)), {None})[None]
     assert several.shape == (3, 1, several.shape[2], several.shape[2])
+
+
+@pytest.mark.parametrize("scores", [1.0, -1.0, float("-inf"), float("nan")], ids=str)
+@torch.inference_mode()
+def test_the_last_prompt_token_stays_whatever_its_score(model, scores):
+    """Before a picture at the end, the same prompt keeps as many; the wipe leaves one more."""
+    inputs = llava_inputs([(3, 1, 0)])
+    inputs = {name: v[:, :-1] if v.ndim == 2 else v for name, v in inputs.items()}
+    tokens = inputs["input_ids"].shape[1]
+    assert inputs["input_ids"][0, -1] == 99
+    given = torch.rand(1, tokens)
+    given[0, -1] = scores
+    stages = [Stage(2, [5]), Stage(6, [0])]
+    prompt, prefilled = run(model, inputs, stages, Scores(given))
+    cut, wipe = prefilled.kept
+    best = given[0, 4:-1].topk(4).indices + 4
+    text = [*range(4)]
+    assert cut.positions[0].tolist() == [*text, *sorted(best.tolist()), tokens - 1]
+    assert wipe.positions[0].tolist() == [*text, tokens - 1]
+    assert cut.stage.keep == [5]
+    assert wipe.stage.keep == [1]
+    assert [segment.lengths.host for segment in prefilled.cache.base] == [[20], [9], [5]]
+    expected = prompt.hidden.shape[2]
+    assert prefilled.hidden.shape == (1, expected)
