@@ -28,14 +28,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from twigkit.backbone.packing import real_first
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.errors import CapabilityError
 
 BUCKET = 256
-"""Slots by which the bucketed view grows."""
+"""Slots by which storage, and the bucketed view of it, grows."""
 
 
 class Segment:
@@ -47,7 +47,9 @@ class Segment:
     Attributes:
         first: Index of the first layer, as the layers' own ``layer_idx`` counts.
         last: Index after the last layer.
-        capacity: Slots per row.
+        most: Slots that a row may take at last.
+        capacity: Slots per row for which there is storage; grows up to ``most`` as needed, so that
+            a short answer costs what it is long, however long it might have been.
         bucketed: Whether the view's length is a multiple of :data:`BUCKET` (few different shapes,
             for compiled steps) instead of the used length.
         lengths: Committed tokens of each row.
@@ -59,7 +61,8 @@ class Segment:
     def __init__(self, first: int, last: int, capacity: int, *, bucketed: bool = False) -> None:
         """Describe a segment; nothing is allocated yet."""
         self.first, self.last, self.bucketed = first, last, bucketed
-        self.capacity = -(-capacity // BUCKET) * BUCKET if bucketed else capacity
+        self.most = _buckets(capacity) if bucketed else capacity
+        self.capacity = self.most
         self.staged = self.view = self.gone = 0
         self.lengths: RowCounts
         self.index: Tensor
@@ -92,8 +95,9 @@ class Segment:
             lengths: Real tokens of each row.
         """
         longest = max(lengths)
-        if longest > self.capacity:
-            raise CapabilityError(f"{longest} tokens do not fit a capacity of {self.capacity}")
+        if longest > self.most:
+            raise CapabilityError(f"{longest} tokens do not fit a capacity of {self.most}")
+        self.capacity = min(self.most, _buckets(longest + BUCKET))
         batch, tokens = index.shape
         self.index = torch.zeros(batch, self.capacity, dtype=torch.long, device=index.device)
         # A row's real tokens go first; padding lands after them, to be overwritten.
@@ -111,14 +115,16 @@ class Segment:
         """
         nodes = index.shape[1]
         used = self.limit + self.staged + nodes
+        if used > self.most:
+            raise CapabilityError(f"{used} tokens do not fit a capacity of {self.most}")
         if used > self.capacity:
-            raise CapabilityError(f"{used} tokens do not fit a capacity of {self.capacity}")
+            self._grow(min(self.most, _buckets(max(used, self.capacity * 3 // 2))))
         offset = torch.arange(self.staged, self.staged + nodes, device=index.device)
         slots = self.lengths.device[:, None] + offset
         self.index.scatter_(1, slots, index)
         self._slots = slots[:, None, :, None]
         self.staged += nodes
-        self.view = min(self.capacity, -(-used // BUCKET) * BUCKET) if self.bucketed else used
+        self.view = min(self.capacity, _buckets(used)) if self.bucketed else used
         self._prefill = False
 
     def update(
@@ -168,6 +174,19 @@ class Segment:
         self._k, self._v = empty(key), empty(value)
         self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
 
+    def _grow(self, capacity: int) -> None:
+        """Copy everything to larger storage; half as much again each time, so that it is rare."""
+        self.index = nn.functional.pad(self.index, (0, capacity - self.capacity))
+        for name in ("_k", "_v"):
+            old: Tensor | None = getattr(self, name)
+            if old is not None:
+                grown = old.new_zeros(*old.shape[:3], capacity, old.shape[4])
+                grown[:, :, :, : self.capacity] = old
+                setattr(self, name, grown)
+        if self._k is not None and self._v is not None:
+            self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+        self.capacity = capacity
+
     # -- committing --------------------------------------------------------------------------------
 
     def commit(self, count: RowCounts, offsets: Tensor | None = None) -> None:
@@ -204,6 +223,7 @@ class Segment:
         longest = max(lengths)
         order = real_first(alive, longest)
         source = slots.gather(1, order)
+        self.most += longest - self.limit
         capacity = self.capacity - self.limit + longest
         for name in ("_k", "_v"):
             old: Tensor = getattr(self, name)
@@ -265,6 +285,11 @@ class Segment:
             if storage is not None:
                 total += storage.element_size() * storage[:, 0, :, 0].numel()
         return total
+
+
+def _buckets(slots: int) -> int:
+    """Round slots up to whole buckets."""
+    return -(-slots // BUCKET) * BUCKET
 
 
 class LayerCache:

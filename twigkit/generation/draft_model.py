@@ -222,6 +222,8 @@ class CachedDraftModel:
     def _commit_twig(self, by_twig: RowCounts, slots: Tensor | None) -> None:
         """Keep what the twig has passed in its cache: the pending tokens, then the path."""
         assert self.cache.twig is not None
+        if slots is not None:  # of nodes that the twig has not passed, which do not count
+            slots = slots.clamp(max=self.staged.by_twig - 1)
         if self.pending is None:
             self.cache.twig.commit(by_twig, slots)
             return
