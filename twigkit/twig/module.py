@@ -51,12 +51,6 @@ class Twig(nn.Module):
         self.heads = nn.ModuleDict(heads)
         self._choices: dict[bool, LayerChoice] = {}
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Twig:
-        """Forget the layers made for inference, which may hold copies, when weights are moved."""
-        self._lean = None
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        return self
-
     @property
     def exit_layer(self) -> int:
         """Base layers that run before the twig."""
