@@ -58,7 +58,10 @@ class LmHead(Head):
                 f"the head asks for {rows} rows but the base's vocabulary has {stack.vocabulary}"
             )
         bias, dtype = base.bias is not None, base.weight.dtype
-        linear = nn.Linear(base.weight.shape[1], rows, bias=bias, dtype=dtype, device="cpu")
+        device = (
+            "meta" if base.weight.is_meta else "cpu"
+        )  # shapes alone, where the base has no more
+        linear = nn.Linear(base.weight.shape[1], rows, bias=bias, dtype=dtype, device=device)
         with torch.no_grad():
             linear.weight.copy_(base.weight[:rows])
             if base.bias is not None:

@@ -42,8 +42,8 @@ class MedusaHead(Head):
     def __init__(self, width: int, outputs: list[nn.Linear]) -> None:
         """Put a fresh block before each output map."""
         super().__init__()
-        dtype = outputs[0].weight.dtype
-        blocks = [nn.Linear(width, width, dtype=dtype, device="cpu") for _ in outputs]
+        first = outputs[0].weight
+        blocks = [nn.Linear(width, width, dtype=first.dtype, device=first.device) for _ in outputs]
         for block in blocks:
             nn.init.zeros_(block.weight)
             nn.init.zeros_(block.bias)
@@ -58,7 +58,8 @@ class MedusaHead(Head):
         outputs = []
         for _ in range(spec.offsets):
             bias, dtype = base.bias is not None, base.weight.dtype
-            linear = nn.Linear(width, rows, bias=bias, dtype=dtype, device="cpu")
+            device = "meta" if base.weight.is_meta else "cpu"  # shapes alone
+            linear = nn.Linear(width, rows, bias=bias, dtype=dtype, device=device)
             with torch.no_grad():
                 linear.weight.copy_(base.weight)
                 if base.bias is not None:
