@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.support.least_plugins import LEAST
 from twigkit.cli.main import COMMANDS, main
 from twigkit.errors import InputError, SpecError
 from twigkit.plugins.discovery import default_registry
@@ -171,8 +172,8 @@ def test_plugins_shows_problems_below(fake_distribution, capsys):
 
 def test_a_name_that_two_plugins_claim_is_shown_as_a_problem(fake_distribution, capsys):
     source = (
-        "from twigkit import hookimpl\nclass T: pass\n"
-        "@hookimpl\ndef register_heads(register): register('lm', T)\n"
+        f"from twigkit import hookimpl\n{LEAST['head']}"
+        "@hookimpl\ndef register_heads(register): register('lm', Least)\n"
     )
     fake_distribution("usurper", plugins={"usurper_mod": source})
     assert main(["plugins"]) == 0
