@@ -7,6 +7,9 @@ import torch
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import InputError, TwigModel, TwigSpec
+from twigkit.io.files import write_whole
+from twigkit.io.processors import load_processor, open_picture
+from twigkit.specs.run import GenerationSpec
 
 
 def test_it_has_what_callers_expect_of_a_model(folders):
@@ -98,3 +101,19 @@ def test_the_default_dtype_and_device_of_torch_change_nothing():
             torch.set_default_dtype(torch.float32)
             torch.set_default_device(None)
         assert all(torch.equal(*pair) for pair in zip(expected, got, strict=True))
+
+
+def test_a_tilde_is_the_home_folder(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("base", "twig"):
+        (tmp_path / name).symlink_to(getattr(folders, name), target_is_directory=True)
+    (tmp_path / "picture.png").symlink_to(folders.picture)
+    model = TwigModel.from_pretrained("~/base", "~/twig")
+    saved = model.save_twig("~/saved/twig")
+    assert saved == tmp_path / "saved" / "twig"
+    assert TwigModel.from_pretrained("~/base", "~/saved/twig").twig is not None
+    assert open_picture("~/picture.png").mode == "RGB"
+    assert load_processor("~/base") is not None
+    written = write_whole("~/spec.json", '{"do_sample": true}')
+    assert written == tmp_path / "spec.json"
+    assert GenerationSpec.from_file("~/spec.json").do_sample

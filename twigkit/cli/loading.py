@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twigkit.errors import CheckpointError, InputError
-from twigkit.io.files import unwritable
+from twigkit.io.files import expanded, unwritable
 
 if TYPE_CHECKING:
     from twigkit.model import TwigModel
@@ -137,7 +137,7 @@ def writable(out: str) -> Path:
     """
     if not out:
         raise InputError("--out is empty; name a folder")
-    folder = Path(out)
+    folder = Path(expanded(out))
     made: list[Path] = []
     try:
         for path in reversed([folder.absolute(), *folder.absolute().parents]):

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from twigkit.errors import CheckpointError
 from twigkit.families.resolve import find_adapter
+from twigkit.io.files import expanded
 from twigkit.io.hub import download_options
 
 
@@ -27,6 +28,7 @@ def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]
     Raises:
         CheckpointError: If there is none, or it cannot be read.
     """
+    base = expanded(base)
     if not Path(base).is_dir() and _looks_like_a_path(str(base)):
         raise CheckpointError(
             f"there is no folder {base}; name a folder with config.json and safetensors weights, "
@@ -65,6 +67,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         CheckpointError: If something is missing, damaged, or does not fit; names it.
         CapabilityError: If no adapter serves the model.
     """
+    base = expanded(base)
     if str(options.get("device_map")) == "meta":
         raise CheckpointError(
             f"cannot load the base model {base} on the device 'meta', which holds no weights; "

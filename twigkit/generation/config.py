@@ -33,7 +33,7 @@ from twigkit.generation.token_selection import TokenSelection
 from twigkit.speculative.sampling import Sampling
 
 DEFAULT_MAX_NEW_TOKENS = 20
-"""What transformers generates when nobody says how much."""
+"""What transformers generates unless told how much."""
 
 _SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
 """What transformers takes where neither the call nor the base's generation config says it."""
@@ -175,7 +175,7 @@ def _selection(
 ) -> TokenSelection:
     """Return how tokens are selected, in the order in which transformers processes logits.
 
-    A setting that the call gives as ``None`` is off; one that nobody gives has its default.
+    A setting that the call gives as ``None`` is off; one that is not given has its default.
 
     Raises:
         InputError: If a setting is out of bounds.

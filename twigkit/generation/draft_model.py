@@ -24,7 +24,7 @@ from twigkit.twig.module import Twig
 class CachedDraftModel:
     """Passes nodes through the draft model, each at most once, and keeps their exit states.
 
-    The calls of one step, and what each leaves behind::
+    The calls of one step, and what each leaves::
 
         begin --> expand --> expand --> ... --> exit_states --> commit --> (next step)
                   |                             |               |

@@ -91,7 +91,7 @@ def infer_mask(
 
     Args:
         inputs: The processor's outputs.
-        padding: The padding token; ``None`` if nobody named one.
+        padding: The padding token; ``None`` if none was named.
         ends: End tokens. If the padding token is one of them, nothing can be inferred.
 
     Returns:

@@ -116,7 +116,7 @@ class PendingTokens:
         return torch.cat((torch.cat((upper, visible.new_zeros(rows, size, nodes)), 2), seen), 1)
 
     def slots_before(self, slots: Tensor | None, by_twig: RowCounts) -> Tensor | None:
-        """Return the slots of the pending tokens and of a path behind them, real ones first.
+        """Return the slots of the pending tokens and of a path after them, real ones first.
 
         Args:
             slots: Where the path's nodes lie, counted from the first node; ``None`` if in order.

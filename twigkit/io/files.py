@@ -12,6 +12,27 @@ _KERNEL = (Path("/dev"), Path("/proc"))
 """Folders whose entries are doors to something else, never files to be replaced."""
 
 
+def expanded(path: str | Path) -> str | Path:
+    """Put the home folder in the place of a leading ``~``, as shells do; a Hub id stays as it is.
+
+    Args:
+        path: A path, or a name that is none.
+
+    Example:
+        >>> expanded("~/twigs/small") == str(Path.home() / "twigs" / "small")
+        True
+        >>> expanded("owner/name")
+        'owner/name'
+    """
+    if not str(path).startswith("~"):
+        return path
+    try:
+        whole = Path(path).expanduser()
+    except RuntimeError:  # nobody of that name is here
+        return path
+    return whole if isinstance(path, Path) else str(whole)
+
+
 def write_whole(path: str | Path, content: str | bytes) -> Path:
     """Write a file under a temporary name and rename it.
 
@@ -29,7 +50,8 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
     Raises:
         InputError: If it cannot be written there.
     """
-    named, data = Path(path), content.encode("utf-8") if isinstance(content, str) else content
+    named = Path(expanded(path))
+    data = content.encode("utf-8") if isinstance(content, str) else content
     try:
         if named.exists() and not named.is_file():
             _write_into(named, data)

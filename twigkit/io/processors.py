@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from twigkit.errors import CheckpointError, InputError
+from twigkit.io.files import expanded
 from twigkit.io.hub import download_options
 
 
@@ -37,6 +38,7 @@ def load_processor(
     """
     from transformers import AutoProcessor
 
+    base = expanded(base)
     try:
         processor = AutoProcessor.from_pretrained(
             base, **download_options(base, revision), **(options or {})
@@ -73,6 +75,7 @@ def open_picture(path: str | Path) -> Image.Image:
     Raises:
         InputError: If there is no such file, or it is no picture, or only a part of one.
     """
+    path = expanded(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not too large

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable
 
 PARTS = ("draft", "verify", "propose", "accept", "host")
-"""Parts of a step: the shallow model's calls; the target's, with the layers that drafting left out;
-choosing the drafts; accepting; and all that lies between, keeping and dropping keys and values
+"""Parts of a step: the draft model's calls; the verifier's, with the layers that drafting left out;
+proposing the drafts; accepting; and all that lies between, keeping and dropping keys and values
 included. Only the first two call a model."""
 
 
@@ -31,7 +31,7 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def start(self) -> None:
-        """Start again; the time since the last lap is nobody's."""
+        """Start again; time since the last lap is discarded."""
         self._last = time.perf_counter()
 
     def lap(self, part: str) -> None:

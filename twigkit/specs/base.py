@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from twigkit.errors import SpecError
+from twigkit.io.files import expanded
 
 __all__ = ["CUSTOM", "Spec", "problem"]
 
@@ -172,7 +173,7 @@ class Spec(BaseModel):
         Raises:
             SpecError: If the file cannot be read, has another ending, or does not fit.
         """
-        path = Path(path)
+        path = Path(expanded(path))
         readers = {".yaml": cls.from_yaml, ".yml": cls.from_yaml, ".json": cls.from_json}
         reader = readers.get(path.suffix.lower())
         if reader is None:

@@ -40,11 +40,11 @@ MEDIA: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Turn(TinyRow):
-    """A prompt that goes on behind its answer.
+class FollowUp(TinyRow):
+    """A prompt that goes on after its answer.
 
     Attributes:
-        said: What stands behind the first turn: its answer and the next question.
+        said: What follows the first turn: its answer and the next question.
     """
 
     said: tuple[int, ...] = ()
@@ -160,16 +160,16 @@ class Lab:
         rows = [self.row(kind, 2 + 3 * place, 20 + place) for place, kind in enumerate(kinds)]
         return rows if len(rows) > 1 else [*rows, self.row(kinds[0], 9, 40)]
 
-    def next_turn(self, row: TinyRow, answer: list[int]) -> Turn:
-        """Return a prompt with its answer and another question of text behind it."""
-        return Turn(row.media, row.words, row.seed, (*answer, *answer[2::-1]))
+    def next_turn(self, row: TinyRow, answer: list[int]) -> FollowUp:
+        """Return a prompt with its answer and another question of text after it."""
+        return FollowUp(row.media, row.words, row.seed, (*answer, *answer[2::-1]))
 
     def inputs(self, rows: list[TinyRow]) -> dict[str, Any]:
         """Return what the family's processor would make of some prompts, or of one further turn."""
         inputs = self.family.inputs(rows)
         if any(isinstance(row, PictureLast) for row in rows):
             return self._cut_after_picture(inputs)
-        (said,) = {row.said if isinstance(row, Turn) else () for row in rows}
+        (said,) = {row.said if isinstance(row, FollowUp) else () for row in rows}
         return extended(inputs, said) if said else inputs
 
     def _cut_after_picture(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CheckpointError
+from twigkit.io.files import expanded
 from twigkit.specs.run import TwigSpec
 from twigkit.twig.fingerprint import compare_fingerprints, fingerprint
 from twigkit.twig.manifest import FORMAT, MANIFEST, read_manifest
@@ -62,7 +63,7 @@ def save_twig(
         CheckpointError: If the folder holds a twig that may not be replaced, or something that is
             not a twig, or cannot be written.
     """
-    target = Path(folder)
+    target = Path(expanded(folder))
     try:
         check_free(target, overwrite=overwrite)
         if target.is_dir():
@@ -92,7 +93,7 @@ def check_free(folder: str | Path, *, overwrite: bool) -> None:
         CheckpointError: If the folder holds a twig that may not be replaced, or something else.
         OSError: If it cannot be read.
     """
-    target = Path(folder)
+    target = Path(expanded(folder))
     if not target.exists():
         return
     if (target / MANIFEST).is_file():
@@ -134,7 +135,7 @@ def write_twig(
         OSError: If something cannot be written.
         SafetensorError: If the weights cannot be written.
     """
-    target = Path(folder)
+    target = Path(expanded(folder))
     scratch = target / _SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -297,7 +298,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], source: object) -> N
 
 def _locate(source: str | Path, revision: str | None) -> Path:
     """Return the folder of a twig, fetching it from the Hub if it is an id."""
-    folder = Path(source)
+    folder = Path(expanded(source))
     if folder.is_dir():
         return folder
     if folder.is_absolute() or str(source).startswith(".") or str(source).count("/") > 1:
