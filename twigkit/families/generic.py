@@ -1,4 +1,4 @@
-"""The adapter of families that no other declares: tried, and held against the model's own forward."""
+"""The adapter of undeclared families: tried, and held against the model's own forward."""
 
 from __future__ import annotations
 
