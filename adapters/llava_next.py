@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -33,21 +33,58 @@ SIZES = ((16, 16), (24, 32), (40, 20), (30, 31))
 """Height and width of the tiny pictures; they take different grids of tiles and lose padding."""
 
 
+class LlavaNextStack(LayerStack):
+    """Layers whose newlines are no visual tokens, as published: in no budget, never pruned."""
+
+    def visual_positions(self, ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Leave out the newline after each row of a picture's unpadded grid of patches.
+
+        Transformers itself lays out markers in place of features: zeros for patches and a one for
+        the newline. Where their number is not that of the placeholders, the model refuses the
+        prompt later.
+        """
+        placeholder, sizes = self.placeholders(ids), inputs.get("image_sizes")
+        if sizes is None or not bool(placeholder.any()):
+            return placeholder
+        config, inner = self.model.config, self.model.model
+        vision = config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        try:
+            markers, _ = inner.pack_image_features(
+                [torch.zeros(self._tiles(size), patches, 1) for size in sizes],
+                sizes,
+                config.vision_feature_select_strategy,
+                image_newline=torch.ones(1),
+            )
+            newline = torch.cat(markers)[:, 0].to(ids.device) > 0
+        except (ValueError, RuntimeError, IndexError, TypeError, ArithmeticError):
+            return placeholder
+        if len(newline) != int(placeholder.sum()):
+            return placeholder
+        return placeholder.masked_scatter(placeholder, ~newline)
+
+    def _tiles(self, size: Tensor) -> int:
+        """Number of a picture's tiles, its overview included."""
+        config = self.model.config
+        side = config.vision_config.image_size
+        return int(image_size_to_num_patches(size, config.image_grid_pinpoints, side))
+
+
 class LlavaNextAdapter(Adapter):
-    """Adapter of ``LlavaNextForConditionalGeneration``; newline tokens count as visual."""
+    """Adapter of ``LlavaNextForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
     capabilities: ClassVar[frozenset[str]] = PICTURES | {"dynamic-resolution", "sliding-window"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; Mistral's layers may have sliding windows."""
-        return LayerStack(
+        return LlavaNextStack(
             model, model.model.language_model, visual_ids=(model.config.image_token_id,)
         )
 
     @classmethod
     def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
-        """Count the patches of overview and largest square grid; newlines come on top."""
+        """Count the patches of overview and largest square grid."""
         vision = config["vision_config"]
         side = vision["image_size"]
         tiles = max(h // side * (w // side) for h, w in config["image_grid_pinpoints"] if h == w)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from twigkit.adapters.llava import CLIP, clip_large, vicuna
@@ -30,11 +31,23 @@ PUBLISHED_FRAMES = 8
 """Frames that the published model looks at."""
 
 
-class VideoLlavaAdapter(Adapter):
-    """Adapter of ``VideoLlavaForConditionalGeneration``.
+class VideoLlavaStack(LayerStack):
+    """Layers whose prompts have a class token in front of each frame of a video, none in pictures.
 
-    A frame of a video keeps its class token, a picture does not; both are visual tokens here.
+    It is no visual token: never pruned, in no budget, as published.
     """
+
+    def visual_positions(self, ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Leave out the class token in front of each frame's patches."""
+        vision, video = self.model.config.vision_config, ids == self.model.config.video_token_id
+        frame = (vision.image_size // vision.patch_size) ** 2 + 1
+        first: Tensor = (video.long().cumsum(1) - 1) % frame == 0
+        visual: Tensor = self.placeholders(ids) & ~(video & first)
+        return visual
+
+
+class VideoLlavaAdapter(Adapter):
+    """Adapter of ``VideoLlavaForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("video_llava",)
     capabilities: ClassVar[frozenset[str]] = VIDEOS
@@ -42,7 +55,7 @@ class VideoLlavaAdapter(Adapter):
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; it has one placeholder for pictures and one for videos."""
         config = model.config
-        return LayerStack(
+        return VideoLlavaStack(
             model,
             model.model.language_model,
             visual_ids=(config.image_token_id, config.video_token_id),
@@ -50,9 +63,9 @@ class VideoLlavaAdapter(Adapter):
 
     @classmethod
     def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
-        """Count the patches and class tokens of a video's frames."""
+        """Count the patches of a video's frames."""
         vision = config["vision_config"]
-        frame = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+        frame = (vision["image_size"] // vision["patch_size"]) ** 2
         return VisualTokens(PUBLISHED_FRAMES * frame, f"a video of {PUBLISHED_FRAMES} frames")
 
     @classmethod
@@ -68,7 +81,7 @@ class VideoLlavaAdapter(Adapter):
         return (Preset("video-llava-7b", "LanguageBind/Video-LLaVA-7B-hf", config),)
 
     def tiny(self) -> TinyFamily:
-        """Build a model 64 wide with 8 layers, 16 tokens per picture and 51 per video."""
+        """Build a model 64 wide with 8 layers, 16 visual tokens per picture and 48 per video."""
         config = VideoLlavaConfig(
             image_token_index=IMAGE,
             video_token_index=VIDEO,

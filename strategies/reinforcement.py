@@ -187,7 +187,9 @@ class Reinforcement(Objective):
     def _keep(self, visual: list[int], budget: float) -> list[int]:
         """How many visual tokens each row keeps, as at inference."""
         depth, exit_layer = self.stack.depth, self.twig.exit_layer
-        return keep_counts(visual, budget, depth=depth, exit_layer=exit_layer, wipe=self.wipe)
+        return keep_counts(
+            visual, budget, depth=depth, exit_layer=exit_layer, wipe=self.wipe, strict=True
+        )
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Count answer tokens, rows, and rows with a picture before an answer."""

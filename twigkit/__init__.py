@@ -14,7 +14,7 @@ _MODULES = {
     "errors": "BudgetError CapabilityError CheckpointError FamilyWarning InputError PluginError "
     "PluginWarning RegistryError SpecError TrainingError TwigkitError",
     "interfaces.adapter": "Adapter HasTiny LayerStack Prompt RefusingAdapter Rope",
-    "interfaces.budget": "WIPE_FRACTION keep_counts wipe_layer",
+    "interfaces.budget": "WIPE_FRACTION keep_counts leaves_all wipe_layer",
     "interfaces.capabilities": "ADAPTER_CAPABILITIES PICTURES VIDEOS",
     "interfaces.drafter": "BeginsAnswers Candidates Decides DraftModel DraftTree Drafter "
     "NgramTable PathShape RankPath Remembers Sampling Topology add_paths ordered_paths "

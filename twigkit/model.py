@@ -306,6 +306,7 @@ class TwigModel:
         pruner: str | PrunerSpec | dict[str, Any] = "ttp",
         drafter: str | DrafterSpec | dict[str, Any] | Drafter | None = None,
         wipe_layer: Number | None = None,
+        strict: bool = False,
         draft_cache: str = "full",
         bucketed: bool | None = None,
         generator: torch.Generator | None = None,
@@ -320,11 +321,13 @@ class TwigModel:
         Args:
             inputs: The prompts' ids, ``[batch, tokens]``; ``input_ids`` is the same.
             budget: Average number of visual tokens per layer, as a count or a fraction in ``(0,
-                1]``; ``None`` prunes nothing.
+                1]``; ``None`` and 1.0 prune nothing. Each row meets it as nearly as the layers
+                allow; ``stats.visual_per_layer`` says what came of it.
             pruner: Chooses the visual tokens that stay, by name or spec.
             drafter: Proposes tokens, by name or spec, or an object that does; ``None`` takes
                 ``"ssd"`` with a twig and ``"plain"`` without.
             wipe_layer: Layer after which no visual token is left; ``None`` leaves it to the pruner.
+            strict: Refuse a budget that a row cannot meet.
             draft_cache: Whether the twig keeps every prompt token for drafting (``"full"``, as
                 published) or only those that the base keeps (``"kept"``).
             bucketed: Fixed shapes for compiled steps; ``None`` chooses them on anything but a CPU.
@@ -347,7 +350,7 @@ class TwigModel:
 
         Raises:
             InputError: If the prompt or a setting cannot be used.
-            BudgetError: If the budget cannot be met; gives the bounds.
+            BudgetError: If ``strict`` and the budget cannot be met; gives the bounds.
             CapabilityError: If a strategy needs what the twig does not have.
         """
         started = time.perf_counter()
@@ -362,6 +365,7 @@ class TwigModel:
             pruner=pruner,
             drafter=drafter,
             wipe_layer=wipe_layer,
+            strict=strict,
             draft_cache=draft_cache,
             bucketed=bucketed,
             generator=generator,

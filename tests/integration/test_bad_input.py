@@ -181,8 +181,15 @@ TWIGS = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
     "weights cut off": (lambda f: cut(f / "model.safetensors", 3000), "is damaged"),
     "a weight is missing": (
-        lambda f: edit_weights(f / "model.safetensors", lambda s: s.pop("norm.weight")),
+        lambda f: (
+            edit_weights(f / "model.safetensors", lambda s: s.pop("norm.weight")),
+            edit_json(f / "twig.json", checksums={}),
+        ),
         "norm.weight is missing",
+    ),
+    "other weights": (
+        lambda f: edit_weights(f / "model.safetensors", lambda s: s["norm.weight"].add_(1)),
+        "its SHA-256 is",
     ),
 }
 
@@ -204,10 +211,10 @@ OPTIONS = {
     "unknown pruner": (["--budget", "8", "--pruner", "shears"], "unknown pruner 'shears'; known: "),
     "unknown drafter": (["--drafter", "poet"], "unknown drafter 'poet'; known: "),
     "unknown dtype": (["--dtype", "float4"], "invalid choice: 'float4'"),
-    "budget below the floor": (["--budget", "3"], "below the floor of 4"),
-    "fraction below the floor": (["--budget", "0.1"], "below the floor of 4"),
-    "budget above what the wipe leaves": (["--budget", "13"], "ask for 12 or less"),
-    "budget above M": (["--budget", "17"], "above the prompt's 16 visual tokens"),
+    "budget below the floor": (["--budget", "3", "--strict"], "below the floor of 4"),
+    "fraction below the floor": (["--budget", "0.1", "--strict"], "below the floor of 4"),
+    "budget above what the wipe leaves": (["--budget", "13", "--strict"], "ask for 12 or less"),
+    "budget above M": (["--budget", "17", "--strict"], "above the prompt's 16 visual tokens"),
     "budget of nothing": (["--budget", "0"], "got 0; expected a whole number of at least 1"),
     "budget beyond a fraction": (["--budget", "1.5"], "got 1.5; expected"),
     "budget that is a ratio by zero": (["--budget", "1/0"], "'1/0' is neither a count"),
@@ -293,7 +300,7 @@ def test_a_file_that_is_no_whole_picture(case, desk, capsys):
 
 def test_a_traceback_comes_only_when_it_is_asked_for(desk):
     with pytest.raises(TwigkitError, match="below the floor"):
-        main(["--debug", *desk.words("--budget", "3")])
+        main(["--debug", *desk.words("--budget", "3", "--strict")])
 
 
 def test_an_exit_layer_out_of_range_grows_nothing(folders):
@@ -322,7 +329,6 @@ def test_a_report_never_replaces_a_file_by_a_folder(command, desk, capsys):
     ("words", "told"),
     [
         (["demo", "--scenes", "0"], "--scenes is 0"),
-        (["demo", "--budget", "0.01"], "below the floor"),
         (["demo", "--budget", "0.5", "--drafter", "poet"], "unknown drafter 'poet'"),
         (["bench", "--rounds", "0"], "--rounds is 0"),
         (["bench", "--twig", "none"], "name one with --twig"),

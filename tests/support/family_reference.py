@@ -38,6 +38,7 @@ class FullLength:
             prompt,
             hidden=torch.cat((prompt.hidden, states), 1),
             visual=torch.cat((prompt.visual, no), 1),
+            placeholder=torch.cat((prompt.placeholder, no), 1),
             valid=torch.cat((prompt.valid, yes), 1),
             rope=torch.cat((prompt.rope, rope), 2),
             index=torch.cat((prompt.index, step), 1),

@@ -219,7 +219,7 @@ def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[R
         chosen = torch.full((len(prompt.lengths), 1), tokens - 1, device=device)
         weight = torch.ones(chosen.shape, dtype=torch.float32, device=device)
     else:
-        text = prompt.valid & ~prompt.visual
+        text = prompt.valid & ~prompt.placeholder
         chosen = real_first(text, int(text.sum(1).max()))
         weight = text.gather(1, chosen).float()
     mask = rows_mask(chosen, prompt.valid, prompt.index, window)

@@ -22,7 +22,10 @@ class Prompt:
     Attributes:
         ids: Token ids, ``[batch, tokens]`` long.
         hidden: Input of the first layer, ``[batch, tokens, width]``.
-        visual: Which positions hold visual tokens, ``[batch, tokens]`` bool.
+        visual: Which positions hold visual tokens, ``[batch, tokens]`` bool; budgets count them and
+            pruners drop them.
+        placeholder: Which positions hold anything of a picture, ``[batch, tokens]`` bool: visual
+            tokens, and newline or class tokens between them, which are never dropped.
         valid: Which positions are not padding, ``[batch, tokens]`` bool.
         rope: Rotary positions, ``[channels, batch, tokens]`` long.
         index: Sequence index without padding, ``[batch, tokens]`` long; windows count in it.
@@ -39,6 +42,7 @@ class Prompt:
     ids: Tensor
     hidden: Tensor
     visual: Tensor
+    placeholder: Tensor
     valid: Tensor
     rope: Tensor
     index: Tensor
@@ -81,6 +85,7 @@ class Prompt:
         return replace(
             picked,
             visual=picked.visual & alive,
+            placeholder=picked.placeholder & alive,
             valid=alive,
             lengths=lengths,
             visual_counts=visual_counts,
@@ -100,6 +105,7 @@ class Prompt:
             ids=tokens(self.ids),
             hidden=tokens(self.hidden),
             visual=tokens(self.visual),
+            placeholder=tokens(self.placeholder),
             valid=tokens(self.valid),
             rope=torch.stack([tokens(channel) for channel in self.rope]),
             index=tokens(self.index),
@@ -169,7 +175,7 @@ class PromptEmbedding:
             raise InputError("the prompt is empty; give input_ids of shape [batch, tokens]")
         valid = self._valid(ids, inputs.get("attention_mask"))
         visual = self.visual_positions(ids, inputs) & valid
-        self.check_inputs(ids, visual, inputs)
+        self.check_inputs(ids, self.placeholders(ids) & valid, inputs)
         if inputs.get("inputs_embeds") is not None:
             self._check_embeddings(ids, visual, inputs["inputs_embeds"])
             inputs = {**inputs, "input_ids": None}
@@ -244,6 +250,7 @@ class PromptEmbedding:
             ids=ids.to(device),
             hidden=hidden,
             visual=visual,
+            placeholder=self.placeholders(ids).to(device) & valid,
             valid=valid,
             rope=rope,
             index=index,
@@ -283,10 +290,23 @@ class PromptEmbedding:
         return embedded
 
     def visual_positions(self, ids: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Return which positions of a prompt hold visual tokens, ``[batch, tokens]`` bool."""
+        """Return which positions of a prompt hold visual tokens, ``[batch, tokens]`` bool.
+
+        All placeholders do, unless a family says otherwise: it leaves out those that separate parts
+        of a picture or stand for a whole, such as newline and class tokens. They are no part of a
+        budget and are never dropped.
+
+        Args:
+            ids: Token ids, ``[batch, tokens]`` long.
+            inputs: What the family's processor returns.
+        """
+        return self.placeholders(ids)
+
+    def placeholders(self, ids: Tensor) -> Tensor:
+        """Return which positions hold a placeholder of a picture, ``[batch, tokens]`` bool."""
         return torch.isin(ids, torch.tensor(self.visual_ids, device=ids.device, dtype=ids.dtype))
 
-    def check_inputs(self, ids: Tensor, visual: Tensor, inputs: dict[str, Any]) -> None:
+    def check_inputs(self, ids: Tensor, placeholder: Tensor, inputs: dict[str, Any]) -> None:
         """Refuse prompts whose images and placeholders cannot belong together.
 
         Raises:
@@ -294,7 +314,7 @@ class PromptEmbedding:
         """
         given = [name for name in inputs if inputs[name] is not None]
         pictures = [n for n in given if n.startswith("pixel_values") or n == "mm_encoder_outputs"]
-        any_visual = bool(visual.any())
+        any_visual = bool(placeholder.any())
         if pictures and not any_visual:
             raise InputError(
                 "an image was given but the prompt has no image token; put the processor's image "
@@ -306,7 +326,7 @@ class PromptEmbedding:
                 "processor together with the prompt"
             )
         rows = self.model.get_input_embeddings().weight.shape[0]
-        strange = ids[~visual & ((ids < 0) | (ids >= rows))]
+        strange = ids[~placeholder & ((ids < 0) | (ids >= rows))]
         if strange.numel():
             raise InputError(
                 f"the prompt has the token id {int(strange[0])}, and the model's vocabulary {rows} "

@@ -68,6 +68,12 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         help="layer after which no visual token is left, a count or a fraction of the depth",
     )
     group.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a budget that the layers cannot meet, instead of meeting it as nearly as they "
+        "allow",
+    )
+    group.add_argument(
         "--drafter", metavar="NAME", help="(default: ssd with a twig, plain without)"
     )
 
@@ -174,6 +180,7 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     names = ["budget", "pruner", "wipe_layer", "drafter", "max_new_tokens", "temperature"]
     names += ["top_k", "top_p", "min_p", "seed", "repetition_penalty"]
     given = {name: getattr(args, name) for name in names} | {"do_sample": args.sample}
+    given["strict"] = args.strict or None
     chosen |= {name: value for name, value in given.items() if value is not None}
     for name in ("temperature", "top_k", "top_p", "min_p", "seed"):
         if given[name] is not None and not chosen.get("do_sample"):
@@ -218,6 +225,8 @@ def summary(stats: GenerationStats) -> str:
     visual = str(stats.visual_tokens[0])
     for layer, (kept,) in stats.kept_tokens.items():
         visual += f", {kept} behind layer {layer}"
+    if stats.kept_tokens:
+        visual += f", {stats.visual_per_layer[0]:.4g} per layer"
     memory = size(stats.kv_bytes)
     if stats.draft_kv_bytes:
         memory += f" + {size(stats.draft_kv_bytes)} twig"

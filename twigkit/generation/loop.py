@@ -15,6 +15,7 @@ from twigkit.generation.draft_model import CachedDraftModel
 from twigkit.generation.outputs import TokenRecord
 from twigkit.generation.positions import Positions
 from twigkit.generation.prefill import Prefilled
+from twigkit.generation.pruning_plan import visual_per_layer
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.sequences import GrowingSequence, joined
 from twigkit.generation.stats import GenerationStats, kept_tokens
@@ -80,6 +81,9 @@ class Generation:
             prompt_tokens=prompt.lengths,
             visual_tokens=prompt.visual_counts,
             kept_tokens=kept_tokens(prefilled.kept, prompt.visual_counts),
+            visual_per_layer=visual_per_layer(
+                [kept.stage for kept in prefilled.kept], prompt.visual_counts, self.stack.depth
+            ),
             accepted_lengths=[[] for _ in rows],
         )
         self.scores = TokenRecord(len(rows)) if request.outputs.scores else None

@@ -265,7 +265,8 @@ class _Prefill:
     def _prune(self, stage: Stage, request: AttentionRequest | None) -> None:
         """Drop visual tokens from the prompt."""
         prompt, scores, hidden = self.prompt, None, self.prompt.hidden
-        if any(stage.keep):
+        pairs = zip(stage.keep, prompt.visual_counts, strict=True)
+        if any(0 < keep < count for keep, count in pairs):  # otherwise there is nothing to choose
             selection = self._select(stage, request)
             scores = selection.scores.float()
             hidden = hidden if selection.hidden is None else selection.hidden

@@ -72,6 +72,7 @@ class GenerationRequest:
         pruner: Chooses the visual tokens that stay; ``None`` prunes nothing.
         budget: What the pruner is asked for.
         wipe_layer: Layer after which no visual token is left; ``None`` leaves it to the pruner.
+        strict: Whether a budget that a row cannot meet is an error.
         draft_cache: Prompt tokens that the twig keeps for drafting, ``"full"`` or ``"kept"``.
         bucketed: Whether steps have fixed shapes; ``None`` has them on anything but a CPU.
         generator: Random numbers for pruners that draw.
@@ -88,6 +89,7 @@ class GenerationRequest:
     pruner: Pruner | None = None
     budget: int | float = 1.0
     wipe_layer: int | float | None = None
+    strict: bool = False
     draft_cache: str = "full"
     bucketed: bool | None = None
     generator: torch.Generator | None = None
@@ -106,6 +108,7 @@ class GenerationRequest:
         pruner: str | PrunerSpec | dict[str, Any],
         drafter: str | DrafterSpec | dict[str, Any] | Drafter | None,
         wipe_layer: int | float | None,
+        strict: bool,
         draft_cache: str,
         bucketed: bool | None,
         generator: torch.Generator | None,
@@ -120,6 +123,7 @@ class GenerationRequest:
             pruner: Name, mapping or spec.
             drafter: Name, mapping, spec or object; ``None`` takes ``"ssd"`` with a twig.
             wipe_layer: A count, a fraction or ``None``.
+            strict: Whether a budget that a row cannot meet is an error.
             draft_cache: ``"full"`` or ``"kept"``.
             bucketed: Whether steps have fixed shapes.
             generator: Random numbers.
@@ -138,6 +142,7 @@ class GenerationRequest:
             pruner=pruner,
             drafter="plain" if ready else drafter,
             wipe_layer=wipe_layer,
+            strict=strict,
             draft_cache=draft_cache,
         )
         settings = resolve_settings(model.base, ids.shape[1], arguments, model.stack.visual_ids)
@@ -161,6 +166,7 @@ class GenerationRequest:
             pruner=make_pruner(spec.pruner, model.twig) if prunes else None,
             budget=spec.budget if spec.budget is not None else 1.0,
             wipe_layer=spec.wipe_layer,
+            strict=spec.strict,
             draft_cache=spec.draft_cache,
             bucketed=bucketed,
             generator=generator,

@@ -73,13 +73,13 @@ class GrowingSequence:
 
     @property
     def text(self) -> list[int]:
-        """Prompt without padding and what was generated; -1 stands for a visual token.
+        """Prompt without padding and what was generated; -1 stands for a placeholder of a picture.
 
         It is the same list every time, which grows.
         """
         if self._copied < 0:
             prompt, row = self._prompt, self._number
-            ids = prompt.ids[row].masked_fill(prompt.visual[row], -1)
+            ids = prompt.ids[row].masked_fill(prompt.placeholder[row], -1)
             self._text += ids[prompt.valid[row]].tolist()
             self._copied = 0
         self._text += self.tokens[self._copied :]

@@ -12,6 +12,7 @@ from twigkit.backbone.prompt import Prompt
 from twigkit.errors import InputError
 from twigkit.generation.loop import Generation
 from twigkit.generation.prefill import Storage, prefill
+from twigkit.generation.pruning_plan import meet_budget
 from twigkit.generation.request import GenerationRequest
 from twigkit.interfaces.pruner import PromptLayout, Stage
 from twigkit.twig.module import Twig
@@ -74,9 +75,9 @@ def plan_stages(
         exit_layer=None if twig is None else twig.exit_layer,
         budget=request.budget,
         wipe_layer=request.wipe_layer,
+        strict=request.strict,
     )
-    stages = request.pruner.stages(layout)
-    return stages if any(prompt.visual_counts) else []
+    return meet_budget(request.pruner, layout)
 
 
 def check_context(stack: LayerStack, prompt: Prompt, new_tokens: int) -> None:

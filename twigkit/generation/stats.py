@@ -17,6 +17,8 @@ class GenerationStats:
         prompt_tokens: Prompt length of each row, padding not counted.
         visual_tokens: Visual tokens of each row.
         kept_tokens: Visual tokens of each row after each stage of the pruner, by layer.
+        visual_per_layer: Visual tokens of each row in a base layer, averaged over the layers: what
+            came of the budget.
         new_tokens: Tokens generated in each row.
         steps: Verification passes.
         accepted_lengths: Tokens gained by each verification of each row, the target's own included.
@@ -35,6 +37,7 @@ class GenerationStats:
     prompt_tokens: list[int] = field(default_factory=list)
     visual_tokens: list[int] = field(default_factory=list)
     kept_tokens: dict[int, list[int]] = field(default_factory=dict)
+    visual_per_layer: list[float] = field(default_factory=list)
     new_tokens: list[int] = field(default_factory=list)
     steps: int = 0
     accepted_lengths: list[list[int]] = field(default_factory=list)

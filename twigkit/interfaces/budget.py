@@ -10,7 +10,7 @@ import math
 
 from twigkit.errors import BudgetError
 
-__all__ = ["WIPE_FRACTION", "keep_counts", "wipe_layer"]
+__all__ = ["WIPE_FRACTION", "keep_counts", "leaves_all", "wipe_layer"]
 
 
 WIPE_FRACTION = 0.75
@@ -47,9 +47,18 @@ def wipe_layer(depth: int, given: int | float | None) -> int:
 
 
 def keep_counts(
-    visual: list[int], budget: int | float, *, depth: int, exit_layer: int, wipe: int
+    visual: list[int],
+    budget: int | float,
+    *,
+    depth: int,
+    exit_layer: int,
+    wipe: int,
+    strict: bool = False,
 ) -> list[int]:
     """Work out how many visual tokens each row keeps between exit and wipe layer.
+
+    A row keeps the fewest tokens that meet the budget. Where no number does, it keeps none (the
+    layers before the exit layer alone exceed the budget) or all it has; each row by itself.
 
     Args:
         visual: Visual tokens of each row's prompt.
@@ -58,14 +67,19 @@ def keep_counts(
         depth: Number of base layers, L.
         exit_layer: Layers that see every visual token, K.
         wipe: Layers after which none is left, Kf; equal to ``depth`` if none are wiped.
+        strict: Refuse what cannot be met instead.
 
     Returns:
-        Tokens to keep per row, R. A row with fewer keeps all it has; a row without visual tokens
-        has nothing to lose.
+        Tokens to keep per row, R. A row without visual tokens has nothing to lose.
 
     Raises:
-        BudgetError: If the budget lies below the floor that the first K layers set, above what the
-            wipe layer allows, or above the number of visual tokens; the message gives the bounds.
+        BudgetError: If the budget is no count and no fraction or, if ``strict``, lies for one of
+            the rows below the floor that the first K layers set, above what the wipe layer allows,
+            or above the number of visual tokens; the message gives the bounds.
+
+    Example:
+        >>> keep_counts([576, 300, 40], 64, depth=32, exit_layer=2, wipe=24)
+        [41, 66, 40]
     """
     if isinstance(budget, bool) or not isinstance(budget, int | float):
         raise BudgetError(f"budget {budget!r} is neither a count nor a fraction")
@@ -79,21 +93,36 @@ def keep_counts(
         raise BudgetError(
             f"wipe layer {wipe} does not lie behind exit layer {exit_layer}; give a later one"
         )
-    most = max(visual, default=0)
-    if most and isinstance(budget, int) and budget > most:
+    kept = []
+    for count in visual:
+        if strict and count:
+            _check_bounds(count, budget, depth, exit_layer, wipe)
+        wanted = budget * count if isinstance(budget, float) else budget
+        exact = (depth * wanted - exit_layer * count) / (wipe - exit_layer)
+        kept.append(max(0, min(math.ceil(exact - _ROUNDING), count)))
+    return kept
+
+
+def leaves_all(count: int, budget: int | float) -> bool:
+    """Say whether a budget allows a row all its visual tokens in all layers.
+
+    Nothing of such a row is pruned, not even by a final wipe.
+
+    Args:
+        count: Visual tokens of the row.
+        budget: Average number of visual tokens per layer, a count or a fraction.
+    """
+    return count == 0 or (budget >= 1.0 if isinstance(budget, float) else budget >= count)
+
+
+def _check_bounds(count: int, budget: int | float, depth: int, exit_layer: int, wipe: int) -> None:
+    """Refuse a budget that one row cannot meet."""
+    if isinstance(budget, int) and budget > count:
         raise BudgetError(
-            f"budget {budget} is above the prompt's {most} visual tokens; give {most} at most"
+            f"budget {budget} is above the prompt's {count} visual tokens; give {count} at most"
         )
-    return [
-        _keep_count(count, budget, depth, exit_layer, wipe, largest=count == most) if count else 0
-        for count in visual
-    ]
-
-
-def _keep_count(
-    count: int, budget: int | float, depth: int, exit_layer: int, wipe: int, *, largest: bool
-) -> int:
-    """Solve the budget equation for one row."""
+    if leaves_all(count, budget):
+        return
     average = budget * count if isinstance(budget, float) else budget
     floor, ceiling = exit_layer * count / depth, count * wipe / depth
     if average < floor - _ROUNDING:
@@ -103,12 +132,8 @@ def _keep_count(
             f"{floor:g} or more, or grow the twig on an earlier exit layer"
         )
     if average > ceiling + _ROUNDING:
-        if not largest and isinstance(budget, int):
-            return count
         raise BudgetError(
             f"budget {budget} means {average:g} of {count} visual tokens per layer, above the "
             f"{ceiling:g} that remain when all are wiped after layer {wipe} of {depth}; ask for "
             f"{ceiling:g} or less, or for a later wipe layer"
         )
-    kept = math.ceil((depth * average - exit_layer * count) / (wipe - exit_layer) - _ROUNDING)
-    return max(0, min(kept, count))

@@ -34,6 +34,8 @@ class PromptLayout:
         exit_layer: Where the twig grows, K; ``None`` without a twig.
         budget: Average visual tokens per layer, a count or a fraction.
         wipe_layer: What the user asked for: a count, a fraction, or ``None`` for the pruner's own.
+        strict: Whether a budget that a row cannot meet is an error instead of being met as nearly
+            as the layers allow.
     """
 
     visual: list[int]
@@ -41,6 +43,7 @@ class PromptLayout:
     exit_layer: int | None
     budget: int | float
     wipe_layer: int | float | None
+    strict: bool = False
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,12 @@ def cut_and_wipe(
     """
     last = wipe_layer(layout.depth, wipe if layout.wipe_layer is None else layout.wipe_layer)
     keep = keep_counts(
-        layout.visual, layout.budget, depth=layout.depth, exit_layer=layer, wipe=last
+        layout.visual,
+        layout.budget,
+        depth=layout.depth,
+        exit_layer=layer,
+        wipe=last,
+        strict=layout.strict,
     )
     stages = [Stage(layer, keep, attention=attention, rows=rows)]
     if last < layout.depth:

@@ -243,12 +243,17 @@ class GenerationSpec(Spec):
     budget: CountOrFraction = Field(
         None,
         description="Average number of visual tokens per layer: a count, or a fraction of the "
-        "prompt's visual tokens in (0, 1]; None prunes nothing.",
+        "prompt's visual tokens in (0, 1]; None and 1.0 prune nothing.",
     )
     wipe_layer: CountOrFraction = Field(
         None,
         description="Layer after which no visual token is left: a count of base layers, or a "
         "fraction of them in (0, 1]; None leaves it to the pruner. The depth itself wipes nothing.",
+    )
+    strict: bool = Field(
+        False,
+        description="Whether a budget that a prompt cannot meet is an error; otherwise it is met "
+        "as nearly as the layers allow.",
     )
     pruner: PrunerField = Field(
         default_factory=lambda: PrunerSpec(kind="ttp"),

@@ -86,7 +86,7 @@ class PrunerConformance:
             pytest.skip("declares 'no-budget'")
         met = 0
         for budget in BUDGETS:
-            asked = PromptLayout([count], depth, exit_layer, budget, None)
+            asked = PromptLayout([count], depth, exit_layer, budget, None, strict=True)
             try:
                 stages = pruner.stages(asked)
             except BudgetError:
@@ -112,27 +112,34 @@ class PrunerConformance:
 
     @pytest.mark.parametrize("budget", [10_000, 577])
     def test_refuses_a_budget_above_what_there_is(self, pruner: Any, budget: int) -> None:
-        """More tokens than the prompt has is an error that says so."""
+        """More tokens than the prompt has is an error that says so, if the layout is strict."""
         if "no-budget" in pruner.capabilities:
             pytest.skip("declares 'no-budget'")
         try:
-            stages = pruner.stages(PromptLayout([576], 32, 2, budget, None))
+            stages = pruner.stages(PromptLayout([576], 32, 2, budget, None, strict=True))
         except BudgetError as error:
             if str(budget) not in str(error):
                 pytest.fail(f"the error does not name the budget {budget}: {error}")
             return
         pytest.fail(f"a budget of {budget} of 576 tokens gave {_told(stages)}; raise a BudgetError")
 
-    def test_plans_every_row_of_a_batch(self, pruner: Any) -> None:
+    @pytest.mark.parametrize("budget", [0.3, 64])
+    def test_plans_every_row_of_a_batch(self, pruner: Any, budget: int | float) -> None:
         """Each row has its own keep count, the same as alone; a row without visual tokens has 0."""
         need("pruner", "batch", pruner.capabilities, self.required)
-        visual = [576, 0, 96, 288]
-        stages = pruner.stages(PromptLayout(visual, 32, 2, 0.3, None))
+        visual = [576, 0, 96, 288, 30, 2880]
+        try:
+            stages = pruner.stages(PromptLayout(visual, 32, 2, budget, None))
+        except BudgetError as error:
+            pytest.fail(
+                f"a budget of {budget} was refused ({error}); where the layout is not strict, meet "
+                "it as nearly as each row allows (twigkit.interfaces.budget.keep_counts does)"
+            )
         self._check_plan(stages, visual, 32)
         for row, count in enumerate(visual):
             if not count:
                 continue
-            alone = pruner.stages(PromptLayout([count], 32, 2, 0.3, None))
+            alone = pruner.stages(PromptLayout([count], 32, 2, budget, None))
             got, want = [s.keep[row] for s in stages], [s.keep[0] for s in alone]
             if got != want:
                 pytest.fail(f"row {row} keeps {got} in a batch and {want} alone")

@@ -79,7 +79,7 @@ class Script:
     ) -> None:
         """Take the prompts before pruning, and what plain decoding adds to each."""
         self.agreement = agreement
-        shown = prompt.ids.masked_fill(prompt.visual, -1)
+        shown = prompt.ids.masked_fill(prompt.placeholder, -1)
         self._texts = [
             [*ids[real].tolist(), *answer]
             for ids, real, answer in zip(shown, prompt.valid, answers, strict=True)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from twigkit import BudgetError
-from twigkit.interfaces.budget import keep_counts, wipe_layer
+from twigkit.interfaces.budget import keep_counts, leaves_all, wipe_layer
 
 DEPTH = {"depth": 32, "exit_layer": 2, "wipe": 24}
 
@@ -63,16 +63,64 @@ def test_rows_of_different_sizes():
         (576, 433, "432 that remain"),
         (576, 577, "above the prompt's 576"),
         (576, 0.8, "432 that remain"),
-        (576, 0, "less than one"),
-        (576, -3, "less than one"),
-        (576, 1.5, "not a fraction"),
-        (576, True, "neither a count nor a fraction"),
-        (576, "64", "neither a count nor a fraction"),
+        (2880, 160, "floor of 180"),
     ],
 )
-def test_budgets_that_cannot_be_met(visual, budget, message):
+def test_budgets_that_cannot_be_met_are_refused_if_strict(visual, budget, message):
     with pytest.raises(BudgetError, match=message):
-        keep_counts([visual], budget, **DEPTH)
+        keep_counts([visual], budget, **DEPTH, strict=True)
+    with pytest.raises(BudgetError, match=message):
+        keep_counts([0, visual], budget, **DEPTH, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (0, "less than one"),
+        (-3, "less than one"),
+        (1.5, "not a fraction"),
+        (0.0, "not a fraction"),
+        (math.nan, "not a fraction"),
+        (True, "neither a count nor a fraction"),
+        ("64", "neither a count nor a fraction"),
+    ],
+)
+def test_what_is_no_budget_is_always_refused(budget, message):
+    with pytest.raises(BudgetError, match=message):
+        keep_counts([576], budget, **DEPTH)
+
+
+@pytest.mark.parametrize(
+    ("visual", "budget", "kept", "got"),
+    [
+        (576, 35, 0, 36),
+        (576, 0.05, 0, 36),
+        (2880, 160, 0, 180),  # below what two unpruned layers of 32 take
+        (2048, 64, 0, 128),
+        (576, 433, 576, 432),
+        (576, 0.8, 576, 432),
+        (60, 64, 60, 45),
+    ],
+)
+def test_budgets_out_of_bounds_are_met_as_nearly_as_the_layers_allow(visual, budget, kept, got):
+    assert keep_counts([visual], budget, **DEPTH) == [kept]
+    assert average(visual, kept, **DEPTH) == got
+
+
+@pytest.mark.parametrize("budget", [1, 16, 64, 320, 5000, 0.03, 0.2, 0.9, 1.0])
+def test_a_row_keeps_the_same_alone_and_in_a_batch(budget):
+    visual = [576, 0, 3, 60, 2880, 64, 65]
+    alone = [keep_counts([count], budget, **DEPTH)[0] for count in visual]
+    assert keep_counts(visual, budget, **DEPTH) == alone
+
+
+def test_a_budget_of_all_tokens_leaves_all():
+    assert [leaves_all(64, budget) for budget in (63, 64, 65, 0.999, 1.0)] == [
+        False, True, True, False, True
+    ]  # fmt: skip
+    assert keep_counts([64, 63], 64, **DEPTH) == [64, 63]
+    for budget in (64, 1.0):
+        assert keep_counts([64], budget, **DEPTH, strict=True) == [64]
 
 
 def test_without_a_wipe_every_budget_up_to_all_is_possible():

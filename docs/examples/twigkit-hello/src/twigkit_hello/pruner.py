@@ -47,6 +47,7 @@ class HelloPruner:
             depth=layout.depth,
             exit_layer=self.spec.layer,
             wipe=wipe,
+            strict=layout.strict,
         )
         stages = [Stage(self.spec.layer, keep)]
         if wipe < layout.depth:
