@@ -265,8 +265,11 @@ class _Prefill:
     def _prune(self, stage: Stage, request: AttentionRequest | None) -> None:
         """Drop visual tokens from the prompt."""
         prompt, scores, hidden = self.prompt, None, self.prompt.hidden
-        pairs = zip(stage.keep, prompt.visual_counts, strict=True)
-        if any(0 < keep < count for keep, count in pairs):  # otherwise there is nothing to choose
+        pairs = list(zip(stage.keep, prompt.visual_counts, strict=True))
+        wipes = any(keep == 0 < count for keep, count in pairs) and not any(
+            0 < keep < count for keep, count in pairs
+        )  # some rows lose all, the others nothing
+        if any(stage.keep) and not wipes:
             selection = self._select(stage, request)
             scores = selection.scores.float()
             hidden = hidden if selection.hidden is None else selection.hidden
