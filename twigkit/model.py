@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CapabilityError, InputError
-from twigkit.families.loading import load_base
+from twigkit.families.loading import load_base, without_adapters
 from twigkit.families.resolve import find_adapter
 from twigkit.generation.logits_processors import first_line
 from twigkit.generation.loop import Generation
@@ -81,13 +81,15 @@ class TwigModel:
         """Wrap a loaded base model.
 
         Args:
-            base: A model of transformers with an adapter.
+            base: A model of transformers with an adapter, or one of peft: its adapters are applied
+                as they are at each ``generate``.
             twig: A twig that was grown on it.
 
         Raises:
             CapabilityError: If no adapter serves the model's family.
             InputError: If it is no model.
         """
+        base = without_adapters(base)
         config: Any = getattr(base, "config", None)
         if not isinstance(base, nn.Module) or not hasattr(config, "to_dict"):
             raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -171,51 +172,84 @@ class Look:
         self._parts = [
             (
                 module,
+                vars(module),
                 type(module),
                 type(module).forward,
                 vars(module).get("forward"),
                 dict(module._modules),
-                [(p, p.dtype, p.device) for p in module._parameters.values() if p is not None],
+                [(name, p, p.dtype) for name, p in _weights(module)],
                 _settings(module),
                 _hooked(module),
             )
             for module in root.modules()
         ]
+        self._device = _device(root)
         self.plain = all(
-            forward is None
-            and not hooked
-            and all(type(p) is nn.Parameter and not p.is_meta for p, _, _ in parameters)
-            for _, _, _, forward, _, parameters, _, hooked in self._parts
+            not hooked and not _replaced(module) and all(_plain(p) for _, p in _weights(module))
+            for module, *_, hooked in self._parts
         )
 
     def holds(self, root: nn.Module) -> bool:
         """Say whether all is as it was."""
-        if root is not self._root:
+        if root is not self._root or _device(root) != self._device:
             return False
-        for module, kind, forward, own, children, parameters, settings, hooked in self._parts:
-            attributes = module.__dict__
+        for (
+            module,
+            own,
+            kind,
+            forward,
+            replaced,
+            children,
+            weights,
+            settings,
+            hooked,
+        ) in self._parts:
             if (
                 type(module) is not kind
                 or kind.forward is not forward
-                or attributes.get("forward") is not own
-                or attributes["_modules"] != children
-                or hooked is not _hooked(module)
+                or own.get("forward") is not replaced
+                or own["_modules"] != children
+                or len(own["_parameters"]) < len(weights)
             ):
                 return False
-            for key, value in settings:
-                if attributes.get(key) != value:
-                    return False
-            found = [p for p in attributes["_parameters"].values() if p is not None]
-            if len(found) != len(parameters):
+            hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
+            if (hooks or hooked) and hooked is not _hooked(module):
                 return False
-            for now, (then, dtype, device) in zip(found, parameters, strict=True):
-                if now is not then or now.dtype is not dtype or now.device != device:
+            for key, value in settings:
+                if own.get(key) != value:
+                    return False
+            found = own["_parameters"]
+            for name, then, dtype in weights:
+                now = found[name]
+                if now is not then or now.dtype is not dtype:
                     return False
         return True
 
 
+def _weights(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in module._parameters.items() if p is not None]
+
+
+def _plain(weight: nn.Parameter) -> bool:
+    """Say whether a weight is an ordinary tensor in memory, not a quantised or sharded one."""
+    return type(weight) is nn.Parameter and not weight.is_meta and weight.is_floating_point()
+
+
+def _device(root: nn.Module) -> torch.device | None:
+    weight = next(root.parameters(), None)
+    return None if weight is None else weight.device
+
+
+def _replaced(module: nn.Module) -> bool:
+    """Say whether the module itself has a forward that is not its class's."""
+    own = vars(module).get("forward")
+    if own is None:
+        return False
+    return not isinstance(own, MethodType) or own.__func__ is not type(module).forward
+
+
 def _hooked(module: nn.Module) -> bool:
-    """Say whether hooks of somebody run around a module's forward."""
+    """Say whether hooks run around a module's forward, but for idle ones of transformers."""
     hooks = (module._forward_hooks, module._forward_pre_hooks)
     if not hooks[0] and not hooks[1]:
         return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +20,7 @@ from twigkit.backbone.masks import Masks
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.prompt import PromptEmbedding
 from twigkit.backbone.rotary import Rope, unrotate
-from twigkit.errors import CapabilityError
+from twigkit.errors import CapabilityError, FamilyWarning
 
 _rounds = itertools.count()
 
@@ -55,6 +57,7 @@ class LayerStack(PromptEmbedding):
         super().__init__(model, text, visual_ids, channels)
         self.layers: list[Runner]
         self.layer_config = self.own_config()
+        self._named: weakref.WeakSet[Any] = weakref.WeakSet()
         self._path = next((name for name, part in model.named_modules() if part is text), None)
         self._choice = LayerChoice(self, config=self.layer_config, frozen=True)
         self.refresh()
@@ -77,9 +80,27 @@ class LayerStack(PromptEmbedding):
         """
         if self._path:
             self.text = self.model.get_submodule(self._path)
+            self._warn_of_hooks(self._path)
         self.depth = len(self.text.layers)
         self.round = next(_rounds)
         self.layers = self._choice.runners(self.text.layers, range(self.depth))
+
+    def _warn_of_hooks(self, path: str) -> None:
+        """Name hooks on modules that are not run as a whole, once each."""
+        names = path.split(".")
+        for end in range(len(names) + 1):
+            module = self.model.get_submodule(".".join(names[:end]))
+            for hook in module._forward_hooks.values():
+                origin = getattr(hook, "__module__", None) or ""
+                if hook not in self._named and not origin.startswith("transformers."):
+                    self._named.add(hook)
+                    warnings.warn(
+                        f"the forward hook {hook!r} on {type(module).__name__} does not run: "
+                        "twigkit calls its parts one by one; if it changes the output, put it on "
+                        "a decoder layer, the norm or the head",
+                        FamilyWarning,
+                        stacklevel=4,
+                    )
 
     def _config_of(self, layer: nn.Module) -> Any:
         """Return the configuration object that a layer's attention looks its function up in."""

@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedConfig
 
-from twigkit.errors import CheckpointError
+from twigkit.errors import CapabilityError, CheckpointError
 from twigkit.families.resolve import find_adapter
 from twigkit.io.files import expanded
 from twigkit.io.hub import download_options
@@ -123,3 +123,27 @@ def unloadable(
 def _looks_like_a_path(name: str) -> bool:
     """Whether a name can only mean a folder: Hub ids have one slash at most, and it is inside."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
+    """Return the model inside one of peft, whose adapters sit in its layers; others as they are.
+
+    Args:
+        model: A model of transformers, or a ``PeftModel``.
+
+    Raises:
+        CapabilityError: If the adapters lie outside of the layers (prompt learning).
+    """
+    configs = getattr(model, "peft_config", None)
+    inner = getattr(model, "get_base_model", None)
+    if not isinstance(configs, dict) or not callable(inner):
+        return model
+    for name, config in configs.items():
+        if getattr(config, "is_prompt_learning", False):
+            raise CapabilityError(
+                f"the adapter {name!r} ({type(config).__name__}) adds tokens of its own to the "
+                "prompt, which twigkit does not run; use an adapter of the layers, such as LoRA, "
+                "or the base without it"
+            )
+    plain: nn.Module = inner()
+    return plain

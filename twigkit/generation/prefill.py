@@ -234,6 +234,7 @@ class _Prefill:
 
     def _run_twig(self, twig: Twig) -> None:
         """Run the twig over the tokens after the exit layer, and read the asked rows."""
+        twig.follow(self.stack, self.prompt.hidden.dtype)
         stack, prompt = self.stack, self.prompt.to(next(twig.parameters()).device)
         rope: Rope = stack.rope(prompt.hidden, prompt.rope)
         masks = prompt_masks(prompt, twig.windows(stack))

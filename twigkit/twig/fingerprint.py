@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
 
 from twigkit.backbone.layer_stack import LayerStack
 
@@ -52,9 +53,19 @@ def _sampled_weights(stack: LayerStack) -> list[tuple[str, Tensor]]:
     picked = [("embedding", stack.model.get_input_embeddings().weight)]
     for number in sorted({0, 1, stack.depth // 2, stack.depth - 1} & set(range(stack.depth))):
         layer = stack.text.layers[number]
-        matrices = [(n, p) for n, p in layer.named_parameters() if p.ndim == 2 and not p.is_meta]
-        picked += [(f"layers.{number}.{name}", p) for name, p in matrices[:2]]
+        names = [name for name, p in layer.named_parameters() if p.ndim == 2]
+        found = [(name, _in_memory(layer, name)) for name in names[:2]]
+        picked += [(f"layers.{number}.{name}", p) for name, p in found if not p.is_meta]
     return picked
+
+
+def _in_memory(layer: nn.Module, name: str) -> Tensor:
+    """Return a weight, brought from where accelerate has offloaded it to."""
+    owner = layer.get_submodule(name.rpartition(".")[0])
+    if not layer.get_parameter(name).is_meta:
+        return layer.get_parameter(name)
+    with align_module_device(owner):
+        return layer.get_parameter(name).detach().clone()
 
 
 def compare_fingerprints(saved: dict[str, Any], found: dict[str, Any]) -> list[str]:

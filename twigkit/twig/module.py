@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.hooks import remove_hook_from_module
 from torch import Tensor, nn
 
 from twigkit.backbone.kv_cache import Segment
@@ -17,7 +19,7 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import Masks
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import Rope
-from twigkit.errors import CapabilityError, SpecError
+from twigkit.errors import CapabilityError, FamilyWarning, SpecError
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import TwigSpec
 
@@ -119,6 +121,38 @@ class Twig(nn.Module):
             choice = self._choices[fuse] = LayerChoice(stack, fuse=fuse)
         return choice.runners(list(self.layers), self.sources)
 
+    def follow(self, stack: LayerStack, dtype: torch.dtype) -> None:
+        """Take the precision and the device of the base's exit layer.
+
+        A base may be moved or converted after the twig was loaded; the twig is then converted, with
+        a warning.
+
+        Args:
+            stack: The base.
+            dtype: Of the states after the exit layer.
+
+        Raises:
+            CapabilityError: If the twig is being trained, whose weights are not to be rounded.
+        """
+        weight = next(self.layers.parameters())
+        device = stack.device(max(self.exit_layer - 1, 0))
+        if weight.dtype == dtype and weight.device == device:
+            return
+        there = f"{dtype} on {device}"
+        if self.training:
+            raise CapabilityError(
+                f"the base computes in {there} and the twig, which is in training mode, in "
+                f"{weight.dtype} on {weight.device}; call eval() on it, or convert it with to()"
+            )
+        warnings.warn(
+            f"the base computes in {there} now; the twig was converted from {weight.dtype} on "
+            f"{weight.device}",
+            FamilyWarning,
+            stacklevel=3,
+        )
+        with torch.inference_mode(False):  # or its weights could not be trained any more
+            self.to(device, dtype)
+
     def windows(self, stack: LayerStack) -> set[int | None]:
         """Return the windows of the twig's layers."""
         return {stack.window(source) for source in self.sources}
@@ -156,6 +190,10 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
     twig = Twig(spec, sources, layers, norm, heads)
     if spec.init == "random":
         _randomise(twig, float(getattr(stack.config, "initializer_range", 0.02)))
+    for part in twig.modules():
+        if hasattr(part, "_hf_hook"):  # copied from a base that accelerate has spread out
+            remove_hook_from_module(part)
+            vars(part).pop("forward", None)
     return twig.to(stack.device(max(spec.exit_layer - 1, 0))).requires_grad_(True)
 
 

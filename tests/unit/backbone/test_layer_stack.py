@@ -103,7 +103,7 @@ def test_another_stack_on_the_same_base_does_not_disturb_the_first():
     assert torch.equal(one, base.generate(**inputs, max_new_tokens=6, do_sample=False))
 
 
-def test_shells_follow_the_bases_weights_and_precision():
+def test_layers_follow_the_bases_weights_and_precision():
     base = tiny_llava()
     model = TwigModel(base)
     base.to(torch.bfloat16)
