@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.support.least_plugins import LEAST
 from twigkit.errors import SpecError
 from twigkit.plugins.discovery import default_registry, discover
 from twigkit.specs.run import (
@@ -19,31 +20,31 @@ from twigkit.specs.run import (
     TwigSpec,
 )
 
-PLUGIN = """
-    from typing import Literal
-    from pydantic import Field
-    from twigkit import DrafterSpec, hookimpl
+CLASSES = {"drafter": "Guess", "pruner": "Coin", "head": "Oracle"}
+PLUGIN = "".join(LEAST[kind].replace("Least", name) for kind, name in CLASSES.items())
+PLUGIN += """
+from typing import Literal
+from pydantic import Field
+from twigkit import DrafterSpec, hookimpl
 
-    class Thing: pass
+class GuessSpec(DrafterSpec):
+    kind: Literal["guess"] = "guess"
+    length: int = Field(4, ge=1, le=8, description="Tokens to guess.")
 
-    class GuessSpec(DrafterSpec):
-        kind: Literal["guess"] = "guess"
-        length: int = Field(4, ge=1, le=8, description="Tokens to guess.")
+@hookimpl
+def register_drafters(register):
+    register("guess", Guess, spec=GuessSpec)
+    register("ssd", Guess)
 
-    @hookimpl
-    def register_drafters(register):
-        register("guess", Thing, spec=GuessSpec)
-        register("ssd", Thing)
+@hookimpl
+def register_pruners(register):
+    register("coin", Coin)
+    register("ttp", Coin)
 
-    @hookimpl
-    def register_pruners(register):
-        register("coin", Thing)
-        register("ttp", Thing)
-
-    @hookimpl
-    def register_heads(register):
-        register("lm", Thing)
-        register("oracle", Thing)
+@hookimpl
+def register_heads(register):
+    register("lm", Oracle)
+    register("oracle", Oracle)
 """
 
 DATA = {
