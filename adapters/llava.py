@@ -26,6 +26,9 @@ from twigkit.interfaces import (
 
 IMAGE, TILE, TOKENS = 99, 16, 16
 
+WIPE = 24
+"""FinalWipe of all models in the papers, whatever their depth (arXiv 2503.14075 §5)."""
+
 CLIP = {"model_type": "clip_vision_model", "projection_dim": 32}
 """What a tiny vision tower has besides the usual where it is CLIP's."""
 
@@ -52,9 +55,10 @@ class LlavaAdapter(Adapter):
     @classmethod
     def presets(cls) -> tuple[Preset, ...]:
         """Return the two sizes of LLaVA-1.5."""
+        small, large = _published(4096, 11008, 32), _published(5120, 13824, 40)
         return (
-            Preset("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", _published(4096, 11008, 32)),
-            Preset("llava-1.5-13b", "llava-hf/llava-1.5-13b-hf", _published(5120, 13824, 40)),
+            Preset("llava-1.5-7b", "llava-hf/llava-1.5-7b-hf", small, wipe_layer=WIPE),
+            Preset("llava-1.5-13b", "llava-hf/llava-1.5-13b-hf", large, wipe_layer=WIPE),
         )
 
     def tiny(self) -> TinyFamily:

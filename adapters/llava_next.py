@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from twigkit.adapters.llava import CLIP, clip_large, vicuna
+from twigkit.adapters.llava import CLIP, WIPE, clip_large, vicuna
 from twigkit.interfaces import (
     PICTURES,
     Adapter,
@@ -107,7 +107,10 @@ class LlavaNextAdapter(Adapter):
                 "llava-next-mistral-7b", "llava-hf/llava-v1.6-mistral-7b-hf", _published(mistral)
             ),
             Preset(
-                "llava-next-vicuna-7b", "llava-hf/llava-v1.6-vicuna-7b-hf", _published(vicuna())
+                "llava-next-vicuna-7b",
+                "llava-hf/llava-v1.6-vicuna-7b-hf",
+                _published(vicuna()),
+                wipe_layer=WIPE,
             ),
         )
 

@@ -103,7 +103,8 @@ class Qwen2VlAdapter(MropeAdapter):
         large = _published(3584, 18944, layers=28, heads=28, kv_heads=4, tied=False)
         return (
             Preset("qwen2.5-vl-3b", "Qwen/Qwen2.5-VL-3B-Instruct", small),
-            Preset("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", large),
+            # TwigVLM++ (arXiv 2503.14075 v3) wipes after layer 24 of its 28 too.
+            Preset("qwen2.5-vl-7b", "Qwen/Qwen2.5-VL-7B-Instruct", large, wipe_layer=24),
         )
 
     def tiny(self) -> TinyFamily:

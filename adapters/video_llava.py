@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-from twigkit.adapters.llava import CLIP, clip_large, vicuna
+from twigkit.adapters.llava import CLIP, WIPE, clip_large, vicuna
 from twigkit.interfaces import (
     VIDEOS,
     Adapter,
@@ -78,7 +78,9 @@ class VideoLlavaAdapter(Adapter):
             "text_config": vicuna(),
             "vision_config": clip_large(224),
         }
-        return (Preset("video-llava-7b", "LanguageBind/Video-LLaVA-7B-hf", config),)
+        return (
+            Preset("video-llava-7b", "LanguageBind/Video-LLaVA-7B-hf", config, wipe_layer=WIPE),
+        )
 
     def tiny(self) -> TinyFamily:
         """Build a model 64 wide with 8 layers, 16 visual tokens per picture and 48 per video."""

@@ -30,7 +30,7 @@ from twigkit.interfaces import (
 
 
 def _choices() -> tuple[dict[str, Any], ...]:
-    """The paper's path, a small tree and the paper's tree."""
+    """The paper's path, a small tree, and the paper's tree with twigkit's early end."""
     small = {"kind": "tree-ssd", "children": 4, "expanded": 4, "levels": 4, "nodes": 16}
     return {"kind": "ssd"}, small, {"kind": "tree-ssd"}
 

@@ -24,7 +24,7 @@ MOST_CANDIDATES = 4096
 
 
 class TreeDrafterSpec(DrafterSpec):
-    """Settings of dynamic tree drafting; the defaults are the paper's (arXiv 2503.14075 v3)."""
+    """Settings of dynamic tree drafting; defaults of arXiv 2503.14075 v3, but for ``threshold``."""
 
     kind: Literal["tree-ssd"] = "tree-ssd"
     children: int = Field(10, ge=1, le=64, description="Children that an expanded node gets.")
@@ -36,7 +36,7 @@ class TreeDrafterSpec(DrafterSpec):
         ge=0.0,
         le=1.0,
         description="No further level is drafted once the best node's probability along its path "
-        "is below this; 0 drafts all levels.",
+        "is below this; 0, as in the paper, drafts all levels.",
     )
     head: str = Field("lm", description="Name of the twig head that drafts.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -33,6 +34,15 @@ PUBLISHED = {
     "video-llava-7b": (7.37, 32, 4096, 32, 32),
 }
 """The published sizes, typed in here a second time."""
+
+PAPER = {
+    "llava-1.5-7b",
+    "llava-1.5-13b",
+    "llava-next-vicuna-7b",
+    "qwen2.5-vl-7b",
+    "video-llava-7b",
+}
+"""Models of the papers, which wipe after layer 24 of 28, 32 and 40."""
 
 SETTINGS = {
     # vocabulary, context, base of the rotary angles, epsilon of the norms, sliding window
@@ -70,7 +80,8 @@ def test_a_preset_has_the_published_shape(name):
     per_layer = sum(parameter.numel() for parameter in stack.layers[3].parameters())
     assert shape.twig_parameters == 3 * per_layer + shape.vocabulary * width + width
     assert shape.kv_bytes == 2 * layers * kv_heads * shape.head_width * 2
-    assert shape.wipe_layer == layers * 3 // 4
+    assert shape.fraction_wipe == layers * 3 // 4
+    assert shape.wipe_layer == (24 if name in PAPER else layers * 3 // 4)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -91,6 +102,28 @@ def test_the_papers_numbers_come_out():
     assert shape.visual.count == 2880
     assert shape.keep[640] == 670
     assert shape.keep[320] == 204
+
+
+def test_both_wipe_layers_are_offered(capsys):
+    """Of 40 layers the paper's 24 are fewer than three quarters, of 28 they are more."""
+    for name, ours in (("llava-1.5-13b", 30), ("qwen2.5-vl-7b", 21)):
+        assert main(["presets", name]) == 0
+        said = capsys.readouterr().out
+        assert f"as in the paper; three quarters of the layers are {ours}" in said
+        run = RunSpec.from_yaml(said.split("# A run to start from:")[1])
+        assert run.generation.wipe_layer == 24
+        shape = preset_shape(PRESETS[name])
+        for budget, count in shape.keep.items():
+            line = (
+                f"keeps {count} visual tokens up to the wipe layer ({shape.fraction_keep[budget]} "
+            )
+            assert f"{line}up to layer {ours})" in said
+            exact = (shape.layers * budget - 2 * shape.visual.count) / (24 - 2)
+            assert count == math.ceil(exact)
+    assert main(["presets", "llava-1.5-7b"]) == 0
+    assert "three quarters" not in capsys.readouterr().out
+    shape = preset_shape(PRESETS["video-llava-7b"])
+    assert shape.visual.count == 2048
 
 
 def test_the_command_lists_every_preset(capsys):

@@ -24,6 +24,9 @@ TREE_SLOTS = NODES + 1
 DYNAMIC, STATIC = "Hugging Face, dynamic cache", "Hugging Face, static cache"
 PLAIN, SSD, TTP, BOTH = "twigkit plain", "SSD", "TTP", "TTP + SSD"
 TREE, MEDUSA, LOOKUP, AUTO = "tree SSD", "Medusa tree", "prompt lookup", "auto"
+PAPER_TREE = "tree SSD, the paper's"
+"""Four levels and no early end (arXiv 2503.14075 v3); twigkit's own tree may end early."""
+
 GRAMS = "4-gram"
 UNPRUNED, PRUNED = "unpruned", "pruned to 1/9"
 
@@ -39,6 +42,7 @@ METHODS = (
     Method(PLAIN, target=DYNAMIC),
     Method(SSD, target=PLAIN, drafter={"kind": "ssd", "length": DEPTH}),
     Method(TREE, target=PLAIN, drafter={"kind": "tree-ssd", "levels": DEPTH}),
+    Method(PAPER_TREE, target=PLAIN, drafter={"kind": "tree-ssd", "levels": 4, "threshold": 0.0}),
     Method(MEDUSA, target=PLAIN, drafter="medusa-tree"),
     Method(LOOKUP, target=PLAIN, drafter="prompt-lookup"),
     Method(AUTO, target=PLAIN, drafter="auto"),

@@ -63,13 +63,29 @@ def details(shape: Shape) -> str:
         ("KV per token", f"{shape.kv_bytes:,} bytes, and {shape.twig_kv_bytes:,} in the twig"),
     ]  # fmt: skip
     if shape.visual:
-        lines.append(("wipe layer", f"{shape.wipe_layer} of {shape.layers}"))
-        lines += [
-            (f"budget {budget}", f"keeps {count} visual tokens up to the wipe layer")
-            for budget, count in shape.keep.items()
-        ]
+        lines += [("wipe layer", _wipe(shape)), *_budgets(shape)]
     text = "\n".join(f"{name:<14} {value}" for name, value in lines)
     return f"{text}\n\n# A run to start from:\n{yaml.safe_dump(starter(shape), sort_keys=False)}"
+
+
+def _wipe(shape: Shape) -> str:
+    """Say after which layer no visual token is left, and what else there is to choose."""
+    text = f"{shape.wipe_layer} of {shape.layers}"
+    if shape.wipe_layer == shape.fraction_wipe:
+        return text
+    return f"{text}, as in the paper; three quarters of the layers are {shape.fraction_wipe}"
+
+
+def _budgets(shape: Shape) -> list[tuple[str, str]]:
+    """Say what the paper's budgets keep, with either wipe layer."""
+    lines = []
+    for budget, count in shape.keep.items():
+        text = f"keeps {count} visual tokens up to the wipe layer"
+        other = shape.fraction_keep.get(budget)
+        if other is not None and shape.wipe_layer != shape.fraction_wipe:
+            text += f" ({other} up to layer {shape.fraction_wipe})"
+        lines.append((f"budget {budget}", text))
+    return lines
 
 
 def starter(shape: Shape) -> dict[str, Any]:

@@ -48,8 +48,11 @@ class Shape:
         visual: Visual tokens of a usual prompt; ``None`` if there are none.
         exit_layer: Where the twig grows, K.
         depth: Layers of the twig, T.
-        wipe_layer: After it no visual token is left, Kf.
+        wipe_layer: After it no visual token is left, Kf: the paper's where a preset has one, three
+            quarters of the layers elsewhere.
         keep: Keep counts R by budget (visual tokens per layer on average).
+        fraction_wipe: Three quarters of the layers.
+        fraction_keep: Keep counts with that as the wipe layer.
         twig_parameters: Weights of the twig with its norm and language-model head.
         kv_bytes: Keys and values of one token in all base layers.
         twig_kv_bytes: The same in the twig's layers.
@@ -70,6 +73,8 @@ class Shape:
     depth: int
     wipe_layer: int
     keep: dict[int, int]
+    fraction_wipe: int
+    fraction_keep: dict[int, int]
     twig_parameters: int
     kv_bytes: int
     twig_kv_bytes: int
@@ -97,7 +102,13 @@ def all_presets() -> dict[str, tuple[Preset, str]]:
 def preset_shape(preset: Preset) -> Shape:
     """Measure a preset."""
     config = AutoConfig.for_model(**preset.config)
-    return measure(preset.base, config, exit_layer=preset.exit_layer, depth=preset.depth)
+    return measure(
+        preset.base,
+        config,
+        exit_layer=preset.exit_layer,
+        depth=preset.depth,
+        wipe=preset.wipe_layer,
+    )
 
 
 def inspect_base(base: str | Path, revision: str | None = None) -> Shape:
@@ -123,7 +134,9 @@ def inspect_base(base: str | Path, revision: str | None = None) -> Shape:
         raise unloadable(base, error) from error
 
 
-def measure(base: str, config: Any, *, exit_layer: int, depth: int) -> Shape:
+def measure(
+    base: str, config: Any, *, exit_layer: int, depth: int, wipe: int | None = None
+) -> Shape:
     """Measure a base and a twig.
 
     Args:
@@ -131,6 +144,7 @@ def measure(base: str, config: Any, *, exit_layer: int, depth: int) -> Shape:
         config: Its configuration.
         exit_layer: Where the twig grows.
         depth: Layers of the twig.
+        wipe: Layer after which no visual token is left; ``None`` for three quarters of the layers.
 
     Raises:
         InputError: If the base has too few layers for a twig.
@@ -147,7 +161,8 @@ def measure(base: str, config: Any, *, exit_layer: int, depth: int) -> Shape:
     layer, rest, vocabulary = _parameters(adapter, config)
     visual = adapter.visual_tokens(data)
     per_layer = 2 * kv_heads * head_width * _BYTES
-    wipe = max(wipe_layer(layers, None), exit_layer + 1)
+    fraction = max(wipe_layer(layers, None), exit_layer + 1)
+    wipe = fraction if wipe is None else wipe
     return Shape(
         base=base,
         adapter=type(adapter).__name__,
@@ -163,6 +178,8 @@ def measure(base: str, config: Any, *, exit_layer: int, depth: int) -> Shape:
         depth=depth,
         wipe_layer=wipe,
         keep=_keep(visual, layers, exit_layer, wipe),
+        fraction_wipe=fraction,
+        fraction_keep=_keep(visual, layers, exit_layer, fraction),
         twig_parameters=depth * layer + rest,
         kv_bytes=layers * per_layer,
         twig_kv_bytes=depth * per_layer,
