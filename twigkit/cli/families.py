@@ -31,11 +31,10 @@ shows the shapes of well-known models and what a twig on each costs; with a name
 them in full and a run to start from. `twigkit inspect MODEL` prints the same for any model, from
 its configuration alone.
 
-The wipe layer of a model that the paper has (LLaVA-1.5, LLaVA-NeXT on Vicuna, Video-LLaVA,
-Qwen2.5-VL-7B) is the paper's, 24 of 28, 32 or 40 layers; of all others it is three quarters of
-the layers. Where the two differ, the full view has the keep counts of both; `--wipe-layer` and
-`wipe_layer` choose. Newline tokens of LLaVA-NeXT and class tokens of Video-LLaVA's frames are no
-visual tokens, as in the paper: they are in no budget and are never dropped.
+The wipe layer of a preset that the paper has is the paper's, 24 of 28, 32 or 40 layers; of all
+others it is three quarters of the layers. Where the two differ, the full view has the keep counts
+of both; `--wipe-layer` and `wipe_layer` choose. Newline and class tokens that an adapter tells
+from visual tokens, as the paper does, are in no budget and are never dropped.
 """
 
 
