@@ -33,14 +33,17 @@ def undisturbed(processes, tmp_path_factory):
     return out
 
 
-def launch(processes, out, death="", count=0, patience=60.0, **changes):
-    """Run a process to its end, or kill it after some seconds, and return its exit code."""
+def launch(processes, out, death="", count=0, *, until=None, **changes):
+    """Run a process to its end, or kill it once its log has reached a step; give its exit code."""
     process = processes.Process(target=run_toy, args=(str(out), death, count, changes))
     process.start()
-    process.join(patience)
-    if process.is_alive():
-        process.kill()
-        process.join()
+    while until is not None and process.is_alive():
+        if any(line["step"] >= until for line in read_lines(out / "training" / "log.jsonl")):
+            time.sleep(random.Random(until).uniform(0, 0.05))
+            process.kill()
+            break
+        time.sleep(0.002)
+    process.join()
     return process.exitcode
 
 
@@ -88,11 +91,8 @@ def test_a_run_that_dies_at_a_bad_moment(processes, undisturbed, tmp_path, death
 
 
 def test_a_run_that_is_killed_at_random(processes, undisturbed, tmp_path):
-    out, clock = tmp_path / "twig", random.Random(1)
-    started = time.perf_counter()
-    assert launch(processes, tmp_path / "timed") == 0
-    whole = time.perf_counter() - started
-    codes = [launch(processes, out, patience=clock.uniform(0.3, 0.9) * whole) for _ in range(5)]
+    out = tmp_path / "twig"
+    codes = [launch(processes, out, until=step) for step in (2, 4, 4, 8, 10)]
     assert -signal.SIGKILL in codes
     assert launch(processes, out) == 0
     assert_as_undisturbed(out, undisturbed)
@@ -110,7 +110,7 @@ def launch_two(processes, out, *given):
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(90)
+        process.join()
     return [process.exitcode for process in ranks]
 
 

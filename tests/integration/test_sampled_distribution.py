@@ -22,10 +22,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from tests.support.tiny import spread_weights
 from twigkit import TwigModel, TwigSpec
 from twigkit.generation import token_selection
 from twigkit.generation.token_selection import ProcessedSelector, Texts, TokenSelection
+from twigkit.interfaces.tiny_models import spread_weights
 from twigkit.speculative import rejection_sampling as rejection
 from twigkit.speculative.acceptance import walk
 from twigkit.speculative.candidates import Candidates

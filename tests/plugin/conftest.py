@@ -50,7 +50,6 @@ class Environment:
             capture_output=True,
             text=True,
             check=False,
-            timeout=900,
         )
 
     def install(self, *sources, target=None):

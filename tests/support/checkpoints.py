@@ -10,8 +10,9 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
-from tests.support.tiny import IMAGE_TOKEN, spread_weights, tiny_llava
+from tests.support.tiny import IMAGE_TOKEN, SEED, tiny_llava
 from twigkit import TwigModel, TwigSpec
+from twigkit.interfaces.tiny_models import spread_weights
 
 WORDS = "what is in the picture there a red blue green circle square how many USER: ASSISTANT: ?"
 """The vocabulary's words; the rest of its ids are called ``w20`` and so on."""
@@ -56,7 +57,7 @@ def tiny_processor(*, chat: bool = True) -> LlavaProcessor:
     )
 
 
-def write_base(folder: Path, *, layers: int = 8, seed: int = 0, chat: bool = True) -> Path:
+def write_base(folder: Path, *, layers: int = 8, seed: int = SEED, chat: bool = True) -> Path:
     """Write a tiny LLaVA with its processor as a checkpoint folder."""
     tiny_llava(layers, seed=seed).save_pretrained(folder)
     tiny_processor(chat=chat).save_pretrained(folder)

@@ -1,12 +1,14 @@
-"""Tiny models for the tests, built from their configuration; their weights make masks matter."""
+"""A tiny LLaVA in the sizes that the tests ask for, and prompts for it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from torch import Tensor
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from twigkit.interfaces.tiny_models import spread_weights, tiny_text_config, tiny_vision_config
 
 IMAGE_TOKEN = 99
 """Placeholder of one visual token in :func:`tiny_llava`'s vocabulary."""
@@ -14,51 +16,31 @@ IMAGE_TOKEN = 99
 VISUAL = 16
 """Visual tokens of one picture of :func:`tiny_llava`."""
 
+SEED = 12
+"""Weights with which no answer to the prompts of the tests ends early or is a single word."""
+
 torch.set_num_threads(1)  # work this small only loses by being shared
-
-STD = 0.12
-"""Spread of the weights; the usual 0.02 makes attention uniform and hides wrong masks."""
-
-
-def spread_weights(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw all matrices anew with a spread of :data:`STD`, and norms around one."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * STD
-            parameter.copy_(noise if parameter.ndim > 1 else 1 + noise)
-    return model
 
 
 def tiny_llava(
-    layers: int = 8, *, kv_heads: int = 2, seed: int = 0, vocabulary: int = 100, context: int = 256
+    layers: int = 8,
+    *,
+    kv_heads: int = 2,
+    seed: int = SEED,
+    vocabulary: int = 100,
+    context: int = 256,
 ) -> LlavaForConditionalGeneration:
     """Build a LLaVA-1.5 with grouped-query attention, 64 wide, in fp32."""
-    text = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=96,
+    text = tiny_text_config(
+        model_type="llama",
         num_hidden_layers=layers,
-        num_attention_heads=4,
         num_key_value_heads=kv_heads,
+        vocab_size=vocabulary,
         max_position_embeddings=context,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
     )
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=16,
-        patch_size=4,
-        projection_dim=32,
-    )
+    vision = tiny_vision_config(model_type="clip_vision_model", projection_dim=32)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
-    model = LlavaForConditionalGeneration(config).eval()
-    model.generation_config.pad_token_id = 0
-    model.generation_config.eos_token_id = 2
+    model = LlavaForConditionalGeneration(config)
     spread_weights(model, seed)
     return model
 

@@ -213,10 +213,10 @@ def random_choice(generator: torch.Generator, *choices: Any) -> Any:
 
 
 def spread_weights(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw all weights anew: matrices with a spread of :data:`STD`, vectors around their mean.
+    """Draw all weights anew: matrices with a spread of :data:`STD`, vectors around 0 or 1.
 
-    Nothing of what the model was born with but that mean is left, so that the same seed gives the
-    same model.
+    Norms stay around one and biases around zero; nothing else of what the model was born with is
+    left, so that the same seed gives the same model.
 
     Args:
         model: The model; changed in place.
@@ -229,7 +229,7 @@ def spread_weights(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator) * STD
-            parameter.copy_(noise if parameter.ndim > 1 else parameter.mean() + noise)
+            parameter.copy_(noise if parameter.ndim > 1 else parameter.mean().round() + noise)
     settings: Any = getattr(model, "generation_config", None)
     if settings is not None:
         settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = BOS, EOS, PAD

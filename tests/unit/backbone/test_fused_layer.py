@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from tests.support.tiny import llava_inputs, spread_weights, tiny_llava
+from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
 from twigkit.backbone.fused_layer import FusedLayer, fits
 from twigkit.backbone.layer_choice import LayerChoice, Look
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.stock_layer import StockLayer
+from twigkit.interfaces.tiny_models import spread_weights
 
 
 def stock(stack: LayerStack) -> LayerStack:

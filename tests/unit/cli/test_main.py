@@ -5,7 +5,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -43,14 +42,16 @@ def told(capsys):
     return line
 
 
-def test_help_answers_within_half_a_second():
-    """Processor time is asserted, which other work on the machine does not stretch."""
-    wall, used = time.perf_counter(), _processor_seconds()
+def test_help_answers_at_once():
+    """Processor time is compared with that of a bare interpreter, on this machine and now."""
+    start = _processor_seconds()
+    subprocess.run([sys.executable, "-c", "import argparse, importlib.metadata"], check=True)
+    bare = _processor_seconds() - start
     done = run("--help")
-    wall, used = time.perf_counter() - wall, _processor_seconds() - used
-    print(f"twigkit --help: {wall:.3f} s, of which the processor worked {used:.3f} s")
+    used = _processor_seconds() - start - bare
+    print(f"twigkit --help: {used:.3f} s of processor time, a bare interpreter {bare:.3f} s")
     assert done.returncode == 0
-    assert used < 0.5
+    assert used < 8 * bare, "torch alone takes some thirty times as long"
     for name, line in COMMANDS.items():
         assert name in done.stdout
         assert line.split()[0] in done.stdout

@@ -50,12 +50,13 @@ def test_a_folder_asks_nobody(asked, tmp_path):
 
 
 @pytest.mark.parametrize("load", [TwigModel.from_pretrained, load_processor])
-def test_without_a_line_it_is_quick_to_say_so(asked, load):
+def test_without_a_line_nothing_is_waited_for(asked, load, monkeypatch):
     asked[1][0] = ConnectionError("no line")
-    started = time.perf_counter()
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
     with pytest.raises(CheckpointError, match=f"cannot load the .* {NAME}: "):
         load(NAME)
-    assert time.perf_counter() - started < 10  # it was half a minute
+    assert sum(waits) < 1  # the hub's client tries again for half a minute
 
 
 def test_the_command_line_says_it_on_one_line(asked, capsys):
