@@ -60,7 +60,7 @@ def settings(said):
         "suppress_tokens": {"suppress_tokens": words[:3]},
         "begin_suppress_tokens": {"begin_suppress_tokens": [row[0] for row in said]},
         "forced_eos_token_id": {"forced_eos_token_id": words[-1]},
-        "sequence_bias": {"sequence_bias": [[[words[0]], 4.0], [said[1][:2], -9.0]]},
+        "sequence_bias": {"sequence_bias": [[[words[0]], 2.0], [said[1][:2], -9.0]]},
         "sequence_bias with a penalty": {
             "sequence_bias": [[[words[0]], 4.0], [[words[1]], 3.0]],
             "repetition_penalty": 1.6,

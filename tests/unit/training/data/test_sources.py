@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tests.support.processors import picture
-from twigkit.demo.pool import HELD_OUT
 from twigkit.demo.recipe.stream import Stream
 from twigkit.errors import InputError, SpecError
 from twigkit.training.data.record_formats import VISUAL
@@ -156,38 +155,6 @@ def test_lengths_must_fit_the_samples():
 
     with pytest.raises(InputError, match=r"gives .* lengths; give one for each"):
         Reader(Wrong([1])).lengths()
-
-
-def test_the_demo_world_is_a_source():
-    options = {"samples": 40, "described": 0.25, "first": 7}
-    reader = open_source(DataSpec(source="twigkit.demo.recipe.stream:Stream", options=options))
-    again = Stream(**options)
-    for index in (0, 17, 39):
-        sample = reader.read(index)
-        assert sample.messages == again[index].messages
-        assert sample.pictures[0].tobytes() == again[index].pictures[0].tobytes()
-        assert sample.pictures[0].size == (144, 144)
-    assert len({reader.read(i).id for i in range(40)}) == 40
-    described = [reader.read(i).id.startswith("describe") for i in range(40)]
-    assert 2 < sum(described) < 20
-    lengths = reader.lengths()
-    assert [length > 1 for length in lengths] == described
-    with pytest.raises(BrokenSampleError):
-        reader.read(40)
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"samples": 0}, "at least one sample"),
-        ({"described": 2}, "share from 0 to 1"),
-        ({"kinds": ["weather"]}, "unknown kinds weather"),
-        ({"first": HELD_OUT - 3}, "held out"),
-    ],
-)
-def test_the_demo_world_never_shows_what_is_held_out(options, told):
-    with pytest.raises(InputError, match=told):
-        Stream(**options)
 
 
 def test_hugging_face_datasets_are_read(tmp_path):
