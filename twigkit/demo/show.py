@@ -30,7 +30,7 @@ class Panel:
         turn: The question and the right answer.
         answer: What the pruned model said, drafting.
         unpruned: What the model says with all visual tokens.
-        kept: Numbers of the visual tokens that stayed behind the exit layer.
+        kept: Numbers of the visual tokens that stayed after the exit layer.
         scores: Score of every visual token.
         verdict: How good the answer is, in words.
         right: Whether it is all right.

@@ -24,7 +24,7 @@ from twigkit.io.processors import load_processor, prepare
 from twigkit.model import TwigModel
 
 DESCRIBE = "describe"
-DESCRIBED = 500_000  # scenes of the descriptions lie this far behind those of the questions
+DESCRIBED = 500_000  # scenes of the descriptions lie this far after those of the questions
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Tally:
     """What one drafter did on one kind of text.
 
     Attributes:
-        tokens: Tokens gained behind the first of each answer.
+        tokens: Tokens gained after the first of each answer.
         steps: Verifications.
         drafted: Drafts proposed.
         accepted: Drafts accepted.

@@ -93,7 +93,7 @@ def jobs_of(twigs: dict[str, str], budgets: Sequence[float]) -> list[Job]:
     """List what is to be answered: unpruned, at random, and by what each twig's heads allow.
 
     Args:
-        twigs: Folder of each twig by name; one pruner alone may stand behind it, as in
+        twigs: Folder of each twig by name; one pruner alone may follow it, as in
             ``DIR@p-head``.
         budgets: Shares of the visual tokens.
     """
