@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from twigkit.training.checkpointing.snapshot_files import Standing
+from twigkit.training.checkpointing.snapshot_files import RunState
 from twigkit.training.loop.evaluation import judge
 
 
 def test_the_lowest_is_the_best_and_patience_ends_the_run():
-    standing = Standing()
+    standing = RunState()
     better = []
     for step, criterion in enumerate((3.0, 2.0, 2.0, 2.5), 1):
         standing.step = step
@@ -19,6 +19,6 @@ def test_the_lowest_is_the_best_and_patience_ends_the_run():
 
 
 def test_without_patience_nothing_ends_early():
-    standing = Standing(best=1.0, best_step=1)
+    standing = RunState(best=1.0, best_step=1)
     assert not any(judge(standing, 5.0, None) for _ in range(9))
     assert (standing.stale, standing.finished) == (9, False)

@@ -10,7 +10,7 @@ from twigkit import TrainingError
 from twigkit.interfaces.objective import LossTerm
 from twigkit.training.loop.gradient_accumulation import (
     ScaledObjective,
-    Tally,
+    Totals,
     accumulate,
     count_units,
     scales_of,
@@ -52,8 +52,8 @@ def gradient(*batches):
     counts = count_units(objective, batches)
     module = ScaledObjective(objective, "fp32")
     seeds = range(1, len(batches) + 1)
-    tally = accumulate(accelerator, module, batches, counts, progress=0.0, seeds=seeds)
-    return objective.weight.grad, tally.total(accelerator, counts)
+    totals = accumulate(accelerator, module, batches, counts, progress=0.0, seeds=seeds)
+    return objective.weight.grad, totals.total(accelerator, counts)
 
 
 def test_the_deal_changes_neither_loss_nor_gradient():
@@ -76,10 +76,10 @@ def test_a_unit_that_nobody_counts_is_an_error():
 
 
 def test_a_part_of_some_micro_batches_only_is_an_error():
-    tally, part = Tally(), LossTerm(torch.tensor(1.0), "rows", 1.0)
-    tally.add({"one": part}, {})
+    totals, part = Totals(), LossTerm(torch.tensor(1.0), "rows", 1.0)
+    totals.add({"one": part}, {})
     with pytest.raises(TrainingError, match="part two"):
-        tally.add({"one": part, "two": part}, {})
+        totals.add({"one": part, "two": part}, {})
 
 
 def test_a_unit_that_a_step_has_none_of_counts_nothing():
