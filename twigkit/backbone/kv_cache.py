@@ -55,6 +55,7 @@ class Segment:
         lengths: Committed tokens of each row.
         index: Original sequence index of each slot's token, ``[batch, capacity]`` long.
         staged: Nodes that lie after the committed tokens in every row.
+        node_slots: Slots of the nodes staged last, ``[batch, nodes]`` long.
         gone: Committed tokens of rows that were dropped.
     """
 
@@ -66,6 +67,7 @@ class Segment:
         self.staged = self.view = self.gone = 0
         self.lengths: RowCounts
         self.index: Tensor
+        self.node_slots: Tensor
         self._k: Tensor | None = None
         self._v: Tensor | None = None
         self._layers_k: tuple[Tensor, ...] = ()
@@ -77,12 +79,6 @@ class Segment:
     def limit(self) -> int:
         """Committed tokens of the longest row."""
         return self.lengths.largest
-
-    @property
-    def node_slots(self) -> Tensor:
-        """Slots of the nodes staged last, ``[batch, nodes]`` long."""
-        assert self._slots is not None
-        return self._slots[:, 0, :, 0]
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -122,7 +118,7 @@ class Segment:
         offset = torch.arange(self.staged, self.staged + nodes, device=index.device)
         slots = self.lengths.device[:, None] + offset
         self.index.scatter_(1, slots, index)
-        self._slots = slots[:, None, :, None]
+        self.node_slots, self._slots = slots, slots[:, None, :, None]
         self.staged += nodes
         self.view = min(self.capacity, _buckets(used)) if self.bucketed else used
         self._prefill = False
