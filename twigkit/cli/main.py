@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 import twigkit
+from twigkit.cli.console import harmless, prepare
 from twigkit.errors import InputError, PluginError, TwigkitError
 
 if TYPE_CHECKING:
@@ -66,15 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         what the command returned.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    words = [word for word in given if word != "--debug"]  # allowed anywhere
-    debug = words != given
+    words = [word for word in given if word not in ("--debug", "--verbose")]  # allowed anywhere
+    debug = "--debug" in given
+    if "--verbose" in given:
+        _log_to_stderr()
     try:
         module, args = parse(words)
-        return int(module.run(args) or 0) if module else 0
+        return _run(module, args) if module else 0
     except TwigkitError as error:
         if debug:
             raise
-        print(f"twigkit: error: {_one_line(error)}", file=sys.stderr)
+        print(f"twigkit: error: {harmless(_one_line(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if debug:
@@ -85,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """Run the command line as a process and leave with its exit status."""
+    prepare()
     try:
         try:
             status = main()
@@ -94,6 +99,31 @@ def entry() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     sys.exit(status)
+
+
+def _run(module: ModuleType, args: argparse.Namespace) -> int:
+    """Run a command; an exception of a plug-in's names the distribution."""
+    try:
+        return int(module.run(args) or 0)
+    except (TwigkitError, BrokenPipeError, MemoryError):
+        raise
+    except Exception as error:
+        origin = getattr(args, "command_origin", None)
+        if origin is None:
+            raise
+        raise PluginError(
+            f"the command of {origin} failed: {type(error).__name__}: {error}; report it to its "
+            "authors"
+        ) from error
+
+
+def _log_to_stderr() -> None:
+    """Show what twigkit logs, and what of its own it tells no one else."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logger = logging.getLogger("twigkit")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG)
 
 
 def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
@@ -115,6 +145,9 @@ def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
     module = None
     if name in subparsers:
         module = _module(name, extra)
+        if name in extra:
+            origin = f"{extra[name].distribution} {extra[name].version}"
+            subparsers[name].set_defaults(command_origin=origin)
         module.add_arguments(subparsers[name])
     elif name is not None:
         close = difflib.get_close_matches(name, subparsers, n=1)
@@ -134,6 +167,7 @@ def _parser(extra: dict[str, Source]) -> tuple[Parser, dict[str, argparse.Argume
     parser = Parser(prog="twigkit", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"twigkit {twigkit.__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--verbose", action="store_true", help="say on stderr what is being done")
     actions = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     lines = dict(COMMANDS)
     for name, source in extra.items():
@@ -166,7 +200,7 @@ def _module(name: str, extra: dict[str, Source]) -> ModuleType:
     source = extra[name]
     try:
         module: ModuleType = source.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"the command {name!r} of {source.distribution} {source.version} does not load: "
             f"{type(error).__name__}: {error}; mend or uninstall that package"

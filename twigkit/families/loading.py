@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from twigkit.errors import CapabilityError, CheckpointError
 from twigkit.families.resolve import find_adapter
 from twigkit.io.files import expanded
 from twigkit.io.hub import download_options
+
+logger = logging.getLogger(__name__)
 
 
 def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]:
@@ -76,6 +79,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
     adapter = find_adapter(read_config(base, options.get("revision")))
     loader = getattr(transformers, adapter.auto_class)
     options = {**options, **download_options(base, options.get("revision"))}
+    logger.info("loading %s as %s", base, adapter.auto_class)
     try:
         model, report = loader.from_pretrained(
             base, output_loading_info=True, ignore_mismatched_sizes=True, **options

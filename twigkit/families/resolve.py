@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from twigkit.errors import CapabilityError
+from twigkit.errors import CapabilityError, PluginWarning
 from twigkit.families.generic import GenericAdapter
 from twigkit.interfaces.adapter import Adapter
+from twigkit.plugins.blame import blamed_on
 from twigkit.plugins.discovery import default_registry
+from twigkit.plugins.registry import Entry
+
+logger = logging.getLogger(__name__)
 
 
 def find_adapter(config: Mapping[str, Any]) -> Adapter:
@@ -25,9 +31,7 @@ def find_adapter(config: Mapping[str, Any]) -> Adapter:
         CapabilityError: If the model is refused, or two adapters claim it, or there is nothing to
             try; says what works instead.
     """
-    claims = [
-        entry for entry in default_registry().entries("adapter") if entry.cls.recognises(config)
-    ]
+    claims = [entry for entry in default_registry().entries("adapter") if _claims(entry, config)]
     if len(claims) > 1:
         raise CapabilityError(
             f"two adapters claim model type {config.get('model_type')!r}: "
@@ -36,8 +40,26 @@ def find_adapter(config: Mapping[str, Any]) -> Adapter:
         )
     if not claims:
         return GenericAdapter(config)
-    reason = claims[0].cls.refusal(config)
+    chosen = claims[0].cls
+    with blamed_on("adapter", chosen):
+        reason = chosen.refusal(config)
+        adapter: Adapter = chosen()
     if reason:
         raise CapabilityError(reason)
-    adapter: Adapter = claims[0].cls()
+    logger.info("model type %s is served by %s", config.get("model_type"), claims[0].origin)
     return adapter
+
+
+def _claims(entry: Entry, config: Mapping[str, Any]) -> bool:
+    """Ask an adapter whether a model is of its family; one that fails claims nothing."""
+    try:
+        return bool(entry.cls.recognises(config))
+    except Exception as error:  # a third party's code may raise anything
+        text = " ".join(str(error).split())
+        warnings.warn(
+            f"the adapter {entry.name!r} of {entry.origin} was passed over: recognises() raised "
+            f"{type(error).__name__}: {text}; report it to its authors",
+            PluginWarning,
+            stacklevel=3,
+        )
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -34,6 +35,8 @@ from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.sampling import Noise
 from twigkit.twig.module import Twig
+
+logger = logging.getLogger(__name__)
 
 
 class Generation:
@@ -154,6 +157,7 @@ class Generation:
         self.stats.decode_seconds = time.perf_counter() - prefill_end
         self.stats.step_seconds = dict(self._step.watch.seconds)
         self.stats.measure(cache, [len(sequence.tokens) for sequence in self.sequences])
+        logger.debug("%s", self.stats)
         return self.stats
 
     def logits_after(self, root: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.rotary import Rope
 from twigkit.errors import CapabilityError
 from twigkit.interfaces.pruner import PruneContext, Pruner, Selection, Stage
+from twigkit.plugins.blame import blamed_on
 from twigkit.twig.module import Twig
 
 
@@ -308,7 +309,8 @@ class _Prefill:
             twig_probe=None if request is None else self.probes.get(request),
             generator=self.generator,
         )
-        return self.pruner.select(stage, context)
+        with blamed_on("pruner", self.pruner):
+            return self.pruner.select(stage, context)
 
 
 @dataclass(frozen=True)

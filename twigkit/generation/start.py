@@ -15,6 +15,7 @@ from twigkit.generation.prefill import Storage, prefill
 from twigkit.generation.pruning_plan import meet_budget
 from twigkit.generation.request import GenerationRequest
 from twigkit.interfaces.pruner import PromptLayout, Stage
+from twigkit.plugins.blame import blamed_on
 from twigkit.twig.module import Twig
 
 
@@ -77,7 +78,8 @@ def plan_stages(
         wipe_layer=request.wipe_layer,
         strict=request.strict,
     )
-    return meet_budget(request.pruner, layout)
+    with blamed_on("pruner", request.pruner):
+        return meet_budget(request.pruner, layout)
 
 
 def check_context(stack: LayerStack, prompt: Prompt, new_tokens: int) -> None:

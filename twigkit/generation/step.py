@@ -19,6 +19,7 @@ from twigkit.generation.token_selection import TokenSelector
 from twigkit.generation.verifier import Verifier
 from twigkit.interfaces.drafter import Drafter
 from twigkit.io.timing import Stopwatch
+from twigkit.plugins.blame import blamed_on
 from twigkit.speculative.acceptance import Accepted
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
@@ -58,7 +59,8 @@ class SpeculativeStep:
         """
         self.draft_model.begin(candidates)
         self.watch.lap("host")
-        tree = self.drafter.draft(self.draft_model, candidates, room).in_use()
+        with blamed_on("drafter", self.drafter):
+            tree = self.drafter.draft(self.draft_model, candidates, room).in_use()
         if tree.sampled:  # how many draws count must not depend on the other rows
             tree.alive &= tree.depth <= torch.tensor(rooms, device=tree.depth.device)[:, None]
         self.watch.lap("propose")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from twigkit.errors import PluginError
@@ -16,6 +16,7 @@ from twigkit.errors import PluginError
 __all__ = ["check_class", "check_instance", "contract"]
 
 _ABSENT = object()
+_NAMES = {"capabilities": "frozenset", "heads": "tuple", "model_types": "tuple"}
 
 
 def contract(kind: str) -> type[Any]:
@@ -68,6 +69,13 @@ def check_class(kind: str, name: str, cls: type[Any]) -> None:
             fits = not _is_method(found)
         if not fits:
             lacks.append(_described(member, declared))
+    for member, wanted_type in _NAMES.items():
+        value = inspect.getattr_static(cls, member, _ABSENT)
+        if not (value is _ABSENT or hasattr(value, "__get__") or _are_names(value)):
+            raise PluginError(
+                f"it registers {cls.__name__} as the {kind} {name!r}, whose {member} is {value!r}; "
+                f"expected a {wanted_type} of names; {page}"
+            )
     if lacks:
         raise PluginError(
             f"it registers {cls.__name__} as the {kind} {name!r}, which lacks {', '.join(lacks)}; "
@@ -110,6 +118,15 @@ def _members(wanted: type[Any]) -> dict[str, Any]:
             names = [*inspect.get_annotations(base), *vars(base)]
             members |= {n: vars(base).get(n) for n in names if not n.startswith("_")}
     return members
+
+
+def _are_names(value: object) -> bool:
+    """Whether a value is a collection of strings."""
+    return (
+        isinstance(value, Collection)
+        and not isinstance(value, str)
+        and all(isinstance(name, str) for name in value)
+    )
 
 
 def _is_protocol(cls: type[Any]) -> bool:

@@ -7,6 +7,7 @@ plug-ins use the same entry-point group as third-party packages.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,8 @@ __all__ = [
     "discover",
     "sources",
 ]
+
+logger = logging.getLogger(__name__)
 
 GROUP = "twigkit"
 """Entry-point group of modules with hook implementations."""
@@ -137,7 +140,7 @@ def discover(path: Sequence[str] | None = None) -> Discovery:
     for source in sources(GROUP, path):
         try:
             entries = _load(source)
-        except Exception as error:  # a third party's import may raise anything
+        except (Exception, SystemExit) as error:  # a third party's import may raise anything
             problems.append(Problem(source, _one_line(error)))
             registry.note(str(problems[-1]))
             continue
@@ -146,6 +149,8 @@ def discover(path: Sequence[str] | None = None) -> Discovery:
                 problems.append(Problem(source, registry.contest(entry), whole=False))
             else:
                 registry.add(entry)
+    names = [f"{kind} {name}" for kind in KINDS for name in registry.names(kind)]
+    logger.debug("registered %s; left out: %d", ", ".join(names) or "nothing", len(problems))
     for problem in problems:
         warnings.warn(str(problem), PluginWarning, stacklevel=2)
     return Discovery(registry, tuple(problems))
@@ -205,7 +210,11 @@ def sources(group: str, path: Sequence[str] | None = None) -> Iterator[Source]:
     found = metadata.distributions() if path is None else metadata.distributions(path=list(path))
     first: dict[str, list[Source]] = {}
     for distribution in found:
-        points = distribution.entry_points.select(group=group)
+        try:
+            points = distribution.entry_points.select(group=group)
+        except Exception as error:  # a file that anybody wrote
+            logger.warning("entry points of %s cannot be read: %s", distribution.name, error)
+            continue
         if not points:
             continue
         name, version = distribution.metadata["Name"], distribution.version
@@ -269,7 +278,7 @@ def _check(kind: str, name: str, cls: type[Any], spec: type[Any] | None) -> None
         )
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     """Put an exception on one line; errors on purpose need no type in front."""
     text = " ".join(str(error).split())
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -29,6 +30,8 @@ from twigkit.specs.run import TwigSpec
 from twigkit.twig.fingerprint import compare_fingerprints, fingerprint
 from twigkit.twig.manifest import FORMAT, MANIFEST, read_manifest
 from twigkit.twig.module import Twig, grow
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
@@ -248,6 +251,7 @@ def load_twig(
             f"starts from {twig.sources}; write the twig again"
         )
     load_state(twig, _read_weights(folder, manifest.checksums), folder)
+    logger.info("loaded the twig in %s: layers %s of %s", folder, twig.sources, spec.base)
     return twig.eval()
 
 

@@ -71,7 +71,8 @@ def test_help_imports_no_command_and_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split("LOADED")[1].split())
     assert not loaded & {"torch", "transformers", "torch_geometric", "pydantic", "PIL", "yaml"}
-    assert {name for name in loaded if name.startswith("twigkit.cli.")} == {"twigkit.cli.main"}
+    own = {name for name in loaded if name.startswith("twigkit.cli.")}
+    assert own == {"twigkit.cli.main", "twigkit.cli.console"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -262,3 +263,10 @@ def test_a_reader_that_stops_early_is_no_error():
         check=False,
     )
     assert done.stderr == ""
+
+
+def test_verbose_says_on_stderr_what_is_done():
+    done = run("plugins", "--json", "--verbose")
+    assert json.loads(done.stdout)
+    assert "twigkit.plugins.discovery: registered adapter" in done.stderr
+    assert "registered adapter" not in run("plugins", "--json").stderr

@@ -35,7 +35,7 @@ MEMBERS = [(kind, name) for kind in PROTOCOLS for name in whole(kind)]
 def attributes(kind):
     """Attributes that satisfy a protocol, none of them the protocol's own."""
     return {
-        name: (lambda *given: None) if callable(member) else 0
+        name: (lambda *given: None) if callable(member) else ()
         for name, member in whole(kind).items()
     }
 

@@ -212,3 +212,39 @@ def test_the_built_in_plugins_are_found_like_a_strangers():
 
 def test_the_default_registry_is_filled_once():
     assert default_registry() is default_registry()
+
+
+def test_a_plugin_that_ends_the_process_is_left_out(fake_distribution):
+    site = fake_distribution("leaver", plugins={"leaver_mod": "raise SystemExit('gone')"})
+    other = fake_distribution("alpha", plugins={"alpha_mod": good()})
+    found = discover_quietly(site, other)
+    assert cause(found) == "SystemExit: gone"
+    assert found.registry.names("drafter") == ["quick"]
+
+
+def test_a_file_of_entry_points_that_cannot_be_read_hurts_nobody(fake_distribution, caplog):
+    site = fake_distribution("torn", plugins={})
+    (info,) = site.glob("*.dist-info")
+    (info / "entry_points.txt").write_text("[console_scripts]\nfoo\n")
+    other = fake_distribution("alpha", plugins={"alpha_mod": good()})
+    found = discover([str(site), str(other)])
+    assert found.registry.names("drafter") == ["quick"]
+    assert "entry points of torn cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("member", "told"),
+    [
+        ("capabilities = None", "capabilities is None; expected a frozenset of names"),
+        ("capabilities = 'image'", "capabilities is 'image'; expected a frozenset of names"),
+        ("model_types = 'llava'", "model_types is 'llava'; expected a tuple of names"),
+    ],
+)
+def test_members_of_a_wrong_type_are_refused_at_registration(fake_distribution, member, told):
+    source = (
+        f"{LEAST['adapter']}    {member}\n"
+        "from twigkit.interfaces import hookimpl\n"
+        "@hookimpl\ndef register_adapters(register):\n    register('least', Least)\n"
+    )
+    found = discover_quietly(fake_distribution("odd", plugins={"odd_mod": source}))
+    assert told in cause(found)
