@@ -122,7 +122,7 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logger = logging.getLogger("twigkit")
-    logger.handlers = [handler]
+    logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
 
 
