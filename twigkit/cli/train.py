@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE",
         help="change a field of the file, such as data.workers=4; may be repeated",
     )
+    parser.add_argument(
+        "--allow-source",
+        action="append",
+        default=[],
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="let data.source call this function, which runs its code; may be repeated",
+    )
     parser.add_argument("--out", metavar="DIR", help="where the twig goes, in place of the file's")
     parser.add_argument(
         "--dry-run",
@@ -64,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from twigkit.training.dry_run import dry_run
 
-        found = dry_run(spec, timing=not args.no_timing)
+        found = dry_run(spec, timing=not args.no_timing, allow_sources=args.allow_source)
         if _speaks():
             print(describe(spec, found))
             for problem in found.problems:
@@ -73,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     writable(spec.out)
     from twigkit.training.trainer import train
 
-    result = train(spec, show=sys.stderr.isatty())
+    result = train(spec, show=sys.stderr.isatty(), allow_sources=args.allow_source)
     if _speaks():
         print(summary(result))
     return 0

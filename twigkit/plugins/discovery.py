@@ -26,6 +26,7 @@ __all__ = [
     "COMMAND_GROUP",
     "GROUP",
     "HOOK_KINDS",
+    "SOURCE_GROUP",
     "Discovery",
     "Problem",
     "Source",
@@ -43,6 +44,9 @@ GROUP = "twigkit"
 
 COMMAND_GROUP = "twigkit.commands"
 """Entry-point group of modules that each add one command to the command line."""
+
+SOURCE_GROUP = "twigkit.sources"
+"""Entry-point group of factories that training specs may name as ``package.module:factory``."""
 
 HOOK_KINDS = {f"register_{kind}s": kind for kind in KINDS}
 """Which kind of entry each hook registers."""

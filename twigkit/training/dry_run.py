@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,12 +96,15 @@ class DryRun:
         return max(work, data / workers) if workers else work + data
 
 
-def dry_run(spec: TrainingSpec, *, timing: bool = True) -> DryRun:
+def dry_run(
+    spec: TrainingSpec, *, timing: bool = True, allow_sources: Collection[str] = ()
+) -> DryRun:
     """Find out what a run would do and take.
 
     Args:
         spec: The run.
         timing: Whether to load the base and measure; else only its configuration is read.
+        allow_sources: As of :func:`twigkit.training.trainer.train`.
 
     Returns:
         What was found out, problems included: a base or data that are not there leave the rest to
@@ -116,7 +119,7 @@ def dry_run(spec: TrainingSpec, *, timing: bool = True) -> DryRun:
     objective = make_objective(spec.objective, model)
     data, first = None, None
     try:
-        data = _open(spec, model, accelerator)
+        data = _open(spec, model, accelerator, allow_sources)
         first = data.train.make(0, 0)
     except TwigkitError as error:
         problems.append(f"the data cannot be used: {error}")
@@ -159,13 +162,16 @@ def _model(
         return (*sketch(spec), "the base cannot be loaded")
 
 
-def _open(spec: TrainingSpec, model: TwigModel, accelerator: Any) -> Data:
+def _open(
+    spec: TrainingSpec, model: TwigModel, accelerator: Any, allow_sources: Collection[str]
+) -> Data:
     """Open the samples."""
     return open_data(
         spec,
         model.base,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
+        allow_sources=allow_sources,
     )
 
 

@@ -78,7 +78,7 @@ class DataSpec(Spec):
         "conversations",
         description="'conversations' (turns in JSON or JSONL beside a folder of pictures), "
         "'datasets' (Hugging Face datasets), or 'package.module:factory' of a function that "
-        "returns a sequence of samples.",
+        "returns a sequence of samples, which an installed package declares or the user allows.",
     )
     path: str | None = Field(
         None, min_length=1, description="The file, or the name or folder of the dataset."

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -89,6 +90,7 @@ def train(
     objective: Objective | None = None,
     processor: Any = None,
     show: bool = True,
+    allow_sources: Collection[str] = (),
 ) -> Result:
     """Train a twig, or go on with the run that lies in ``spec.out``.
 
@@ -101,6 +103,8 @@ def train(
         objective: What is learnt, in place of what the spec names.
         processor: The base's processor; ``None`` loads it from where the base came from.
         show: Whether to show a progress bar.
+        allow_sources: Factories of samples, ``package.module:factory``, that the spec may name
+            besides those that installed packages declare as entry points of ``twigkit.sources``.
 
     Returns:
         How the run ended. The twig lies in ``spec.out`` and is held by the model.
@@ -120,6 +124,7 @@ def train(
         processor=processor,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
+        allow_sources=allow_sources,
     )
     objective = objective or make_objective(spec.objective, model)
     return Training(spec, model, objective, data, accelerator, show=show).run()

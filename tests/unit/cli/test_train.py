@@ -96,6 +96,21 @@ def test_a_dry_run_says_what_it_can_where_data_are_missing(file, capsys):
     assert "at most 4,096 tokens" in told["micro-batch"]
 
 
+def test_a_spec_runs_no_function_that_is_not_allowed(file, tmp_path, capsys):
+    spec = yaml.safe_load(file.read_text())
+    proof = tmp_path / "proof"
+    spec["data"] = {"source": "os:system", "options": {"command": f"touch {proof}"}}
+    file.write_text(yaml.safe_dump(spec))
+    assert main(["train", str(file), "--dry-run", "--no-timing"]) == 2
+    assert "--allow-source os:system" in capsys.readouterr().err
+    assert main(["train", str(file)]) == 2
+    assert not proof.exists()
+    words = ["train", str(file), "--dry-run", "--no-timing", "--allow-source", "os:system"]
+    assert main(words) == 2
+    assert "returned a int; expected a sequence" in capsys.readouterr().err
+    assert proof.exists()
+
+
 def test_well_known_bases_are_known_by_their_presets(file, capsys):
     change = "twig={base: llava-hf/llava-1.5-7b-hf, heads: {lm: lm, pruning: pruning}}"
     words = ["train", str(file), "--dry-run", "--no-timing", "--set", change]
@@ -159,7 +174,11 @@ def test_the_built_in_model_goes_by_its_name(file):
         (["SPEC", "--set", "data.template=no.jinja"], "no.jinja cannot be read"),
         (["SPEC", "--set", "twig.base=nowhere/at/all"], "nowhere/at/all"),
         (["SPEC", "--out", "SPEC"], "is a file; name a folder with --out"),
-        (["SPEC", "--set", "data.source=no.such:thing"], "cannot be found"),
+        (["SPEC", "--set", "data.source=no.such:thing"], "--allow-source no.such:thing"),
+        (
+            ["SPEC", "--set", "data.source=no.such:thing", "--allow-source", "no.such:thing"],
+            "cannot be found",
+        ),
     ],
 )
 def test_errors_are_one_line(file, words, told, capsys):

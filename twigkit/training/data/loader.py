@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -215,6 +215,7 @@ def open_data(
     processor: Any = None,
     process: int = 0,
     processes: int = 1,
+    allow_sources: Collection[str] = (),
 ) -> Data:
     """Open the samples that a spec names.
 
@@ -225,6 +226,8 @@ def open_data(
         processor: The base's processor; ``None`` loads it from where the base came from.
         process: Which process this is, from 0.
         processes: How many there are.
+        allow_sources: Factories, ``package.module:factory``, that the spec may name besides those
+            that installed packages declare.
 
     Returns:
         Loaders for training and evaluation.
@@ -241,10 +244,14 @@ def open_data(
             source, revision=revision, pictures=False, options=data.processor
         )
     encoder = encoder_for(base, data, processor)
-    reader = open_source(data) if dataset is None else Reader(dataset, frames=data.frames)
+    reader = (
+        open_source(data, allow_sources=allow_sources)
+        if dataset is None
+        else Reader(dataset, frames=data.frames)
+    )
     other = None
     if isinstance(data.evaluation, str):
-        other = open_source(data, data.evaluation)
+        other = open_source(data, data.evaluation, allow_sources=allow_sources)
         chosen, aside = np.arange(len(reader)), np.arange(len(other))
     else:
         chosen, aside = hold_out(len(reader), data.evaluation)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from twigkit.errors import InputError, SpecError
+from twigkit.errors import InputError, SpecError, TwigkitError
+from twigkit.plugins.discovery import SOURCE_GROUP, sources
 from twigkit.training.data.huggingface_dataset import HubDataset
 from twigkit.training.data.record_formats import id_of, length_of, sample_of
 from twigkit.training.data.sample import BrokenSampleError, Sample
@@ -129,19 +131,22 @@ class Records:
         return bytes(self.block[first:last])
 
 
-def open_source(data: DataSpec, path: str | None = None) -> Reader:
+def open_source(
+    data: DataSpec, path: str | None = None, *, allow_sources: Collection[str] = ()
+) -> Reader:
     """Open what a spec names.
 
     Args:
         data: The source and its settings.
         path: Another file of the same format, for evaluation.
+        allow_sources: Factories that may be called, besides those that installed packages declare.
 
     Returns:
         Its samples.
 
     Raises:
         InputError: If it is missing, unreadable or empty.
-        SpecError: If a factory cannot be found or refuses its arguments.
+        SpecError: If a factory may not be called, cannot be found or refuses its arguments.
     """
     path = data.path if path is None else path
     folder = Path(data.images) if data.images else Path()
@@ -155,6 +160,7 @@ def open_source(data: DataSpec, path: str | None = None) -> Reader:
     elif data.source == "datasets":
         source = HubDataset(str(path), data)
     else:
+        _check_allowed(data.source, allow_sources)
         source = _made(data.source, dict(data.options) | ({"path": path} if path else {}))
     if not len(source):
         raise InputError(f"{path or data.source} holds no samples; name another source")
@@ -206,12 +212,26 @@ def _lines(path: Path) -> Records:
     return Records(np.memmap(path, np.uint8, "r"), np.array(bounds, np.int64).reshape(-1, 2))
 
 
+def _check_allowed(name: str, allowed: Collection[str]) -> None:
+    """Refuse a factory that neither the user nor an installed package has named.
+
+    A spec may come from anywhere, and calling a function by name runs any code.
+    """
+    if name in allowed or any(name == source.target for source in sources(SOURCE_GROUP)):
+        return
+    raise SpecError(
+        f"the source {name!r} is a function, and a spec alone calls none: no installed package "
+        f"declares it as an entry point of {SOURCE_GROUP!r}. If you trust it, allow it with "
+        f"--allow-source {name} (allow_sources=[{name!r}] in Python)"
+    )
+
+
 def _made(name: str, options: dict[str, Any]) -> SampleSource:
     """Call a factory by name."""
     module, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # the module's own code runs here
         raise SpecError(
             f"the source {name!r} cannot be found: {error}; name a function that can be imported"
         ) from error
@@ -221,6 +241,13 @@ def _made(name: str, options: dict[str, Any]) -> SampleSource:
         raise SpecError(
             f"the source {name!r} refuses its options {sorted(options)}: {error}; check "
             "data.options"
+        ) from error
+    except TwigkitError:
+        raise
+    except Exception as error:
+        raise SpecError(
+            f"the source {name!r} fails: {type(error).__name__}: {error}; check data.options, or "
+            "mend the function"
         ) from error
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise SpecError(

@@ -118,23 +118,45 @@ def test_a_factory_gives_samples_or_records(monkeypatch, folder):
     module.make = make
     monkeypatch.setitem(sys.modules, module.__name__, module)
     source = "a_stranger_s_module:make"
-    reader = open_source(DataSpec(source=source, options={"count": 2}))
+    allowed = {"allow_sources": [source, "a_stranger_s_module:take", "no_such_module:make"]}
+    reader = open_source(DataSpec(source=source, options={"count": 2}), **allowed)
     assert len(reader) == 2
     assert reader.read(0).messages[1].role == "assistant"
     assert reader.read(1).id == "1"
     assert reader.lengths() is None
-    other = open_source(DataSpec(source=source), path="empty")
+    other = open_source(DataSpec(source=source), path="empty", **allowed)
     with pytest.raises(BrokenSampleError, match="empty"):
         other.read(0)
     for options, told in (({"sides": 3}, r"refuses its options \['sides'\]"), ({"count": 0}, None)):
         with pytest.raises((SpecError, InputError), match=told or "holds no samples"):
-            open_source(DataSpec(source=source, options=options))
+            open_source(DataSpec(source=source, options=options), **allowed)
     module.make = lambda: 3
     with pytest.raises(SpecError, match="returned a int; expected a sequence"):
-        open_source(DataSpec(source=source))
+        open_source(DataSpec(source=source), **allowed)
+    module.make = lambda: 1 / 0
+    with pytest.raises(SpecError, match="fails: ZeroDivisionError: division by zero"):
+        open_source(DataSpec(source=source), **allowed)
     for wrong in ("a_stranger_s_module:take", "no_such_module:make"):
         with pytest.raises(SpecError, match="cannot be found"):
-            open_source(DataSpec(source=wrong))
+            open_source(DataSpec(source=wrong), **allowed)
+
+
+def test_a_spec_alone_calls_no_function(tmp_path):
+    proof = tmp_path / "proof"
+    data = DataSpec(source="os:system", options={"command": f"touch {proof}"})
+    with pytest.raises(SpecError, match=r"calls none: .*--allow-source os:system"):
+        open_source(data)
+    assert not proof.exists()
+
+
+def test_the_module_of_a_function_that_is_not_allowed_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "runs_when_imported.py").write_text("raise SystemExit('it ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    data = DataSpec(source="runs_when_imported:make")
+    with pytest.raises(SpecError, match="calls none"):
+        open_source(data)
+    with pytest.raises(SpecError, match="cannot be found: it ran"):
+        open_source(data, allow_sources=[data.source])
 
 
 def test_whatever_a_source_raises_is_about_the_item():
