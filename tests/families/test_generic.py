@@ -247,3 +247,16 @@ def test_what_needs_remote_code_is_refused_before_anything_runs(tmp_path):
     (tmp_path / "configuration_qwen.py").write_text("raise SystemExit('remote code ran')")
     with pytest.raises(CapabilityError, match="executes none"):
         TwigModel.from_pretrained(tmp_path)
+
+
+def test_layers_that_hand_nothing_on_to_their_attention_serve_text():
+    """StableLM's layer gives its self-attention no further arguments, so no probe is fed there."""
+    config = AutoConfig.for_model("stablelm", **TEXT)
+    base = spread_weights(AutoModelForCausalLM.from_config(config))
+    with pytest.warns(FamilyWarning, match="reproduced the model's own logits"):
+        model = TwigModel(base)
+    inputs = prompt(0)
+    found = model.generate(**inputs, max_new_tokens=8)
+    assert torch.equal(found, base.generate(**inputs, max_new_tokens=8, do_sample=False))
+    model.grow(TwigSpec(base="tiny"))
+    assert torch.equal(model.generate(**inputs, max_new_tokens=8, drafter="ssd"), found)

@@ -221,7 +221,8 @@ class GenericStack(LayerStack):
             return_dict_in_generate=True,
         )
         self._turns = True
-        self._turns = not _gap(*rotations(self, prompt))
+        seen = all(probe.record is not None for probe in probes.values())
+        self._turns = seen and not _gap(*rotations(self, prompt))
         token = out.sequences[:, prompt.ids.shape[1]]
         gap = _gap(self._step(prompt, token), out.logits[1])
         return f"the logits of the second generated token differ by {gap}" if gap else ""
