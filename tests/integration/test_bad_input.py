@@ -223,8 +223,6 @@ OPTIONS = {
     "wipe layer at the exit": (["--budget", "8", "--wipe-layer", "2"], "behind exit layer 2"),
     "wipe layer zero": (["--budget", "8", "--wipe-layer", "0"], "got 0; expected"),
     "no new tokens": (["--max-new-tokens", "0"], "max_new_tokens"),
-    "context full": (["--max-new-tokens", "300"], "the model's context holds 256"),
-    "long prompt": (["--prompt", "red " * 300], "the model's context holds 256"),
     "empty prompt": (["--prompt", ""], "the prompt is empty"),
     "blank prompt": (["--prompt", "  \n "], "the prompt is empty"),
     "no image token": (["--raw", "--prompt", "what is there ?"], "the prompt has no image token"),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twigkit.backbone.context import check_length
 from twigkit.errors import CapabilityError, InputError
 
 
@@ -167,8 +168,8 @@ class PromptEmbedding:
             The prompt, on the device of the first layer.
 
         Raises:
-            InputError: If the prompt is empty, not padded on the left, too long for the model, or
-                its images and image tokens do not match.
+            InputError: If the prompt is empty, not padded on the left, longer than a table of
+                positions, or its images and image tokens do not match.
         """
         ids = inputs.get("input_ids")
         if ids is None or ids.ndim != 2 or ids.shape[1] == 0 or ids.shape[0] == 0:
@@ -332,12 +333,7 @@ class PromptEmbedding:
                 f"the prompt has the token id {int(strange[0])}, and the model's vocabulary {rows} "
                 "tokens; use the tokenizer that comes with the model"
             )
-        longest = getattr(self.config, "max_position_embeddings", None)
-        if longest is not None and ids.shape[1] > longest:
-            raise InputError(
-                f"the prompt has {ids.shape[1]} tokens but the model's context holds {longest}; "
-                "shorten the prompt or give fewer images"
-            )
+        check_length(self.text, ids.shape[1])
 
     @staticmethod
     def _valid(ids: Tensor, mask: Tensor | None) -> Tensor:

@@ -198,7 +198,9 @@ def check_new_tokens(model: TwigModel, wanted: int) -> None:
     Raises:
         InputError: If it is none, or more than the model's context.
     """
-    context = getattr(model.stack.config, "max_position_embeddings", None) or wanted
+    from twigkit.backbone.context import context_length
+
+    context = context_length(model.stack.config) or wanted
     if not 1 <= wanted < max(context, 2):
         raise InputError(
             f"--max-new-tokens is {wanted}; ask for 1 or more, and less than the {context} tokens "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,8 @@ from twigkit.generation.outputs import Outputs
 from twigkit.generation.sequences import JointCheck, StopCheck, StopConditions
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.speculative.sampling import Sampling
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_NEW_TOKENS = 20
 """What transformers generates unless told how much."""
@@ -63,6 +66,7 @@ def resolve_settings(
     prompt_length: int,
     kwargs: dict[str, Any],
     visual_ids: Sequence[int] = (),
+    context: int | None = None,
 ) -> GenerationSettings:
     """Merge the base's generation config with a call's arguments, as transformers does.
 
@@ -71,6 +75,7 @@ def resolve_settings(
         prompt_length: Tokens of the prompt, padding included.
         kwargs: The call's arguments: settings, streamer, criteria and processor outputs.
         visual_ids: Token ids that stand for visual tokens.
+        context: Tokens that the model's positions are made for; defaults end there.
 
     Returns:
         The settings.
@@ -94,6 +99,12 @@ def resolve_settings(
         given.pop("negative_prompt_ids", None),
         given.pop("negative_prompt_attention_mask", None),
     )
+    lengths = ("max_new_tokens", "max_length")
+    own_config = given.get("generation_config")
+    asked_length = any(
+        given.get(name) is not None or getattr(own_config, name, None) is not None
+        for name in lengths
+    )
     config, inputs = _merge(model, given)
     if negative != (None, None) and config.guidance_scale in (None, 1, 1.0):
         raise InputError("negative_prompt_ids counts only with guidance_scale; give that, too")
@@ -112,6 +123,8 @@ def resolve_settings(
             f"a streamer takes one prompt, but the batch has {batch}; stream one by one"
         )
     length = _max_new_tokens(config, prompt_length)
+    if context is not None and not asked_length:
+        length = _within(length, context - prompt_length)
     stop = StopConditions(
         length,
         frozenset(ends),
@@ -211,6 +224,19 @@ def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:
             "ask for 1 or more"
         )
     return wanted
+
+
+def _within(default: int, left: int) -> int:
+    """Cap a length that nobody asked for; where nothing is left, the call goes on regardless."""
+    if not 0 < left < default:
+        return default
+    logger.warning(
+        "at most %d new tokens: the default of %d would run past the model's context; "
+        "give max_new_tokens for more",
+        left,
+        default,
+    )
+    return left
 
 
 def _each(criterion: Any) -> StopCheck:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from twigkit.backbone.context import warn_of_length
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.row_counts import RowCounts
@@ -156,7 +157,10 @@ class Generation:
         self.stats.prefill_seconds = prefill_end - started
         self.stats.decode_seconds = time.perf_counter() - prefill_end
         self.stats.step_seconds = dict(self._step.watch.seconds)
-        self.stats.measure(cache, [len(sequence.tokens) for sequence in self.sequences])
+        counts = [len(sequence.tokens) for sequence in self.sequences]
+        self.stats.measure(cache, counts)
+        longest = max(map(sum, zip(self.prompt.lengths, counts, strict=True)))
+        warn_of_length(self.stack.config, longest, before=self.prompt.span)
         logger.debug("%s", self.stats)
         return self.stats
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from twigkit.backbone.context import context_length
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt, place_inputs
 from twigkit.generation.config import resolve_settings
@@ -145,7 +146,13 @@ class GenerationRequest:
             strict=strict,
             draft_cache=draft_cache,
         )
-        settings = resolve_settings(model.base, ids.shape[1], arguments, model.stack.visual_ids)
+        settings = resolve_settings(
+            model.base,
+            ids.shape[1],
+            arguments,
+            model.stack.visual_ids,
+            context_length(model.stack.config),
+        )
         ids = ids.repeat_interleave(settings.answers, 0)
         chosen = _in_lockstep(ready or spec.drafter, settings.selection)
         strategy = (

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from twigkit.backbone.context import check_length, warn_of_length
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
-from twigkit.errors import InputError
 from twigkit.generation.loop import Generation
 from twigkit.generation.prefill import Storage, prefill
 from twigkit.generation.pruning_plan import meet_budget
@@ -40,10 +40,11 @@ def start(
         The generation; its ``run`` does the rest.
 
     Raises:
-        InputError: If prompt and answer do not fit the model's context.
+        InputError: If prompt and answer do not fit the model's table of positions.
         BudgetError: If the budget cannot be met.
     """
-    check_context(stack, prompt, request.stop.max_new_tokens)
+    check_length(stack.text, prompt.span + request.stop.max_new_tokens)
+    warn_of_length(stack.config, prompt.span)
     if request.bucketed is None:
         request = replace(request, bucketed=prompt.hidden.device.type != "cpu")
     storage = Storage(
@@ -82,19 +83,4 @@ def plan_stages(
         return meet_budget(request.pruner, layout)
 
 
-def check_context(stack: LayerStack, prompt: Prompt, new_tokens: int) -> None:
-    """Refuse generations that would run past the model's context.
-
-    Raises:
-        InputError: With the numbers.
-    """
-    context = getattr(stack.config, "max_position_embeddings", None)
-    wanted = prompt.span + new_tokens
-    if context is not None and wanted > context:
-        raise InputError(
-            f"{prompt.span} prompt tokens and {new_tokens} new ones make {wanted}, but the "
-            f"model's context holds {context}; ask for fewer"
-        )
-
-
-__all__ = ["check_context", "plan_stages", "start"]
+__all__ = ["plan_stages", "start"]

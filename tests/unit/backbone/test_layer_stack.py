@@ -137,11 +137,3 @@ def test_prompts_that_cannot_be_used_are_refused(model, change, message):
     change(inputs)
     with pytest.raises(InputError, match=message):
         model.stack.embed_prompt(**inputs)
-
-
-def test_a_prompt_longer_than_the_context_is_refused():
-    model = TwigModel(tiny_llava(layers=4, context=32))
-    with pytest.raises(InputError, match="context holds 32"):
-        model.generate(**llava_inputs([(20, 1, 5)]), max_new_tokens=2)
-    with pytest.raises(InputError, match="ask for fewer"):
-        model.generate(**llava_inputs([(3, 1, 5)]), max_new_tokens=20)
