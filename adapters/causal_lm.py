@@ -14,6 +14,7 @@ from twigkit.interfaces import (
     PAD,
     Adapter,
     LayerStack,
+    LogitScaling,
     Register,
     TinyFamily,
     TinyPrompts,
@@ -22,6 +23,13 @@ from twigkit.interfaces import (
 )
 
 TINY: dict[str, dict[str, Any]] = {
+    "gemma2": {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 6,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
     "llama": {},
     "mistral": {"sliding_window": 6},
     "olmo2": {},
@@ -45,23 +53,27 @@ class CausalLmAdapter(Adapter):
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; no token of its prompts is visual."""
-        return LayerStack(model, model.model)
+        softcap = getattr(model.config, "final_logit_softcapping", None)
+        return LayerStack(model, model.model, logit_scaling=LogitScaling(softcap=softcap))
 
     def tiny(self) -> TinyFamily:
         """Build a Llama 64 wide with 8 layers."""
-        return _tiny("llama")
+        return tiny_causal_lm("llama")
 
     def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
         """Return a maker for every type of model."""
-        return {kind: partial(_tiny, kind) for kind in TINY}
+        return {kind: partial(tiny_causal_lm, kind, **TINY[kind]) for kind in TINY}
 
 
-def _tiny(kind: str) -> TinyFamily:
-    """Build a model of a type."""
-    config = AutoConfig.for_model(
-        kind,
-        **tiny_text_config(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, **TINY[kind]),
-    )
+def tiny_causal_lm(kind: str, **settings: Any) -> TinyFamily:
+    """Build a language model 64 wide with 8 layers.
+
+    Args:
+        kind: Its ``model_type``.
+        **settings: What it has besides the usual.
+    """
+    special = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
+    config = AutoConfig.for_model(kind, **tiny_text_config(**special, **settings))
     return TinyFamily(AutoModelForCausalLM.from_config(config), TinyPrompts())
 
 

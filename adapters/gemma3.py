@@ -1,4 +1,4 @@
-"""Gemma 3: local and global layers with rotary tables of their own, pictures seen both ways."""
+"""Gemma 3, with pictures and without: local and global layers differ in their rotary tables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedModel
 
+from twigkit.adapters.causal_lm import tiny_causal_lm
 from twigkit.interfaces import (
     PICTURES,
     Adapter,
     LayerStack,
+    LogitScaling,
     Medium,
     Prompt,
     Register,
@@ -28,10 +30,12 @@ from twigkit.interfaces import (
 )
 
 IMAGE, BEGIN, END, SIDE, TOKENS = 99, 98, 97, 16, 4
+WINDOWS = (["sliding_attention", "sliding_attention", "full_attention"] * 3)[:8]
+"""Kinds of the layers of a tiny model."""
 
 
-class Gemma3Stack(LayerStack):
-    """Layers of two kinds; the tokens of a picture form a block."""
+class Gemma3TextStack(LayerStack):
+    """Layers of two kinds."""
 
     def rope_key(self, layer: int) -> str:
         """Return the kind of a layer."""
@@ -42,6 +46,10 @@ class Gemma3Stack(LayerStack):
         """Compute the table of each kind."""
         kinds = sorted(set(self.config.layer_types))
         return {kind: self.text.rotary_emb(hidden, positions[0], kind) for kind in kinds}
+
+
+class Gemma3Stack(Gemma3TextStack):
+    """The same, where the tokens of a picture form a block."""
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
         """Embed the prompt; the token types say what sees each other both ways.
@@ -91,19 +99,48 @@ class Gemma3Adapter(Adapter):
 
     def tiny(self) -> TinyFamily:
         """Build a model 64 wide with 8 layers, most of which see 12 tokens back."""
-        kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 3
         config = Gemma3Config(
             image_token_index=IMAGE,
             boi_token_index=BEGIN,
             eoi_token_index=END,
             mm_tokens_per_image=TOKENS,
             text_config=tiny_text_config(
-                head_dim=16, query_pre_attn_scalar=16, sliding_window=12, layer_types=kinds[:8]
+                head_dim=16, query_pre_attn_scalar=16, sliding_window=12, layer_types=WINDOWS
             ),
             vision_config=tiny_vision_config(),
         )
         prompts = TinyPrompts({"image": _image}, finish=_mark_pictures)
         return TinyFamily(Gemma3ForConditionalGeneration(config), prompts)
+
+
+class Gemma3TextAdapter(Adapter):
+    """Adapter of ``Gemma3ForCausalLM``, the sizes of Gemma 3 that see no pictures."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("gemma3_text",)
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"batch", "layered-rope", "sliding-window", "text-only"}
+    )
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+
+    @classmethod
+    def refusal(cls, config: Mapping[str, Any]) -> str | None:
+        """Refuse encoders, which see the whole prompt both ways."""
+        return Gemma3Adapter.refusal({"text_config": config})
+
+    def stack(self, model: PreTrainedModel) -> LayerStack:
+        """Wrap a loaded model; no token of its prompts is visual."""
+        softcap = model.config.final_logit_softcapping
+        return Gemma3TextStack(model, model.model, logit_scaling=LogitScaling(softcap=softcap))
+
+    def tiny(self) -> TinyFamily:
+        """Build a model 64 wide with 8 layers, most of which see 6 tokens back."""
+        return tiny_causal_lm(
+            "gemma3_text",
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            sliding_window=6,
+            layer_types=WINDOWS,
+        )
 
 
 def _image(generator: torch.Generator) -> Medium:
@@ -121,5 +158,6 @@ def _mark_pictures(inputs: dict[str, Any], media: list[list[Medium]]) -> dict[st
 
 @hookimpl
 def register_adapters(register: Register[Adapter]) -> None:
-    """Register the adapter of Gemma 3."""
+    """Register the adapters of Gemma 3."""
     register("gemma3", Gemma3Adapter)
+    register("gemma3_text", Gemma3TextAdapter)

@@ -1,12 +1,13 @@
-"""Qwen3-VL: like Qwen2.5-VL, with visual features added after the first layers too."""
+"""Qwen3-VL, dense and with experts: visual features are added after the first layers too."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from twigkit.adapters.qwen2_vl import MropeAdapter, MropeStack, mark_media
 from twigkit.interfaces import (
@@ -46,9 +47,12 @@ class DeepstackStack(MropeStack):
 
 
 class Qwen3VlAdapter(MropeAdapter):
-    """Adapter of ``Qwen3VLForConditionalGeneration``; a video is one grid per frame."""
+    """Adapter of ``Qwen3VLForConditionalGeneration`` and ``Qwen3VLMoeForConditionalGeneration``.
 
-    model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
+    A video is one grid per frame.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl", "qwen3_vl_moe")
     capabilities: ClassVar[frozenset[str]] = VIDEOS | {"deepstack", "dynamic-resolution", "m-rope"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
@@ -68,28 +72,39 @@ class Qwen3VlAdapter(MropeAdapter):
 
     def tiny(self) -> TinyFamily:
         """Build a model 64 wide with 8 layers, three of which get visual features."""
-        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
-        config = Qwen3VLConfig(
-            image_token_id=IMAGE,
-            video_token_id=VIDEO,
-            vision_start_token_id=START,
-            vision_end_token_id=END,
-            text_config=tiny_text_config(head_dim=16, rope_parameters=rope),
-            vision_config={
-                "depth": 3,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_heads": 2,
-                "out_hidden_size": 64,
-                "patch_size": 4,
-                "spatial_merge_size": 2,
-                "temporal_patch_size": 2,
-                "num_position_embeddings": 64,
-                "deepstack_visual_indexes": [0, 1, 2],
-            },
-        )
-        prompts = TinyPrompts({"image": _image, "video": _video}, finish=mark_media)
-        return TinyFamily(Qwen3VLForConditionalGeneration(config), prompts)
+        return _tiny("qwen3_vl")
+
+    def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
+        """Return makers of both kinds; the experts are four, of which a token takes two."""
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+        return {"dense": self.tiny, "moe": lambda: _tiny("qwen3_vl_moe", **experts)}
+
+
+def _tiny(kind: str, **settings: Any) -> TinyFamily:
+    """Build a model of a kind."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    config = AutoConfig.for_model(
+        kind,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
+        text_config=tiny_text_config(head_dim=16, rope_parameters=rope, **settings),
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1, 2],
+        },
+    )
+    prompts = TinyPrompts({"image": _image, "video": _video}, finish=mark_media)
+    return TinyFamily(AutoModelForImageTextToText.from_config(config), prompts)
 
 
 def _image(generator: torch.Generator) -> Medium:

@@ -8,7 +8,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from twigkit.interfaces import Head, HeadSpec, LayerStack, Register, SpecError, hookimpl
+from twigkit.interfaces import (
+    Head,
+    HeadSpec,
+    LayerStack,
+    LogitScaling,
+    Register,
+    SpecError,
+    hookimpl,
+)
 
 
 class LmHeadSpec(HeadSpec):
@@ -29,11 +37,14 @@ class LmHead(Head):
     Attributes:
         vocabulary: Rows of the base's head; logits beyond the head's own rows are minus infinity.
         linear: The map.
+        scaling: What the base does to its logits.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"next-token"})
 
-    def __init__(self, linear: nn.Linear, vocabulary: int) -> None:
+    def __init__(
+        self, linear: nn.Linear, vocabulary: int, scaling: LogitScaling | None = None
+    ) -> None:
         """Wrap a linear map.
 
         Raises:
@@ -47,6 +58,7 @@ class LmHead(Head):
             )
         self.linear = linear
         self.vocabulary = vocabulary
+        self.scaling = scaling or LogitScaling()
 
     @classmethod
     def grow(cls, spec: LmHeadSpec, stack: LayerStack) -> LmHead:
@@ -66,11 +78,11 @@ class LmHead(Head):
             linear.weight.copy_(base.weight[:rows])
             if base.bias is not None:
                 linear.bias.copy_(base.bias[:rows])
-        return cls(linear, stack.vocabulary)
+        return cls(linear, stack.vocabulary, stack.logit_scaling)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return logits over the base's vocabulary, ``[batch, tokens, vocabulary]``."""
-        logits: Tensor = self.linear(hidden)
+        logits = self.scaling(self.linear(hidden))
         missing = self.vocabulary - self.linear.out_features
         if missing:
             logits = nn.functional.pad(logits, (0, missing), value=float("-inf"))

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from twigkit.interfaces import Head, HeadSpec, LayerStack, Register, hookimpl
+from twigkit.interfaces import Head, HeadSpec, LayerStack, LogitScaling, Register, hookimpl
 
 
 class MedusaHeadSpec(HeadSpec):
@@ -33,13 +33,16 @@ class MedusaHead(Head):
         blocks: Linear maps inside the residual blocks, which start at zero: a fresh block passes
             its input on.
         outputs: Maps to the base's vocabulary.
+        scaling: What the base does to its logits.
 
     Source: Cai et al. 2024, arXiv 2401.10774 §2.1.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"several-tokens"})
 
-    def __init__(self, width: int, outputs: list[nn.Linear]) -> None:
+    def __init__(
+        self, width: int, outputs: list[nn.Linear], scaling: LogitScaling | None = None
+    ) -> None:
         """Put a fresh block before each output map."""
         super().__init__()
         first = outputs[0].weight
@@ -49,6 +52,7 @@ class MedusaHead(Head):
             nn.init.zeros_(block.bias)
         self.blocks = nn.ModuleList(blocks)
         self.outputs = nn.ModuleList(outputs)
+        self.scaling = scaling or LogitScaling()
 
     @classmethod
     def grow(cls, spec: MedusaHeadSpec, stack: LayerStack) -> MedusaHead:
@@ -65,7 +69,7 @@ class MedusaHead(Head):
                 if base.bias is not None:
                     linear.bias.copy_(base.bias)
             outputs.append(linear)
-        return cls(width, outputs)
+        return cls(width, outputs, stack.logit_scaling)
 
     @property
     def offsets(self) -> int:
@@ -78,7 +82,7 @@ class MedusaHead(Head):
             output(hidden + nn.functional.silu(block(hidden)))
             for block, output in zip(self.blocks, self.outputs, strict=True)
         ]
-        return torch.stack(ahead, 2)
+        return self.scaling(torch.stack(ahead, 2))
 
 
 @hookimpl

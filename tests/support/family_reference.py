@@ -58,7 +58,7 @@ class FullLength:
         for number, layer in enumerate(stack.text.layers):
             hidden = layer(
                 hidden,
-                attention_mask=self._mask(number),
+                attention_mask=additive(self._mask(number)),
                 position_embeddings=rope[stack.rope_key(number)],
             )
             if number in prompt.inject:
@@ -74,13 +74,18 @@ class FullLength:
                 alive = alive & seen
         tokens = alive.shape[1]
         seen = torch.ones(tokens, tokens, dtype=torch.bool).tril().expand(len(alive), -1, -1)
+        if window is not None:
+            seen = seen & (prompt.index[:, :, None] - prompt.index[:, None, :] < window)
         if prompt.blocks is not None:
             same = prompt.blocks[:, :, None] == prompt.blocks[:, None, :]
             seen = seen | (same & (prompt.blocks[:, :, None] >= 0))
-        if window is not None:
-            seen = seen & (prompt.index[:, :, None] - prompt.index[:, None, :] < window)
         # a row that sees nothing gives no numbers, and the padding's rows do not matter
         return ((seen & alive[:, None, :]) | torch.eye(tokens, dtype=torch.bool))[:, None]
+
+
+def additive(mask: Tensor) -> Tensor:
+    """A bool mask in the form that every attention function of transformers takes."""
+    return torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
 
 
 def greedy(reference: FullLength, count: int) -> tuple[list[Tensor], Tensor]:
@@ -110,10 +115,9 @@ def eager_row(twig: Any, stack: LayerStack, prompt: Prompt) -> Tensor:
     config = last.self_attn.config
     kept = config._attn_implementation
     for layer, source in steps:
-        mask = full._mask(source)
+        mask = additive(full._mask(source))
         if layer is last:
             config._attn_implementation = "eager"
-            mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
         hidden = layer(
             hidden, attention_mask=mask, position_embeddings=rope[stack.rope_key(source)]
         )

@@ -5,10 +5,14 @@ _VIDEOS = {"video", "mixed-media"}
 
 REQUIRED: dict[str, set[str]] = {
     "causal_lm": {"batch", "text-only", "sliding-window"},
+    "cohere2": {"batch", "layered-rope", "sliding-window", "text-only"},
     "gemma3": _PICTURES | {"bidirectional-image", "layered-rope", "sliding-window"},
+    "gemma3_text": {"batch", "layered-rope", "sliding-window", "text-only"},
+    "gpt_oss": {"batch", "sliding-window", "text-only"},
     "llava": _PICTURES,
     "llava_next": _PICTURES | {"dynamic-resolution", "sliding-window"},
     "mllama": set(),  # recognised and refused
+    "paligemma": _PICTURES | {"bidirectional-image", "sliding-window"},
     "qwen2_vl": _PICTURES | _VIDEOS | {"dynamic-resolution", "m-rope"},
     "qwen3_vl": _PICTURES | _VIDEOS | {"deepstack", "dynamic-resolution", "m-rope"},
     "qwen_vl": set(),  # recognised and refused

@@ -27,6 +27,7 @@ def twig_attention(
     dropout: float = 0.0,
     probe: AttentionInputs | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend with scaled-dot-product attention.
@@ -43,6 +44,8 @@ def twig_attention(
         dropout: Probability of dropping a weight.
         probe: Where to note queries, keys and scaling, if given.
         softcap: Soft limit of the logits that some families use; takes the unfused path.
+        s_aux: Attention sinks, ``[heads]``: a logit of each head beside those of the keys, whose
+            weight goes to no value. Takes the unfused path. The name is that of transformers.
 
     Returns:
         Output ``[batch, queries, heads, value_width]`` and ``None`` in place of the weights.
@@ -52,10 +55,11 @@ def twig_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if probe is not None:
         probe.query, probe.key, probe.scaling = query, key, scale
-    if softcap is not None:
+        probe.softcap, probe.sinks = softcap, s_aux
+    if softcap is not None or s_aux is not None:
         if attention_mask is not None:
             attention_mask = attention_mask[:, :, :queries]
-        return _softcapped(query, key, value, attention_mask, scale, softcap), None
+        return _unfused(query, key, value, attention_mask, scale, dropout, softcap, s_aux), None
     repeat = heads // groups
     packed = attention_mask is not None and attention_mask.shape[2] == repeat * queries
     if repeat > 1 and (queries == 1 or packed):
@@ -82,19 +86,32 @@ def twig_attention(
     return output.transpose(1, 2), None
 
 
-def _softcapped(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float
+def _unfused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
-    """Attend with ``softcap * tanh(logits / softcap)``, which no fused kernel here offers."""
+    """Attend with a soft limit of the logits or with sinks, which no fused kernel here offers."""
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    logits = softcap * torch.tanh((query @ key.transpose(2, 3)) * scale / softcap)
+    logits = (query @ key.transpose(2, 3)) * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
     if mask is None and query.shape[2] > 1:
         mask = causal(query.shape[2], key.shape[2], query.device)
     if mask is not None:
         dead = torch.finfo(logits.dtype).min
         logits = logits.masked_fill(~mask, dead) if mask.dtype == torch.bool else logits + mask
-    weights = logits.softmax(-1, dtype=torch.float32).to(query.dtype)
+    if sinks is not None:
+        sinks = sinks.to(logits.dtype)[None, :, None, None]
+        logits = torch.cat((logits, sinks.expand(*logits.shape[:3], 1)), -1)
+    weights = logits.softmax(-1, dtype=torch.float32).to(query.dtype)[..., : key.shape[2]]
+    weights = F.dropout(weights, dropout, training=dropout > 0)
     return (weights @ value).transpose(1, 2)
 
 

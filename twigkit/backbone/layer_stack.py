@@ -16,6 +16,7 @@ from twigkit.backbone.attention import IMPLEMENTATION
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_choice import LayerChoice, Runner
 from twigkit.backbone.layer_context import LayerContext
+from twigkit.backbone.logit_scaling import LogitScaling
 from twigkit.backbone.masks import Masks
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.prompt import PromptEmbedding
@@ -35,6 +36,7 @@ class LayerStack(PromptEmbedding):
     Attributes:
         layers: What runs each decoder layer; chosen anew for every prompt, see :meth:`refresh`.
         depth: Number of decoder layers.
+        logit_scaling: What the base does to the logits after its head.
         round: Changes whenever the layers were looked at.
     """
 
@@ -45,6 +47,7 @@ class LayerStack(PromptEmbedding):
         *,
         visual_ids: tuple[int, ...] = (),
         channels: int = 1,
+        logit_scaling: LogitScaling | None = None,
     ) -> None:
         """Wrap a model.
 
@@ -53,8 +56,10 @@ class LayerStack(PromptEmbedding):
             text: The part of it that holds ``layers``, ``norm`` and ``rotary_emb``.
             visual_ids: Token ids whose places hold visual tokens.
             channels: Position channels that the rotary embedding takes.
+            logit_scaling: What the base does to the logits after its head, if anything.
         """
         super().__init__(model, text, visual_ids, channels)
+        self.logit_scaling = logit_scaling or LogitScaling()
         self.layers: list[Runner]
         self.layer_config = self.own_config()
         self._named: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -216,7 +221,7 @@ class LayerStack(PromptEmbedding):
     def head(self, hidden: Tensor) -> Tensor:
         """Map normed states to logits, ``[batch, tokens, vocabulary]``."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)
-        return logits
+        return self.logit_scaling(logits)
 
     @property
     def vocabulary(self) -> int:

@@ -142,6 +142,8 @@ class AttentionInputs:
         query: All queries after rotary position; ``None`` if the function was never reached.
         key: All keys after rotary position.
         scaling: Factor on the dot products.
+        softcap: Soft limit of the logits, if the family has one.
+        sinks: Attention sinks, ``[heads]``, if the family has them.
     """
 
     def __init__(self) -> None:
@@ -150,6 +152,8 @@ class AttentionInputs:
         self.query: Tensor | None = None
         self.key: Tensor | None = None
         self.scaling = 1.0
+        self.softcap: float | None = None
+        self.sinks: Tensor | None = None
 
 
 def _noting_inputs(

@@ -44,6 +44,8 @@ def prompt_masks(prompt: Prompt, windows: Iterable[int | None]) -> dict[int | No
         near = seen
         if not reaches and window is not None:
             near = seen & within(window, prompt.index, prompt.index)
+            if prompt.blocks is not None:  # which see all of themselves, however far
+                near = near | (same_block(prompt.blocks) & prompt.valid[:, None, :])
         masks[window] = near[:, None]
     return masks
 
@@ -53,21 +55,25 @@ def _prompt_mask(prompt: Prompt) -> Tensor:
     tokens, device = prompt.hidden.shape[1], prompt.hidden.device
     seen = causal(tokens, tokens, device)[None]
     if prompt.blocks is not None:
-        same = prompt.blocks[:, :, None] == prompt.blocks[:, None, :]
-        seen = seen | (same & (prompt.blocks >= 0)[:, :, None])
+        seen = seen | same_block(prompt.blocks)
     return (seen & prompt.valid[:, None, :]) | torch.eye(tokens, dtype=torch.bool, device=device)
 
 
 def rows_mask(
-    rows: Tensor, keys: Tensor, index: Tensor | None = None, window: int | None = None
+    rows: Tensor,
+    keys: Tensor,
+    index: Tensor | None = None,
+    window: int | None = None,
+    blocks: Tensor | None = None,
 ) -> Tensor:
-    """Say which keys single rows of a prompt see: those up to the row itself.
+    """Say which keys single rows of a prompt see: those up to the row itself, and its own block.
 
     Args:
         rows: Positions of the rows, ``[batch, rows]`` long.
         keys: Which positions may be seen at all, ``[batch, tokens]`` bool.
         index: Original sequence index of each position, ``[batch, tokens]``; needed for a window.
         window: Only keys whose original index is less than this far back, if given.
+        blocks: Number of each position's block, ``[batch, tokens]``, if the family has blocks.
 
     Returns:
         ``[batch, rows, tokens]`` bool.
@@ -76,6 +82,9 @@ def rows_mask(
     seen = (place <= rows[:, :, None]) & keys[:, None, :]
     if window is not None and index is not None:
         seen = seen & within(window, index.gather(1, rows), index)
+    if blocks is not None:
+        own = blocks.gather(1, rows)[:, :, None]
+        seen = seen | ((own == blocks[:, None, :]) & (own >= 0) & keys[:, None, :])
     return seen
 
 
@@ -176,6 +185,18 @@ def causal(queries: int, keys: int, device: torch.device) -> Tensor:
         ``[queries, keys]`` bool.
     """
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def same_block(blocks: Tensor) -> Tensor:
+    """Say which tokens are of the same block, where -1 is none.
+
+    Args:
+        blocks: Number of each token's block, ``[batch, tokens]``.
+
+    Returns:
+        ``[batch, tokens, tokens]`` bool.
+    """
+    return (blocks[:, :, None] == blocks[:, None, :]) & (blocks >= 0)[:, :, None]
 
 
 def within(window: int, queries: Tensor, keys: Tensor) -> Tensor:

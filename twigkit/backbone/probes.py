@@ -52,6 +52,8 @@ class RowRecord:
         inputs: What the layer's self-attention was given (after the input norm),
             ``[batch, keys, width]``.
         unrotated: Returns ``query`` and ``key`` after norm, but without rotary position.
+        softcap: Soft limit of the logits, if the family has one.
+        sinks: Attention sinks, ``[heads]``, if the family has them.
     """
 
     query: Tensor
@@ -59,6 +61,8 @@ class RowRecord:
     scaling: float
     inputs: Tensor
     unrotated: Callable[[], tuple[Tensor, Tensor]]
+    softcap: float | None = None
+    sinks: Tensor | None = None
 
 
 class RowProbe:
@@ -97,6 +101,8 @@ class RowProbe:
         inputs: Tensor,
         rope: tuple[Tensor, Tensor],
         unrotate: Callable[[Tensor, Tensor, Tensor], Tensor],
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> None:
         """Record what a layer attended with (called by the layer, once).
 
@@ -108,6 +114,8 @@ class RowProbe:
             rope: The tables that rotated them.
             unrotate: Takes rotary position off, as
                 :func:`twigkit.backbone.rotary.unrotate` does.
+            softcap: Soft limit of the logits, if the family has one.
+            sinks: Attention sinks, ``[heads]``, if the family has them.
         """
         request, rows = self.request, self.request.of_heads(query)
 
@@ -115,7 +123,7 @@ class RowProbe:
             plain = unrotate(query, *rope)
             return request.of_heads(plain), unrotate(key, *rope)
 
-        self.record = RowRecord(rows, key, scaling, inputs, unrotated)
+        self.record = RowRecord(rows, key, scaling, inputs, unrotated, softcap, sinks)
 
     def recorded(self) -> RowRecord:
         """Return what the layer recorded.
@@ -136,7 +144,8 @@ class RowProbe:
         Source: TwigVLM, arXiv 2503.14075 §4.2 (the score of a visual token).
         """
         record = self.recorded()
-        return row_attention(record.query, record.key, self.request.mask, record.scaling)
+        form = (record.scaling, record.softcap, record.sinks)
+        return row_attention(record.query, record.key, self.request.mask, *form)
 
     def attention_among(self, keys: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """Return the attention that each row would pay to some keys alone, averaged over heads.
@@ -152,7 +161,8 @@ class RowProbe:
             sees no key.
         """
         seen = rows_mask(self.request.rows, keys)
-        weights = row_attention(query, key, seen, self.recorded().scaling)
+        record = self.recorded()
+        weights = row_attention(query, key, seen, record.scaling, record.softcap)
         return weights.masked_fill(~seen, 0.0)
 
 
@@ -177,7 +187,14 @@ Probe = RowProbe | ProbeGroup
 """What a layer records for."""
 
 
-def row_attention(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> Tensor:
+def row_attention(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor,
+    scaling: float,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """Compute attention rows, averaged over heads.
 
     Args:
@@ -185,6 +202,8 @@ def row_attention(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> T
         key: ``[batch, kv_heads, keys, width]``.
         mask: Which keys each row may see, ``[batch, rows, keys]`` bool.
         scaling: Factor on the dot products.
+        softcap: Soft limit of the logits, if the family has one.
+        sinks: Attention sinks, ``[heads]``: a logit of each head beside those of the keys.
 
     Returns:
         ``[batch, rows, keys]`` float32.
@@ -194,9 +213,14 @@ def row_attention(query: Tensor, key: Tensor, mask: Tensor, scaling: float) -> T
     query = query.reshape(batch, groups, heads // groups * rows, width)
     with torch.autocast(query.device.type, enabled=False):  # it would round the products
         logits = (query.float() @ key.float().transpose(2, 3)) * scaling
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
     logits = logits.view(batch, heads, rows, -1)
     logits = logits.masked_fill(~mask[:, None], torch.finfo(torch.float32).min)
-    return logits.softmax(-1).mean(1)
+    if sinks is not None:
+        beside = sinks.float()[None, :, None, None].expand(batch, -1, rows, 1)
+        logits = torch.cat((logits, beside), -1)
+    return logits.softmax(-1)[..., : key.shape[2]].mean(1)
 
 
 def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[RowProbe, Tensor]:
@@ -222,5 +246,5 @@ def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[R
         text = prompt.valid & ~prompt.placeholder
         chosen = real_first(text, int(text.sum(1).max()))
         weight = text.gather(1, chosen).float()
-    mask = rows_mask(chosen, prompt.valid, prompt.index, window)
+    mask = rows_mask(chosen, prompt.valid, prompt.index, window, prompt.blocks)
     return RowProbe(RowRequest(chosen, mask)), weight

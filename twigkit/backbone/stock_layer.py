@@ -58,5 +58,14 @@ class StockLayer(nn.Module):
         if probe is not None and noted is not None and noted.key is not None:
             assert noted.query is not None
             assert noted.inputs is not None
-            probe.take(noted.query, noted.key, noted.scaling, noted.inputs, rope, self._unrotate)
+            probe.take(
+                noted.query,
+                noted.key,
+                noted.scaling,
+                noted.inputs,
+                rope,
+                self._unrotate,
+                noted.softcap,
+                noted.sinks,
+            )
         return output

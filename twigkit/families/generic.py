@@ -162,13 +162,22 @@ class GenericStack(LayerStack):
         return super().assemble(ids, valid, visual, arguments)
 
     def probe(self) -> dict[str, Tensor]:
-        """Make two prompts of text, the second padded on the left."""
+        """Make two prompts of words that mean nothing special, the second padded on the left.
+
+        Raises:
+            CapabilityError: If the vocabulary has no other words.
+        """
         generator = torch.Generator().manual_seed(0)
+        special = {*self.visual_ids, *special_tokens(self.model.config.to_dict())}
+        plain = [word for word in range(min(self.vocabulary, 1000)) if word not in special]
+        if not plain:
+            raise CapabilityError(
+                f"model type {self.kind!r} has no words but special tokens, so that nothing can "
+                f"be tried; {_MISSING}"
+            )
         shape = (2, max(_PROBE))
-        words = torch.randint(
-            3, min(self.vocabulary, 1000), shape, generator=generator, device="cpu"
-        )
-        words[torch.isin(words, torch.tensor(self.visual_ids, dtype=torch.long, device="cpu"))] = 3
+        drawn = torch.randint(len(plain), shape, generator=generator, device="cpu")
+        words = torch.tensor(plain, device="cpu")[drawn]
         mask = torch.ones_like(words)
         mask[1, : max(_PROBE) - min(_PROBE)] = 0
         device = self.model.get_input_embeddings().weight.device
@@ -288,6 +297,23 @@ def _language_model(model: nn.Module, kind: str) -> nn.Module:
         f"no adapter serves model type {kind!r}, and the generic one finds no language model with "
         f"layers, norm and rotary_emb in {type(model).__name__}; {_MISSING}"
     )
+
+
+def special_tokens(config: Mapping[Any, Any]) -> set[int]:
+    """Collect the ids that a configuration gives a meaning, in all of its parts.
+
+    Example:
+        >>> special_tokens({"eos_token_id": [2, 5], "text_config": {"image_token_index": 3}})
+        {2, 3, 5}
+    """
+    found: set[int] = set()
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= special_tokens(value)
+        elif "token" in str(name) and str(name).endswith(("_id", "_ids", "_index")):
+            ids = value if isinstance(value, list | tuple) else [value]
+            found |= {one for one in ids if isinstance(one, int)}
+    return found
 
 
 def _placeholders(model: nn.Module) -> tuple[int, ...]:

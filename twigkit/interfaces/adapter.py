@@ -9,13 +9,22 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from transformers import PreTrainedModel
 
 from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.logit_scaling import LogitScaling
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.rotary import Rope
 from twigkit.errors import CapabilityError, PluginError
 from twigkit.interfaces.presets import Preset, VisualTokens
 from twigkit.interfaces.tiny_models import TinyFamily
 
-__all__ = ["Adapter", "HasTiny", "LayerStack", "Prompt", "RefusingAdapter", "Rope"]
+__all__ = [
+    "Adapter",
+    "HasTiny",
+    "LayerStack",
+    "LogitScaling",
+    "Prompt",
+    "RefusingAdapter",
+    "Rope",
+]
 
 
 @runtime_checkable

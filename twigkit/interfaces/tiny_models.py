@@ -66,10 +66,13 @@ class TinyFamily:
             where the family has it, a vocabulary of at least 64. The kit draws its weights.
         inputs: Makes what the family's processor would return for some rows, padded on the left:
             ``input_ids``, ``attention_mask``, pixels.
+        answers: What generated tokens have in inputs that tell kinds of tokens apart, by name of
+            the input; 0 where it is not named.
     """
 
     model: nn.Module
     inputs: Callable[[Sequence[TinyRow]], dict[str, Any]]
+    answers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class TeacherRows:
             part = slice(start, start + AT_ONCE)
             seen = probe.mask[:, part] & visual
             among = seen if softmax == "visual" else probe.mask[:, part]
-            attention = row_attention(query[:, :, part], key, among, record.scaling)
+            attention = row_attention(query[:, :, part], key, among, record.scaling, record.softcap)
             total += weight[:, part].transpose(1, 2) @ attention.masked_fill(~seen, 0.0)
         return total
 

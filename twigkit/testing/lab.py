@@ -198,7 +198,8 @@ class Lab:
     ) -> Tensor:
         """Return the untouched model's logits after every token of one prompt and its answer."""
         seen = [None] * self.stack.depth if seen is None else seen
-        return masked_logits(self.own, self.own_layers, self.inputs([row]), tokens, seen)
+        inputs, answers = self.inputs([row]), self.family.answers
+        return masked_logits(self.own, self.own_layers, inputs, tokens, seen, answers)
 
     # -- twigs -------------------------------------------------------------------------------------
 
@@ -280,7 +281,7 @@ class Lab:
         """
         layers, logits = LayerWatch(self.stack), []
         handle = self.family.model.get_output_embeddings().register_forward_hook(  # type: ignore[operator]
-            lambda module, args, output: logits.append(output)
+            lambda module, args, output: logits.append(self.stack.logit_scaling(output))
         )
         watched: Any = WatchedDrafter(NoDrafter() if drafter is None else drafter, layers)
         watched_pruner: Any = None if pruner is None else WatchedPruner(pruner)

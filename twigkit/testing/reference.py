@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ def masked_logits(
     inputs: dict[str, Any],
     tokens: Sequence[int],
     kept: Sequence[Tensor | None],
+    answers: Mapping[str, int] | None = None,
 ) -> Tensor:
     """Run the model's own forward over one whole prompt, hiding from each layer what it lost.
 
@@ -57,6 +58,8 @@ def masked_logits(
         inputs: Processor outputs of one prompt without padding.
         tokens: Text tokens after the prompt.
         kept: Prompt positions that each layer may see, ``[prompt]`` bool; ``None`` for all.
+        answers: What these tokens have in inputs that tell kinds of tokens apart; see
+            :func:`extended`.
 
     Returns:
         Logits after every token, ``[prompt + tokens, vocabulary]``.
@@ -68,7 +71,8 @@ def masked_logits(
     ]
     try:
         with torch.inference_mode():
-            logits: Tensor = model(**extended(inputs, tokens), use_cache=False).logits[0]
+            longer = extended(inputs, tokens, answers or {})
+            logits: Tensor = model(**longer, use_cache=False).logits[0]
     finally:
         for handle in handles:
             handle.remove()
@@ -108,37 +112,39 @@ def eager_rows(model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
     Returns:
         ``[prompt]`` float32 per layer.
     """
-    before = model.config._attn_implementation  # type: ignore[union-attr]
+    configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
+    before = [config._attn_implementation for config in configs]
     model.set_attn_implementation("eager")  # type: ignore[operator]
     try:
         with torch.inference_mode():
             attentions = model(**inputs, use_cache=False, output_attentions=True).attentions
     finally:
-        model.set_attn_implementation(before or "sdpa")  # type: ignore[operator]
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation
     return [weights[0, :, -1].float().mean(0) for weights in attentions]
 
 
-def extended(inputs: dict[str, Any], tokens: Sequence[int]) -> dict[str, Any]:
+def extended(
+    inputs: dict[str, Any], tokens: Sequence[int], kinds: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Put text tokens after the one prompt of a processor's outputs.
 
     Args:
         inputs: Outputs for a batch of one prompt.
         tokens: Token ids.
+        kinds: What the tokens have in inputs that tell kinds of tokens apart, by name.
 
     Returns:
         The longer prompt's inputs: what has one entry per token grows, with ones in the attention
-        mask and zeros (text) in what tells kinds of tokens apart.
+        mask and, where nothing else is given, zeros (text) in what tells kinds of tokens apart.
     """
+    kinds = {"attention_mask": 1, **(kinds or {})}
     shape = inputs["input_ids"].shape
     tail = torch.tensor([list(tokens)], dtype=torch.long)
     longer = dict(inputs)
     for name, value in inputs.items():
         if not isinstance(value, Tensor) or value.shape != shape:
             continue
-        more = torch.zeros_like(tail)
-        if name == "input_ids":
-            more = tail
-        elif name == "attention_mask":
-            more = torch.ones_like(tail)
+        more = tail if name == "input_ids" else torch.full_like(tail, kinds.get(name, 0))
         longer[name] = torch.cat((value, more.to(value.dtype)), 1)
     return longer
