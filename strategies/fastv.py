@@ -47,7 +47,7 @@ class FastvPruner:
         self.spec = spec
 
     def stages(self, layout: PromptLayout) -> list[Stage]:
-        """Plan the cut behind the layer that scores, and the wipe if one was asked for."""
+        """Plan the cut after the layer that scores, and the wipe if one was asked for."""
         layer = self.spec.layer
         return cut_and_wipe(layout, layer, self.spec.wipe_layer, attention=layer - 1)
 

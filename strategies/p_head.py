@@ -51,7 +51,7 @@ class PHeadPruner:
         self.heads = (spec.head,)
 
     def stages(self, layout: PromptLayout) -> list[Stage]:
-        """Plan the cut behind the exit layer and the final wipe."""
+        """Plan the cut after the exit layer and the final wipe."""
         return twig_stages("p-head", layout, self.spec.wipe_layer)
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:

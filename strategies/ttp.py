@@ -49,7 +49,7 @@ class TtpPruner:
         self.spec = spec
 
     def stages(self, layout: PromptLayout) -> list[Stage]:
-        """Plan the cut behind the exit layer and the final wipe."""
+        """Plan the cut after the exit layer and the final wipe."""
         return twig_stages("ttp", layout, self.spec.wipe_layer, rows=self.spec.rows)
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:

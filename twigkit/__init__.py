@@ -63,7 +63,7 @@ __all__ = ["__version__", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module behind a re-exported name."""
+    """Import the module that holds a re-exported name."""
     module = _EXPORTS.get(name)
     if module is None:
         raise AttributeError(f"module 'twigkit' has no attribute {name!r}")

@@ -88,12 +88,12 @@ def test_what_the_cases_spoil_works_when_it_is_whole(desk, capsys):
     assert main(desk.words("--budget", "8")) == 0
     answer, stats = capsys.readouterr().out.splitlines()
     assert answer
-    assert "16, 8 behind layer 2" in stats
+    assert "16, 8 after layer 2" in stats
 
 
 def test_a_budget_may_be_a_ratio(desk, capsys):
     assert main(desk.words("--budget", "1/2")) == 0
-    assert "16, 8 behind layer 2" in capsys.readouterr().out
+    assert "16, 8 after layer 2" in capsys.readouterr().out
 
 
 BASES = {

@@ -53,7 +53,7 @@ def test_answer_and_one_line_of_statistics(words, capsys):
     assert answer
     assert re.fullmatch(
         r"\[6 tokens, [\d.]+ per second \| prefill \d+ ms \| decode \d+ ms \| accepted length "
-        r"[\d.]+ \| visual tokens: 16, 8 behind layer 2, 0 behind layer 6 \| "
+        r"[\d.]+ \| visual tokens: 16, 8 after layer 2, 0 after layer 6, 8 per layer \| "
         r"KV [\d.]+ kB \+ [\d.]+ kB twig\]",
         stats,
     )

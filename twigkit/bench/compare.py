@@ -33,7 +33,7 @@ class Row:
         prefill_seconds: Time to the first token: median of the rounds, mean over the prompts.
         decode_seconds: Time from there to the end, likewise.
         tokens_per_second: Of the whole calls.
-        decode_tokens_per_second: Of the tokens behind the first alone.
+        decode_tokens_per_second: Of the tokens after the first alone.
         accepted_length: Mean tokens gained by a verification; ``None`` where nothing is verified.
         kv_bytes: Keys and values in use at the end, mean over the prompts.
         kv_bytes_allocated: Size of the storages, likewise.

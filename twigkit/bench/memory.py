@@ -16,7 +16,7 @@ class Memory:
     Attributes:
         name: What was measured.
         average: Visual tokens per layer, from what each stage kept.
-        prompt_bytes: In use behind the prompt, from the storages.
+        prompt_bytes: In use after the prompt, from the storages.
         prompt_expected: What the arithmetic says of it.
         bytes_used: In use at the end, from the storages.
         expected: What the arithmetic says of it.
@@ -59,7 +59,7 @@ def visual_per_layer(visual: int, kept: dict[int, int], depth: int) -> list[int]
 
     Args:
         visual: Visual tokens of the prompt.
-        kept: Visual tokens behind each stage, by the stage's layer.
+        kept: Visual tokens after each stage, by the stage's layer.
         depth: Number of base layers.
     """
     counts, left = [], visual

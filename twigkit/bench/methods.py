@@ -49,7 +49,7 @@ class Answer:
         decode_seconds: From the first token to the end of the call.
         accepted_lengths: Tokens gained by each verification; empty where nothing is verified.
         kv_bytes: Keys and values of the base in use at the end, from the storages.
-        kv_bytes_prompt: The same behind the prompt; 0 where it is not measured.
+        kv_bytes_prompt: The same after the prompt; 0 where it is not measured.
         kv_bytes_allocated: Size of the storages.
         draft_kv_bytes: The twig's own, in use at the end.
         kept: What each stage of the pruner kept.

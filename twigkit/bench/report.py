@@ -130,7 +130,7 @@ def _control(control: Control | None) -> list[str]:
         "what else the machine does. The last column is the worst ratio to plain decoding among "
         f"the {control.long} answers of {LONG} tokens or more: each is repeated {REPLAYS} times, "
         f"and up to {MOST_REPLAYS} where it seems too slow, the controller's from what it knew at "
-        "the time; its ratio is the median of those to the plain runs just before and behind. For "
+        "the time; its ratio is the median of those to the plain runs just before and after. For "
         "plain decoding itself it is what chance does.",
         markdown_table(["way", "s", "process s", "times plain", "worst long answer"], control.rows),
         _bounds(control_ratios(control)),

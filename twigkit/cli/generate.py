@@ -224,7 +224,7 @@ def summary(stats: GenerationStats) -> str:
 
     visual = str(stats.visual_tokens[0])
     for layer, (kept,) in stats.kept_tokens.items():
-        visual += f", {kept} behind layer {layer}"
+        visual += f", {kept} after layer {layer}"
     if stats.kept_tokens:
         visual += f", {stats.visual_per_layer[0]:.4g} per layer"
     memory = size(stats.kv_bytes)

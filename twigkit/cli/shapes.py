@@ -58,7 +58,7 @@ def details(shape: Shape) -> str:
         ("heads", f"{shape.heads}, {shape.head_width} wide; {shape.kv_heads} of keys and values"),
         ("vocabulary", f"{shape.vocabulary:,}"),
         ("visual tokens", _visual(shape)),
-        ("twig", f"{shape.depth} layers behind layer {shape.exit_layer}, "
+        ("twig", f"{shape.depth} layers after layer {shape.exit_layer}, "
                  f"{shape.twig_parameters:,} parameters"),
         ("KV per token", f"{shape.kv_bytes:,} bytes, and {shape.twig_kv_bytes:,} in the twig"),
     ]  # fmt: skip

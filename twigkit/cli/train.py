@@ -150,7 +150,7 @@ def describe(spec: TrainingSpec, found: DryRun) -> str:
         ("objective", spec.objective.kind),
     ]  # fmt: skip
     if twig is not None:
-        lines.append(("twig", f"{twig.depth} layers behind layer {twig.exit_layer}, heads "
+        lines.append(("twig", f"{twig.depth} layers after layer {twig.exit_layer}, heads "
                               f"{', '.join(twig.heads)}; {found.twig:,} parameters"))  # fmt: skip
     lines.append(("trained", f"{found.trained:,} parameters, in {spec.precision}"))
     lines.append(("samples", _samples(found)))

@@ -46,8 +46,8 @@ def render(show: Show) -> str:
 def budget_in_words(show: Show) -> str:
     """Say what was kept where, in a sentence."""
     kept = len(show.exhibits[0].panels[-1].kept)
-    text = f"Of {show.visual} visual tokens per picture, {kept} stay behind layer {show.exit_layer}"
-    return text + (f" and none behind layer {show.wipe_layer}." if show.wipe_layer else ".")
+    text = f"Of {show.visual} visual tokens per picture, {kept} stay after layer {show.exit_layer}"
+    return text + (f" and none after layer {show.wipe_layer}." if show.wipe_layer else ".")
 
 
 def pairs(show: Show) -> str:

@@ -119,7 +119,7 @@ def _tiles(show: Show) -> str:
     memory = both.kv_bytes + both.draft_kv_bytes
     tiles = [
         ("", f"{speed:.2f}x", f"the speed of {first.method.name}, with {both.method.name}"),
-        ("", f"{kept} of {show.visual}", f"visual tokens kept behind layer {show.exit_layer}"),
+        ("", f"{kept} of {show.visual}", f"visual tokens kept after layer {show.exit_layer}"),
         (
             "",
             f"{first.kv_bytes / memory:.1f}x smaller",

@@ -71,7 +71,7 @@ class Show:
         budget: Average visual tokens per layer that was asked for.
         visual: Visual tokens of a picture.
         exit_layer: Where tokens are dropped.
-        wipe_layer: Behind it none is left; ``None`` if the pruner wipes nothing.
+        wipe_layer: After it none is left; ``None`` if the pruner wipes nothing.
     """
 
     exhibits: tuple[Exhibit, ...]

@@ -91,7 +91,7 @@ def keep_counts(
         raise BudgetError(f"budget {budget} is less than one visual token")
     if not 0 <= exit_layer < wipe:
         raise BudgetError(
-            f"wipe layer {wipe} does not lie behind exit layer {exit_layer}; give a later one"
+            f"wipe layer {wipe} does not come after exit layer {exit_layer}; give a later one"
         )
     kept = []
     for count in visual:

@@ -268,7 +268,7 @@ class GenerationSpec(Spec):
     draft_cache: Literal["full", "kept"] = Field(
         "full",
         description="Prompt tokens that the twig keeps for drafting: all, as published, or those "
-        "that the base keeps behind the exit layer.",
+        "that the base keeps after the exit layer.",
     )
     max_new_tokens: int = Field(128, ge=1, description="Most tokens to generate.")
     stop: tuple[str, ...] = Field((), description="Strings at which generation stops.")

@@ -58,7 +58,7 @@ def test_a_dry_run_loads_measures_and_writes_nothing(file, capsys):
     told = {line.split("  ")[0]: " ".join(line.split()) for line in out.splitlines()}
     assert "8 layers" in told["base"]
     assert "from the base itself" in told["base"]
-    assert told["twig"].startswith("twig 1 layers behind layer 2, heads lm")
+    assert told["twig"].startswith("twig 1 layers after layer 2, heads lm")
     assert told["samples"] == "samples 6 to train on, 0 held out"
     assert told["batch"].startswith("batch 4 samples: 2 micro-batches of 2 on each of 1 process")
     assert told["steps"] == "steps 2"

@@ -96,7 +96,7 @@ def test_the_page_fits_a_terminal(shown):
     assert "same tokens as the target: yes" in text
     for name in ("Hugging Face generate", "twigkit plain", "TTP", "SSD", "TTP + SSD"):
         assert re.search(rf"^{re.escape(name)}  ", text, re.MULTILINE)
-    assert "Of 16 visual tokens per picture, 8 stay behind layer 2 and none behind layer 6." in (
+    assert "Of 16 visual tokens per picture, 8 stay after layer 2 and none after layer 6." in (
         " ".join(text.split())
     )
     assert "scene 3" in text

@@ -126,7 +126,7 @@ def test_a_budget_of_all_tokens_leaves_all():
 def test_without_a_wipe_every_budget_up_to_all_is_possible():
     whole = {"depth": 32, "exit_layer": 2, "wipe": 32}
     assert keep_counts([576], 1.0, **whole) == [576]
-    with pytest.raises(BudgetError, match="does not lie behind exit layer"):
+    with pytest.raises(BudgetError, match="does not come after exit layer"):
         keep_counts([576], 64, depth=32, exit_layer=24, wipe=24)
 
 

@@ -90,7 +90,7 @@ class Encoder:
     def _place(self, text: Text, row: list[int]) -> list[tuple[int, int]]:
         """Find the answers in a row that has room for the visual tokens.
 
-        Behind the last picture the row ends as the text does, and before the first it begins so.
+        After the last picture the row ends as the text does, and before the first it begins so.
         Only for answers between pictures the processor has to be asked again.
         """
         own, shift = text.ids, len(row) - len(text.ids)
