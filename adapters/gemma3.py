@@ -45,7 +45,7 @@ class Gemma3TextStack(LayerStack):
     def rope(self, hidden: Tensor, positions: Tensor) -> Rope:
         """Compute the table of each kind."""
         kinds = sorted(set(self.config.layer_types))
-        return {kind: self.text.rotary_emb(hidden, positions[0], kind) for kind in kinds}
+        return {kind: self.rotary(hidden, positions[0], kind) for kind in kinds}
 
 
 class Gemma3Stack(Gemma3TextStack):

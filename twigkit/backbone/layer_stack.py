@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.attention import IMPLEMENTATION
+from twigkit.backbone.growing_rotary import GrowingRotary, tables_of_lengths
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_choice import LayerChoice, Runner
 from twigkit.backbone.layer_context import LayerContext
@@ -38,6 +39,7 @@ class LayerStack(PromptEmbedding):
         depth: Number of decoder layers.
         logit_scaling: What the base does to the logits after its head.
         round: Changes whenever the layers were looked at.
+        growing: The base's rotary module, if its tables depend on the length; else ``None``.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class LayerStack(PromptEmbedding):
         if self._path:
             self.text = self.model.get_submodule(self._path)
             self._warn_of_hooks(self._path)
+        self.growing = GrowingRotary.of(getattr(self.text, "rotary_emb", None))
         self.depth = len(self.text.layers)
         self.round = next(_rounds)
         self.layers = self._choice.runners(self.text.layers, range(self.depth))
@@ -159,7 +162,27 @@ class LayerStack(PromptEmbedding):
             ``(cos, sin)`` by rope key.
         """
         given = positions if self.channels > 1 else positions[0]
-        return {"default": self.text.rotary_emb(hidden, given)}
+        return {"default": self.rotary(hidden, given)}
+
+    @property
+    def rotary(self) -> Any:
+        """What computes rotary tables: the base's own module, or a copy without a memory of it."""
+        return self.text.rotary_emb if self.growing is None else self.growing
+
+    def rope_at(self, hidden: Tensor, positions: Tensor, lengths: Tensor) -> Rope:
+        """Compute the rotary tables of tokens that are passed one after the other.
+
+        Args:
+            hidden: Any states; give dtype and device.
+            positions: ``[channels, batch, tokens]`` long.
+            lengths: Tokens of the sequence when each was passed, ``[batch, tokens]`` long.
+
+        Returns:
+            As :meth:`rope`, which they are equal to unless tables depend on the length.
+        """
+        if self.growing is None:
+            return self.rope(hidden, positions)
+        return tables_of_lengths(self.rope, hidden, positions, self.growing.lengths(lengths))
 
     def unrotate(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Take rotary position off queries or keys; see :func:`twigkit.backbone.rotary.unrotate`.

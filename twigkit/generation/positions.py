@@ -25,6 +25,8 @@ class Positions:
     def __init__(self, prompt: Prompt) -> None:
         """Start after a prompt."""
         self.rope, self.index = prompt.next_rope, prompt.next_index
+        # transformers counts the length of a batch: that of its longest row.
+        self._shorter, self._least = self.rope.amax() - self.rope, prompt.rope.amax() + 1
 
     def indices(self, steps: Tensor) -> Tensor:
         """Return sequence indices of nodes.
@@ -44,7 +46,8 @@ class Positions:
             steps: As for :meth:`indices`; negative ones may reach before the text, for padding.
         """
         positions = self.rope[:, None] + steps
-        return stack.rope(hidden, positions.expand(stack.channels, -1, -1))
+        lengths = (positions + self._shorter[:, None] + 1).clamp(min=self._least)
+        return stack.rope_at(hidden, positions.expand(stack.channels, -1, -1), lengths)
 
     def advance(self, count: Tensor) -> None:
         """Move past the tokens that a step accepted, ``[batch]``."""
@@ -55,6 +58,7 @@ class Positions:
         """Go on with some of the rows, in the order given."""
         order = torch.tensor(rows, device=self.index.device)
         self.rope, self.index = self.rope[order], self.index[order]
+        self._shorter = self._shorter[order]
 
 
 __all__ = ["Positions"]

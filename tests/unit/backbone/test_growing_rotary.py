@@ -1,0 +1,97 @@
+"""Positions as the configuration says: every token has the rotary table that the base gives it."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from twigkit import TwigModel, TwigSpec
+from twigkit.interfaces.tiny_models import pad_left, spread_weights, tiny_text_config
+
+BEFORE = 32
+ROPES = {
+    "default": {"rope_type": "default"},
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": BEFORE},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "longrope": {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+        "original_max_position_embeddings": BEFORE,
+    },
+}
+GROWING = ["dynamic", "longrope"]
+PROMPTS = {"before": [20], "past": [40], "batch before": [20, 27], "batch across": [20, 40]}
+NEW = 24
+DRAFTERS = {
+    "plain": "plain",
+    "ssd": {"kind": "ssd", "threshold": 0.0},
+    "tree": {"kind": "tree-ssd", "threshold": 0.0},
+}
+
+
+def base_of(rope: str) -> LlamaForCausalLM:
+    named = 4 * BEFORE if rope == "longrope" else BEFORE
+    settings = tiny_text_config(max_position_embeddings=named)
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    scaled = {"rope_theta": 1e4, **ROPES[rope]}
+    base = LlamaForCausalLM(LlamaConfig(**settings, **ids, rope_parameters=scaled)).eval()
+    spread_weights(base, 3)
+    return base
+
+
+def inputs_of(prompt: str) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(3, 90, (count,), generator=generator) for count in PROMPTS[prompt]]
+    return pad_left([row.tolist() for row in rows])
+
+
+@functools.cache
+def answer(rope: str, prompt: str) -> torch.Tensor:
+    """What a base says that was asked nothing before."""
+    options = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None}
+    return base_of(rope).generate(**inputs_of(prompt), **options)
+
+
+@functools.cache
+def model_of(rope: str) -> TwigModel:
+    """A model whose twig is the base's remaining layers: its drafts are right."""
+    model = TwigModel(base_of(rope))
+    model.grow(TwigSpec(base="tiny", exit_layer=2, depth=6)).eval()
+    return model
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS.values(), ids=DRAFTERS)
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("rope", ROPES)
+def test_every_token_is_the_bases(rope, prompt, drafter):
+    options = {"max_new_tokens": NEW, "eos_token_id": None, "drafter": drafter}
+    output = model_of(rope).generate(**inputs_of(prompt), **options)
+    assert torch.equal(answer(rope, prompt), output)
+    drafted = output.stats.accepted_length
+    assert drafted == 1.0 if drafter == "plain" else drafted > 1.5
+
+
+@pytest.mark.parametrize("rope", GROWING)
+def test_the_switch_changes_the_tokens(rope):
+    fixed = model_of("default").generate(
+        **inputs_of("before"), max_new_tokens=NEW, eos_token_id=None
+    )
+    assert not torch.equal(answer(rope, "before"), fixed)
+
+
+@pytest.mark.parametrize("rope", GROWING)
+def test_tables_do_not_depend_on_what_was_asked_before(rope):
+    base = base_of(rope)
+    model = TwigModel(base)
+    options = {"max_new_tokens": NEW, "eos_token_id": None}
+    base.generate(**inputs_of("past"), **options, do_sample=False)
+    left = base.model.rotary_emb.inv_freq.clone()
+    for prompt in ("before", "past", "before"):
+        found = model.generate(**inputs_of(prompt), **options)
+        assert torch.equal(answer(rope, prompt), found)
+    assert torch.equal(left, base.model.rotary_emb.inv_freq)
