@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,9 @@ from twigkit.backbone.rotary import Rope, unrotate
 from twigkit.errors import CapabilityError, FamilyWarning
 
 _rounds = itertools.count()
+
+_WINDOW_MASK = "create_sliding_window_causal_mask"
+"""What the families of transformers whose layers have sliding windows import."""
 
 
 class LayerStack(PromptEmbedding):
@@ -118,7 +122,13 @@ class LayerStack(PromptEmbedding):
     # -- what layers are ---------------------------------------------------------------------------
 
     def window(self, layer: int) -> int | None:
-        """Return how many tokens back a layer sees, or ``None`` for all."""
+        """Return how many tokens back a layer sees, or ``None`` for all.
+
+        A window in the configuration counts only where the family's code makes a mask of it:
+        transformers reads a Llama's configuration with ``sliding_window`` and ignores the field.
+        """
+        if not _masks_windows(type(self.text)):
+            return None
         kinds = getattr(self.config, "layer_types", None)
         size: int | None = getattr(self.config, "sliding_window", None)
         if kinds is not None:
@@ -278,3 +288,13 @@ class LayerStack(PromptEmbedding):
             )
         attention.layer_idx = local
         return twig.requires_grad_(True)
+
+
+def _masks_windows(cls: type[nn.Module]) -> bool:
+    """Say whether a text model of transformers makes masks of sliding windows.
+
+    Other models may make them as they like; of those the configuration is believed.
+    """
+    modules = [sys.modules[kind.__module__] for kind in cls.__mro__]
+    own = [module for module in modules if module.__name__.startswith("transformers.models.")]
+    return not own or any(hasattr(module, _WINDOW_MASK) for module in own)

@@ -112,6 +112,7 @@ def answer(model: TwigModel, inputs: Inputs, method: Method, *, max_new_tokens: 
         budget=method.budget,
         pruner=method.pruner,
         drafter=method.drafter,
+        generator=torch.Generator().manual_seed(0),  # every method's pruner draws the same
         return_dict_in_generate=True,
     )
     stats = output.stats

@@ -65,8 +65,11 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CheckpointError: If the base is missing or damaged, or the folder holds something else.
+        InputError: If the seed has more than 64 bits.
         SpecError: If the twig does not fit the base.
     """
+    if not -(2**63) <= args.seed < 2**64:
+        raise InputError(f"--seed is {args.seed}; torch takes whole numbers of 64 bits")
     spec = read(args)
     writable(args.out)
     quieten()

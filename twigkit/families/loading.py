@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]
         CheckpointError: If there is none, or it cannot be read.
     """
     base = expanded(base)
-    if not Path(base).is_dir() and _looks_like_a_path(str(base)):
+    if not os.path.isdir(base) and _looks_like_a_path(str(base)):
         raise CheckpointError(
             f"there is no folder {base}; name a folder with config.json and safetensors weights, "
             "or a Hub id"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def download_options(source: str | Path, revision: str | None = None) -> dict[st
     Returns:
         ``revision`` and ``local_files_only``, as ``from_pretrained`` takes them.
     """
-    local = not Path(source).is_dir() and not _answers(str(source), revision)
+    local = not os.path.isdir(source) and not _answers(str(source), revision)
     return {"revision": revision, "local_files_only": local}
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import difflib
 import json
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from types import NoneType
+from typing import Any, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from twigkit.errors import SpecError
 from twigkit.io.files import expanded
 
-__all__ = ["CUSTOM", "Spec", "problem"]
+__all__ = ["CUSTOM", "Spec", "check_type", "problem"]
 
 _SPECIAL_KEYS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
 """Tags of the keys ``<<`` and ``=``, which the loader itself resolves."""
@@ -41,7 +50,7 @@ CUSTOM = "twigkit"
 class Spec(BaseModel):
     """Settings that cannot change after validation and know no unknown field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, **data: Any) -> None:
         """Validate the settings.
@@ -83,6 +92,13 @@ class Spec(BaseModel):
             given = "nothing" if data is None else _short(data)
             raise problem(f"got {given}; expected a mapping of {', '.join(cls.model_fields)}")
         return data
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_type(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse numbers and words that would have to be turned into another type to fit."""
+        check_type(cls.model_fields[str(info.field_name)].annotation, value)
+        return value
 
     @classmethod
     def parse(cls, data: object, *, context: dict[str, Any] | None = None) -> Self:
@@ -240,6 +256,32 @@ def problem(message: str) -> PydanticCustomError:
         twigkit.errors.SpecError: EvenSpec.number: got 3; expected an even number
     """
     return PydanticCustomError(CUSTOM, "{message}", {"message": message})
+
+
+def check_type(annotation: Any, value: object) -> None:
+    """Refuse a value that pydantic would turn into a whole number, a truth value or a number.
+
+    Words are taken for numbers with a decimal point, because YAML reads ``1e-4`` as a word.
+
+    Args:
+        annotation: What the field holds; only ``int``, ``bool`` and ``float``, or None besides,
+            are looked at.
+        value: What was given.
+
+    Raises:
+        PydanticCustomError: If it is of another type: 3.0, true or "3" for a whole number, "yes"
+            or 1 for a truth value, true for a number.
+    """
+    wanted = annotation if isinstance(annotation, type) else set(get_args(annotation)) - {NoneType}
+    truth = isinstance(value, bool)
+    if value is None:
+        return
+    if wanted in (int, {int}) and (truth or not isinstance(value, Integral)):
+        raise problem(f"got {_short(value)}; expected a whole number, such as 3")
+    if wanted in (bool, {bool}) and not truth:
+        raise problem(f"got {_short(value)}; expected true or false")
+    if wanted in (float, {float}) and truth:
+        raise problem(f"got {_short(value)}; expected a number")
 
 
 def _unknown_field(name: str, known: list[str]) -> str:

@@ -278,7 +278,10 @@ class GenerationSpec(Spec):
         "it to the base's generation config, like every None below.",
     )
     temperature: float | None = Field(
-        None, gt=0.0, description="Divides the logits before a token is drawn."
+        None,
+        ge=1e-30,
+        description="Divides the logits before a token is drawn; from 1e-30, so that they stay "
+        "finite.",
     )
     top_k: int | None = Field(
         None, ge=0, description="Draw from the k most likely tokens only; 0 draws from all."
@@ -301,7 +304,8 @@ class GenerationSpec(Spec):
     )
     repetition_penalty: float | None = Field(
         None,
-        gt=0.0,
+        ge=1e-30,
+        le=1e30,
         description="Divides positive and multiplies negative logits of tokens that prompt or "
         "answer hold, drawn or not; 1 changes nothing.",
     )

@@ -9,6 +9,7 @@ of plain decoding but its very tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +34,7 @@ class Sampling:
     """What happens to logits before a token is sampled; the defaults change nothing.
 
     Attributes:
-        temperature: Divides the logits; above 0.
+        temperature: Divides the logits; from 1e-30, so that they stay finite in float32.
         top_k: Keep the k most likely tokens (more at exact ties); None keeps all.
         top_p: Keep the smallest set of most likely tokens that reaches this probability; 0 to 1.
         min_p: Drop tokens below this fraction of the most likely token's probability; 0 to 1.
@@ -52,9 +53,10 @@ class Sampling:
         Raises:
             InputError: If a field is out of bounds.
         """
-        if not self.temperature > 0:
+        if not 1e-30 <= self.temperature < math.inf:
             raise InputError(
-                f"temperature is {self.temperature}; it is above 0 (greedy: do not sample)"
+                f"temperature is {self.temperature}; it is finite and 1e-30 or more (greedy: do "
+                "not sample)"
             )
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f"top_k is {self.top_k}; it is 1 or more, or None to keep every token")
@@ -62,8 +64,10 @@ class Sampling:
             raise InputError(f"top_p is {self.top_p}; it is between 0 and 1")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise InputError(f"min_p is {self.min_p}; it is between 0 and 1, or None")
-        if not self.repetition_penalty > 0:
-            raise InputError(f"repetition_penalty is {self.repetition_penalty}; it is above 0")
+        if not 1e-30 <= self.repetition_penalty <= 1e30:
+            raise InputError(
+                f"repetition_penalty is {self.repetition_penalty}; it is from 1e-30 to 1e30"
+            )
 
 
 def process_logits(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:

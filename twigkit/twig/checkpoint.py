@@ -164,6 +164,12 @@ def _write(
     """Write the three files."""
     weights = {**twig.state_dict(), **(state or {})}
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
+    broken = [name for name, tensor in plain.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise CheckpointError(
+            f"the twig's {broken[0]} has values that are no numbers (NaN or infinite), so the twig "
+            "could not be loaded again; train or load it again"
+        )
     save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
     base = fingerprint(stack)
     if not all(map(math.isfinite, (v for w in base["weights"].values() for v in w["values"]))):
@@ -303,7 +309,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], source: object) -> N
 def _locate(source: str | Path, revision: str | None) -> Path:
     """Return the folder of a twig, fetching it from the Hub if it is an id."""
     folder = Path(expanded(source))
-    if folder.is_dir():
+    if os.path.isdir(folder):  # false for a name that no file can have, too
         return folder
     if folder.is_absolute() or str(source).startswith(".") or str(source).count("/") > 1:
         raise CheckpointError(f"there is no folder {source}; name a folder with {MANIFEST} in it")

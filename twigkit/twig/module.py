@@ -174,7 +174,7 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
     """
     sources = _sources(spec, stack.depth)
     for name in spec.heads:
-        if not _HEAD_NAME.fullmatch(name) or hasattr(nn.ModuleDict, name) or name == "training":
+        if not _HEAD_NAME.fullmatch(name) or hasattr(nn.ModuleDict(), name):
             raise SpecError(
                 f"a head cannot be called {name!r}; use letters, digits, '-' and '_', and no word "
                 "that torch.nn.ModuleDict has a use for"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -264,7 +265,7 @@ def _steps(folder: Path, kind: str) -> list[int]:
     names = (
         path.name.split(".")[0].partition("-")[2] for path in folder.glob(f"{kind}-*.safetensors")
     )
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if re.fullmatch("[0-9]{8,18}", name))
 
 
 def _force(path: Path) -> None:
