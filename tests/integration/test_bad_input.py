@@ -410,3 +410,17 @@ def test_an_empty_name_of_a_twig_is_not_taken_for_none(desk, capsys):
 def test_the_demo_can_be_inspected(capsys):
     assert main(["inspect", "demo"]) == 0
     assert "32, 128 wide" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+@pytest.mark.parametrize("option", ["--base", "--twig"])
+def test_a_name_that_no_folder_can_have(option, length, desk, capsys):
+    line = refused([*desk.words(), option, "x" * length], capsys)
+    assert "a folder" in line
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_a_seed_that_torch_does_not_take(seed, desk, capsys):
+    words = ["grow", "--base", desk.base, "--out", desk.path / "new", f"--seed={seed}"]
+    assert "64 bits" in refused(words, capsys)
+    assert not (desk.path / "new").exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -41,6 +42,9 @@ COMMANDS = {
     "spec": "Check a spec file, or print the JSON Schema or an example.",
 }
 """Built-in commands: the name, which is also the module's, and a line of help."""
+
+_NO_ROOM = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
+"""Errors of a standard output that takes nothing more."""
 
 _DESCRIPTION = "Accelerate vision-language models by growing twigs on them."
 
@@ -89,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """Run the command line as a process and leave with its exit status."""
+    if sys.stderr is None:  # closed; a line of output must not take its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    if sys.stdout is None:
+        print("twigkit: error: stdout is closed; send it to a file or a pipe", file=sys.stderr)
+        sys.exit(2)
     prepare()
     try:
         try:
@@ -96,9 +105,21 @@ def entry() -> NoReturn:
         finally:  # also where the help has been printed and the process is leaving
             sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         status = 0
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None or "--debug" in sys.argv:
+            raise
+        _drop_output()
+        cause = error.strerror or str(error)
+        print(f"twigkit: error: cannot write to stdout: {cause}; make room", file=sys.stderr)
+        status = 2
     sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Let what is still to be written to stdout go nowhere, so that leaving raises nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(module: ModuleType, args: argparse.Namespace) -> int:

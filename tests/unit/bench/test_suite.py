@@ -336,3 +336,8 @@ def test_the_command_writes_json_and_markdown(model, folders, tmp_path, capsys, 
     assert "## Training" in text
     assert "| 0.700 | at most 0.60 | missed |" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]
+
+
+def test_a_pruner_that_draws_draws_the_same_for_method_and_target(model, prompts):
+    methods = standard_methods(4, pruner="random")
+    assert compare(model, prompts, methods, max_new_tokens=20, rounds=2).lossless

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -270,3 +271,38 @@ def test_verbose_says_on_stderr_what_is_done():
     assert json.loads(done.stdout)
     assert "twigkit.plugins.discovery: registered adapter" in done.stderr
     assert "registered adapter" not in run("plugins", "--json").stderr
+
+
+def _limit_files():
+    """Let the child write no file beyond a megabyte."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+
+
+def test_output_that_cannot_be_written_is_told_on_one_line(tmp_path):
+    for words in (["--help"], ["presets", "--json"]):
+        (tmp_path / "out").write_bytes(bytes(10**6))
+        with (tmp_path / "out").open("a") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "twigkit", *words],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                preexec_fn=_limit_files,
+                env={**os.environ, "PYTHONUNBUFFERED": ""},  # argparse hides errors of writing
+            )
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("twigkit: error: cannot write to stdout: ")
+
+
+def test_a_closed_output_is_told_on_one_line():
+    done = subprocess.run(
+        f'"{sys.executable}" -m twigkit --help >&-',
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "twigkit: error: stdout is closed; send it to a file or a pipe\n"

@@ -90,7 +90,7 @@ def test_what_is_no_model_is_told_so(base):
             make(base)
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "a b", "items", "training", "2"])
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "items", "training", "_modules", "2"])
 def test_a_head_is_called_by_a_name_that_can_be_saved(name):
     spec = TwigSpec(base="tiny", depth=2, heads={name: "lm"})
     with pytest.raises(SpecError, match="a head cannot be called"):

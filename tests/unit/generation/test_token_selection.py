@@ -239,6 +239,9 @@ def test_criteria_see_the_prompts_as_in_generate(model, drafter):
     [
         ({"temperature": -1.0}, InputError, "temperature"),
         ({"temperature": 0.0}, InputError, "temperature is 0.0"),
+        ({"temperature": 1e-39}, InputError, "temperature is 1e-39"),
+        ({"temperature": float("inf")}, InputError, "temperature is inf"),
+        ({"repetition_penalty": float("inf")}, InputError, "repetition_penalty is inf"),
         ({"top_k": -3}, InputError, "top_k is -3"),
         ({"top_p": 1.5}, InputError, "top_p"),
         ({"seed": [1, 2]}, InputError, "2 seeds for 4 rows"),

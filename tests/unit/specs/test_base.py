@@ -49,3 +49,32 @@ def test_merge_keys_of_yaml_are_understood():
 def test_what_should_be_a_mapping_is_told_with_its_fields():
     with pytest.raises(SpecError, match=r"RunSpec.twig: got 3; expected a mapping of base, rev"):
         RunSpec.from_yaml("twig: 3")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "twig: {depth: 3.0}",
+        "twig: {depth: '3'}",
+        "twig: {exit_layer: true}",
+        "generation: {do_sample: 'yes'}",
+        "generation: {strict: 1}",
+        "generation: {repetition_penalty: true}",
+        "generation: {repetition_penalty: .inf}",
+        "generation: {do_sample: true, temperature: .inf}",
+        "generation: {do_sample: true, temperature: 1.0e-39}",
+        "generation: {max_new_tokens: 7.0}",
+    ],
+)
+def test_a_value_of_another_type_is_refused(line):
+    plain = "twig: {base: b}\n" if line.startswith("generation") else ""
+    with pytest.raises(SpecError, match=r": got .*; (expected|input should) "):
+        RunSpec.from_yaml(plain + line.replace("twig: {", "twig: {base: b, "))
+
+
+def test_whole_numbers_and_words_of_numbers_are_numbers():
+    """YAML reads 1e-4, without a point, as a word."""
+    run = RunSpec.from_yaml(
+        "{twig: {base: b}, generation: {do_sample: true, temperature: 1e-4, top_p: 1}}"
+    )
+    assert (run.generation.temperature, run.generation.top_p) == (1e-4, 1.0)

@@ -8,6 +8,7 @@ import stat
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.support.tiny import llava_inputs, tiny_llava
@@ -220,12 +221,12 @@ def test_a_twig_without_a_checksum_loads(saved, tmp_path):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_base_of_no_numbers_is_another_base(saved, tmp_path, value):
     base = tiny_llava(layers=6)
+    model = TwigModel(base)
+    model.grow(SPEC)
     for parameter in base.parameters():
         parameter.fill_(value)
     with pytest.raises(CheckpointError, match=r"another base .*no numbers"):
         TwigModel.from_pretrained(base, twig=saved[1])
-    model = TwigModel(base)
-    model.grow(SPEC)
     with pytest.raises(CheckpointError, match="the base has weights that are no numbers"):
         model.save_twig(tmp_path / "twig")
     assert not list(tmp_path.iterdir())
@@ -235,8 +236,14 @@ def test_a_base_of_no_numbers_is_another_base(saved, tmp_path, value):
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
 def test_a_twig_of_no_numbers_is_refused(tmp_path, value):
     model = TwigModel(tiny_llava(layers=6))
-    model.grow(SPEC).layers[1].self_attn.k_proj.weight[3, 5] = value
+    twig = model.grow(SPEC)
     folder = model.save_twig(tmp_path / "twig")
+    twig.layers[1].self_attn.k_proj.weight[3, 5] = value
+    with pytest.raises(CheckpointError, match=r"layers\.1\.self_attn\.k_proj\.weight .*no numbers"):
+        model.save_twig(tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["twig"]
+    save_file(twig.state_dict(), folder / WEIGHTS)
+    edit(folder, checksums=None)
     with pytest.raises(CheckpointError, match=r"layers\.1\.self_attn\.k_proj\.weight .*no numbers"):
         TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder)
 
@@ -255,8 +262,6 @@ def test_a_folder_that_is_not_there(tmp_path):
     ],
 )
 def test_state_is_loaded_strictly(saved, tmp_path, change, message):
-    from safetensors.torch import load_file, save_file
-
     folder = copy_of(saved[1], tmp_path / "twig")
     state = load_file(folder / WEIGHTS)
     change(state)

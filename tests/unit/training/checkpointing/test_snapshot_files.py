@@ -141,3 +141,10 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     assert second() == 0
     os.write(writer, b".")
     os.waitpid(worker, 0)
+
+
+def test_files_with_other_digits_in_their_names_are_no_snapshots(snapshots):
+    snapshots.save(TENSORS, record(7))
+    for name in ("snapshot-²³.safetensors", "snapshot-٣.safetensors", "snapshot-7.safetensors"):
+        (snapshots.folder / name).touch()
+    assert snapshots.steps == [7]
