@@ -125,7 +125,7 @@ class LayerStack(PromptEmbedding):
         """Return how many tokens back a layer sees, or ``None`` for all.
 
         A window in the configuration counts only where the family's code makes a mask of it:
-        transformers reads a Llama's configuration with ``sliding_window`` and ignores the field.
+        many families read ``sliding_window`` and make no use of it.
         """
         if not _masks_windows(type(self.text)):
             return None
