@@ -20,7 +20,9 @@ from transformers import (
 )
 
 from twigkit import CapabilityError, FamilyWarning, TwigModel, TwigSpec
+from twigkit.cli.main import main
 from twigkit.families.generic import GenericStack
+from twigkit.families.resolve import find_adapter
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.plugins.discovery import default_registry
 
@@ -240,6 +242,34 @@ def test_a_language_model_loads_by_its_own_class(tmp_path):
     assert torch.equal(model.generate(**inputs, max_new_tokens=6), own)
     with pytest.raises(CapabilityError, match="no visual tokens"):
         model.generate(**inputs, budget=0.5)
+
+
+LAYERS = {"layer_types": ["linear_attention", "full_attention"] * 3, "num_hidden_layers": 6}
+CONV = {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "cause"),
+    [
+        ("qwen3_5", {"text_config": LAYERS}, "recurrent layers: 3 of its layers carry a state"),
+        ("qwen3_5_moe", {}, "recurrent layers: 30 of its layers carry a state"),
+        ("lfm2_vl", {"text_config": CONV}, "1 of its"),
+        ("gemma3n", {}, "per-layer embeddings: its layers are each given"),
+        ("gemma3n", {"text_config": {"hidden_size_per_layer_input": 0}}, "15 of its layers attend"),
+        ("gemma4", {}, "per-layer embeddings"),
+        ("gemma4", {"text_config": {"hidden_size_per_layer_input": 0}}, "heads of several widths"),
+        ("llama4", {}, "chunked attention: 36 of its"),
+    ],
+)
+def test_a_property_that_stands_in_the_way_is_named(kind, settings, cause, tmp_path, capsys):
+    config = AutoConfig.for_model(kind, **settings)
+    with pytest.raises(CapabilityError, match=cause) as refused:
+        find_adapter(config.to_dict())
+    assert f"model type '{kind}'" in str(refused.value)
+    assert "own generate" in str(refused.value)
+    config.save_pretrained(tmp_path)  # which leaves out what is usual
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "neither drafts nor prunes" in capsys.readouterr().err
 
 
 def test_what_needs_remote_code_is_refused_before_anything_runs(tmp_path):

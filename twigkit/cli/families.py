@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from twigkit.errors import InputError
+from twigkit.families.obstacles import OBSTACLES
 from twigkit.interfaces.capabilities import ADAPTER_CAPABILITIES
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ their usual names, and the ids of visual tokens are read from its configuration.
 compared with the model's own, on a small prompt of text when it is loaded and on the first prompt
 with pictures: layer by layer, and one step of decoding further. If all agree it is used, with a
 warning that says so; if not, the error names the first place that differs.
+
+Some properties stand in the way of both drafting and pruning, and are refused by name from the
+configuration alone. Such a model has its own `generate`, for which twigkit can do nothing:
+
+{obstacles}
 
 ## Shapes
 
@@ -104,7 +110,8 @@ def page(entries: Sequence[Entry], distribution: str | None = None) -> str:
     ]
     if refused:
         parts += ["## Recognised and refused\n", "\n".join(map(_reason, refused)) + "\n"]
-    return "\n".join([*parts, _FALLBACK])
+    obstacles = "\n".join(f"- {name}: layers that {what}." for name, what in OBSTACLES.items())
+    return "\n".join([*parts, _FALLBACK.format(obstacles=obstacles)])
 
 
 def _table(entries: Sequence[Entry]) -> str:

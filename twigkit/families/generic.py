@@ -19,6 +19,7 @@ from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.probes import RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt
 from twigkit.errors import CapabilityError, FamilyWarning, TwigkitError
+from twigkit.families.obstacles import refusal
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.sequences import StopConditions
 from twigkit.generation.start import start
@@ -55,9 +56,12 @@ class GenericAdapter(Adapter):
         """Choose how such a model is loaded.
 
         Raises:
-            CapabilityError: If transformers has no generating model of this type.
+            CapabilityError: If transformers has no generating model of this type, or a property of
+                the model stands in the way; names it.
         """
         self.kind = str(config.get("model_type"))
+        if reason := refusal(self.kind, config):
+            raise CapabilityError(reason)
         self.capabilities = frozenset({"batch", "text-only"})  # type: ignore[misc]
         if self.kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
             self.auto_class = "AutoModelForImageTextToText"  # type: ignore[misc]

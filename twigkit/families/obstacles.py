@@ -1,0 +1,72 @@
+"""Properties of a base that no generic wrapping gets around, read from its configuration."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+_RECURRENT = frozenset({"conv", "hybrid", "linear_attention", "mamba", "recurrent"})
+
+OBSTACLES = {
+    "recurrent layers": "carry a state from token to token (linear attention, short convolutions, "
+    "state spaces) that no KV cache holds: a rejected draft cannot be rolled back, and a dropped "
+    "visual token has left its mark on all that follow",
+    "chunked attention": "see the tokens of their own chunk only, which is no window of fixed size",
+    "per-layer embeddings": "are each given an embedding of the token's id besides the states",
+    "shared keys and values": "attend to keys and values of an earlier layer, which are others "
+    "once visual tokens were dropped in between",
+    "heads of several widths": "differ in the width or number of their heads, while the KV cache "
+    "stores a range of layers in one shape",
+}
+"""What layers do that stands in the way, by the name of the property."""
+
+
+def find_obstacle(config: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Say which property of a base stands in the way, and of how many of its layers.
+
+    Args:
+        config: The model's configuration as plain data.
+
+    Returns:
+        A key of :data:`OBSTACLES` and the number of layers (0 for all); ``None`` if there is none.
+
+    Example:
+        >>> find_obstacle({"layer_types": ["linear_attention", "full_attention"]})
+        ('recurrent layers', 1)
+        >>> find_obstacle({"layer_types": ["full_attention"]}) is None
+        True
+    """
+    text = config.get("text_config")
+    text = text if isinstance(text, Mapping) else config
+    kinds = Counter(map(str, text.get("layer_types") or ()))
+    recurrent = sum(kinds[kind] for kind in _RECURRENT)
+    if recurrent:
+        return "recurrent layers", recurrent
+    if kinds["chunked_attention"]:
+        return "chunked attention", kinds["chunked_attention"]
+    if text.get("hidden_size_per_layer_input"):
+        return "per-layer embeddings", 0
+    if text.get("num_kv_shared_layers"):
+        return "shared keys and values", int(text["num_kv_shared_layers"])
+    if text.get("per_layer_config"):
+        return "heads of several widths", len(text["per_layer_config"])
+    return None
+
+
+def refusal(kind: str, config: Mapping[str, Any]) -> str | None:
+    """Say why a base of no declared family cannot be served; ``None`` if nothing is known.
+
+    Args:
+        kind: The model's type.
+        config: Its configuration as plain data.
+    """
+    found = find_obstacle(config)
+    if found is None:
+        return None
+    name, count = found
+    which = f"{count} of its layers" if count else "its layers"
+    return (
+        f"model type {kind!r} has {name}: {which} {OBSTACLES[name]}. So twigkit neither drafts nor "
+        "prunes for it; use the model's own generate, or a family that `twigkit families` lists"
+    )
