@@ -43,10 +43,11 @@ class LlavaNextStack(LayerStack):
         the newline. Where their number is not that of the placeholders, the model refuses the
         prompt later.
         """
-        placeholder, sizes = self.placeholders(ids), inputs.get("image_sizes")
-        if sizes is None or not bool(placeholder.any()):
-            return placeholder
         config, inner = self.model.config, self.model.model
+        placeholder, picture = self.placeholders(ids), ids == config.image_token_id
+        sizes = inputs.get("image_sizes")
+        if sizes is None or not bool(picture.any()):
+            return placeholder
         vision = config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         try:
@@ -59,9 +60,9 @@ class LlavaNextStack(LayerStack):
             newline = torch.cat(markers)[:, 0].to(ids.device) > 0
         except (ValueError, RuntimeError, IndexError, TypeError, ArithmeticError):
             return placeholder
-        if len(newline) != int(placeholder.sum()):
+        if len(newline) != int(picture.sum()):
             return placeholder
-        return placeholder.masked_scatter(placeholder, ~newline)
+        return placeholder.masked_scatter(picture, ~newline)
 
     def _tiles(self, size: Tensor) -> int:
         """Number of a picture's tiles, its overview included."""
@@ -125,13 +126,23 @@ class LlavaNextAdapter(Adapter):
 
 def _tiny(text: dict[str, Any]) -> TinyFamily:
     """Build a model 64 wide with 8 layers and tiles of 16 visual tokens."""
-    config = LlavaNextConfig(
-        image_token_index=IMAGE,
-        image_grid_pinpoints=[[16, 32], [32, 16], [32, 32]],
-        text_config=tiny_text_config(**text),
-        vision_config=tiny_vision_config(**CLIP),
-    )
-    model = LlavaNextForConditionalGeneration(config).eval()
+    model = LlavaNextForConditionalGeneration(LlavaNextConfig(**tiny_tiled(**text))).eval()
+    return TinyFamily(model, TinyPrompts({"image": tiles_of(model)}, finish=stack_tiles))
+
+
+def tiny_tiled(**text: Any) -> dict[str, Any]:
+    """Return the arguments of a tiny configuration with tiles of 16 visual tokens."""
+    return {
+        "image_token_index": IMAGE,
+        "image_grid_pinpoints": [[16, 32], [32, 16], [32, 32]],
+        "text_config": tiny_text_config(**text),
+        "vision_config": tiny_vision_config(**CLIP),
+    }
+
+
+def tiles_of(model: PreTrainedModel) -> Callable[[torch.Generator], Medium]:
+    """Make what draws a picture for a tiny model: tiles, and placeholders for its features."""
+    config = model.config
 
     @torch.no_grad()
     def image(generator: torch.Generator) -> Medium:
@@ -142,12 +153,13 @@ def _tiny(text: dict[str, Any]) -> TinyFamily:
         features = model.model.get_image_features(pixels, sizes).pooler_output[0]
         return Medium([IMAGE] * len(features), {"image_sizes": sizes, "pixel_values": pixels})
 
-    return TinyFamily(model, TinyPrompts({"image": image}, finish=_stack_tiles))
+    return image
 
 
-def _stack_tiles(inputs: dict[str, Any], media: list[list[Medium]]) -> dict[str, Any]:
+def stack_tiles(inputs: dict[str, Any], media: list[list[Medium]]) -> dict[str, Any]:
     """Pad every picture to the most tiles, as the processor does: ``[pictures, tiles, ...]``."""
-    pixels = [medium.values["pixel_values"] for held in media for medium in held]
+    values = [medium.values for held in media for medium in held]
+    pixels = [value["pixel_values"] for value in values if "pixel_values" in value]
     if pixels:
         inputs["pixel_values"] = nn.utils.rnn.pad_sequence(pixels, batch_first=True)
     return inputs

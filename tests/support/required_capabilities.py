@@ -11,6 +11,7 @@ REQUIRED: dict[str, set[str]] = {
     "gpt_oss": {"batch", "sliding-window", "text-only"},
     "llava": _PICTURES,
     "llava_next": _PICTURES | {"dynamic-resolution", "sliding-window"},
+    "llava_next_video": _PICTURES | _VIDEOS | {"dynamic-resolution"},
     "mllama": set(),  # recognised and refused
     "paligemma": _PICTURES | {"bidirectional-image", "sliding-window"},
     "qwen2_vl": _PICTURES | _VIDEOS | {"dynamic-resolution", "m-rope"},
