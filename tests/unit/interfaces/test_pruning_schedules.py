@@ -37,6 +37,6 @@ def test_a_twigs_cut_lies_at_its_exit_layer_and_scores_with_it():
 
 
 def test_a_budget_below_what_the_first_layers_take_keeps_nothing_or_is_refused():
-    assert cut_and_wipe(layout(budget=30), 2, 0.75)[0].keep == [0]
+    assert cut_and_wipe(layout(budget=30), 2, 0.75)[0].keep == [0, 0]
     with pytest.raises(BudgetError, match="below the floor of 36"):
         cut_and_wipe(layout(budget=30, strict=True), 2, 0.75)
