@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 BUILD := build
 
-.PHONY: demo test lint types docs architecture troubleshooting pictures families bench clean
+.PHONY: demo test lint types docs architecture troubleshooting pictures families bench fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
@@ -43,6 +43,11 @@ families: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/twigkit bench --training 3 --out $(BUILD)/bench
+
+# Random input for SECONDS, beyond what the tests try; SEED repeats a run.
+SECONDS ?= 60
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz.runner --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(BUILD) $(VENV) twigkit.egg-info
