@@ -72,7 +72,8 @@ def model():
         eos_token_id=None,
         pad_token_id=None,
     )
-    base = spread_weights(LlamaForCausalLM(config).eval(), seed=3)
+    base = spread_weights(LlamaForCausalLM(config), seed=3)
+    base.generation_config.eos_token_id = None  # every answer is of full length
     with torch.no_grad():
         for parameter in base.parameters():
             parameter.mul_(5.0 if parameter.ndim > 1 else 1.0)
