@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 BUILD := build
 
-.PHONY: demo test lint types docs architecture troubleshooting pictures families bench fuzz clean
+.PHONY: demo test integration lint types docs architecture troubleshooting pictures families bench fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
@@ -16,6 +16,11 @@ demo: $(STAMP)
 # Two processes of one thread each: the models of the tests are too small to share between threads.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Packages whose import would slow every start of the others' tests lie beside the environment.
+integration: $(BUILD)/integration/.installed
+	PYTHONPATH=$(BUILD)/integration OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+		-m integration tests/integration
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -56,6 +61,12 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+$(BUILD)/integration/.installed: $(STAMP)
+	rm -rf $(BUILD)/integration
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
+		--target $(BUILD)/integration bitsandbytes gguf peft torchao
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)

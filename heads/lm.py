@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -63,21 +62,17 @@ class LmHead(Head):
     @classmethod
     def grow(cls, spec: LmHeadSpec, stack: LayerStack) -> LmHead:
         """Start as a copy of the base's head."""
-        base = stack.model.get_output_embeddings()
         rows = spec.rows or stack.vocabulary
         if rows > stack.vocabulary:
             raise SpecError(
                 f"the head asks for {rows} rows but the base's vocabulary has {stack.vocabulary}"
             )
-        bias, dtype = base.bias is not None, base.weight.dtype
-        device = (
-            "meta" if base.weight.is_meta else "cpu"
-        )  # shapes alone, where the base has no more
-        linear = nn.Linear(base.weight.shape[1], rows, bias=bias, dtype=dtype, device=device)
-        with torch.no_grad():
-            linear.weight.copy_(base.weight[:rows])
-            if base.bias is not None:
-                linear.bias.copy_(base.bias[:rows])
+        linear = stack.copy_head()
+        if rows < stack.vocabulary:
+            linear.out_features = rows
+            linear.weight = nn.Parameter(linear.weight[:rows].clone())
+            if linear.bias is not None:
+                linear.bias = nn.Parameter(linear.bias[:rows].clone())
         return cls(linear, stack.vocabulary, stack.logit_scaling)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar, Literal
 
 import torch
@@ -57,19 +58,9 @@ class MedusaHead(Head):
     @classmethod
     def grow(cls, spec: MedusaHeadSpec, stack: LayerStack) -> MedusaHead:
         """Start every output map as a copy of the base's head."""
-        base = stack.model.get_output_embeddings()
-        rows, width = base.weight.shape
-        outputs = []
-        for _ in range(spec.offsets):
-            bias, dtype = base.bias is not None, base.weight.dtype
-            device = "meta" if base.weight.is_meta else "cpu"  # shapes alone
-            linear = nn.Linear(width, rows, bias=bias, dtype=dtype, device=device)
-            with torch.no_grad():
-                linear.weight.copy_(base.weight)
-                if base.bias is not None:
-                    linear.bias.copy_(base.bias)
-            outputs.append(linear)
-        return cls(width, outputs, stack.logit_scaling)
+        outputs = [stack.copy_head()]
+        outputs += [copy.deepcopy(outputs[0]) for _ in range(1, spec.offsets)]
+        return cls(outputs[0].in_features, outputs, stack.logit_scaling)
 
     @property
     def offsets(self) -> int:

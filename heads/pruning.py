@@ -69,8 +69,7 @@ class PruningHead(Head):
         width, heads = int(config.hidden_size), int(config.num_attention_heads)
         groups = int(getattr(config, "num_key_value_heads", None) or heads)
         each = int(getattr(config, "head_dim", None) or width // heads)
-        weight = stack.model.get_output_embeddings().weight
-        dtype, device = weight.dtype, "meta" if weight.is_meta else "cpu"
+        dtype, device = stack.dtype, "meta" if stack.entry.type == "meta" else "cpu"
         maps = []
         for count in (heads, groups):
             linear = nn.Linear(width, count * each, bias=False, dtype=dtype, device=device)

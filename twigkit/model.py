@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from twigkit.backbone.layer_stack import LayerStack
-from twigkit.errors import CapabilityError, InputError
-from twigkit.families.loading import load_base, without_adapters
+from twigkit.errors import CapabilityError, FamilyWarning, InputError
+from twigkit.families.adapted import inside_adapter
+from twigkit.families.loading import load_base
 from twigkit.families.resolve import find_adapter
 from twigkit.generation.logits_processors import first_line
 from twigkit.generation.loop import Generation
@@ -81,15 +83,15 @@ class TwigModel:
         """Wrap a loaded base model.
 
         Args:
-            base: A model of transformers with an adapter, or one of peft: its adapters are applied
-                as they are at each ``generate``.
+            base: A model of transformers whose family is served; of one that peft wraps, the model
+                inside is held, its adapters in place.
             twig: A twig that was grown on it.
 
         Raises:
             CapabilityError: If no adapter serves the model's family.
             InputError: If it is no model.
         """
-        base = without_adapters(base)
+        base = inside_adapter(base)
         config: Any = getattr(base, "config", None)
         if not isinstance(base, nn.Module) or not hasattr(config, "to_dict"):
             raise InputError(
@@ -105,6 +107,14 @@ class TwigModel:
         self.base: Any = base.eval()
         self.adapter = find_adapter(config.to_dict())
         self.stack: LayerStack = self.adapter.stack(base)
+        if self.stack.mixes_rows:
+            warnings.warn(
+                "the base's quantised layers give a token other states beside other tokens, so "
+                "drafted answers, and those of a batch whose rows end apart, may differ from its "
+                "own generate; with bitsandbytes, load it with llm_int8_threshold=0.0",
+                FamilyWarning,
+                stacklevel=2,
+            )
         self.twig = twig
         self._compiled: Callable[..., Tensor] | None = None
         self.memories: Memories = {}
@@ -127,7 +137,7 @@ class TwigModel:
         """Load a base model and a twig.
 
         Args:
-            base: Folder, Hub id, or a model that is loaded already.
+            base: Folder or Hub id of a model, or of an adapter of peft; or a loaded model.
             twig: Folder or Hub id of the twig; ``None`` for none.
             dtype: Precision of the base, ``"auto"`` unless given; the twig follows.
             torch_dtype: The same by its older name.
@@ -168,8 +178,7 @@ class TwigModel:
     @property
     def device(self) -> torch.device:
         """Where inputs go: the device of the base's first weights."""
-        device: torch.device = self.base.get_input_embeddings().weight.device
-        return device
+        return self.stack.entry
 
     @property
     def dtype(self) -> torch.dtype:

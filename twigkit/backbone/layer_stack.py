@@ -18,8 +18,17 @@ from twigkit.backbone.growing_rotary import GrowingRotary, tables_of_lengths
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_choice import LayerChoice, Runner
 from twigkit.backbone.layer_context import LayerContext
+from twigkit.backbone.linear_map import (
+    is_plain_weight,
+    is_quantised,
+    map_size,
+    mixes_rows,
+    plain_linear,
+)
 from twigkit.backbone.logit_scaling import LogitScaling
 from twigkit.backbone.masks import Masks
+from twigkit.backbone.placement import device_of, in_memory
+from twigkit.backbone.plain_copy import plain_copy
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.prompt import PromptEmbedding
 from twigkit.backbone.rotary import Rope, unrotate
@@ -141,15 +150,19 @@ class LayerStack(PromptEmbedding):
 
     def device(self, layer: int) -> torch.device:
         """Return the device that a layer runs on."""
-        module = self.text.layers[layer]
-        device: torch.device = next(module.parameters()).device
-        if device.type == "meta":  # offloaded: accelerate brings the weights when they are needed
-            hook = next(
-                (part._hf_hook for part in module.modules() if hasattr(part, "_hf_hook")), None
-            )
-            place = getattr(hook, "execution_device", None)
-            return device if place is None else torch.device(place)
-        return device
+        return device_of(self.text.layers[layer])
+
+    @property
+    def entry(self) -> torch.device:
+        """The device of the embedding, where prompts go."""
+        return device_of(self.model.get_input_embeddings())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the states, and of a twig: the embedding's, if that is not quantised."""
+        weight = next(self.model.get_input_embeddings().parameters())
+        dtype: torch.dtype = weight.dtype if is_plain_weight(weight) else self.model.dtype
+        return dtype
 
     def spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Split a range of layers where the device changes."""
@@ -259,7 +272,30 @@ class LayerStack(PromptEmbedding):
     @property
     def vocabulary(self) -> int:
         """Rows of the base's head."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        head = self.model.get_output_embeddings()
+        size = map_size(head)
+        return int(head.weight.shape[0]) if size is None else size[0]
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether the layers give a token other states beside other tokens, as LLM.int8 does."""
+        quantised = (
+            part
+            for part in self.text.layers[0].modules()
+            if map_size(part) is not None and is_quantised(part)
+        )
+        return any(mixes_rows(part, self.dtype) for part in itertools.islice(quantised, 1))
+
+    def copy_head(self) -> nn.Linear:
+        """Copy the base's head, for a head of a twig.
+
+        Returns:
+            A trainable module with plain weights of its own, however the base's are stored, on the
+            device of the base's head.
+        """
+        head: nn.Module = self.model.get_output_embeddings()
+        with in_memory(head):
+            return plain_linear(head, self.dtype)
 
     def make_twig_layer(self, source: int, local: int, config: Any) -> nn.Module:
         """Copy a base layer, weights and all, for a twig.
@@ -270,21 +306,19 @@ class LayerStack(PromptEmbedding):
             config: The twig's own configuration, which selects its attention function.
 
         Returns:
-            A trainable layer with parameters of its own.
+            A trainable layer with plain parameters of its own: quantised, adapted and offloaded
+            weights by value, without hooks.
+
+        Raises:
+            CapabilityError: If the layer has no self-attention, or weights that cannot be had as
+                plain numbers.
         """
         layer = self.text.layers[source]
-        offloaded = any(hasattr(part, "_hf_hook") for part in layer.modules())
-        # Without accelerate's hooks it is the shape of a model alone, and so will be the twig.
-        if offloaded and any(parameter.is_meta for parameter in layer.parameters()):
-            raise CapabilityError(
-                f"layer {source} is offloaded; load the base with all its layers in memory to grow "
-                "a twig"
-            )
-        twig: nn.Module = copy.deepcopy(layer, {id(self._config_of(layer)): config})
+        twig = plain_copy(layer, {id(self._config_of(layer)): config}, self.dtype)
         attention = getattr(twig, "self_attn", None)
         if attention is None:
             raise CapabilityError(
-                f"{type(layer).__name__} has no self_attn; the adapter must say how to copy it"
+                f"{type(twig).__name__} has no self_attn; the adapter must say how to copy it"
             )
         attention.layer_idx = local
         return twig.requires_grad_(True)

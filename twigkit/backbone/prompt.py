@@ -350,17 +350,20 @@ class PromptEmbedding:
         return valid
 
 
-def place_inputs(inputs: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
+def place_inputs(
+    inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
     """Move a processor's outputs to a device, and pixels to the base's precision.
 
     Inference and training both call this, so that a sample has the same positions in both.
 
     Args:
         inputs: What the base's processor returns, by name.
-        weight: The base's embedding.
+        device: Where the base's embedding is.
+        dtype: The base's precision.
 
     Returns:
-        The same, tensors on the weight's device and floating-point ones in its precision. Those of
+        The same, tensors on the device and floating-point ones in the precision. Those of
         one dimension hold a number per picture or video, such as the seconds between a video's
         frames; positions are computed from them, so they stay exact. What is no tensor is handed
         on as it is.
@@ -368,8 +371,8 @@ def place_inputs(inputs: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
     placed = {}
     for name, value in inputs.items():
         if isinstance(value, Tensor):
-            value = value.to(weight.device)
+            value = value.to(device)
             if value.is_floating_point() and value.ndim > 1:
-                value = value.to(weight.dtype)
+                value = value.to(dtype)
         placed[name] = value
     return placed

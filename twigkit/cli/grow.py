@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from twigkit.model import TwigModel
+    from twigkit.twig.module import describe_size
 
     model = TwigModel.from_pretrained(
         base_folder(spec.base), dtype=args.dtype, revision=spec.revision
@@ -84,10 +85,9 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     twig = model.grow(spec)
     folder = model.save_twig(args.out, note="Untrained.", overwrite=args.force)
-    parameters = sum(weight.numel() for weight in twig.parameters())
     print(
         f"{folder}: an untrained twig of {twig.depth} layers on layer {twig.exit_layer} of "
-        f"{spec.base}, {parameters:,} parameters, heads: {', '.join(twig.heads)}"
+        f"{spec.base}, {describe_size(twig, model.stack)}, heads: {', '.join(twig.heads)}"
     )
     return 0
 

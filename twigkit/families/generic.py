@@ -184,7 +184,7 @@ class GenericStack(LayerStack):
         words = torch.tensor(plain, device="cpu")[drawn]
         mask = torch.ones_like(words)
         mask[1, : max(_PROBE) - min(_PROBE)] = 0
-        device = self.model.get_input_embeddings().weight.device
+        device = self.entry
         return {"input_ids": words.to(device), "attention_mask": mask.to(device)}
 
     @torch.inference_mode()

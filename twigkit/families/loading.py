@@ -11,7 +11,8 @@ import transformers
 from torch import nn
 from transformers import PreTrainedConfig
 
-from twigkit.errors import CapabilityError, CheckpointError
+from twigkit.errors import CheckpointError
+from twigkit.families.adapted import adapter_base, load_adapter
 from twigkit.families.resolve import find_adapter
 from twigkit.io.files import expanded
 from twigkit.io.hub import download_options
@@ -61,7 +62,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
     """Load a base model whole, by the class of transformers that its adapter names.
 
     Args:
-        base: Folder or Hub id.
+        base: Folder or Hub id of a model, or of an adapter, which is loaded into its base.
         options: For ``from_pretrained``.
 
     Returns:
@@ -72,12 +73,20 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         CapabilityError: If no adapter serves the model.
     """
     base = expanded(base)
+    revision = options.get("revision")
     if str(options.get("device_map")) == "meta":
         raise CheckpointError(
             f"cannot load the base model {base} on the device 'meta', which holds no weights; "
             "choose another"
         )
-    adapter = find_adapter(read_config(base, options.get("revision")))
+    try:
+        config = read_config(base, revision)
+    except CheckpointError:
+        inner = adapter_base(base, revision)  # such a folder has no config.json
+        if inner is None or Path(inner) == Path(base):
+            raise
+        return load_adapter(load_base(inner, {**options, "revision": None}), base, revision)
+    adapter = find_adapter(config)
     loader = getattr(transformers, adapter.auto_class)
     options = {**options, **download_options(base, options.get("revision"))}
     logger.info("loading %s as %s", base, adapter.auto_class)
@@ -128,27 +137,3 @@ def unloadable(
 def _looks_like_a_path(name: str) -> bool:
     """Whether a name can only mean a folder: Hub ids have one slash at most, and it is inside."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-
-
-def without_adapters(model: nn.Module) -> nn.Module:
-    """Return the model inside one of peft, whose adapters sit in its layers; others as they are.
-
-    Args:
-        model: A model of transformers, or a ``PeftModel``.
-
-    Raises:
-        CapabilityError: If the adapters lie outside of the layers (prompt learning).
-    """
-    configs = getattr(model, "peft_config", None)
-    inner = getattr(model, "get_base_model", None)
-    if not isinstance(configs, dict) or not callable(inner):
-        return model
-    for name, config in configs.items():
-        if getattr(config, "is_prompt_learning", False):
-            raise CapabilityError(
-                f"the adapter {name!r} ({type(config).__name__}) adds tokens of its own to the "
-                "prompt, which twigkit does not run; use an adapter of the layers, such as LoRA, "
-                "or the base without it"
-            )
-    plain: nn.Module = inner()
-    return plain

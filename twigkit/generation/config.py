@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from twigkit.backbone.placement import device_of
 from twigkit.errors import InputError
 from twigkit.generation.arguments import (
     ARGUMENTS,
@@ -134,7 +135,7 @@ def resolve_settings(
         streamer=streamer,
     )
     prompts = inputs["input_ids"].repeat_interleave(answers, 0)
-    device = model.get_output_embeddings().weight.device  # type: ignore[operator]
+    device = device_of(model.get_output_embeddings())  # type: ignore[operator]
     frame = Frame(prompt_length, length, ends, device, prompts.to(device), model, negative)
     selection = _selection(config, frame, own, allowed, explicit=set(given))
     names = (*selection.lockstep, *(type(c).__name__ for c in jointly))

@@ -178,7 +178,7 @@ class GenerationRequest:
             bucketed=bucketed,
             generator=generator,
             input_ids=ids,
-            inputs=place_inputs(settings.inputs, model.base.get_input_embeddings().weight),
+            inputs=place_inputs(settings.inputs, model.stack.entry, model.stack.dtype),
             outputs=settings.outputs,
             answers=settings.answers,
         )

@@ -35,9 +35,8 @@ def embed_batch(stack: LayerStack, batch: Batch) -> Prompt:
     Returns:
         Their states before the first layer, on the device of the base's embedding.
     """
-    weight = stack.model.get_input_embeddings().weight
-    with base_precision(weight.device):
-        return stack.embed_prompt(**place_inputs(batch.inputs, weight))
+    with base_precision(stack.entry):
+        return stack.embed_prompt(**place_inputs(batch.inputs, stack.entry, stack.dtype))
 
 
 @torch.no_grad()

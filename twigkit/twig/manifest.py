@@ -23,6 +23,7 @@ class WeightSample(Spec):
 
     shape: list[Size] = Field(description="Its shape.")
     values: list[FiniteFloat] = Field(description="Some of its values.", min_length=1)
+    quantised: bool = Field(False, description="Whether the values are those of a quantised base.")
 
 
 class BasePrint(Spec):

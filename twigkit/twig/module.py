@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate.hooks import remove_hook_from_module
 from torch import Tensor, nn
 
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_choice import LayerChoice, Runner
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.linear_map import count_weights
 from twigkit.backbone.masks import Masks
+from twigkit.backbone.plain_copy import plain_copy
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import Rope
 from twigkit.errors import CapabilityError, FamilyWarning, SpecError
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import TwigSpec
+
+_log = logging.getLogger(__name__)
 
 _HEAD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
@@ -181,7 +184,7 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
             )
     config = stack.own_config()
     layers = [stack.make_twig_layer(source, i, config) for i, source in enumerate(sources)]
-    norm: nn.Module = copy.deepcopy(stack.text.norm)
+    norm = plain_copy(stack.text.norm, {}, stack.dtype)
     registry = default_registry()
     heads: dict[str, nn.Module] = {}
     for name, head_spec in spec.heads.items():
@@ -190,11 +193,32 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
     twig = Twig(spec, sources, layers, norm, heads)
     if spec.init == "random":
         _randomise(twig, float(getattr(stack.config, "initializer_range", 0.02)))
-    for part in twig.modules():
-        if hasattr(part, "_hf_hook"):  # copied from a base that accelerate has spread out
-            remove_hook_from_module(part)
-            vars(part).pop("forward", None)
-    return twig.to(stack.device(max(spec.exit_layer - 1, 0))).requires_grad_(True)
+    twig.to(stack.device(max(spec.exit_layer - 1, 0))).requires_grad_(True)
+    _check_trainable(twig, stack)
+    return twig
+
+
+def _check_trainable(twig: Twig, stack: LayerStack) -> None:
+    """Report how much of a twig can be trained, and refuse one whose weights are elsewhere."""
+    least = min(
+        sum(weight.numel() for weight in layer.parameters() if weight.requires_grad)
+        for layer in twig.layers
+    )
+    width = int(stack.config.hidden_size)
+    if least < width**2:
+        raise CapabilityError(
+            f"a layer of the twig has {least:,} trainable parameters, fewer than one matrix of the "
+            f"base's width {width}: the base keeps its weights in something else than parameters; "
+            "load it without quantisation to grow or load a twig"
+        )
+    _log.info("grew %s", describe_size(twig, stack))
+
+
+def describe_size(twig: Twig, stack: LayerStack) -> str:
+    """Say how many trainable parameters a twig has, and how many that is beside the base."""
+    trained = sum(weight.numel() for weight in twig.parameters() if weight.requires_grad)
+    share = trained / max(count_weights(stack.model), 1)
+    return f"{trained:,} parameters, {share:.1%} of the base's"
 
 
 def _sources(spec: TwigSpec, depth: int) -> list[int]:

@@ -223,11 +223,8 @@ class Checkpointer:
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Precision of the twig at rest: that of the layer that it grows on."""
-        stack, twig = self._model.stack, self._model.twig
-        place = max(twig.exit_layer - 1, 0) if twig is not None else 0
-        found: torch.dtype = next(stack.layers[place].parameters()).dtype
-        return found
+        """Precision of the twig at rest: that of the base's states."""
+        return self._model.stack.dtype
 
     def _write(self, state: Mapping[str, Tensor], step: int) -> None:
         """Write the twig's files."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,7 +30,7 @@ class HelloHead(Head):
     @classmethod
     def grow(cls, spec: HelloHeadSpec, stack: LayerStack) -> HelloHead:
         """Start as the base's head: the block adds nothing until it is trained."""
-        out = copy.deepcopy(stack.model.get_output_embeddings()).requires_grad_(True)
+        out = stack.copy_head()
         options: dict[str, Any] = {"bias": False, "dtype": out.weight.dtype}
         down = nn.Linear(out.in_features, spec.width, **options)
         up = nn.Linear(spec.width, out.in_features, **options)

@@ -1,0 +1,43 @@
+"""Where the weights of a module are, and how offloaded ones are brought into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import align_module_device
+from torch import nn
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Say whether accelerate brings weights of a module only when they are needed."""
+    return any(hasattr(part, "_hf_hook") for part in module.modules()) and any(
+        parameter.is_meta for parameter in module.parameters()
+    )
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device that a module runs on, whether its weights are there or offloaded."""
+    device = next(module.parameters()).device
+    if device.type == "meta":
+        hook: Any = next(
+            (part._hf_hook for part in module.modules() if hasattr(part, "_hf_hook")), None
+        )
+        place = getattr(hook, "execution_device", None)
+        return device if place is None else torch.device(place)
+    return device
+
+
+@contextmanager
+def in_memory(module: nn.Module) -> Iterator[None]:
+    """Hold the offloaded weights of a module and all below it in memory for a while.
+
+    Args:
+        module: The module; nothing happens to one that is not offloaded.
+    """
+    with ExitStack() as brought:
+        for part in module.modules():
+            brought.enter_context(align_module_device(part))
+        yield
