@@ -62,4 +62,4 @@ class PluginWarning(UserWarning):
 
 
 class FamilyWarning(UserWarning):
-    """A model whose family no adapter declares is served by the generic one."""
+    """A base is served, but something about it is undeclared or may make answers differ."""

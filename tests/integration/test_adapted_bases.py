@@ -97,7 +97,7 @@ def test_a_damaged_adapter_is_refused(folders):
     with pytest.raises(CheckpointError, match="base_model_name_or_path"):
         TwigModel.from_pretrained(adapter)
     (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="no adapter_model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"no adapter_model\.safetensors"):
         TwigModel.from_pretrained(adapter)
 
 

@@ -22,7 +22,7 @@ def commands(target: str) -> list[str]:
     return [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
 
 
-@pytest.mark.parametrize("target", ["lint", "types", "test"])
+@pytest.mark.parametrize("target", ["lint", "types", "test", "integration"])
 def test_ci_calls_make(target):
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert f"make {target}" in lines
