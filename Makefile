@@ -66,7 +66,7 @@ $(STAMP): pyproject.toml constraints.txt
 $(BUILD)/integration/.installed: $(STAMP)
 	rm -rf $(BUILD)/integration
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
-		--target $(BUILD)/integration bitsandbytes gguf peft torchao
+		--target $(BUILD)/integration bitsandbytes gguf torchao
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)

@@ -10,7 +10,7 @@ from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, TwigModel, TwigSpec
 from twigkit.backbone.fused_layer import FusedLayer
 
-peft = pytest.importorskip("peft", reason="install the extra 'test'")
+peft = pytest.importorskip("peft", reason="peft is not installed")
 
 INPUTS = llava_inputs([(3, 1, 5), (6, 2, 2)])
 NEW = 8

@@ -1,7 +1,4 @@
-"""Bases with adapters of peft: wrapped models, adapter folders, twigs with and without the adapter.
-
-With the real package, which ``make integration`` installs beside the environment.
-"""
+"""Bases with adapters of peft: wrapped models, adapter folders, twigs with and without the adapter."""
 
 from __future__ import annotations
 
@@ -16,8 +13,6 @@ from twigkit import TwigModel, TwigSpec
 from twigkit.errors import CapabilityError, CheckpointError
 
 peft = pytest.importorskip("peft", reason="peft is not installed")
-
-pytestmark = pytest.mark.integration
 
 BATCH = llava_inputs([(3, 1, 5), (6, 2, 2), (1, 0, 9)])
 SPEC = TwigSpec(base="tiny", exit_layer=2, depth=3, heads={"lm": "lm", "pruning": "pruning"})
@@ -64,7 +59,9 @@ def test_adapters_that_act_outside_the_layers_are_refused():
         num_attention_heads=4,
     )  # fmt: skip
     wrapped = peft.PeftModel(tiny_llava(), config)
-    with pytest.raises(CapabilityError, match="PROMPT_TUNING, which adds tokens to the prompt"):
+    with pytest.raises(
+        CapabilityError, match="PROMPT_TUNING, which adds tokens of its own to the prompt"
+    ):
         TwigModel(wrapped)
 
 

@@ -31,7 +31,6 @@ EXCEPTIONS = {
     "history": "what a training run returns to users from Python",
     "Stream": "named as text, in the specs that train the built-in model",
     "_old_forward": "accelerate's hooks call it in place of the forward that they replaced",
-    "memo": "Python gives it to __deepcopy__",
     "UNK": "a token of the built-in model, in the order of its ids",
 }
 """Names that look unused, and who uses them."""

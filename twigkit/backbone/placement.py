@@ -11,13 +11,6 @@ from accelerate.utils import align_module_device
 from torch import nn
 
 
-def is_offloaded(module: nn.Module) -> bool:
-    """Say whether accelerate brings weights of a module only when they are needed."""
-    return any(hasattr(part, "_hf_hook") for part in module.modules()) and any(
-        parameter.is_meta for parameter in module.parameters()
-    )
-
-
 def device_of(module: nn.Module) -> torch.device:
     """Return the device that a module runs on, whether its weights are there or offloaded."""
     device = next(module.parameters()).device

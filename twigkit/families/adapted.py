@@ -35,8 +35,8 @@ def inside_adapter(model: Any) -> Any:
         prompts = getattr(config, "is_prompt_learning", False)
         if prompts or getattr(config, "is_adaption_prompt", False):
             raise CapabilityError(
-                f"the adapter {name!r} is of the kind {kind}, which adds tokens to the prompt "
-                "outside the base model; use an adapter of the layers' weights, such as LoRA"
+                f"the adapter {name!r} is of the kind {kind}, which adds tokens of its own to the "
+                "prompt outside the base model; use an adapter of the layers' weights, such as LoRA"
             )
         if getattr(config, "alora_invocation_tokens", None):
             raise CapabilityError(
