@@ -1,4 +1,4 @@
-"""Bases with adapters of peft: wrapped models, adapter folders, twigs with and without the adapter."""
+"""Bases with adapters of peft: wrapped models, adapter folders, twigs with and without adapters."""
 
 from __future__ import annotations
 
