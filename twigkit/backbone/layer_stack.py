@@ -30,7 +30,7 @@ from twigkit.backbone.masks import Masks
 from twigkit.backbone.placement import device_of, in_memory
 from twigkit.backbone.plain_copy import plain_copy
 from twigkit.backbone.probes import Probe
-from twigkit.backbone.prompt import PromptEmbedding
+from twigkit.backbone.prompt import Prompt, PromptEmbedding
 from twigkit.backbone.rotary import Rope, unrotate
 from twigkit.errors import CapabilityError, FamilyWarning
 
@@ -191,6 +191,13 @@ class LayerStack(PromptEmbedding):
     def rotary(self) -> Any:
         """What computes rotary tables: the base's own module, or a copy without a memory of it."""
         return self.text.rotary_emb if self.growing is None else self.growing
+
+    def prompt_rope(self, prompt: Prompt) -> Rope:
+        """Compute the rotary tables of a prompt."""
+        if not prompt.table:
+            return self.rope(prompt.hidden, prompt.rope)
+        lengths = torch.full_like(prompt.index, prompt.table)
+        return self.rope_at(prompt.hidden, prompt.rope, lengths)
 
     def rope_at(self, hidden: Tensor, positions: Tensor, lengths: Tensor) -> Rope:
         """Compute the rotary tables of tokens that are passed one after the other.

@@ -38,6 +38,8 @@ class Prompt:
         inject: States added to the output of some layers, ``{layer: [batch, tokens, width]}``.
         blocks: Number of the block whose tokens see each other both ways, ``[batch, tokens]`` long,
             -1 outside of blocks; ``None`` if the family has none.
+        table: Tokens of the sequence that rotary tables are of, where they depend on its length;
+            0 for what the positions say.
     """
 
     ids: Tensor
@@ -54,6 +56,7 @@ class Prompt:
     span: int
     inject: dict[int, Tensor] = field(default_factory=dict)
     blocks: Tensor | None = None
+    table: int = 0
 
     def to(self, device: torch.device) -> Prompt:
         """Return the prompt on another device; itself if it is there already."""

@@ -231,6 +231,10 @@ class CachedDraftModel:
         self.cache.twig.commit(self.pending.count + by_twig, slots)
         self.pending = None
 
+    def restart(self, cache: LayerCache) -> None:
+        """Go on with a cache that holds every token before the root."""
+        self.cache, self.pending = cache, None
+
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in the order given; :class:`LayerCache` has its own."""
         self.positions.keep_rows(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from twigkit.generation.positions import Positions
 from twigkit.generation.prefill import Prefilled
 from twigkit.generation.pruning_plan import visual_per_layer
 from twigkit.generation.request import GenerationRequest
+from twigkit.generation.restart import restart_length, with_answer
 from twigkit.generation.sequences import GrowingSequence, joined
 from twigkit.generation.stats import GenerationStats, kept_tokens
 from twigkit.generation.step import SpeculativeStep
@@ -57,23 +59,24 @@ class Generation:
         self,
         stack: LayerStack,
         prompt: Prompt,
-        prefilled: Prefilled,
+        fill: Callable[[Prompt], Prefilled],
         request: GenerationRequest,
         *,
         twig: Twig | None = None,
         compiled: Callable[..., Tensor] | None = None,
     ) -> None:
-        """Start after a prefilled prompt.
+        """Prefill a prompt.
 
         Args:
             stack: The base.
             prompt: The prompt as it was before pruning.
-            prefilled: What prefill returned.
+            fill: Prefills a prompt.
             request: What is asked for.
             twig: The twig, if the drafter uses one.
             compiled: A compiled verification step.
         """
-        self.stack, self.prompt, self.prefilled = stack, prompt, prefilled
+        self.stack, self.prompt, self._fill = stack, prompt, fill
+        self.prefilled = prefilled = fill(prompt)
         self.request, self._stop, self._bucketed = request, request.stop, bool(request.bucketed)
         # A compiled step is made for one number of rows, and joint processors know each by place.
         self._fixed = compiled is not None or bool(request.selection.lockstep)
@@ -81,6 +84,10 @@ class Generation:
         rows = range(len(prompt.ids))
         self.sequences = [GrowingSequence(prompt, number, self._stop) for number in rows]
         self.live = list(rows)
+        restart, width = restart_length(stack.model), prompt.ids.shape[1]
+        self._restarts = stack.growing is not None and restart is not None and width < restart
+        for sequence in self.sequences:
+            sequence.pause = restart - width if self._restarts and restart is not None else None
         self.stats = GenerationStats(
             prompt_tokens=prompt.lengths,
             visual_tokens=prompt.visual_counts,
@@ -136,29 +143,36 @@ class Generation:
             The statistics; the tokens are in ``sequences``.
         """
         started = time.perf_counter() if started is None else started
-        cache = self.prefilled.cache
         root = self._first_tokens()
         prefill_end = time.perf_counter()
-        self.stats.kv_bytes_prompt = cache.bytes_used()
+        self.stats.kv_bytes_prompt = self.prefilled.cache.bytes_used()
         self._step.watch.start()
         tables: dict[bool, Candidates] = {}
         decide = getattr(self.request.drafter, "decide", None)  # see interfaces.drafter.Decides
         while any(active := [not self.sequences[number].done for number in self.live]):
             if not self._fixed and not all(active):
                 root, active, tables = self._keep_active(root, active), [True] * sum(active), {}
+            if self._restarts:
+                waits = [self.sequences[number].waits for number in self.live]
+                if waits == active:
+                    root = self._restart(root)
+                else:
+                    active = [a and not w for a, w in zip(active, waits, strict=True)]
             if decide is not None:
                 decide(self._step.draft_model.gained, self._room())
             linear = self.request.drafter.linear
             table = tables[linear] = tables.get(linear) or self._table(root, linear)
             table.reset(root, None if all(active) else torch.tensor(active, device=root.device))
-            tree, logits, accepted = self._step.run(table, self._room(), self._rooms())
+            tree, logits, accepted = self._step.run(
+                table, self._room(), self._rooms(), strict=self._restarts
+            )
             self._emit(tree, logits, accepted, active)
             root = accepted.next_token
         self.stats.prefill_seconds = prefill_end - started
         self.stats.decode_seconds = time.perf_counter() - prefill_end
         self.stats.step_seconds = dict(self._step.watch.seconds)
         counts = [len(sequence.tokens) for sequence in self.sequences]
-        self.stats.measure(cache, counts)
+        self.stats.measure(self.prefilled.cache, counts)
         longest = max(map(sum, zip(self.prompt.lengths, counts, strict=True)))
         warn_of_length(self.stack.config, longest, before=self.prompt.span)
         logger.debug("%s", self.stats)
@@ -205,7 +219,12 @@ class Generation:
         return max(self.sequences[number].left for number in self.live) - 1
 
     def _rooms(self) -> list[int]:
-        """Return the drafts that each row of the batch can still use."""
+        """Return the drafts that each row of the batch can still use.
+
+        Rows whose logits are processed cannot wait for others, so before a restart they get none.
+        """
+        if self._restarts and not self.request.selection.greedy and len(self.live) > 1:
+            return [0] * len(self.live)
         return [max(self.sequences[number].left - 1, 0) for number in self.live]
 
     def _emit(
@@ -249,6 +268,26 @@ class Generation:
             self.scores.add(self.live, logits if scores is None else scores, counts)
 
     # -- rows --------------------------------------------------------------------------------------
+
+    def _restart(self, root: Tensor) -> Tensor:
+        """Pass prompt and answers anew, as the base does here; return the roots.
+
+        Every row that has not stopped has equally many tokens.
+        """
+        rows = [self.sequences[number] for number in self.live]
+        longest = max(len(row.tokens) for row in rows)
+        tails = [row.tokens + [self._stop.padding] * (longest - len(row.tokens)) for row in rows]
+        last = torch.tensor([tail.pop() for tail in tails], dtype=root.dtype, device=root.device)
+        ids = torch.tensor(tails, dtype=torch.long, device=self.prompt.ids.device)
+        embedded = self.stack.embed_tokens(ids.reshape(len(rows), -1))
+        cache = self._fill(with_answer(self.prompt, self.live, tails, embedded)).cache
+        self.prefilled = replace(self.prefilled, cache=cache)
+        self._step.draft_model.restart(cache)
+        self._step.verifier.cache = cache
+        self._restarts = False
+        for sequence in self.sequences:
+            sequence.pause = None
+        return last
 
     def _keep_active(self, root: Tensor, active: Sequence[bool]) -> Tensor:
         """Drop the rows that have stopped, so that they cost nothing; return the others' roots."""

@@ -202,7 +202,7 @@ class _Prefill:
         segments = []
         for start, stop in self.stack.spans(first, last):
             prompt = self.prompt.to(self.stack.device(start))
-            rope = self.stack.rope(prompt.hidden, prompt.rope)
+            rope = self.stack.prompt_rope(prompt)
             masks = prompt_masks(prompt, self.stack.windows(start, stop))
             probes = {
                 layer: self._probes(prompt, layer, self.stack.window(layer))
@@ -237,7 +237,7 @@ class _Prefill:
         """Run the twig over the tokens after the exit layer, and read the asked rows."""
         twig.follow(self.stack, self.prompt.hidden.dtype)
         stack, prompt = self.stack, self.prompt.to(next(twig.parameters()).device)
-        rope: Rope = stack.rope(prompt.hidden, prompt.rope)
+        rope: Rope = stack.prompt_rope(prompt)
         masks = prompt_masks(prompt, twig.windows(stack))
         probes = self._probes(prompt, "twig", stack.window(twig.sources[-1]))
         segment = self._segment(0, twig.depth) if self.storage.drafts else None

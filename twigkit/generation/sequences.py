@@ -55,6 +55,7 @@ class GrowingSequence:
     Attributes:
         tokens: What was generated.
         done: Whether it has stopped.
+        pause: Tokens at which it waits for the other rows; ``None`` for never.
     """
 
     def __init__(self, prompt: Prompt, number: int, stop: StopConditions) -> None:
@@ -68,6 +69,7 @@ class GrowingSequence:
         self._prompt, self._number, self._stop = prompt, number, stop
         self.tokens: list[int] = []
         self.done = False
+        self.pause: int | None = None
         self._text: list[int] = []
         self._copied = -1  # generated tokens that the text holds; -1 before it holds the prompt
 
@@ -88,8 +90,16 @@ class GrowingSequence:
 
     @property
     def left(self) -> int:
-        """Tokens that may still come; 0 once it has stopped."""
-        return 0 if self.done else self._stop.max_new_tokens - len(self.tokens)
+        """Tokens that may still come, before it waits; 0 once it has stopped."""
+        most = self._stop.max_new_tokens
+        if self.pause is not None:
+            most = min(most, self.pause)
+        return 0 if self.done else max(most - len(self.tokens), 0)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has as many tokens as it may have before all rows do."""
+        return not self.done and self.pause is not None and len(self.tokens) >= self.pause
 
     def push(self, tokens: Sequence[int]) -> int:
         """Append tokens until one of them ends the sequence; return how many were appended."""

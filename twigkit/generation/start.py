@@ -11,7 +11,7 @@ from twigkit.backbone.context import check_length, warn_of_length
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
 from twigkit.generation.loop import Generation
-from twigkit.generation.prefill import Storage, prefill
+from twigkit.generation.prefill import Prefilled, Storage, prefill
 from twigkit.generation.pruning_plan import meet_budget
 from twigkit.generation.request import GenerationRequest
 from twigkit.interfaces.pruner import PromptLayout, Stage
@@ -53,16 +53,19 @@ def start(
         kept_only=request.draft_cache == "kept",
         bucketed=bool(request.bucketed),
     )
-    prefilled = prefill(
-        stack,
-        prompt,
-        storage,
-        twig=twig,
-        pruner=request.pruner,
-        stages=plan_stages(stack, prompt, request, twig),
-        generator=request.generator,
-    )
-    return Generation(stack, prompt, prefilled, request, twig=twig, compiled=compiled)
+
+    def fill(prompt: Prompt) -> Prefilled:
+        return prefill(
+            stack,
+            prompt,
+            storage,
+            twig=twig,
+            pruner=request.pruner,
+            stages=plan_stages(stack, prompt, request, twig),
+            generator=request.generator,
+        )
+
+    return Generation(stack, prompt, fill, request, twig=twig, compiled=compiled)
 
 
 def plan_stages(

@@ -44,7 +44,7 @@ class SpeculativeStep:
     watch: Stopwatch
 
     def run(
-        self, candidates: Candidates, room: int, rooms: list[int]
+        self, candidates: Candidates, room: int, rooms: list[int], *, strict: bool = False
     ) -> tuple[DraftTree, Tensor, Accepted]:
         """Draft, verify and accept.
 
@@ -52,6 +52,7 @@ class SpeculativeStep:
             candidates: A table that holds the root alone.
             room: Most drafts that are worth proposing on a path.
             rooms: The same for each row.
+            strict: Whether no row may go past its own, even if that is cut off afterwards.
 
         Returns:
             The tree, the target's logits after each of its nodes, ``[batch, nodes, vocabulary]``,
@@ -61,7 +62,7 @@ class SpeculativeStep:
         self.watch.lap("host")
         with blamed_on("drafter", self.drafter):
             tree = self.drafter.draft(self.draft_model, candidates, room).in_use()
-        if tree.sampled:  # how many draws count must not depend on the other rows
+        if tree.sampled or strict:  # how many draws count must not depend on the other rows
             tree.alive &= tree.depth <= torch.tensor(rooms, device=tree.depth.device)[:, None]
         self.watch.lap("propose")
         logits = self.verify(tree)

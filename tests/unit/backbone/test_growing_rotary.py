@@ -6,25 +6,29 @@ import functools
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
 from twigkit.interfaces.tiny_models import pad_left, spread_weights, tiny_text_config
 
 BEFORE = 32
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 8,
+    "long_factor": [4.0] * 8,
+    "original_max_position_embeddings": BEFORE,
+}
 ROPES = {
     "default": {"rope_type": "default"},
     "linear": {"rope_type": "linear", "factor": 4.0},
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": BEFORE},
     "dynamic": {"rope_type": "dynamic", "factor": 4.0},
-    "longrope": {
-        "rope_type": "longrope",
-        "short_factor": [1.0] * 8,
-        "long_factor": [4.0] * 8,
-        "original_max_position_embeddings": BEFORE,
-    },
+    "longrope": LONG,
+    "restart": LONG,  # and the base passes everything anew there
 }
-GROWING = ["dynamic", "longrope"]
+GROWING = ["dynamic", "longrope", "restart"]
 PROMPTS = {"before": [20], "past": [40], "batch before": [20, 27], "batch across": [20, 40]}
 NEW = 24
 DRAFTERS = {
@@ -34,12 +38,16 @@ DRAFTERS = {
 }
 
 
-def base_of(rope: str) -> LlamaForCausalLM:
-    named = 4 * BEFORE if rope == "longrope" else BEFORE
+def base_of(rope: str) -> PreTrainedModel:
+    named = 4 * BEFORE if ROPES[rope] is LONG else BEFORE
     settings = tiny_text_config(max_position_embeddings=named)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     scaled = {"rope_theta": 1e4, **ROPES[rope]}
-    base = LlamaForCausalLM(LlamaConfig(**settings, **ids, rope_parameters=scaled)).eval()
+    if rope == "restart":
+        ids["original_max_position_embeddings"] = BEFORE
+        base = Phi3ForCausalLM(Phi3Config(**settings, **ids, rope_parameters=scaled)).eval()
+    else:
+        base = LlamaForCausalLM(LlamaConfig(**settings, **ids, rope_parameters=scaled)).eval()
     spread_weights(base, 3)
     return base
 
@@ -95,3 +103,40 @@ def test_tables_do_not_depend_on_what_was_asked_before(rope):
         found = model.generate(**inputs_of(prompt), **options)
         assert torch.equal(answer(rope, prompt), found)
     assert torch.equal(left, base.model.rotary_emb.inv_freq)
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS.values(), ids=DRAFTERS)
+@pytest.mark.parametrize("prompt", ["before", "batch before"])
+def test_logits_are_processed_across_a_restart(prompt, drafter):
+    options = {"max_new_tokens": NEW, "eos_token_id": None, "repetition_penalty": 1.3}
+    own = base_of("restart").generate(**inputs_of(prompt), **options, do_sample=False)
+    found = model_of("restart").generate(**inputs_of(prompt), **options, drafter=drafter)
+    assert torch.equal(own, found)
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS.values(), ids=DRAFTERS)
+@pytest.mark.parametrize("rope", GROWING)
+def test_rows_that_end_before_the_switch_leave_the_others_alone(rope, drafter):
+    free = answer(rope, "batch before")
+    options = {"max_new_tokens": NEW, "eos_token_id": int(free[1, 27 + 2]), "pad_token_id": 0}
+    own = base_of(rope).generate(**inputs_of("batch before"), **options, do_sample=False)
+    for bucketed in (False, True):
+        found = model_of(rope).generate(
+            **inputs_of("batch before"), **options, drafter=drafter, bucketed=bucketed
+        )
+        assert torch.equal(own, found)
+
+
+@pytest.mark.parametrize("drafter", ["ssd", "tree-ssd"])
+def test_a_pruned_prompt_is_drafted_for_across_the_switch(drafter):
+    base = tiny_llava(context=BEFORE)
+    text = base.config.text_config
+    text.rope_parameters = {"rope_theta": 1e4, **ROPES["dynamic"]}
+    base.model.language_model.rotary_emb = LlamaRotaryEmbedding(text)
+    model = TwigModel(base)
+    model.grow(TwigSpec(base="tiny", exit_layer=2, depth=6)).eval()
+    inputs = llava_inputs([(3, 1, 5), (1, 1, 2)])
+    options = {"max_new_tokens": NEW, "eos_token_id": None, "budget": 0.4}
+    plain = model.generate(**inputs, **options, drafter="plain")
+    found = model.generate(**inputs, **options, drafter={"kind": drafter, "threshold": 0.0})
+    assert torch.equal(plain, found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, TwigModel, TwigSpec
@@ -69,6 +71,44 @@ def test_an_answer_over_many_growths_is_the_same(monkeypatch, drafter, bucketed)
     for cache in ("full", "kept"):
         again = model.generate(**BATCH, **options, budget=0.4, draft_cache=cache)
         assert torch.equal(pruned, again)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+@pytest.mark.parametrize(
+    "drafter",
+    ["plain", "ssd", "tree-ssd", "auto", "medusa-tree", "ngram", "prompt-lookup"],
+)
+def test_no_tensor_is_as_long_as_an_answer_might_be(drafter, bucketed):
+    model = TwigModel(tiny_llava(context=300_000))
+    heads = {"lm": {"kind": "lm"}, "medusa": {"kind": "medusa"}}
+    spec = TwigSpec(base="tiny", exit_layer=2, depth=1, heads=heads)
+    model.grow(spec).eval()
+    one = llava_inputs([(3, 1, 5)])
+    largest = []
+    for most in (1_000, 200_000):
+        with Largest() as seen:
+            free = model.generate(**one, max_new_tokens=3, eos_token_id=None)
+            end = int(free[0, -1])
+            model.generate(
+                **one, max_new_tokens=most, eos_token_id=end, drafter=drafter, bucketed=bucketed
+            )
+        largest.append(seen.bytes)
+    assert largest[0] == largest[1]
 
 
 def test_tokens_that_might_come_cost_nothing():
