@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from twigkit.cli.loading import DEMO, demo_folder, quieten, writable
 from twigkit.errors import InputError, SpecError
+from twigkit.specs.base import read_yaml
 from twigkit.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -121,9 +120,10 @@ def _change(data: dict[str, Any], change: str) -> None:
     if not (name and separator):
         raise InputError(f"--set takes FIELD=VALUE, such as data.workers=4; got {change!r}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"--set {change}: the value is not valid YAML; quote it") from None
+        value = read_yaml(text)
+    except SpecError as error:
+        shown = change if len(change) <= 60 else f"{change[:57]}..."
+        raise InputError(f"--set {shown}: {error}, or quote the value") from None
     *path, last = name.split(".")
     for key in path:
         data = data.get(key) if isinstance(data.get(key), dict) else {}  # type: ignore[assignment]

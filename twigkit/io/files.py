@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from twigkit.errors import InputError
 
@@ -31,6 +34,50 @@ def expanded(path: str | Path) -> str | Path:
     except RuntimeError:  # nobody of that name is here
         return path
     return whole if isinstance(path, Path) else str(whole)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file to read it; what is none is refused before anything is read.
+
+    A pipe would be waited for, and a device may never end.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The open file.
+
+    Raises:
+        OSError: If it cannot be opened, or is no regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """Read a regular file whole.
+
+    Args:
+        path: The file.
+        most: Most bytes that it may have.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        OSError: If it cannot be read, is no regular file, or is larger.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+    return data
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import reprlib
 from numbers import Integral
 from pathlib import Path
 from types import NoneType
@@ -21,9 +22,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from twigkit.errors import SpecError
-from twigkit.io.files import expanded
+from twigkit.io.files import expanded, read_regular
 
-__all__ = ["CUSTOM", "Spec", "check_type", "problem"]
+__all__ = ["CUSTOM", "Spec", "check_type", "problem", "read_yaml"]
 
 _SPECIAL_KEYS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
 """Tags of the keys ``<<`` and ``=``, which the loader itself resolves."""
@@ -39,9 +40,22 @@ class _YamlLoader(yaml.SafeLoader):
         _mapping([(self.construct_object(key), None) for key in plain])
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Read a whole number of bounded length, since Python shows no longer ones."""
+        if len(node.value) > LONGEST_NUMBER:
+            raise SpecError(
+                f"a number of {len(node.value)} characters; expected {LONGEST_NUMBER} at most"
+            )
+        return int(super().construct_yaml_int(node))
 
-_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
-"""What parsers raise: besides their own errors, for numbers and nesting beyond all bounds."""
+
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
+
+LARGEST = 2**20
+"""Most bytes of a document, and most characters and values once its aliases are resolved."""
+
+LONGEST_NUMBER = 1000
+"""Most characters of a whole number in YAML."""
 
 CUSTOM = "twigkit"
 """Type of the validation problems whose message needs no more explaining."""
@@ -148,12 +162,9 @@ class Spec(BaseModel):
             SpecError: If the text is not YAML or does not fit.
         """
         try:
-            data = yaml.load(text, _YamlLoader)  # a SafeLoader
-        except _UNREADABLE as error:
-            raise SpecError(
-                f"not valid YAML: {_flat(error)}; mend the document and try again"
-            ) from None
-        return cls.parse(data)
+            return cls.parse(read_yaml(text))
+        except RecursionError:  # what is nested too deep for the validation
+            raise SpecError("the document is nested too deep; mend it and try again") from None
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -170,7 +181,7 @@ class Spec(BaseModel):
         """
         try:
             data = json.loads(text, object_pairs_hook=_mapping)
-        except _UNREADABLE as error:
+        except (ValueError, RecursionError) as error:  # the second for what is nested too deep
             raise SpecError(
                 f"not valid JSON: {_flat(error)}; mend the document and try again"
             ) from None
@@ -195,7 +206,7 @@ class Spec(BaseModel):
         if reader is None:
             raise SpecError(f"{path}: expected a file that ends in .yaml, .yml or .json")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path, LARGEST).decode("utf-8")
         except (OSError, ValueError) as error:
             raise SpecError(f"{path}: cannot be read: {_flat(error)}; check the path") from None
         try:
@@ -230,6 +241,54 @@ class Spec(BaseModel):
             The schema.
         """
         return cls.model_json_schema()
+
+
+def read_yaml(text: str) -> Any:
+    """Read plain data from YAML, within bounds of size.
+
+    Args:
+        text: The document.
+
+    Returns:
+        The data.
+
+    Raises:
+        SpecError: If the text is not YAML, gives a key twice, or is larger than :data:`LARGEST`,
+            its aliases resolved.
+    """
+    try:
+        if len(text) > LARGEST:
+            raise SpecError(f"the document has {len(text):,} characters, more than {LARGEST:,}")
+        loader = _YamlLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if _size(node, {}) > LARGEST:
+                raise SpecError(f"its aliases stand for more than {LARGEST:,} characters")
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except SpecError:
+        raise
+    except Exception as error:  # constructors of values raise whatever their parts raise
+        raise SpecError(
+            f"not valid YAML: {_flat(error)}; mend the document and try again"
+        ) from None
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """Count the characters and values of a node of YAML; aliases count at every use."""
+    if id(node) not in known:
+        known[id(node)] = LARGEST + 1  # as seen from inside of it
+        if isinstance(node, yaml.ScalarNode):
+            size = len(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            size = sum(_size(part, known) for pair in node.value for part in pair)
+        else:
+            size = sum(_size(part, known) for part in node.value)
+        known[id(node)] = size + 1
+    return known[id(node)]
 
 
 def problem(message: str) -> PydanticCustomError:
@@ -312,7 +371,7 @@ def _explain(found: Any) -> str:
 
 def _short(value: object) -> str:
     """Show a value in 60 characters at most."""
-    given = repr(value)
+    given = reprlib.repr(value)
     return given if len(given) <= 60 else given[:57] + "..."
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twigkit.errors import InputError
+from twigkit.io.files import open_regular
 
 _MOST = 1 << 31
 """Token ids and counts in files are below this."""
@@ -79,7 +80,8 @@ class NgramTable:
             InputError: If there is no such file, or it holds something else.
         """
         try:
-            data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+            with open_regular(path) as file:
+                data: Any = json.load(file)
             table = cls(_whole(data["order"], 1))
             for context, (token, times) in data["grams"].items():
                 known = tuple(_whole(int(word)) for word in context.split())

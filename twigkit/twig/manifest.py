@@ -9,11 +9,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat
 
 from twigkit.errors import CheckpointError, SpecError
+from twigkit.io.files import read_regular
 from twigkit.specs.base import Spec
 from twigkit.specs.run import TwigSpec
 
 MANIFEST = "twig.json"
 FORMAT = 1
+
+LARGEST = 2**24
+"""Most bytes of the manifest."""
 
 Size = Annotated[int, Field(ge=0)]
 
@@ -61,7 +65,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(path, LARGEST))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} holds no {MANIFEST}; it is not a twig") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from twigkit import InputError
-from twigkit.io.files import write_whole
+from twigkit.io.files import open_regular, read_regular, write_whole
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -93,3 +93,20 @@ def test_places_where_nothing_can_be_written(tmp_path):
             write_whole(path, "text")
     assert (tmp_path / "file").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file"]
+
+
+def test_only_regular_files_are_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"1234")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link", 4) == b"1234"
+    with pytest.raises(OSError, match="larger than 3 bytes"):
+        read_regular(tmp_path / "file", 3)
+    for name in ("pipe", "endless"):
+        with pytest.raises(OSError, match="no regular file"):
+            open_regular(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "nowhere")

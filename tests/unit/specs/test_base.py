@@ -1,8 +1,11 @@
 """Whatever a spec file holds, it is a spec or refused on one line per problem."""
 
+import os
+
 import pytest
 
 from twigkit import RunSpec, SpecError
+from twigkit.specs.base import read_yaml
 
 TOO_MUCH = {
     "nested.yaml": "[" * 5000,
@@ -18,6 +21,18 @@ TOO_MUCH = {
     "merge.yaml": "twig:\n  <<: 3",
     "zero.yaml": "twig: {base: 'a\x00b'}",
     "text.yaml": "just text",
+    "hexadecimal.yaml": "twig: {base: b, depth: 0x" + "f" * 6000 + "}",
+    "empty-int.yaml": 'twig: {base: b, depth: !!int ""}',
+    "float.yaml": 'twig: {base: b, depth: !!float "x"}',
+    "date.yaml": "twig: {base: b, depth: 2020-99-99}",
+    "bool.yaml": "twig: {base: b, depth: !!bool x}",
+    "time.yaml": "twig: {base: b, depth: !!timestamp x}",
+    "kind.yaml": "twig: {base: b, heads: {lm: {kind: [a]}}}",
+    "aliases.yaml": "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"a{i + 1}: &a{i + 1} [{','.join([f'*a{i}'] * 9)}]\n" for i in range(8))
+    + "twig: *a8\n",
+    "long.yaml": "twig: {base: " + "b" * 2**20 + "}",
+    "long.json": '{"twig": {"base": "' + "b" * 2**20 + '"}}',
 }
 
 
@@ -78,3 +93,16 @@ def test_whole_numbers_and_words_of_numbers_are_numbers():
         "{twig: {base: b}, generation: {do_sample: true, temperature: 1e-4, top_p: 1}}"
     )
     assert (run.generation.temperature, run.generation.top_p) == (1e-4, 1.0)
+
+
+@pytest.mark.parametrize("aliases", ["[*a, *a]", "{<<: *a}"])
+def test_aliases_within_bounds_are_resolved(aliases):
+    assert read_yaml(f"- &a {{b: 1}}\n- {aliases}\n")[1] in ([{"b": 1}] * 2, {"b": 1})
+
+
+@pytest.mark.parametrize("special", ["pipe.yaml", "zero.yaml"])
+def test_what_is_no_regular_file_is_refused_before_it_is_read(special, tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    with pytest.raises(SpecError, match="no regular file"):
+        RunSpec.from_file(tmp_path / special)

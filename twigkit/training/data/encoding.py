@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,14 @@ import torch
 from torch import Tensor
 
 from twigkit.errors import InputError, TrainingError
+from twigkit.io.files import read_regular
 from twigkit.learning.batch import IGNORED, Batch, Turn
 from twigkit.training.data.chat_template import Renderer, Text, first_line
 from twigkit.training.data.sample import IMAGE, PLACEHOLDER, VIDEO, BrokenSampleError, Sample
 from twigkit.training.spec import DataSpec
+
+LARGEST_TEMPLATE = 2**20
+"""Most bytes of a file with a chat template."""
 
 
 class BrokenRowsError(Exception):
@@ -215,7 +218,7 @@ def encoder_for(base: Any, data: DataSpec, processor: Any) -> Encoder:
     template = None
     if data.template is not None:
         try:
-            template = Path(data.template).read_text(encoding="utf-8")
+            template = read_regular(data.template, LARGEST_TEMPLATE).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"the chat template {data.template} cannot be read: {error}; check data.template"

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from twigkit.errors import InputError, SpecError, TwigkitError
+from twigkit.io.files import open_regular
 from twigkit.plugins.discovery import SOURCE_GROUP, sources
 from twigkit.training.data.huggingface_dataset import HubDataset
 from twigkit.training.data.record_formats import id_of, length_of, sample_of
@@ -184,7 +185,8 @@ def read_records(path: Path) -> Records:
             return _lines(path)
         if path.suffix.lower() != ".json":
             raise InputError(f"{path}: expected a file that ends in .json or .jsonl")
-        records = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            records = json.loads(file.read())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; check data.path") from error
     except ValueError as error:
@@ -200,10 +202,10 @@ def read_records(path: Path) -> Records:
 
 def _lines(path: Path) -> Records:
     """Find the lines of a file that are not blank."""
-    if not path.stat().st_size:
+    if path.is_file() and not path.stat().st_size:
         return Records(np.zeros(0, np.uint8), np.zeros((0, 2), np.int64))
     bounds, first = [], 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for line in file:
             last = first + len(line)
             if line.strip():

@@ -1,6 +1,7 @@
 """Samples come from files, Hugging Face datasets and factories alike."""
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -92,6 +93,16 @@ def test_a_file_that_is_no_list_of_records_is_an_error(folder, name, content, to
     if content is not None:
         (folder / name).write_text(content)
     with pytest.raises(InputError, match=told):
+        open_source(data(folder, name))
+
+
+@pytest.mark.parametrize("name", ["pipe.json", "pipe.jsonl", "zero.json", "zero.jsonl"])
+def test_what_is_no_regular_file_is_refused_before_it_is_read(folder, name):
+    if name.startswith("pipe"):
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="no regular file"):
         open_source(data(folder, name))
 
 
