@@ -20,6 +20,10 @@ from twigkit.io.hub import download_options
 logger = logging.getLogger(__name__)
 
 
+MOST_LAYERS = 1000
+"""Most layers that a configuration may ask for; building more takes long and tells nothing."""
+
+
 def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]:
     """Read a base model's configuration without running any of its code.
 
@@ -39,6 +43,7 @@ def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]
             f"there is no folder {base}; name a folder with config.json and safetensors weights, "
             "or a Hub id"
         )
+    _check_files(Path(base))
     try:
         config, _ = PreTrainedConfig.get_config_dict(str(base), **download_options(base, revision))
     except Exception as error:  # what is wrong with a file has as many types as lines read it
@@ -55,7 +60,26 @@ def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]
                 f"cannot load the base model {base}: {name} in its config.json is {part!r}, no "
                 "mapping; name a folder with the config.json that transformers wrote"
             )
+    for part in (config, *config.values()):
+        layers = part.get("num_hidden_layers") if isinstance(part, dict) else None
+        if isinstance(layers, int) and layers > MOST_LAYERS:
+            raise CheckpointError(
+                f"cannot load the base model {base}: its config.json says {layers:,} layers, more "
+                f"than {MOST_LAYERS:,}; name a folder with the config.json that transformers wrote"
+            )
     return dict(config)
+
+
+def _check_files(base: Path) -> None:
+    """Refuse a folder with a pipe or a device in it, which transformers would wait for or read."""
+    if not base.is_dir():
+        return
+    for path in sorted(base.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointError(
+                f"cannot load the base model {base}: {path.name} is no regular file; copy the "
+                "checkpoint again"
+            )
 
 
 def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
@@ -89,6 +113,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
     adapter = find_adapter(config)
     loader = getattr(transformers, adapter.auto_class)
     options = {**options, **download_options(base, options.get("revision"))}
+    options["use_safetensors"] = True  # no pickles
     logger.info("loading %s as %s", base, adapter.auto_class)
     try:
         model, report = loader.from_pretrained(

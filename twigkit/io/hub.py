@@ -1,4 +1,4 @@
-"""Whether the model hub answers, asked once and briefly."""
+"""How transformers is to load: no code of the checkpoint's, and no waiting for a Hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ SECONDS = 5.0
 
 
 def download_options(source: str | Path, revision: str | None = None) -> dict[str, Any]:
-    """Return how transformers is to fetch something, without waiting for a Hub that is not there.
+    """Return how transformers is to fetch something.
+
+    Python that comes with a checkpoint is never run. Left open, transformers would ask on the
+    terminal whether to run it.
 
     Left to itself, ``from_pretrained`` asks a Hub that cannot be reached six times, for half a
     minute. Told to stay local it takes what was fetched before, or says at once what is missing.
@@ -24,10 +27,11 @@ def download_options(source: str | Path, revision: str | None = None) -> dict[st
         revision: Revision on the Hub.
 
     Returns:
-        ``revision`` and ``local_files_only``, as ``from_pretrained`` takes them.
+        ``revision``, ``local_files_only`` and ``trust_remote_code``, as ``from_pretrained`` takes
+        them.
     """
     local = not os.path.isdir(source) and not _answers(str(source), revision)
-    return {"revision": revision, "local_files_only": local}
+    return {"revision": revision, "local_files_only": local, "trust_remote_code": False}
 
 
 def _answers(name: str, revision: str | None) -> bool:

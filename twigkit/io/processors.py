@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,20 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from twigkit.errors import CheckpointError, InputError
-from twigkit.io.files import expanded
+from twigkit.io.files import expanded, open_regular
 from twigkit.io.hub import download_options
+
+FORMATS = (
+    "AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM",
+    "QOI", "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+"""Formats of Pillow that are read. Not among them is EPS, for which Pillow starts Ghostscript."""
+
+MOST_PIXELS = 2**27
+"""Most pixels of a picture, about 134 million; one takes up to twelve bytes while it is read."""
+
+MOST_ASPECT = 200
+"""Longest side of a picture over its shortest; processors scale the shortest to a fixed one."""
 
 
 def load_processor(
@@ -35,13 +48,20 @@ def load_processor(
 
     Raises:
         CheckpointError: If the base comes without one, or it is damaged.
+        InputError: If an option is about how it is loaded, such as ``trust_remote_code``.
     """
     from transformers import AutoProcessor
 
     base = expanded(base)
+    reserved = {**download_options(base, revision), "auto_map": None, "token": None}
+    if clash := sorted(set(options or {}) & set(reserved)):
+        raise InputError(
+            f"{', '.join(clash)}: no setting of a processor, but of how it is loaded; take it out "
+            "(data.processor). Python that comes with a base is never run"
+        )
     try:
         processor = AutoProcessor.from_pretrained(
-            base, **download_options(base, revision), **(options or {})
+            base, **{**(options or {}), **download_options(base, revision)}
         )
     except ImportError as error:
         needed = _first_line(error).split(". ")[0]
@@ -63,24 +83,34 @@ def load_processor(
     return processor
 
 
-def open_picture(path: str | Path) -> Image.Image:
+def open_picture(path: str | Path | bytes) -> Image.Image:
     """Read a picture whole, upright, as RGB of eight bits.
 
     Args:
-        path: A file in any format that Pillow reads; of an animation, the first frame is taken.
+        path: A file in one of the :data:`FORMATS`, or its content; of an animation, the first frame
+            is taken.
 
     Returns:
         The picture.
 
     Raises:
-        InputError: If there is no such file, or it is no picture, or only a part of one.
+        InputError: If there is no such file, or it is no picture, or only a part of one, or larger
+            than :data:`MOST_PIXELS`.
     """
-    path = expanded(path)
+    content = path if isinstance(path, bytes) else None
+    path = "<bytes>" if isinstance(path, bytes) else expanded(path)
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            open_regular(path) if content is None else io.BytesIO(content) as file,
+        ):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not too large
-            with Image.open(path) as picture:
-                return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+            with Image.open(file, formats=formats) as picture:
+                _check_size(picture)
+                ImageOps.exif_transpose(picture, in_place=True)
+                return _eight_bits(picture).convert("RGB")
     except FileNotFoundError:
         raise InputError(f"there is no file {str(path)!r}; name a picture") from None
     except IsADirectoryError:
@@ -89,7 +119,9 @@ def open_picture(path: str | Path) -> Image.Image:
         raise InputError(f"{path} is not a picture; give a PNG, JPEG or similar file") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"the picture {path} is too large ({_first_line(error)})") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except InputError as error:
+        raise InputError(f"the picture {path} {error}") from None
+    except Exception as error:  # decoders raise what they like, MemoryError included
         system = getattr(error, "strerror", None)  # not the decoder's word
         if system:
             raise InputError(f"cannot open {path}: {system}; name a picture") from error
@@ -97,6 +129,24 @@ def open_picture(path: str | Path) -> Image.Image:
             f"the picture {path} cannot be read ({_first_line(error)}); it is damaged or "
             "incomplete, give a whole one"
         ) from error
+
+
+def _check_size(picture: Image.Image) -> None:
+    """Refuse a picture that would take too much memory, from its header alone.
+
+    Raises:
+        InputError: If it does; the message is the reason.
+    """
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise InputError(
+            f"is too large ({width} x {height}, more than {MOST_PIXELS:,} pixels); scale it down"
+        )
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise InputError(
+            f"is too narrow ({width} x {height}, one side more than {MOST_ASPECT} times the "
+            "other); cut it"
+        )
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

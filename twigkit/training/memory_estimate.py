@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from twigkit.errors import CheckpointError
+from twigkit.families.loading import read_config
 from twigkit.families.resolve import find_adapter
 from twigkit.families.sizing import all_presets, on_meta
 from twigkit.interfaces.objective import BatchSize, Objective, Workload
@@ -46,11 +47,13 @@ def sketch(spec: TrainingSpec) -> tuple[TwigModel, str]:
         preset = presets[source]
         config, origin = AutoConfig.for_model(**preset.config), f"the preset {preset.name}"
     else:
-        options = download_options(source, None if spec.base else twig.revision)
+        revision = None if spec.base else twig.revision
+        options = download_options(source, revision)
         try:
+            read_config(source, revision)
             config, origin = AutoConfig.from_pretrained(source, **options), "its configuration"
-        except (OSError, ValueError, KeyError) as error:
-            line = str(error).strip().splitlines()[0]
+        except Exception as error:  # what is wrong with a file has as many types as lines read it
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(
                 f"the configuration of {source} cannot be read, and no preset has its shape: {line}"
             ) from error

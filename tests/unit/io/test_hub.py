@@ -31,7 +31,7 @@ def asked(monkeypatch):
 
 def test_a_hub_that_answers_is_used(asked):
     questions, answer = asked
-    options = {"revision": "abc", "local_files_only": False}
+    options = {"revision": "abc", "local_files_only": False, "trust_remote_code": False}
     assert download_options(NAME, "abc") == options
     assert questions == [(NAME, "abc", SECONDS)]
     answer[0] = HFValidationError("no such name")

@@ -1,14 +1,17 @@
 """Pictures of every kind become upright RGB of eight bits, and nothing else passes."""
 
+import io
+import json
 import struct
+import sys
 import warnings
 import zlib
 
 import pytest
 from PIL import Image
 
-from twigkit import InputError
-from twigkit.io.processors import open_picture
+from twigkit import CheckpointError, InputError
+from twigkit.io.processors import MOST_PIXELS, load_processor, open_picture
 
 
 def picture():
@@ -102,3 +105,107 @@ def test_what_is_no_picture_is_told_on_one_line(name, tmp_path, monkeypatch):
         open_picture(name)
     assert len(str(refused.value).splitlines()) == 1
     assert "picture" in str(refused.value)
+
+
+def flat_png(width, height):
+    """A PNG of one colour, all of it there."""
+
+    def chunk(kind, data):
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    body = zlib.compress(b"\0" * ((width + 7) // 8 + 1) * height, 9)
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [((13_300, 13_300), f"more than {MOST_PIXELS:,} pixels"), ((1, 5_000_000), "too narrow")],
+)
+def test_a_small_file_of_a_huge_picture_is_refused_by_its_header(size, told, tmp_path):
+    (tmp_path / "a.png").write_bytes(flat_png(*size))
+    with pytest.raises(InputError, match=told):
+        open_picture(tmp_path / "a.png")
+
+
+def test_postscript_starts_no_other_program(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    assert Image.open(path).format == "EPS"
+    with pytest.raises(InputError, match="is not a picture"):
+        open_picture(path)
+
+
+def jpeg2000(width, height):
+    """A JPEG 2000 file whose header alone has been changed."""
+    held = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(held, "JPEG2000", no_jp2=True)
+    data = bytearray(held.getvalue())
+    place = data.index(b"\xff\x51") + 6
+    data[place : place + 8] = struct.pack(">II", width, height)
+    return bytes(data)
+
+
+def dds():
+    """A DDS file in a pixel format that Pillow does not know."""
+    held = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(held, "DDS")
+    data = bytearray(held.getvalue())
+    data[80:84], data[84:88] = struct.pack("<I", 4), b"ABCD"
+    return bytes(data)
+
+
+def avif():
+    """An AVIF file that ends too early."""
+    held = io.BytesIO()
+    picture().save(held, "AVIF")
+    return held.getvalue()[:-40]
+
+
+SPIDER = struct.pack(">27f", *[0, *[1] * 3, 0, 1, *[0] * 5, 1, 24, *[0] * 8, 96, 96, *[0] * 4]) * 2
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda: jpeg2000(11_000, 11_000), dds, avif, lambda: SPIDER, lambda: b"", lambda: b"II*\0"],
+    ids=["jpeg2000", "dds", "avif", "spider", "empty", "tiff"],
+)
+def test_whatever_a_decoder_raises_is_told_on_one_line(made, tmp_path):
+    (tmp_path / "a.png").write_bytes(made())
+    for given in (tmp_path / "a.png", made()):
+        with pytest.raises(InputError, match="picture") as refused:
+            open_picture(given)
+        assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_picture_may_be_given_as_the_content_of_its_file(tmp_path):
+    picture().save(tmp_path / "a.png")
+    assert open_picture((tmp_path / "a.png").read_bytes()).size == (40, 30)
+
+
+@pytest.fixture
+def with_code(folders, tmp_path):
+    """A base whose processor is Python of its own, which leaves a proof that it ran."""
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in folders.base.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    proof = tmp_path / "proof"
+    (base / "own.py").write_text(f"open({str(proof)!r}, 'w')\nclass P: pass\n")
+    config = json.loads((base / "processor_config.json").read_text())
+    config |= {"processor_class": "P", "auto_map": {"AutoProcessor": "own.P"}}
+    (base / "processor_config.json").write_text(json.dumps(config))
+    return base, proof
+
+
+def test_python_of_a_base_is_never_run_and_never_asked_for(with_code, monkeypatch):
+    base, proof = with_code
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 5))
+    with pytest.raises(InputError, match="trust_remote_code: no setting of a processor"):
+        load_processor(base, options={"trust_remote_code": True})
+    with pytest.raises(CheckpointError, match="cannot load the processor"):
+        load_processor(base)
+    assert not proof.exists()

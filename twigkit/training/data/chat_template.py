@@ -219,9 +219,12 @@ class Renderer:
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         """Tokenise as the processor does, without making room for pictures."""
-        found: list[list[int]] = self.tokenizer(
-            texts, add_special_tokens=self.adds_special(texts[0])
-        )["input_ids"]
+        try:
+            found: list[list[int]] = self.tokenizer(
+                texts, add_special_tokens=self.adds_special(texts[0])
+            )["input_ids"]
+        except Exception as error:  # such as for half of a surrogate pair
+            raise BrokenSampleError(f"it cannot be tokenised: {first_line(error)}") from error
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,9 @@ class HubDataset:
                 f"the dataset {path}, split {data.split!r}, cannot be loaded: {lines[0]}; check "
                 "path, subset and split of the data"
             ) from error
+        # Pictures are opened later, as all others are; the library lets Pillow guess the format.
+        for name, feature in self.rows.features.items():
+            self.rows = self.rows.cast_column(name, _undecoded(feature))
         if not {"conversations", "messages", "texts", "question"} & set(self.rows.column_names):
             raise InputError(
                 f"the dataset {path} has the columns {', '.join(self.rows.column_names)}; expected "
@@ -60,6 +64,21 @@ class HubDataset:
         rows = self.rows.select_columns(texts)
         found = (length_of(json.dumps(row, default=str).encode()) for row in rows)
         return np.fromiter(found, np.int64, len(self))
+
+
+def _undecoded(feature: Any) -> Any:
+    """Give the type of a column with pictures left as bytes or paths."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(mode=feature.mode, decode=False)
+    if isinstance(feature, dict):
+        return {name: _undecoded(held) for name, held in feature.items()}
+    if isinstance(feature, list):
+        return [_undecoded(held) for held in feature]
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return dataclasses.replace(feature, feature=_undecoded(feature.feature))
+    return feature
 
 
 def _without_none(value: Any) -> Any:

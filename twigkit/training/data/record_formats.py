@@ -190,6 +190,10 @@ def _picture(value: object, folder: Path) -> Picture:
     """Return a picture, or where it lies."""
     if isinstance(value, Image.Image):
         return value
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        return bytes(value["bytes"])  # as a dataset holds it
+    if isinstance(value, Mapping) and isinstance(value.get("path"), str):
+        value = value["path"]
     if isinstance(value, str | Path) and str(value):
         return folder / value
     raise BrokenSampleError(f"a picture is {type(value).__name__}, expected a path or a picture")

@@ -17,8 +17,8 @@ IMAGE, VIDEO = "<image>", "<video>"
 
 PLACEHOLDER = re.compile(f"({IMAGE}|{VIDEO})")
 
-Picture = Image.Image | Path
-"""A picture, or the file that holds it."""
+Picture = Image.Image | Path | bytes
+"""A picture, or the file that holds it, or the content of such a file."""
 
 
 class BrokenSampleError(TwigkitError):
@@ -128,10 +128,10 @@ def check(sample: Sample) -> None:
 def _opened(picture: Picture) -> Image.Image:
     """Read a picture whole."""
     try:
-        if isinstance(picture, Path):
+        if isinstance(picture, Path | bytes):
             return open_picture(picture)
         return picture.convert("RGB")
     except InputError as error:
         raise BrokenSampleError(str(error).split(";")[0]) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # decoders raise what they like
         raise BrokenSampleError(f"a picture cannot be read ({error})") from error

@@ -75,12 +75,12 @@ class Reader:
         """
         try:
             record = self.source[index]
+            return sample_of(record, str(index), self.folder).open(self.frames)
         except BrokenSampleError:
             raise
         # Decoders and the user's own code run here: whatever they raise is about the item.
         except Exception as error:
             raise BrokenSampleError(f"cannot be read: {type(error).__name__}: {error}") from error
-        return sample_of(record, str(index), self.folder).open(self.frames)
 
     def lengths(self) -> np.ndarray[Any, Any] | None:
         """Estimate how long each sample is, without reading pictures.
@@ -189,7 +189,7 @@ def read_records(path: Path) -> Records:
             records = json.loads(file.read())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; check data.path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); mend it or write it again") from None
     if not isinstance(records, list):
         raise InputError(f"{path} holds a {type(records).__name__}; expected a list of records")

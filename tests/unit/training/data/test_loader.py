@@ -285,3 +285,12 @@ def test_the_base_s_end_tokens_count():
     base = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[2, 0]), name_or_path="b")
     data = open_data(spec(), base, dataset=Talks(4), processor=text_only())
     assert data.train._data.encoder.renderer.ends == {2, 0}
+
+
+def test_half_of_a_surrogate_pair_is_one_broken_sample():
+    records = [{"question": "q", "answer": f"a{i}"} for i in range(4)]
+    records[2] = {"question": "q \ud800", "answer": "a"}
+    made = loader(records, limit=1, batch=4, micro_batch=2)
+    batches = [made.make(0, place) for place in range(2)]
+    (broken,) = [b for batch in batches for b in batch.broken]
+    assert (broken.id, broken.reason[:26]) == ("2", "it cannot be tokenised: Ty")

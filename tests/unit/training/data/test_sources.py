@@ -230,3 +230,34 @@ def test_without_the_package_datasets_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"pip install 'twigkit\[datasets\]'"):
         open_source(DataSpec(source="datasets", path="anything"))
+
+
+def test_what_opens_a_picture_raises_is_about_the_item(folder):
+    records = [{"image": "p.png", "question": "q", "answer": "a"}] * 2
+    records[1] = {**records[1], "image": "half of a pair \udc80.png"}
+    (folder / "list.json").write_text(json.dumps(records))
+    (folder / "pictures" / "p.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
+    reader = open_source(data(folder, "list.json"))
+    for index in range(2):
+        with pytest.raises(BrokenSampleError):
+            reader.read(index)
+
+
+def test_a_list_nested_beyond_all_bounds_is_an_error(folder):
+    (folder / "list.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not valid JSON"):
+        open_source(data(folder, "list.json"))
+
+
+def test_a_dataset_s_pictures_start_no_other_program(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the extra 'datasets' is not installed")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    rows = {"image": [{"bytes": eps, "path": None}], "question": ["q"], "answer": ["a"]}
+    text = datasets.Value("string")
+    features = datasets.Features({"image": datasets.Image(), "question": text, "answer": text})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    reader = open_source(DataSpec(source="datasets", path=str(tmp_path / "saved")))
+    with pytest.raises(BrokenSampleError, match="<bytes> is not a picture"):
+        reader.read(0)
