@@ -1,9 +1,11 @@
 """What cannot be used is said in one line, with exit status 2 and nothing left behind."""
 
 import json
+import os
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -424,3 +426,27 @@ def test_a_seed_that_torch_does_not_take(seed, desk, capsys):
     words = ["grow", "--base", desk.base, "--out", desk.path / "new", f"--seed={seed}"]
     assert "64 bits" in refused(words, capsys)
     assert not (desk.path / "new").exists()
+
+
+def test_weights_that_are_a_pickle_are_not_loaded(desk, capsys):
+    path = desk.base / "model.safetensors"
+    torch.save(load_file(path), desk.base / "pytorch_model.bin")
+    path.unlink()
+    assert "cannot load the base model" in refused(desk.words(), capsys)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json"])
+def test_a_pipe_in_the_folder_of_a_base_is_not_waited_for(name, desk, capsys):
+    (desk.base / name).unlink(missing_ok=True)
+    os.mkfifo(desk.base / name)
+    assert f"{name} is no regular file" in refused(desk.words(), capsys)
+
+
+@pytest.mark.parametrize("command", ["generate", "inspect"])
+def test_a_configuration_of_a_million_layers_is_refused_before_any_is_built(command, desk, capsys):
+    path = desk.base / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["num_hidden_layers"] = 1_000_000
+    path.write_text(json.dumps(config))
+    words = desk.words() if command == "generate" else ["inspect", str(desk.base)]
+    assert "says 1,000,000 layers, more than 1,000" in refused(words, capsys)

@@ -108,6 +108,7 @@ class ToyData:
     train: ToyLoader
     evaluation: ToyLoader | None
     bad_samples: ToyBadSamples = field(default_factory=ToyBadSamples)
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def toy_model(seed: int = 0) -> TwigModel:

@@ -72,7 +72,7 @@ def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]
 
 def _check_files(base: Path) -> None:
     """Refuse a folder with a pipe or a device in it, which transformers would wait for or read."""
-    if not base.is_dir():
+    if not os.path.isdir(base):  # False, too, for a name that is too long
         return
     for path in sorted(base.iterdir()):
         if path.exists() and not (path.is_file() or path.is_dir()):

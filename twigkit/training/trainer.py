@@ -165,7 +165,7 @@ class Training:
         total = spec.total_steps(data.train.samples)
         self.optimiser_step = OptimiserStep(spec, objective, model.twig, accelerator, total)
         held = 0 if data.evaluation is None else data.evaluation.samples
-        samples = {"samples": data.train.samples, "held out": held}
+        samples = {"samples": data.train.samples, "held out": held, **data.digests}
         self.checkpointer = Checkpointer(spec, model, self.optimiser_step, accelerator, samples)
         self.run_log = RunLog(self.checkpointer.folder / LOG)
         self.progress = Progress(spec, accelerator, self.run_log, total, show)

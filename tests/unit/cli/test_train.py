@@ -127,6 +127,25 @@ def test_training_writes_the_twig_and_says_so(file, capsys):
     assert f"{folder}: a twig trained for 1 step" in out
 
 
+@pytest.mark.parametrize("what", ["answer", "order", "template"])
+def test_a_run_goes_on_with_the_same_data_only(file, what, capsys):
+    words = ["train", str(file), "--set", "steps=1"]
+    assert main(words) == 0
+    weights = (file.parent / "twig" / "model.safetensors").read_bytes()
+    path = file.parent / "data" / "train.json"
+    records = json.loads(path.read_text())
+    if what == "answer":
+        records[3]["conversations"][1]["value"] = "a blue"
+    path.write_text(json.dumps(records[::-1] if what == "order" else records))
+    if what == "template":
+        (file.parent / "chat.jinja").write_text(TEMPLATE.replace("USER:", "Q:"))
+    capsys.readouterr()
+    assert main(words) == 2
+    name = "chat template" if what == "template" else "records"
+    assert f"the data's digest of the {name} was '" in capsys.readouterr().err
+    assert (file.parent / "twig" / "model.safetensors").read_bytes() == weights
+
+
 def test_fields_are_changed_by_their_path(file):
     spec = read(str(file), ["data.workers=3", "optimiser.rate=2e-5", "trackers=[a, b]"], "there")
     assert (spec.data.workers, spec.optimiser.rate) == (3, 2e-5)

@@ -3,12 +3,14 @@
 A run's folder holds ``snapshot-<step>.safetensors`` (trained parameters, both moments of AdamW, and
 where the run stands) and ``best-<step>.safetensors`` (the parameters of the best evaluation). A
 file is written in the folder ``writing``, forced to the disk and renamed, so that only a whole file
-ever bears a name. The snapshot is renamed last: what it refers to is there, and what nothing refers
+ever bears a name. It has a checksum of all that it holds, which is compared when it is read. The
+snapshot is renamed last: what it refers to is there, and what nothing refers
 to is cleared away afterwards.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -33,8 +36,8 @@ except ImportError:  # not a POSIX system: two runs in one folder go unnoticed
 FOLDER = "training"
 """Folder within a run's ``out`` that all but the twig lies in."""
 
-FORMAT = 1
-_RECORD = "twigkit"
+FORMAT = 2
+_RECORD, _CHECKSUM = "twigkit", "sha256"
 
 
 @dataclass
@@ -166,7 +169,12 @@ class Snapshots:
             TrainingError: If the file is missing or damaged.
         """
         with _reading(path):
-            return load_file(path)
+            tensors = load_file(path)
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+            if metadata.get(_CHECKSUM) != _checksum(metadata.get(_RECORD, ""), tensors):
+                raise ValueError("its SHA-256 is another than when it was written")
+            return tensors
 
     def _write(self, path: Path, tensors: Mapping[str, Tensor], held: dict[str, Any]) -> None:
         """Write a file aside, force it to the disk, and give it its name."""
@@ -177,7 +185,9 @@ class Snapshots:
             writing.mkdir(parents=True)
             scratch = writing / path.name
             text = json.dumps({"format": FORMAT, **held})
-            save_file(flat, scratch, metadata={"format": "pt", _RECORD: text})
+            checksum = _checksum(text, flat)
+            metadata = {"format": "pt", _RECORD: text, _CHECKSUM: checksum}
+            save_file(flat, scratch, metadata=metadata)
             _force(scratch)
             os.replace(scratch, path)
             _force(self.folder)
@@ -258,6 +268,16 @@ def _reading(path: Path) -> Iterator[None]:
             f"{path} is damaged ({error}); remove it and give the same command again to go on "
             "from the snapshot before it, or from the start if there is none"
         ) from error
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of what a file says and of its tensors on the CPU, in hexadecimal."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _steps(folder: Path, kind: str) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +100,11 @@ class Renderer:
                     f"the chat template drops the end token {self.appended!r} after an answer; "
                     "name another template in data.template"
                 )
+
+    def digest(self) -> str:
+        """Return what stands for the chat template, in hexadecimal digits."""
+        template = self.template or self.processor.chat_template
+        return hashlib.sha256(json.dumps(template).encode()).hexdigest()[:16]
 
     def text(self, sample: Sample) -> Text:
         """Render a sample and find its answers.

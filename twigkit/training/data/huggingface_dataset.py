@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,21 @@ class HubDataset:
 
     def lengths(self) -> np.ndarray[Any, Any]:
         """Estimate lengths from the conversations, without decoding pictures."""
+        return np.fromiter(map(length_of, self._texts()), np.int64, len(self))
+
+    def digest(self) -> str:
+        """Return what stands for the conversations, their order included."""
+        digest = hashlib.sha256()
+        for text in self._texts():
+            digest.update(text + b"\n")
+        return digest.hexdigest()[:16]
+
+    def _texts(self) -> Iterator[bytes]:
+        """Give the conversations as JSON."""
         texts = [c for c in ("conversations", "messages", "texts", "question", "answer")
                  if c in self.rows.column_names]  # fmt: skip
-        rows = self.rows.select_columns(texts)
-        found = (length_of(json.dumps(row, default=str).encode()) for row in rows)
-        return np.fromiter(found, np.int64, len(self))
+        for row in self.rows.select_columns(texts):
+            yield json.dumps(row, default=str).encode()
 
 
 def _undecoded(feature: Any) -> Any:

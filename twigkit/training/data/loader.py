@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -200,11 +200,14 @@ class Data:
         train: Batches to train on.
         evaluation: Batches to evaluate on, if the spec asks for any.
         bad_samples: The broken samples of both.
+        digests: What stands for the records and the chat template, by what they are of, so that a
+            run goes on only with the same.
     """
 
     train: Loader
     evaluation: Loader | None
     bad_samples: BadSamples
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def open_data(
@@ -272,4 +275,10 @@ def open_data(
     if len(aside):
         shared["batch"] = spec.micro_batch * processes
         evaluation = Loader(other or reader, encoder, aside, bad_samples, **shared)
-    return Data(train, evaluation, bad_samples)
+    found = {
+        "digest of the records": reader.digest(),
+        "digest of the held-out records": None if other is None else other.digest(),
+        "digest of the chat template": encoder.renderer.digest(),
+    }
+    digests = {name: digest for name, digest in found.items() if digest is not None}
+    return Data(train, evaluation, bad_samples, digests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from collections.abc import Collection
@@ -24,7 +25,9 @@ class SampleSource(Protocol):
 
     An item is a :class:`Sample`, or a record in one of the forms that
     :func:`~twigkit.training.data.record_formats.sample_of` reads. A method ``lengths()`` is
-    optional: it gives each item's length in any unit, to group items of similar length.
+    optional: it gives each item's length in any unit, to group items of similar length. So is a
+    method ``digest()``: it gives a string that changes with the items, so that a run whose data
+    have changed since its snapshot is noticed.
     """
 
     def __len__(self) -> int:
@@ -82,6 +85,23 @@ class Reader:
         except Exception as error:
             raise BrokenSampleError(f"cannot be read: {type(error).__name__}: {error}") from error
 
+    def digest(self) -> str | None:
+        """Return what stands for the samples, pictures apart.
+
+        Returns:
+            Hexadecimal digits, or ``None`` if the source is neither a list nor tells.
+        """
+        given = getattr(self.source, "digest", None)
+        if given is not None:
+            return str(given())
+        if type(self.source) not in (list, tuple):
+            return None
+        digest = hashlib.sha256()
+        for index in range(len(self.source)):
+            record = self.source[index]
+            digest.update(json.dumps(record, default=_words, skipkeys=True).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
     def lengths(self) -> np.ndarray[Any, Any] | None:
         """Estimate how long each sample is, without reading pictures.
 
@@ -121,6 +141,10 @@ class Records:
             return json.loads(self._bytes(index))
         except ValueError as error:
             raise BrokenSampleError(f"not valid JSON: {error}") from None
+
+    def digest(self) -> str:
+        """Return what stands for the records, their order included."""
+        return hashlib.sha256(self.block.data).hexdigest()[:16]
 
     def lengths(self) -> np.ndarray[Any, Any]:
         """Estimate lengths from the records' text, without parsing it."""
@@ -198,6 +222,13 @@ def read_records(path: Path) -> Records:
     return Records(
         np.frombuffer(b"".join(texts), dtype=np.uint8), np.stack([ends[:-1], ends[1:]], axis=1)
     )
+
+
+def _words(value: object) -> object:
+    """Give what a digest covers of an item that is no plain data; of a picture, that it is one."""
+    if isinstance(value, Sample):
+        return [value.id, [[message.role, message.text] for message in value.messages]]
+    return type(value).__name__
 
 
 def _lines(path: Path) -> Records:

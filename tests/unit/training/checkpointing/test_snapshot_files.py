@@ -111,7 +111,7 @@ def test_a_snapshot_of_another_format_is_refused(snapshots, monkeypatch):
     monkeypatch.setattr(snapshot, "FORMAT", 99)
     snapshots.save(TENSORS, record(5))
     monkeypatch.undo()
-    with pytest.raises(TrainingError, match="has format 99, this twigkit reads format 1"):
+    with pytest.raises(TrainingError, match="has format 99, this twigkit reads format 2"):
         snapshots.read_header(5)
 
 
@@ -148,3 +148,28 @@ def test_files_with_other_digits_in_their_names_are_no_snapshots(snapshots):
     for name in ("snapshot-²³.safetensors", "snapshot-٣.safetensors", "snapshot-7.safetensors"):
         (snapshots.folder / name).touch()
     assert snapshots.steps == [7]
+
+
+@pytest.mark.parametrize("place", ["header", "first", "middle", "last", "zeros"])
+def test_one_flipped_bit_is_noticed(snapshots, place):
+    path = snapshots.save({"parameter.a": torch.arange(4096.0)}, record(5, window={"step": 1}))
+    data = bytearray(path.read_bytes())
+    start = len(data) - 4 * 4096
+    spot = {"header": data.index(b'stale\\": 0') + 9, "first": start, "last": len(data) - 1}
+    if place == "zeros":
+        data[start + 4096 : start + 8192] = bytes(4096)
+    else:
+        data[spot.get(place, start + 8191)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(TrainingError, match=r"damaged .its SHA-256.*remove it"):
+        snapshots.read(path)
+
+
+def test_the_best_parameters_have_a_checksum_too(snapshots):
+    path = snapshots.save_best(TENSORS, 5)
+    assert snapshots.read(path).keys() == TENSORS.keys()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(TrainingError, match="damaged"):
+        snapshots.read(path)

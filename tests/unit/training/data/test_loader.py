@@ -294,3 +294,47 @@ def test_half_of_a_surrogate_pair_is_one_broken_sample():
     batches = [made.make(0, place) for place in range(2)]
     (broken,) = [b for batch in batches for b in batch.broken]
     assert (broken.id, broken.reason[:26]) == ("2", "it cannot be tokenised: Ty")
+
+
+def digests(tmp_path, records, name="train.json", template=None, **changes):
+    """What stands for the data of a run."""
+    path = tmp_path / name
+    dump = json.dumps(records) if name == "train.json" else "\n".join(map(json.dumps, records))
+    path.write_text(dump)
+    processor = text_only()
+    processor.chat_template = template or processor.chat_template
+    made = spec(data={"source": "conversations", "path": str(path), **changes})
+    return open_data(made, BASE, processor=processor).digests
+
+
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
+def test_the_digests_change_with_what_a_run_learns_from(tmp_path, name):
+    talks = Talks(6)
+    records = [talks[i] for i in range(6)]
+    once = digests(tmp_path, records, name)
+    assert sorted(once) == ["digest of the chat template", "digest of the records"]
+    assert digests(tmp_path, records, name) == once
+    edited = [*records[:5], {**records[5], "answer": "another"}]
+    for other in (edited, records[::-1]):
+        found = digests(tmp_path, other, name)
+        assert found["digest of the records"] != once["digest of the records"]
+        assert found["digest of the chat template"] == once["digest of the chat template"]
+    template = text_only().chat_template + "{# edited #}"
+    found = digests(tmp_path, records, name, template)
+    assert found["digest of the records"] == once["digest of the records"]
+    assert found["digest of the chat template"] != once["digest of the chat template"]
+
+
+def test_held_out_files_and_lists_have_digests_and_strange_sources_need_none(tmp_path):
+    held = tmp_path / "held.json"
+    held.write_text(json.dumps(list(Talks(2))))
+    found = digests(tmp_path, list(Talks(6)), evaluation=str(held))
+    assert "digest of the held-out records" in found
+    one, two = ([{"image": picture(), "question": "q", "answer": a}] * 4 for a in "ab")
+    assert Reader(one).digest() == Reader(list(one)).digest() != Reader(two).digest()
+
+    class Strange:
+        def __len__(self):
+            return 4
+
+    assert Reader(Strange()).digest() is None
