@@ -48,21 +48,26 @@ class LlavaNextStack(LayerStack):
         sizes = inputs.get("image_sizes")
         if sizes is None or not bool(picture.any()):
             return placeholder
-        vision = config.vision_config
-        patches = (vision.image_size // vision.patch_size) ** 2
         try:
-            markers, _ = inner.pack_image_features(
-                [torch.zeros(self._tiles(size), patches, 1) for size in sizes],
+            packed = inner.pack_image_features(
+                [torch.zeros(self._tiles(size), self.tile_tokens(), 1) for size in sizes],
                 sizes,
                 config.vision_feature_select_strategy,
                 image_newline=torch.ones(1),
             )
+            markers = packed[0] if isinstance(packed, tuple) else packed  # with their lengths
             newline = torch.cat(markers)[:, 0].to(ids.device) > 0
         except (ValueError, RuntimeError, IndexError, TypeError, ArithmeticError):
             return placeholder
         if len(newline) != int(picture.sum()):
             return placeholder
         return placeholder.masked_scatter(picture, ~newline)
+
+    def tile_tokens(self) -> int:
+        """Return the number of a tile's features."""
+        vision = self.model.config.vision_config
+        side: int = vision.image_size // vision.patch_size
+        return side**2
 
     def _tiles(self, size: Tensor) -> int:
         """Number of a picture's tiles, its overview included."""
@@ -150,7 +155,9 @@ def tiles_of(model: PreTrainedModel) -> Callable[[torch.Generator], Medium]:
         tiles = image_size_to_num_patches([height, width], config.image_grid_pinpoints, TILE)
         pixels = random_pixels(generator, tiles, 3, TILE, TILE)
         sizes = torch.tensor([[height, width]])
-        features = model.model.get_image_features(pixels, sizes).pooler_output[0]
+        found = model.model.get_image_features(pixels, sizes)
+        layers = getattr(found, "deepstack_features", None)  # of families with features per layer
+        features = (layers[0][1] if layers else found.pooler_output)[0]
         return Medium([IMAGE] * len(features), {"image_sizes": sizes, "pixel_values": pixels})
 
     return image

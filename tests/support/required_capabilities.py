@@ -9,6 +9,7 @@ REQUIRED: dict[str, set[str]] = {
     "gemma3": _PICTURES | {"bidirectional-image", "layered-rope", "sliding-window"},
     "gemma3_text": {"batch", "layered-rope", "sliding-window", "text-only"},
     "gpt_oss": {"batch", "sliding-window", "text-only"},
+    "granite4_vision": _PICTURES | {"deepstack", "dynamic-resolution"},
     "llava": _PICTURES,
     "llava_next": _PICTURES | {"dynamic-resolution", "sliding-window"},
     "llava_next_video": _PICTURES | _VIDEOS | {"dynamic-resolution"},
