@@ -46,7 +46,8 @@ class Granite4VisionStack(LlavaNextStack):
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Embed text tokens, with the factor that the language model applies."""
-        return super().embed_tokens(ids) * self.text.embedding_multiplier
+        scale: float = self.text.embedding_multiplier
+        return super().embed_tokens(ids) * scale
 
     def assemble(
         self, ids: Tensor, valid: Tensor, visual: Tensor, arguments: dict[str, Any]
@@ -65,9 +66,10 @@ class Granite4VisionStack(LlavaNextStack):
     def _spread(arguments: dict[str, Any], hidden: Tensor) -> dict[int, Tensor]:
         """Spread the features of each layer over the prompt, zero where there is no picture."""
         features = arguments.get("deepstack_features") or {}
-        where = arguments.get("vision_mask")
         return {
-            layer: torch.zeros_like(hidden).masked_scatter(where, states.to(hidden))
+            layer: torch.zeros_like(hidden).masked_scatter(
+                arguments["vision_mask"], states.to(hidden)
+            )
             for layer, states in features.items()
         }
 
