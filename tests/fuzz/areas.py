@@ -6,6 +6,7 @@ import argparse
 import functools
 import importlib
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,6 @@ COMMANDS = (
 
 BOUNDS = {
     "generate": ["--max-new-tokens", "3"],
-    "show": ["--max-new-tokens", "3"],
     "train": ["--dry-run", "--no-timing"],
 }
 """Options that keep a command short; given last, so that they count."""
@@ -60,21 +60,46 @@ def _actions(name: str) -> tuple[argparse.Action, ...]:
     return tuple(action for action in found if "--help" not in action.option_strings)
 
 
+def _start(name: str, free: Path, world: World) -> list[str]:
+    """Return words with which a command works."""
+    model = world.folders.model
+    question = ["--prompt", "what is in the picture ?", "--image", str(world.folders.picture)]
+    return {
+        "generate": [*model, *question],
+        "grow": [*model[:2], "--out", "new", "--depth", "2"],
+        "inspect": [str(world.folders.base)],
+        "new-plugin": ["some-kit"],
+        "show": ["kept", *model, *question, "--budget", "8", "--out", "shown.png"],
+        "train": [str(_training(free, world))],
+        "spec": ["example"],
+    }.get(name, [])
+
+
+def _training(free: Path, world: World) -> Path:
+    """Write a training spec that a dry run takes."""
+    shutil.copy(world.folders.picture, free / "picture.png")
+    (free / "records.json").write_text(json.dumps(RECORDS))
+    data = {"path": "records.json", "workers": 0}
+    spec = {"twig": {"base": "demo"}, "data": data, "batch": 4}
+    path = free / "training.json"
+    path.write_text(json.dumps(spec))
+    return path
+
+
 def command_line(rng: Random, free: Path, world: World) -> str:
-    """Give a command some of its options with values that may or may not fit."""
+    """Give a command some more options than it needs, with values that may or may not fit."""
     name = rng.choice(COMMANDS)
-    words = [name]
-    actions = _actions(name)
-    for action in actions:
-        wanted = action.required or not action.option_strings
-        if rng.random() > (0.95 if wanted else 0.25):
+    works = rng.random() < 0.8
+    words = [name, *(_start(name, free, world) if works else [])]
+    share = rng.choice((0.05, 0.25)) if works else 0.3
+    for action in _actions(name):
+        wanted = not works and (action.required or not action.option_strings)
+        if rng.random() > (0.95 if wanted else share):
             continue
         if action.option_strings:
             words.append(rng.choice(action.option_strings))
         if action.nargs != 0:
             words.append(_argument(rng, action, free, world))
-    if name in ("generate", "show"):
-        words += ["--base", str(world.folders.base)] if rng.random() < 0.8 else []
     words += BOUNDS.get(name, []) if rng.random() < 0.97 or name == "train" else [rng.choice(WORDS)]
     return command(words)
 

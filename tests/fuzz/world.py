@@ -109,7 +109,8 @@ def command(words: list[str]) -> str:
         raise WrongOutcomeError(f"status {status}: {told}")
     if status == 2:
         lines = told.splitlines()
-        if len(lines) != 1 or not lines[0].startswith("twigkit: "):
+        problems = bool(lines) and all(line.startswith("twigkit: problem: ") for line in lines)
+        if not problems and (len(lines) != 1 or not lines[0].startswith("twigkit: ")):
             raise WrongOutcomeError(f"status 2 with {len(lines)} lines: {told[:2000]!r}")
     return "refused" if status else "done"
 
