@@ -450,3 +450,11 @@ def test_a_configuration_of_a_million_layers_is_refused_before_any_is_built(comm
     path.write_text(json.dumps(config))
     words = desk.words() if command == "generate" else ["inspect", str(desk.base)]
     assert "says 1,000,000 layers, more than 1,000" in refused(words, capsys)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no') }}", "{% if %}", "{{ nowhere.at.all }}"]
+)
+def test_a_chat_template_that_fails_is_one_line(template, desk, capsys):
+    (desk.base / "chat_template.jinja").write_text(template)
+    assert "chat template cannot render" in refused(desk.words(), capsys)

@@ -242,7 +242,7 @@ def _within(default: int, left: int) -> int:
 
 def _each(criterion: Any) -> StopCheck:
     """Ask a criterion about one row."""
-    return lambda ids: bool(criterion(ids, None).all())
+    return lambda ids: bool(torch.as_tensor(criterion(ids, None)).all())
 
 
 def _joint(criterion: Any) -> JointCheck:

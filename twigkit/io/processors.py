@@ -174,6 +174,7 @@ def prepare(
         The processor's outputs for one prompt.
 
     Raises:
+        CheckpointError: If the base's chat template fails.
         InputError: If the prompt is empty, or its image tokens are not as many as the pictures.
     """
     if not prompt.strip():
@@ -182,7 +183,13 @@ def prepare(
     if not raw and getattr(processor, "chat_template", None):
         content = [{"type": "image"} for _ in pictures]
         turn = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
-        text = processor.apply_chat_template([turn], add_generation_prompt=True)
+        try:
+            text = processor.apply_chat_template([turn], add_generation_prompt=True)
+        except Exception as error:  # templates are programs, and raise what they like
+            raise CheckpointError(
+                f"the base's chat template cannot render the prompt ({type(error).__name__}: "
+                f"{_first_line(error)}); mend it, or give the prompt raw, with its image tokens"
+            ) from error
     _check_placeholders(processor, text, len(pictures))
     options: dict[str, Any] = {"images": list(pictures) or None, "return_tensors": "pt"}
     first = getattr(getattr(processor, "tokenizer", None), "bos_token", None)

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -198,16 +199,19 @@ def _write(
 
 
 def _card(twig: Twig, note: str) -> str:
-    """Write the model card."""
+    """Write the model card; a name that is no plain word of YAML is quoted there."""
     spec, parameters = twig.spec, sum(p.numel() for p in twig.parameters())
+    plain = re.fullmatch(r"[A-Za-z][\w./-]*", spec.base)
+    quoted = spec.base if plain else json.dumps(spec.base)
     return (
         "---\nlibrary_name: twigkit\ntags: [twigkit]\n"
-        f"base_model: {spec.base}\n---\n\n# A twig for {spec.base}\n\n"
+        f"base_model: {quoted}\n---\n\n# A twig for {' '.join(spec.base.split())}\n\n"
         f"{spec.depth} decoder layers on the output of base layer {spec.exit_layer}, "
         f"{parameters:,} parameters, heads: {', '.join(twig.heads)}.\n\n"
         + (f"{note}\n\n" if note else "")
         + "```python\nfrom twigkit import TwigModel\n\n"
-        f'model = TwigModel.from_pretrained("{spec.base}", twig="path/to/this/folder")\n```\n'
+        f"model = TwigModel.from_pretrained({json.dumps(spec.base)}, "
+        'twig="path/to/this/folder")\n```\n'
     )
 
 

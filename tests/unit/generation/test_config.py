@@ -11,6 +11,7 @@ from transformers import (
     DynamicCache,
     EosTokenCriteria,
     GenerationConfig,
+    StoppingCriteria,
     WatermarkingConfig,
 )
 
@@ -199,3 +200,14 @@ def test_criteria_of_end_tokens_may_be_given_as_objects(model, ends):
     options = {"max_new_tokens": 12, "do_sample": False, "stopping_criteria": criteria}
     own = model.base.generate(**ONE, **options)
     assert torch.equal(own, model.generate(**ONE, **options))
+
+
+def test_a_criterion_may_answer_with_a_plain_bool():
+    class Long(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return input_ids.shape[1] > 5
+
+    base = tiny_llava(layers=2)
+    given = {"input_ids": torch.tensor([[3, 4, 5, 6]]), "max_new_tokens": 8}
+    found = TwigModel(base).generate(**given, stopping_criteria=[Long()])
+    assert found.shape == (1, 6)

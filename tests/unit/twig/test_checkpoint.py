@@ -8,6 +8,7 @@ import stat
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -308,3 +309,13 @@ def test_a_head_with_fewer_rows_never_drafts_the_others():
     assert bool((logits[..., 40:] == -torch.inf).all())
     with pytest.raises(SpecError, match="vocabulary has 100"):
         model.grow(SPEC.replace(heads={"lm": {"kind": "lm", "rows": 101}}))
+
+
+def test_a_name_of_a_base_cannot_write_the_card_s_front_matter(tmp_path):
+    model = TwigModel(tiny_llava(layers=2))
+    name = "b\nlicense: mine\n---"
+    model.grow(TwigSpec(base=name, exit_layer=1, depth=1))
+    model.save_twig(tmp_path / "twig")
+    card = (tmp_path / "twig" / "README.md").read_text()
+    front = yaml.safe_load(card.split("\n---\n")[0])
+    assert front == {"library_name": "twigkit", "tags": ["twigkit"], "base_model": name}

@@ -55,15 +55,18 @@ def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return None
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(folder, "diff-index", "--name-only", "HEAD", "--")
     return {"commit": commit, "changed": bool(changed)}
 
 
 def _git(folder: str | Path, *words: str) -> str | None:
-    """Ask git; ``None`` if it does not answer."""
+    """Ask git; ``None`` if it does not answer.
+
+    The file monitor that the repository's configuration names is not run.
+    """
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), *words],
+            ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *words],
             capture_output=True,
             text=True,
             timeout=10,

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -86,7 +87,8 @@ class RunLog:
         """Close the file; more lines are not written."""
         if self._file is not None:
             file, self._file = self._file, None
-            file.close()
+            with suppress(OSError):  # of a line that could not be written, which was told then
+                file.close()
 
     def _refused(self, error: Exception) -> TrainingError:
         reason = getattr(error, "strerror", None) or str(error)

@@ -88,3 +88,13 @@ def test_a_window_gives_means_and_survives_a_restart():
     window.clear()
     window.add({"loss": 5.0})
     assert window.means() == {"loss": 5.0}
+
+
+def test_a_full_disk_is_told_once(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    log.rewind(0)
+    log._file.close()
+    log._file = open("/dev/full", "a")  # noqa: SIM115
+    with pytest.raises(TrainingError, match="No space left"):
+        log.write("step", 1, {"loss": 1.0})
+    log.close()
