@@ -205,7 +205,10 @@ def _selection(
     draws = bool(config.do_sample)
     if not draws:
         values = {"repetition_penalty": values["repetition_penalty"]}
-    sampling = Sampling(**values)
+    try:
+        sampling = Sampling(**values)
+    except TypeError as error:
+        raise InputError(f"a generation setting cannot be used: {first_line(error)}") from error
     steps = logits_steps(config, sampling, frame, own, allowed)
     jointly = tuple(step.name for step in steps if step.needs == "batch")
     return TokenSelection(draws, replace(sampling, repetition_penalty=1.0), steps, jointly)

@@ -273,6 +273,12 @@ def criteria(config: Any, own: Sequence[Any], tokenizer: Any) -> list[Any]:
         InputError: If there are stop strings and no tokenizer.
     """
     found = []
+    strings = config.stop_strings
+    listed = [strings] if isinstance(strings, str) else strings
+    if strings and not (
+        isinstance(listed, list | tuple) and all(isinstance(s, str) and s for s in listed)
+    ):
+        raise InputError(f"stop_strings is {strings!r}; expected one or several non-empty strings")
     if config.max_time is not None:
         found.append(MaxTimeCriteria(config.max_time))
     if config.stop_strings:

@@ -211,3 +211,14 @@ def test_a_criterion_may_answer_with_a_plain_bool():
     given = {"input_ids": torch.tensor([[3, 4, 5, 6]]), "max_new_tokens": 8}
     found = TwigModel(base).generate(**given, stopping_criteria=[Long()])
     assert found.shape == (1, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("stop_strings", [""]), ("eos_token_id", [2, "x"]), ("repetition_penalty", "x")],
+)
+def test_a_base_s_odd_setting_is_refused_by_name(name, value):
+    model = TwigModel(tiny_llava(layers=2))
+    setattr(model.base.generation_config, name, value)
+    with pytest.raises(InputError, match=f"{name}|a generation setting"):
+        model.generate(input_ids=torch.tensor([[3, 4, 5]]), max_new_tokens=2, tokenizer=object())
