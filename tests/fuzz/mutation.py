@@ -36,7 +36,7 @@ def value(rng: Random, depth: int = 0) -> Any:
         return [value(rng, depth + 1) for _ in range(rng.randrange(4))]
     if kind == 6:
         return {rng.choice(WORDS): value(rng, depth + 1) for _ in range(rng.randrange(3))}
-    return [value(rng, depth + 1)] * rng.choice((1, 7, 200))
+    return [value(rng, depth + 1)] * rng.choice((1, 7, 7 if depth else 200))
 
 
 def places(data: Any) -> list[tuple[Any, Any]]:
