@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "errors": "BudgetError CapabilityError CheckpointError FamilyWarning InputError PluginError "
     "PluginWarning RegistryError SpecError TrainingError TwigkitError",
-    "interfaces.adapter": "Adapter HasTiny LayerStack Prompt RefusingAdapter Rope",
+    "interfaces.adapter": "Adapter HasTiny LayerStack LogitScaling Prompt RefusingAdapter Rope",
     "interfaces.budget": "WIPE_FRACTION keep_counts leaves_all wipe_layer",
     "interfaces.capabilities": "ADAPTER_CAPABILITIES PICTURES VIDEOS",
     "interfaces.drafter": "BeginsAnswers Candidates Decides DraftModel DraftTree Drafter "
