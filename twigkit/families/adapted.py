@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def adapter_base(folder: str | Path, revision: str | None = None) -> str | None:
         CheckpointError: If the adapter's configuration is damaged or names no base.
     """
     path = Path(folder)
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib raises for names that are too long
         if (path / "config.json").exists() or not (path / _CONFIG).exists():
             return None
         file = path / _CONFIG
@@ -70,8 +71,10 @@ def adapter_base(folder: str | Path, revision: str | None = None) -> str | None:
                 "safetensors (other formats are not read)"
             )
     else:
+        options = download_options(folder, revision)
+        del options["trust_remote_code"]  # a configuration of peft never names any code
         try:
-            found = find_adapter_config_file(str(folder), **download_options(folder, revision))
+            found = find_adapter_config_file(str(folder), **options)
         except (OSError, ValueError):
             found = None  # why there is no model either, its own loading says better
         if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class WeightFiles:
             CheckpointError: If there are none, one is missing or damaged, or two tensors have the
                 same name.
         """
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # pathlib raises for names that are too long
             raise CheckpointError(f"there is no folder {folder}; name the checkpoint's folder")
         files = sorted(folder.glob("*.safetensors"))
         if not files:
