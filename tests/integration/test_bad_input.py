@@ -222,7 +222,7 @@ OPTIONS = {
     "budget that is a ratio by zero": (["--budget", "1/0"], "'1/0' is neither a count"),
     "budget that is a word": (["--budget", "few"], "'few' is neither a count"),
     "wipe layer above the depth": (["--budget", "8", "--wipe-layer", "9"], "the model's 8 layers"),
-    "wipe layer at the exit": (["--budget", "8", "--wipe-layer", "2"], "behind exit layer 2"),
+    "wipe layer at the exit": (["--budget", "8", "--wipe-layer", "2"], "after exit layer 2"),
     "wipe layer zero": (["--budget", "8", "--wipe-layer", "0"], "got 0; expected"),
     "no new tokens": (["--max-new-tokens", "0"], "max_new_tokens"),
     "empty prompt": (["--prompt", ""], "the prompt is empty"),

@@ -71,10 +71,8 @@ def adapter_base(folder: str | Path, revision: str | None = None) -> str | None:
                 "safetensors (other formats are not read)"
             )
     else:
-        options = download_options(folder, revision)
-        del options["trust_remote_code"]  # a configuration of peft never names any code
         try:
-            found = find_adapter_config_file(str(folder), **options)
+            found = find_adapter_config_file(str(folder), **_adapter_options(folder, revision))
         except (OSError, ValueError):
             found = None  # why there is no model either, its own loading says better
         if found is None:
@@ -92,6 +90,12 @@ def adapter_base(folder: str | Path, revision: str | None = None) -> str | None:
             "base there, or load the base and the adapter yourself and give TwigModel the model"
         )
     return base
+
+
+def _adapter_options(folder: str | Path, revision: str | None) -> dict[str, Any]:
+    """Return how an adapter is to be fetched; it never names any code."""
+    options = download_options(folder, revision)
+    return {name: value for name, value in options.items() if name != "trust_remote_code"}
 
 
 def load_adapter(model: nn.Module, folder: str | Path, revision: str | None = None) -> nn.Module:
@@ -112,7 +116,7 @@ def load_adapter(model: nn.Module, folder: str | Path, revision: str | None = No
     try:
         report = holder.load_adapter(
             str(folder),
-            adapter_kwargs=download_options(folder, revision),
+            adapter_kwargs=_adapter_options(folder, revision),
             use_safetensors=True,
         )
     except ImportError as error:

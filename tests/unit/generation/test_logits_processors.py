@@ -250,11 +250,8 @@ def test_allowed_tokens_are_asked_for_with_the_rows_number(model, drafter):
     ("options", "told"),
     [
         ({"num_beams": 3}, "num_beams=3 was given, but beams are several texts"),
-        ({"encoder_repetition_penalty": 1.5}, "input of an encoder.*repetition_penalty counts"),
-        ({"encoder_no_repeat_ngram_size": 2}, "input of an encoder"),
-        ({"guidance_scale": 2.0}, "runs the model twice"),
-        ({"prompt_lookup_num_tokens": 4}, "drafter='prompt-lookup'"),
-        ({"output_scores": True, "return_dict_in_generate": True}, "tokens and statistics"),
+        ({"prompt_lookup_num_tokens": 4}, 'drafter="prompt-lookup"'),
+        ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions=True"),
         ({"assistant_model": object()}, "assistant_model cannot be taken: drafts come from"),
     ],
 )
