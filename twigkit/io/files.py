@@ -108,8 +108,11 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
                 "name that file"
             )
         else:
-            _replace(named.resolve(), data)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a circle of links
+            target = named.resolve()
+            if target.is_symlink():  # a circle of links; before Python 3.13 a RuntimeError
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            _replace(target, data)
+    except (OSError, ValueError, RuntimeError) as error:
         raise unwritable(named, error) from error
     return named
 
