@@ -7,6 +7,8 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from tests.support.versions import skip_before_pinned
+
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -137,6 +139,10 @@ def llava_next():
 
 def idefics3():
     from transformers import Idefics3ImageProcessorPil, Idefics3Processor
+    from transformers.utils import is_torchvision_available
+
+    if not is_torchvision_available():
+        skip_before_pinned("makes pictures for Idefics 3 with torchvision, which is not installed")
 
     names = ["<pad>", "<s>", "</s>", "<image>", *TILES]
     tokenizer = byte_tokenizer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.versions import skip_before_pinned
 from twigkit import TwigModel
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.learning.batch import Batch
@@ -36,6 +37,7 @@ def long_video(family):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_video_has_the_positions_that_it_has_at_inference(dtype, monkeypatch):
+    skip_before_pinned("spaces the frames of a video without regard to their seconds")
     family = default_registry().get("adapter", "qwen2_vl").cls().tiny()
     model = TwigModel(spread_weights(family.model).to(dtype))
     inputs, seen = long_video(family), []

@@ -1,0 +1,21 @@
+"""What tests leave out where an older transformers behaves otherwise."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+from packaging.version import Version
+
+PINNED = Version("5.23")
+"""The transformers of ``constraints.txt``, by whose behaviour the tests go."""
+
+
+def skip_before_pinned(reason: str) -> None:
+    """Skip the test that calls this if an older transformers is installed.
+
+    Args:
+        reason: What that does otherwise, as the end of a sentence about it.
+    """
+    if Version(version("transformers")) < PINNED:
+        pytest.skip(f"transformers before {PINNED} {reason}")
