@@ -68,7 +68,7 @@ def carry_out(command):
     Path("pytest.ini").write_text("[pytest]\n")
     with contextlib.redirect_stdout(said):
         status = pytest.main([*options, *words[3:]], plugins=[outcome])
-    assert (status, outcome.failed) == (0, [])
+    assert (status, outcome.failed) == (0, []), said.getvalue()[-2000:]
     assert outcome.passed > 8
     return said.getvalue()
 

@@ -245,8 +245,8 @@ class TestStateDictNotStrict(HeadFault):
 
 
 class ForgetfulHead(LM.cls):
-    def __init__(self, linear, vocabulary):
-        super().__init__(linear, vocabulary)
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
         self.scale = torch.rand(())  # neither parameter nor buffer: not saved
 
     def forward(self, hidden):
