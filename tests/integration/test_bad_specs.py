@@ -10,7 +10,7 @@ from twigkit import GenerationSpec, SpecError
 @pytest.mark.parametrize("kind", ["ttp", "p-head", "fastv", "random"])
 @pytest.mark.parametrize("layer", [math.inf, -math.inf, math.nan, 0])
 def test_a_wipe_layer_is_a_finite_number_above_0(kind, layer):
-    with pytest.raises(SpecError, match=r"pruner\.wipe_layer(\.int)?: got") as refusal:
+    with pytest.raises(SpecError, match=r"pruner\.wipe_layer: got") as refusal:
         GenerationSpec(pruner={"kind": kind, "wipe_layer": layer})
     assert "\n" not in str(refusal.value)
 

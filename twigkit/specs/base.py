@@ -351,11 +351,16 @@ def _unknown_field(name: str, known: list[str]) -> str:
 
 
 def _spec_error(cls: type[Spec], error: ValidationError) -> SpecError:
-    """Rewrite pydantic's report as one line per problem."""
-    lines = []
+    """Rewrite pydantic's report as one line per problem, also where a value may have two types."""
+    problems: dict[tuple[str, str], list[str]] = {}
     for found in error.errors(include_url=False):
-        where = ".".join([cls.__name__, *map(str, found["loc"])])
-        lines.append(f"{where}: {_explain(found)}")
+        place = [cls.__name__, *map(str, found["loc"])]
+        field = place[:-1] if place[-1] in ("int", "float") else place
+        problems.setdefault((".".join(field), _explain(found)), []).append(".".join(place))
+    lines = [
+        f"{field if len(places) > 1 else places[0]}: {text}"
+        for (field, text), places in problems.items()
+    ]
     return SpecError("\n".join(lines))
 
 
