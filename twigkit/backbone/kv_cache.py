@@ -80,6 +80,17 @@ class Segment:
         """Committed tokens of the longest row."""
         return self.lengths.largest
 
+    @property
+    def storages(self) -> tuple[Tensor, Tensor]:
+        """All layers' keys and values, ``[layers, batch, kv_heads, capacity, width]`` each.
+
+        Raises:
+            CapabilityError: If nothing was stored yet.
+        """
+        if self._k is None or self._v is None:
+            raise CapabilityError("nothing was stored in this segment yet; prefill first")
+        return self._k, self._v
+
     # -- writing -----------------------------------------------------------------------------------
 
     def begin_prefill(self, index: Tensor, alive: Tensor, lengths: list[int]) -> None:
