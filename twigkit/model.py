@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CapabilityError, FamilyWarning, InputError
@@ -19,13 +17,10 @@ from twigkit.families.adapted import inside_adapter
 from twigkit.families.loading import load_base
 from twigkit.families.resolve import find_adapter
 from twigkit.generation.logits_processors import first_line
-from twigkit.generation.loop import Generation
-from twigkit.generation.prefill import Kept
 from twigkit.generation.request import GenerationRequest
-from twigkit.generation.sequences import joined
+from twigkit.generation.result import TwigOutput, answer
 from twigkit.generation.start import start
-from twigkit.generation.stats import GenerationStats
-from twigkit.generation.strategy import Memories
+from twigkit.generation.strategy import Memories, Strategy
 from twigkit.generation.verifier import run_deep
 from twigkit.interfaces.drafter import Drafter
 from twigkit.specs.run import DrafterSpec, PrunerSpec, TwigSpec
@@ -46,26 +41,6 @@ _READ_OF_BASE = (
 
 Number = int | float
 """A count or a fraction."""
-
-
-@dataclass
-class TwigOutput(ModelOutput):  # type: ignore[misc]
-    """What ``generate(return_dict_in_generate=True)`` returns.
-
-    Attributes:
-        sequences: Prompts and generated tokens, ``[batch, tokens]`` long.
-        scores: With ``output_scores``, what each token was selected from, after all processing:
-            per new token ``[batch, vocabulary]`` float32, zero where a row had stopped before.
-        logits: With ``output_logits``, the same before any processing.
-        stats: What the call did and took.
-        kept: What each stage of the pruner kept.
-    """
-
-    sequences: Tensor | None = None
-    scores: tuple[Tensor, ...] | None = None
-    logits: tuple[Tensor, ...] | None = None
-    stats: GenerationStats | None = None
-    kept: list[Kept] | None = None
 
 
 class TwigModel:
@@ -337,22 +312,16 @@ class TwigModel:
             pruner: Chooses the visual tokens that stay, by name or spec.
             drafter: Proposes tokens, by name or spec, or an object that does; ``None`` takes
                 ``"ssd"`` with a twig and ``"plain"`` without.
-            wipe_layer: Layer after which no visual token is left; ``None`` leaves it to the pruner.
+            wipe_layer: Layer after which no visual token is left; ``None``: as the pruner says.
             strict: Refuse a budget that a row cannot meet.
             draft_cache: Whether the twig keeps every prompt token for drafting (``"full"``, as
                 published) or only those that the base keeps (``"kept"``).
             bucketed: Fixed shapes for compiled steps; ``None`` chooses them on anything but a CPU.
-            generator: Random numbers for pruners that draw and, without ``seed``, for the tokens;
-                ``None`` takes torch's own.
+            generator: Of pruners that draw and, without ``seed``, of tokens; ``None``: torch's own.
             seed: Of the tokens that are drawn: one per row, or one number from which the rows
-                count up, as numbers, a list, an array or a tensor. The same seed gives the same
-                tokens with every drafter.
-            **kwargs: The processor's outputs, and transformers' generation settings:
-                ``max_new_tokens``, ``eos_token_id``, ``stop_strings`` with ``tokenizer``,
-                ``do_sample`` with ``temperature``, ``top_k``, ``top_p`` and ``min_p``,
-                ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``, ``streamer``,
-                ``return_dict_in_generate``, ... What becomes of each is listed in
-                ``docs/generate.md``.
+                count up. The same seed gives the same tokens with every drafter.
+            **kwargs: The processor's outputs, and transformers' generation settings, such as
+                ``max_new_tokens``, ``do_sample`` or ``streamer``; ``docs/generate.md`` has all.
 
         Returns:
             ``[batch, tokens]`` long, prompts first, as the base's own ``generate`` returns them,
@@ -365,56 +334,13 @@ class TwigModel:
             CapabilityError: If a strategy needs what the twig does not have.
         """
         started = time.perf_counter()
-        if inputs is not None:
-            if kwargs.get("input_ids") is not None:
-                raise InputError("the prompt was given twice, as the first argument and input_ids")
-            kwargs["input_ids"] = inputs
+        strategy = Strategy(budget, pruner, drafter, wipe_layer, strict, draft_cache)
         request = GenerationRequest.resolve(
-            self,
-            kwargs,
-            budget=budget,
-            pruner=pruner,
-            drafter=drafter,
-            wipe_layer=wipe_layer,
-            strict=strict,
-            draft_cache=draft_cache,
-            bucketed=bucketed,
-            generator=generator,
-            seed=seed,
+            self, inputs, kwargs, strategy, bucketed=bucketed, generator=generator, seed=seed
         )
-        assert request.input_ids is not None
-        streamer = request.stop.streamer
         with torch.inference_mode():
             prompt = request.embed(self.stack)
             generation = start(self.stack, prompt, request, twig=self.twig, compiled=self._compiled)
-            if streamer is not None:
-                streamer.put(request.input_ids.cpu())
-            generation.run(started)
-            if streamer is not None:
-                streamer.end()
-        return _output(request, generation)
-
-
-def _output(request: GenerationRequest, generation: Generation) -> Tensor | TwigOutput:
-    """Put together what a call returns, of tensors that can be edited and trained on."""
-    assert request.input_ids is not None
-    output = joined(request.input_ids, generation.sequences, request.stop.padding)
-    if not request.outputs.dictionary:
-        output.stats = generation.stats  # type: ignore[attr-defined]
-        return output
-    scores, logits = generation.scores, generation.logits
-    return TwigOutput(
-        sequences=output,
-        scores=None if scores is None else scores.by_position(),
-        logits=None if logits is None else logits.by_position(),
-        stats=generation.stats,
-        kept=[
-            replace(
-                kept,
-                positions=kept.positions.clone(),
-                alive=kept.alive.clone(),
-                scores=None if kept.scores is None else kept.scores.clone(),
-            )
-            for kept in generation.prefilled.kept
-        ],
-    )
+            with request.streaming():
+                generation.run(started)
+        return answer(request, generation)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -62,6 +62,29 @@ class GenerationSettings:
     answers: int = 1
 
 
+@dataclass(frozen=True)
+class _Extras:
+    """What a call gives besides settings and the processor's outputs, by transformers' names."""
+
+    streamer: Any = None
+    tokenizer: Any = None
+    stopping_criteria: Sequence[Any] | None = None
+    logits_processor: Sequence[Any] | None = None
+    prefix_allowed_tokens_fn: Any = None
+    negative_prompt_ids: Tensor | None = None
+    negative_prompt_attention_mask: Tensor | None = None
+
+    @classmethod
+    def taken_from(cls, arguments: dict[str, Any]) -> _Extras:
+        """Move the extras out of a call's arguments."""
+        return cls(**{field.name: arguments.pop(field.name, None) for field in fields(cls)})
+
+    @property
+    def negative(self) -> tuple[Tensor | None, Tensor | None]:
+        """The negative prompt of guidance, and its attention mask."""
+        return self.negative_prompt_ids, self.negative_prompt_attention_mask
+
+
 def resolve_settings(
     model: nn.Module,
     prompt_length: int,
@@ -91,56 +114,69 @@ def resolve_settings(
         for name, value in kwargs.items()
         if name not in ARGUMENTS or ARGUMENTS[name].kind == "honoured"
     }
-    streamer = given.pop("streamer", None)
-    tokenizer = given.pop("tokenizer", None)
-    own_criteria = list(given.pop("stopping_criteria", None) or [])
-    own = list(given.pop("logits_processor", None) or [])
-    allowed = given.pop("prefix_allowed_tokens_fn", None)
-    negative = (
-        given.pop("negative_prompt_ids", None),
-        given.pop("negative_prompt_attention_mask", None),
-    )
-    lengths = ("max_new_tokens", "max_length")
-    own_config = given.get("generation_config")
-    asked_length = any(
-        given.get(name) is not None or getattr(own_config, name, None) is not None
-        for name in lengths
-    )
+    extras = _Extras.taken_from(given)
     config, inputs = _merge(model, given)
-    if negative != (None, None) and config.guidance_scale in (None, 1, 1.0):
+    if extras.negative != (None, None) and config.guidance_scale in (None, 1, 1.0):
         raise InputError("negative_prompt_ids counts only with guidance_scale; give that, too")
+    ends, padding = _special_tokens(config)
+    inputs = padded_left(infer_mask(inputs, padding, ends), visual_ids)
+    answers = int(config.num_return_sequences or 1)
+    ids = inputs["input_ids"].repeat_interleave(answers, 0)
+    length = _max_new_tokens(config, prompt_length)
+    if context is not None and not _asks_length(kwargs):
+        length = _within(length, context - prompt_length)
+    checks, joint = _criteria(config, extras, len(ids))
+    device = device_of(model.get_output_embeddings())  # type: ignore[operator]
+    frame = Frame(prompt_length, length, ends, device, ids.to(device), model, extras.negative)
+    selection = _selection(config, frame, extras, explicit=set(given))
+    names = (*selection.lockstep, *(type(criterion).__name__ for criterion in joint))
+    stop = StopConditions(
+        length,
+        frozenset(ends),
+        padding=padding if padding is not None else ends[0] if ends else 0,
+        checks=[_each(criterion) for criterion in checks],
+        joint=[_joint(criterion) for criterion in joint],
+        streamer=extras.streamer,
+    )
+    selection = replace(selection, lockstep=names)
+    return GenerationSettings(stop, selection, _outputs(config), inputs, answers)
+
+
+def _asks_length(arguments: Mapping[str, Any]) -> bool:
+    """Whether a call says how long an answer may get, itself or by its generation config."""
+    config = arguments.get("generation_config")
+    return any(
+        arguments.get(name) is not None or getattr(config, name, None) is not None
+        for name in ("max_new_tokens", "max_length")
+    )
+
+
+def _special_tokens(config: GenerationConfig) -> tuple[tuple[int, ...], int | None]:
+    """Return the tokens that end a sequence, and the padding token if one is named.
+
+    Raises:
+        InputError: If one of them is no whole number, or there are several for padding.
+    """
     ends = whole_numbers("eos_token_id", config.eos_token_id) or ()
     padding = whole_numbers("pad_token_id", config.pad_token_id)
     if padding is not None and len(padding) != 1:
         raise InputError(f"pad_token_id is {config.pad_token_id!r}; give one token id")
-    inputs = infer_mask(inputs, None if padding is None else padding[0], ends)
-    inputs = padded_left(inputs, visual_ids)
-    answers = int(config.num_return_sequences or 1)
-    batch = answers * inputs["input_ids"].shape[0]
-    asked = criteria(config, own_criteria, tokenizer)
-    jointly = [c for c in asked if batch > 1 and not ids_alone(c)]
-    if streamer is not None and batch > 1:
+    return ends, None if padding is None else padding[0]
+
+
+def _criteria(config: GenerationConfig, extras: _Extras, batch: int) -> tuple[list[Any], list[Any]]:
+    """Return the stopping criteria that look at one row each, and those that look at all.
+
+    Raises:
+        InputError: If a streamer is to take several rows, or stop strings cannot be used.
+    """
+    asked = criteria(config, list(extras.stopping_criteria or []), extras.tokenizer)
+    if extras.streamer is not None and batch > 1:
         raise InputError(
             f"a streamer takes one prompt, but the batch has {batch}; stream one by one"
         )
-    length = _max_new_tokens(config, prompt_length)
-    if context is not None and not asked_length:
-        length = _within(length, context - prompt_length)
-    stop = StopConditions(
-        length,
-        frozenset(ends),
-        padding=padding[0] if padding is not None else ends[0] if ends else 0,
-        checks=[_each(c) for c in asked if c not in jointly],
-        joint=[_joint(c) for c in jointly],
-        streamer=streamer,
-    )
-    prompts = inputs["input_ids"].repeat_interleave(answers, 0)
-    device = device_of(model.get_output_embeddings())  # type: ignore[operator]
-    frame = Frame(prompt_length, length, ends, device, prompts.to(device), model, negative)
-    selection = _selection(config, frame, own, allowed, explicit=set(given))
-    names = (*selection.lockstep, *(type(c).__name__ for c in jointly))
-    selection = replace(selection, lockstep=names)
-    return GenerationSettings(stop, selection, _outputs(config), inputs, answers)
+    joint = [criterion for criterion in asked if batch > 1 and not ids_alone(criterion)]
+    return [criterion for criterion in asked if criterion not in joint], joint
 
 
 def _merge(model: Any, given: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
@@ -185,7 +221,7 @@ def _outputs(config: GenerationConfig) -> Outputs:
 
 
 def _selection(
-    config: GenerationConfig, frame: Frame, own: Sequence[Any], allowed: Any, explicit: set[str]
+    config: GenerationConfig, frame: Frame, extras: _Extras, explicit: set[str]
 ) -> TokenSelection:
     """Return how tokens are selected, in the order in which transformers processes logits.
 
@@ -209,7 +245,8 @@ def _selection(
         sampling = Sampling(**values)
     except TypeError as error:
         raise InputError(f"a generation setting cannot be used: {first_line(error)}") from error
-    steps = logits_steps(config, sampling, frame, own, allowed)
+    own = list(extras.logits_processor or [])
+    steps = logits_steps(config, sampling, frame, own, extras.prefix_allowed_tokens_fn)
     jointly = tuple(step.name for step in steps if step.needs == "batch")
     return TokenSelection(draws, replace(sampling, repetition_penalty=1.0), steps, jointly)
 

@@ -139,7 +139,7 @@ def padded_left(inputs: Mapping[str, Any], visual_ids: Sequence[int]) -> dict[st
             "prompts are padded on the right; their tokens were moved, so that each answer goes on "
             "from its prompt, where the base's own generate would go on from the padding. Set "
             "processor.tokenizer.padding_side = 'left'",
-            stacklevel=6,
+            stacklevel=5,
         )
     order = real_last(valid)
     rows = torch.arange(len(ids), device=ids.device)[:, None]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -13,16 +14,23 @@ from torch import Tensor
 from twigkit.backbone.context import context_length
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt, place_inputs
+from twigkit.errors import InputError
 from twigkit.generation.config import resolve_settings
 from twigkit.generation.inputs import check_names, check_prompt, check_request
 from twigkit.generation.outputs import Outputs
 from twigkit.generation.sequences import StopConditions
-from twigkit.generation.strategy import Memories, drafter_name, make_drafter, make_pruner
+from twigkit.generation.strategy import (
+    Memories,
+    Strategy,
+    drafter_name,
+    make_drafter,
+    make_pruner,
+)
 from twigkit.generation.token_selection import TokenSelection, row_seeds
 from twigkit.interfaces.adapter import Adapter
 from twigkit.interfaces.drafter import Drafter
 from twigkit.interfaces.pruner import Pruner
-from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec
+from twigkit.specs.run import DrafterSpec
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
 from twigkit.twig.module import Twig
@@ -103,30 +111,22 @@ class GenerationRequest:
     def resolve(
         cls,
         model: Wrapped,
+        inputs: Tensor | None,
         arguments: dict[str, Any],
+        strategy: Strategy,
         *,
-        budget: int | float | None,
-        pruner: str | PrunerSpec | dict[str, Any],
-        drafter: str | DrafterSpec | dict[str, Any] | Drafter | None,
-        wipe_layer: int | float | None,
-        strict: bool,
-        draft_cache: str,
-        bucketed: bool | None,
-        generator: torch.Generator | None,
-        seed: Any,
+        bucketed: bool | None = None,
+        generator: torch.Generator | None = None,
+        seed: Any = None,
     ) -> GenerationRequest:
         """Check and merge what a call gives, the base's generation config and the defaults.
 
         Args:
             model: Base, adapter and twig.
+            inputs: The prompts' ids, unless ``arguments`` holds them.
             arguments: The processor's outputs and transformers' generation settings.
-            budget: As for ``TwigModel.generate``, like the others.
-            pruner: Name, mapping or spec.
-            drafter: Name, mapping, spec or object; ``None`` takes ``"ssd"`` with a twig.
-            wipe_layer: A count, a fraction or ``None``.
-            strict: Whether a budget that a row cannot meet is an error.
-            draft_cache: ``"full"`` or ``"kept"``.
-            bucketed: Whether steps have fixed shapes.
+            strategy: How to prune and draft.
+            bucketed: As for ``TwigModel.generate``, like the others.
             generator: Random numbers.
             seed: Of the tokens that are drawn.
 
@@ -134,40 +134,25 @@ class GenerationRequest:
             InputError: If the prompt or a setting cannot be used.
             CapabilityError: If something is asked for that base, adapter or twig cannot do.
         """
+        if inputs is not None:
+            if arguments.get("input_ids") is not None:
+                raise InputError("the prompt was given twice, as the first argument and input_ids")
+            arguments = {**arguments, "input_ids": inputs}
         ids = check_prompt(arguments)
-        if drafter is None:
-            drafter = "plain" if model.twig is None else "ssd"
-        ready = None if isinstance(drafter, str | dict | DrafterSpec) else drafter
-        spec = GenerationSpec(
-            budget=budget,
-            pruner=pruner,
-            drafter="plain" if ready else drafter,
-            wipe_layer=wipe_layer,
-            strict=strict,
-            draft_cache=draft_cache,
-        )
-        settings = resolve_settings(
-            model.base,
-            ids.shape[1],
-            arguments,
-            model.stack.visual_ids,
-            context_length(model.stack.config),
-        )
+        spec, drafter = strategy.resolve(model.twig)
+        context, visual = context_length(model.stack.config), model.stack.visual_ids
+        settings = resolve_settings(model.base, ids.shape[1], arguments, visual, context)
         ids = ids.repeat_interleave(settings.answers, 0)
-        chosen = _in_lockstep(ready or spec.drafter, settings.selection)
-        strategy = (
-            NoDrafter() if chosen is None else make_drafter(chosen, model.twig, model.memories)
-        )
-        seeds = []
-        if settings.selection.draws:
-            seeds = row_seeds(seed, generator, ids.shape[0])
+        chosen = _in_lockstep(drafter, settings.selection)
+        made = NoDrafter() if chosen is None else make_drafter(chosen, model.twig, model.memories)
+        draws, prunes = settings.selection.draws, spec.budget is not None
+        seeds = row_seeds(seed, generator, ids.shape[0]) if draws else []
         check_names(model.base, settings.inputs, model.generate)
-        prunes = spec.budget is not None
         kind = model.base.config.model_type
         check_request(model.adapter, settings.inputs, kind, prunes=prunes)
         return cls(
             stop=settings.stop,
-            drafter=strategy,
+            drafter=made,
             selection=settings.selection,
             seeds=seeds,
             pruner=make_pruner(spec.pruner, model.twig) if prunes else None,
@@ -182,6 +167,16 @@ class GenerationRequest:
             outputs=settings.outputs,
             answers=settings.answers,
         )
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Hand a streamer the prompt before the first token, and the end after the last."""
+        streamer = self.stop.streamer
+        if streamer is not None and self.input_ids is not None:
+            streamer.put(self.input_ids.cpu())
+        yield
+        if streamer is not None:
+            streamer.end()
 
     def embed(self, stack: LayerStack) -> Prompt:
         """Run the prompts through what comes before the first layer, once for all answers."""
@@ -211,7 +206,7 @@ def _in_lockstep(
     warnings.warn(
         f"{names}: not known to depend on the ids of one row alone, so the drafter {name!r} is "
         "left out and decoding is plain",
-        stacklevel=5,
+        stacklevel=4,
     )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from twigkit.errors import CapabilityError, InputError, PluginError
@@ -9,11 +10,47 @@ from twigkit.interfaces.drafter import BeginsAnswers, Drafter, Remembers
 from twigkit.interfaces.pruner import Pruner
 from twigkit.plugins.contracts import check_instance
 from twigkit.plugins.discovery import default_registry
-from twigkit.specs.run import DrafterSpec, PrunerSpec
+from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec
 from twigkit.twig.module import Twig
 
 Memories = dict[tuple[str, int], dict[str, Any]]
 """What drafters learnt in earlier calls, by their spec and twig."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a call of ``TwigModel.generate`` prunes and drafts, as it was asked for.
+
+    Attributes:
+        budget: Average visual tokens per layer, as a count or a fraction; ``None`` prunes nothing.
+        pruner: Name, mapping or spec.
+        drafter: Name, mapping, spec or object; ``None`` takes ``"ssd"`` with a twig and ``"plain"``
+            without.
+        wipe_layer: A count, a fraction or ``None``.
+        strict: Whether a budget that a row cannot meet is an error.
+        draft_cache: ``"full"`` or ``"kept"``.
+    """
+
+    budget: int | float | None = None
+    pruner: str | PrunerSpec | dict[str, Any] = "ttp"
+    drafter: str | DrafterSpec | dict[str, Any] | Drafter | None = None
+    wipe_layer: int | float | None = None
+    strict: bool = False
+    draft_cache: str = "full"
+
+    def resolve(self, twig: Twig | None) -> tuple[GenerationSpec, DrafterSpec | Drafter]:
+        """Return the validated spec, and the drafter's spec or the object that was given.
+
+        Raises:
+            SpecError: If a value is out of bounds, or a name unknown.
+        """
+        drafter = self.drafter
+        if drafter is None:
+            drafter = "plain" if twig is None else "ssd"
+        if isinstance(drafter, str | dict | DrafterSpec):
+            spec = GenerationSpec(**{**vars(self), "drafter": drafter})
+            return spec, spec.drafter
+        return GenerationSpec(**{**vars(self), "drafter": "plain"}), drafter
 
 
 def make_drafter(drafter: DrafterSpec | Drafter, twig: Twig | None, memories: Memories) -> Drafter:
@@ -84,4 +121,4 @@ def drafter_name(drafter: DrafterSpec | Drafter) -> str:
     return str(getattr(drafter, "label", type(drafter).__name__))
 
 
-__all__ = ["Memories", "drafter_name", "make_drafter", "make_pruner", "need_heads"]
+__all__ = ["Memories", "Strategy", "drafter_name", "make_drafter", "make_pruner", "need_heads"]
