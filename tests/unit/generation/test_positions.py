@@ -42,6 +42,7 @@ def test_pictures_share_rotary_positions_but_no_indices():
     assert positions.rope[0] < positions.index[0]
     assert positions.rope[1] == positions.index[1]
     assert positions.rope[0] == prompt.rope[:, 0].max() + 1
+    assert positions.indices(torch.tensor([[1], [1]])).tolist() == [[n + 1] for n in prompt.lengths]
 
 
 def test_accepted_tokens_move_both(prompt):
