@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 BUILD := build
 
-.PHONY: demo test integration lint types docs architecture troubleshooting pictures families bench fuzz clean
+.PHONY: demo test integration lint types docs architecture troubleshooting pictures results families bench fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
@@ -42,6 +42,10 @@ troubleshooting: $(STAMP)
 
 pictures: $(STAMP)
 	$(BIN)/python -m docs.scripts.pictures
+
+# The figures of README and docs, from the measurements in docs/results.
+results: $(STAMP)
+	$(BIN)/python -m docs.scripts.results
 
 families: $(STAMP)
 	$(BIN)/twigkit families --distribution twigkit --out docs/families.md

@@ -1,13 +1,12 @@
 """Draws the pictures of README and docs: a scene, what pruning keeps, a token tree, speed bars.
 
-``make pictures`` writes them to docs/images. The scene is one of the built-in model's world that no
-training has seen; ``twigkit show`` draws what happens inside, and the bars are the table of
-docs/results.md. Run from the root of a checkout with ``python -m docs.scripts.pictures``.
+``make pictures`` writes all but the bars to docs/images. The scene is one of the built-in model's
+world that no training has seen; ``twigkit show`` draws what happens inside. The bars are written by
+``make results``, with the figures that they show. Run from the root of a checkout with ``python -m docs.scripts.pictures``.
 """
 
 from __future__ import annotations
 
-import re
 from html import escape
 from pathlib import Path
 
@@ -31,12 +30,6 @@ BARS = {
 """Methods of the table that are drawn, and what the picture calls them."""
 
 WIDTH, ROW, LEFT, RIGHT = 760, 34, 270, 70
-
-
-def speeds(text: str) -> dict[str, float]:
-    """Read the speed of every method from the table of docs/results.md."""
-    rows = re.findall(r"^\| ([^|]+?) \| [\d.]+ \| ([\d.]+)x \|", text, re.MULTILINE)
-    return {name: float(speed) for name, speed in rows}
 
 
 def bars(measured: dict[str, float]) -> str:
@@ -67,7 +60,7 @@ def bars(measured: dict[str, float]) -> str:
 
 
 def draw() -> None:
-    """Write all pictures."""
+    """Write the pictures of the model."""
     IMAGES.mkdir(exist_ok=True)
     scene = IMAGES / "scene.png"
     (sample,) = unseen(1)
@@ -79,7 +72,6 @@ def draw() -> None:
     main(["show", "tree", "--image", str(scene), "--prompt", "describe the picture .", *tree])
     large = sample.picture.resize((288, 288), Image.Resampling.NEAREST)
     large.save(scene)
-    (IMAGES / "speed.svg").write_text(bars(speeds((DOCS / "results.md").read_text())))
 
 
 if __name__ == "__main__":

@@ -28,10 +28,7 @@ def conditions(model: TwigModel) -> dict[str, str]:
         "device": device_name(weight.device),
         "threads": str(torch.get_num_threads()),
         "dtype": str(weight.dtype).removeprefix("torch."),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "twigkit": version("twigkit"),
+        **versions(),
         "base": f"{_millions(model.base)} parameters, {model.stack.depth} layers of width "
         f"{config.hidden_size}",
     }
@@ -41,6 +38,16 @@ def conditions(model: TwigModel) -> dict[str, str]:
             f"{model.twig.exit_layer}"
         )
     return found
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "twigkit": version("twigkit"),
+    }
 
 
 def processor_name() -> str:

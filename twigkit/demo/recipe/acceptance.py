@@ -1,25 +1,29 @@
 """How often the demo's drafts are accepted, by kind of text and drafter.
 
-``python -m twigkit.demo.recipe.acceptance --twig DIR`` prints a table over held-out scenes.
+``python -m twigkit.demo.recipe.acceptance --twig DIR`` prints a table over held-out scenes, and
+writes its figures where ``--out`` says.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from twigkit.bench.conditions import conditions
 from twigkit.bench.table import markdown_table
 from twigkit.demo.describe import PROMPTS
 from twigkit.demo.pool import scene_of
 from twigkit.demo.questions import KINDS
 from twigkit.demo.recipe.accuracy import FIRST, WEIGHTS, turns
 from twigkit.demo.world import draw
+from twigkit.io.files import write_whole
 from twigkit.io.processors import load_processor, prepare
 from twigkit.model import TwigModel
 
@@ -99,12 +103,13 @@ def tally(
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table and write its figures."""
     parser = argparse.ArgumentParser(description="Measure how often drafts are accepted.")
     parser.add_argument("--base", type=Path, default=WEIGHTS / "base")
     parser.add_argument("--twig", type=Path, default=WEIGHTS / "twig")
     parser.add_argument("--drafters", nargs="+", default=["ssd", "tree-ssd", "medusa-tree"])
     parser.add_argument("--per-kind", type=int, default=40)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where acceptance.json goes")
     options = parser.parse_args()
     model = TwigModel.from_pretrained(options.base, twig=options.twig, dtype=torch.float32)
     processor = load_processor(options.base)
@@ -113,6 +118,15 @@ def main() -> None:
               "tokens a step"))]  # fmt: skip
     rows = [[kind, *(cell for t in tallies for cell in t.cells)] for kind, tallies in found.items()]
     print(markdown_table(header, rows))
+    if options.out is not None:
+        data = {
+            "conditions": conditions(model),
+            "per_kind": options.per_kind,
+            "drafters": options.drafters,
+            "kinds": {kind: [asdict(one) for one in tallies] for kind, tallies in found.items()},
+        }
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_whole(options.out / "acceptance.json", json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from twigkit.bench.conditions import processor_name, versions
 from twigkit.bench.methods import Method
 from twigkit.bench.table import markdown_table
 from twigkit.demo.pool import HELD_OUT, scene_of
@@ -142,8 +143,8 @@ def measure(
         dtype: Precision of all that runs, the unpruned base too.
 
     Returns:
-        ``kinds``: kind of every question; ``rows``: per job its name, budget, exact match per
-        question (0 or 1).
+        ``conditions``: machine, versions and precision; ``kinds``: kind of every question;
+        ``rows``: per job its name, budget, exact match per question (0 or 1).
     """
     jobs = jobs_of(twigs, budgets)
     shares = [questions // workers + (i < questions % workers) for i in range(workers)]
@@ -166,7 +167,8 @@ def measure(
     for number, job in enumerate(jobs):
         right = [int(found) for part in answered for found in part[number]]
         rows.append({"name": job.name, "budget": job.budget, "right": right})
-    return {"kinds": kinds, "rows": rows}
+    conditions = {"processor": processor_name(), "dtype": dtype, **versions()}
+    return {"conditions": conditions, "kinds": kinds, "rows": rows}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -230,7 +232,7 @@ def main() -> None:
     last = list(dict.fromkeys(row["name"] for row in found["rows"] if row["budget"]))
     text += "\n\n" + kinds_table(found, last, options.budgets[0]) + "\n"
     options.out.mkdir(parents=True, exist_ok=True)
-    write_whole(options.out / "accuracy.json", json.dumps(found) + "\n")
+    write_whole(options.out / "accuracy.json", json.dumps(found, separators=(",", ":")) + "\n")
     write_whole(options.out / "accuracy.md", text)
     print(text)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 
 from twigkit import TwigModel
 from twigkit.demo.questions import KINDS
+from twigkit.demo.recipe import acceptance
 from twigkit.demo.recipe.acceptance import DESCRIBE, Tally, tally, texts
 from twigkit.io.processors import load_processor
 
@@ -34,3 +36,17 @@ def test_drafters_are_counted_by_kind(folders, monkeypatch) -> None:
     assert both[0].drafted == 0
     assert both[0].tokens == both[1].tokens, "greedy drafting changes no token"
     assert found[DESCRIBE][1].steps == 0
+
+
+def test_the_command_prints_a_table_and_writes_its_figures(
+    folders, monkeypatch, tmp_path, capsys
+) -> None:
+    monkeypatch.setattr(acceptance, "texts", lambda per_kind: islice(texts(per_kind), 1))
+    words = ["acceptance", "--base", folders.base, "--twig", folders.twig, "--drafters", "ssd"]
+    monkeypatch.setattr("sys.argv", [str(w) for w in [*words, "--per-kind", 1, "--out", tmp_path]])
+    acceptance.main()
+    data = json.loads((tmp_path / "acceptance.json").read_text())
+    assert data["drafters"] == ["ssd"]
+    whole = Tally(**data["kinds"]["all questions"][0])
+    assert whole.steps
+    assert f"| all questions | {' | '.join(whole.cells)} |" in capsys.readouterr().out

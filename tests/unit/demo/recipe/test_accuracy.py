@@ -1,5 +1,7 @@
 """The demo's accuracy under pruning, and its tables."""
 
+import json
+
 from twigkit.demo.recipe import accuracy
 
 
@@ -14,6 +16,9 @@ def test_the_demo_is_measured_by_every_pruner_of_a_twig(folders, tmp_path, capsy
     assert "| tiny, random | ratio | ratio |" in text
     assert "| tiny, ttp | ratio | ratio |" in text
     assert "14 questions; the unpruned base answers" in text
+    data = json.loads((tmp_path / "accuracy.json").read_text())
+    assert data["conditions"]["dtype"] == "float32"
+    assert len(data["kinds"]) == 14
 
 
 def test_the_relative_score_of_a_table_is_that_of_its_rows():

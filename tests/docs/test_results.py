@@ -1,0 +1,100 @@
+"""Every measured figure of README and docs comes from the files of docs/results."""
+
+import copy
+import json
+import re
+import xml.dom.minidom
+
+import pytest
+
+from docs.scripts import results
+from docs.scripts.pictures import BARS, DOCS, IMAGES
+from twigkit.demo.recipe.card import card
+
+RUN = "run `make results` and read what it wrote"
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+MEASURED = re.compile(r"\d(?:[\d.,]*\d)?(?:x\b(?! \d)|%| ms\b| tokens/s| tokens per second| times as)")
+"""What looks like a measurement: a speed, a share, a time."""
+
+
+@pytest.fixture(scope="module")
+def data():
+    return results.load(results.FOLDER)
+
+
+def test_page_table_and_picture_are_current(data):
+    assert results.PAGE.read_text() == results.render(data), RUN
+    text = results.README.read_text()
+    assert text == results.readme(text, data), RUN
+    assert (IMAGES / "speed.svg").read_text() == results.drawing(data), RUN
+
+
+def test_the_card_of_the_base_is_current(data):
+    page = results.BASE.with_name("README.md").read_text()
+    assert page.rstrip("\n") == card(data["base"]).rstrip("\n")
+
+
+def test_other_measurements_change_page_table_and_picture(data):
+    other = copy.deepcopy(data)
+    for row in other["bench"]["decoding"]:
+        if row["method"]["name"] == results.SSD:
+            row["tokens_per_second"] = 4.25 * other["bench"]["decoding"][0]["tokens_per_second"]
+    (best,) = (r for r in other["accuracy"]["rows"] if r["name"] == "unpruned")
+    best["right"] = [1] * len(best["right"])
+    page = results.render(other)
+    assert "| 4.25x |" in page
+    assert "unpruned base answers 100.0%" in page
+    assert "| 4.25x |" in results.readme(results.README.read_text(), other)
+    texts = xml.dom.minidom.parseString(results.drawing(other)).getElementsByTagName("text")
+    shown = [node.firstChild.data for node in texts]
+    assert shown[0::2] == list(BARS.values())
+    assert "4.25x" in shown[1::2]
+
+
+def test_the_logs_of_the_stages_are_shown_where_they_are(data, tmp_path):
+    lines = [
+        {"event": "step", "step": 10, "loss": 2.5, "parts": {"next_token": 1.5}},
+        {"event": "evaluation", "step": 10, "loss": 0.5, "accepted": 5.25},
+        {"event": "step", "step": 20, "loss": 0.75, "parts": {"next_token": 0.25}},
+    ]
+    logs = {"distil": lines, "next-token": lines[2:], "reinforce": []}
+    table = results.stages_table(logs)
+    assert "| `distil` | 20 | held-out samples | loss 0.5, accepted 5.25 |" in table
+    assert "| `next-token` | 20 | last steps | loss 0.75, next_token 0.25 |" in table
+    assert results.stages_table({"distil": []}) == ""
+    assert table in results.render({**data, "logs": logs})
+
+
+def figures(text):
+    """Measured figures outside of code and of what `make results` writes."""
+    text = results.REGION.sub("", FENCE.sub("", text))
+    return MEASURED.findall(text)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs"])
+def test_no_other_page_has_figures_of_its_own(page):
+    root = results.README.parent
+    pages = [root / page] if page.endswith(".md") else sorted(DOCS.rglob("*.md"))
+    found = {p.name: figures(p.read_text()) for p in pages if p != results.PAGE}
+    assert {name: many for name, many in found.items() if many} == {}, (
+        "measured figures belong into docs/results.md; link to it"
+    )
+
+
+def test_a_figure_in_a_page_would_be_noticed():
+    assert figures("SSD is 2.5x as fast, 97% right, in 32 ms, at 99.4 tokens/s") == [
+        "2.5x", "97%", "32 ms", "99.4 tokens/s",
+    ]  # fmt: skip
+    assert figures("```text\n3.0x\n```\na 4x4 grid, R_avg 64, LLaVA-1.5") == []
+
+
+def test_the_template_holds_no_figure_but_those_that_it_is_given():
+    prose = re.sub(r"\{[{%].*?[}%]\}", "", results.TEMPLATE.read_text(), flags=re.DOTALL)
+    assert MEASURED.findall(prose) == []
+    decimals = re.findall(r"(?<![-\w.])\d+\.\d+", prose)
+    assert decimals == []
+
+
+def test_every_file_is_what_json_says():
+    for path in results.FOLDER.glob("*.json"):
+        assert json.loads(path.read_text()), path
