@@ -149,6 +149,23 @@ def _target(ratio: Data) -> str:
     return f"{'at most' if ratio['most'] else 'at least'} {ratio['target']:.2f}"
 
 
+def ratios_of(bench: Data) -> list[Data]:
+    """Return every ratio of a run, of controller and training too."""
+    found = list(bench["ratios"])
+    for part in ("control", "training"):
+        found += bench[part]["ratios"] if bench[part] else []
+    return found
+
+
+def slower(rows: dict[str, Data]) -> list[str]:
+    """Name the drafters of unpruned answers that do not even keep up with plain decoding."""
+    return [
+        f"{name} ({row['speed']:.2f}x)"
+        for name, row in rows.items()
+        if row["method"]["target"] == PLAIN and row["speed"] < rows[PLAIN]["speed"]
+    ]
+
+
 def acceptance_table(acceptance: Data) -> str:
     """Return how often drafts are accepted, by kind of text and drafter."""
     header = ["text"]
@@ -216,6 +233,9 @@ def values(data: Data) -> Data:
         "prefill": f"{prefill[0]:.0f}",
         "prefill_pruned": f"{prefill[1]:.0f}",
         "ratios_table": ratios_table(bench["ratios"]),
+        "slower": ", ".join(slower(rows)) or "no drafter of this run",
+        "missed": ", ".join(r["name"] for r in ratios_of(bench) if r["verdict"] == "missed")
+        or "none of this run",
         "control": ratios_table(bench["control"]["ratios"]) if bench["control"] else "",
         "training": ratios_table(bench["training"]["ratios"]) if bench["training"] else "",
     }  # fmt: skip
