@@ -262,7 +262,7 @@ def speed_region(data: Data) -> str:
             "drafts, a ninth of the visual tokens (`budget=1/9`)",
             f"{rows[BOTH]['speed']:.2f}x",
             f"{100 * cache:.0f}%",
-            f"{percent(kept)} of the right ones (`pruner=\"{pruner}\"`)",
+            f'{percent(kept)} of the right ones (`pruner="{pruner}"`)',
         ],
     ]
     return markdown_table(["", "speed on a CPU", "cache", "answers"], cells)

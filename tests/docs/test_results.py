@@ -13,7 +13,9 @@ from twigkit.demo.recipe.card import card
 
 RUN = "run `make results` and read what it wrote"
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-MEASURED = re.compile(r"\d(?:[\d.,]*\d)?(?:x\b(?! \d)|%| ms\b| tokens/s| tokens per second| times as)")
+MEASURED = re.compile(
+    r"\d(?:[\d.,]*\d)?(?:x\b(?! \d)|%| ms\b| tokens/s| tokens per second| times as)"
+)
 """What looks like a measurement: a speed, a share, a time."""
 
 
@@ -90,6 +92,7 @@ def test_a_figure_in_a_page_would_be_noticed():
 
 def test_the_template_holds_no_figure_but_those_that_it_is_given():
     prose = re.sub(r"\{[{%].*?[}%]\}", "", results.TEMPLATE.read_text(), flags=re.DOTALL)
+    prose = prose.replace("95% intervals", "")
     assert MEASURED.findall(prose) == []
     decimals = re.findall(r"(?<![-\w.])\d+\.\d+", prose)
     assert decimals == []
