@@ -2,7 +2,8 @@
 
 ``make pictures`` writes all but the bars to docs/images. The scene is one of the built-in model's
 world that no training has seen; ``twigkit show`` draws what happens inside. The bars are written by
-``make results``, with the figures that they show. Run from the root of a checkout with ``python -m docs.scripts.pictures``.
+``make results``, with the figures that they show. Run from the root of a checkout with
+``python -m docs.scripts.pictures``.
 """
 
 from __future__ import annotations
