@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 
 from twigkit.interfaces import (
@@ -17,6 +18,7 @@ from twigkit.interfaces import (
     Register,
     TinyFamily,
     TinyPrompts,
+    VisionTower,
     VisualTokens,
     hookimpl,
     random_pixels,
@@ -37,13 +39,20 @@ class LlavaAdapter(Adapter):
     """Adapter of ``LlavaForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
-    capabilities: ClassVar[frozenset[str]] = PICTURES
+    capabilities: ClassVar[frozenset[str]] = PICTURES | {"vision"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; its placeholder token stands for every visual token."""
-        return LayerStack(
-            model, model.model.language_model, visual_ids=(model.config.image_token_id,)
-        )
+        inner, token = model.model, model.config.image_token_id
+        vision = None
+        if layers := tower_layers(inner.vision_tower):
+            vision = VisionTower(
+                {token: read_layer(layers, model.config.vision_feature_layer)},
+                inner.multi_modal_projector,
+                class_token=has_class_token(model.config.vision_config),
+                names={token: ("pixel_values",)},
+            )
+        return LayerStack(model, inner.language_model, visual_ids=(token,), vision=vision)
 
     @classmethod
     def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
@@ -75,6 +84,32 @@ class LlavaAdapter(Adapter):
             )
 
         return TinyFamily(LlavaForConditionalGeneration(config), TinyPrompts({"image": image}))
+
+
+def tower_layers(tower: nn.Module) -> Any:
+    """Return the layers of a tower of separate query and key projections; ``None`` of others."""
+    layers = getattr(getattr(tower, "encoder", None), "layers", None)
+    attention = getattr(layers[0], "self_attn", None) if layers else None
+    return layers if hasattr(attention, "q_proj") else None
+
+
+def read_layer(layers: Any, feature_layer: int | list[int]) -> nn.Module:
+    """Return the self-attention of the layer whose output becomes the visual features.
+
+    Args:
+        layers: The tower's layers.
+        feature_layer: Index among the tower's hidden states, of which the first is its input; of
+            several the last one counts.
+    """
+    index = feature_layer if isinstance(feature_layer, int) else feature_layer[-1]
+    layer = layers[index if index < 0 else max(index - 1, 0)]
+    attention: nn.Module = layer.self_attn
+    return attention
+
+
+def has_class_token(vision_config: Any) -> bool:
+    """Whether a tower puts a class token before its patches, as CLIP's does and SigLIP's not."""
+    return str(vision_config.model_type).startswith("clip")
 
 
 def _published(width: int, inner: int, layers: int) -> dict[str, Any]:

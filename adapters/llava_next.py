@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from twigkit.adapters.llava import CLIP, WIPE, clip_large, vicuna
+from twigkit.adapters.llava import (
+    CLIP,
+    WIPE,
+    clip_large,
+    has_class_token,
+    read_layer,
+    tower_layers,
+    vicuna,
+)
 from twigkit.interfaces import (
     PICTURES,
     Adapter,
@@ -20,6 +28,7 @@ from twigkit.interfaces import (
     Register,
     TinyFamily,
     TinyPrompts,
+    VisionTower,
     VisualTokens,
     hookimpl,
     random_choice,
@@ -76,17 +85,50 @@ class LlavaNextStack(LayerStack):
         return int(image_size_to_num_patches(size, config.image_grid_pinpoints, side))
 
 
+class TiledTower(VisionTower):
+    """A tower over tiles, whose features are laid out as one grid with newlines."""
+
+    model: Any
+
+    def arrange(self, values: Tensor, token: int, inputs: Mapping[str, Any]) -> Tensor:
+        """Lay the tiles of each picture out as the model does with their features."""
+        config, sizes = self.model.config, inputs["image_sizes"]
+        side = config.vision_config.image_size
+        counts = [
+            image_size_to_num_patches(size, config.image_grid_pinpoints, side) for size in sizes
+        ]
+        packed, _ = self.model.model.pack_image_features(
+            values.split(counts),
+            sizes,
+            config.vision_feature_select_strategy,
+            image_newline=values.new_zeros(values.shape[-1]),
+        )
+        return torch.cat(list(packed))
+
+
 class LlavaNextAdapter(Adapter):
     """Adapter of ``LlavaNextForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
-    capabilities: ClassVar[frozenset[str]] = PICTURES | {"dynamic-resolution", "sliding-window"}
+    capabilities: ClassVar[frozenset[str]] = PICTURES | {
+        "dynamic-resolution",
+        "sliding-window",
+        "vision",
+    }
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; Mistral's layers may have sliding windows."""
-        return LlavaNextStack(
-            model, model.model.language_model, visual_ids=(model.config.image_token_id,)
-        )
+        inner, token = model.model, model.config.image_token_id
+        vision = None
+        if layers := tower_layers(inner.vision_tower):
+            vision = TiledTower(
+                {token: read_layer(layers, model.config.vision_feature_layer)},
+                inner.multi_modal_projector,
+                class_token=has_class_token(model.config.vision_config),
+                names={token: ("pixel_values",)},
+            )
+            vision.model = model
+        return LlavaNextStack(model, inner.language_model, visual_ids=(token,), vision=vision)
 
     @classmethod
     def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:

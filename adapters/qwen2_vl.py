@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from transformers import (
     PreTrainedModel,
     Qwen2_5_VLConfig,
@@ -14,6 +17,7 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
 )
+from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
 from twigkit.interfaces import (
     VIDEOS,
@@ -25,10 +29,14 @@ from twigkit.interfaces import (
     Register,
     TinyFamily,
     TinyPrompts,
+    TowerCall,
+    TowerRows,
+    VisionTower,
     VisualTokens,
     hookimpl,
     random_choice,
     random_pixels,
+    received_attention,
     tiny_text_config,
 )
 
@@ -43,11 +51,11 @@ PICTURE = 1024
 class MropeStack(LayerStack):
     """Layers whose rotary positions have three channels, worked out from the grids."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, vision: VisionTower | None = None) -> None:
         """Wrap a model with one placeholder for pictures and one for videos."""
-        config = model.config
-        ids = (config.image_token_id, config.video_token_id)
-        super().__init__(model, model.model.language_model, visual_ids=ids, channels=3)
+        ids = _placeholders(model)
+        text = model.model.language_model
+        super().__init__(model, text, visual_ids=ids, channels=3, vision=vision)
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
         """Embed the prompt with positions computed here.
@@ -69,6 +77,66 @@ class MropeStack(LayerStack):
             )
             inputs = {**inputs, "position_ids": positions}
         return super().embed_prompt(**inputs)
+
+
+class MergingTower(VisionTower):
+    """A tower without class token over all patches in a row, four of which make a visual token.
+
+    Its attention is that which a token's patches receive from all patches of their picture. Where
+    the tower orders patches by windows (Qwen2.5-VL), they are put back in order.
+    """
+
+    visual: Any
+
+    def rows(self, call: TowerCall, token: int, inputs: Mapping[str, Any]) -> TowerRows:
+        """Put the patches of each visual token together, in the order of the prompt."""
+        assert call.states is not None
+        query, key = self.queries_keys(call)
+        bounds = call.inputs[1]["cu_seqlens"].tolist()
+        received = torch.cat(
+            [
+                received_attention(query[:, :, first:last], key[:, :, first:last])[0]
+                for first, last in itertools.pairwise(bounds)
+            ]
+        )
+        unit = self.visual.spatial_merge_size**2
+        order = self.order(inputs, token, len(received) // unit)
+        return TowerRows(
+            call.states.view(len(received) // unit, -1)[order],
+            received.view(-1, unit).sum(1)[order],
+            key[0].mean(0).view(len(received) // unit, unit, -1).mean(1)[order],
+        )
+
+    def queries_keys(self, call: TowerCall) -> tuple[Tensor, Tensor]:
+        """Compute queries and keys after rotary position, ``[1, heads, patches, width]``."""
+        module: Any = call.attention
+        hidden, rest = call.inputs
+        mixed = module.qkv(hidden).view(len(hidden), 3, module.num_heads, -1)
+        query, key = apply_rotary_pos_emb_vision(
+            mixed[:, 0], mixed[:, 1], *rest["position_embeddings"]
+        )
+        return query.transpose(0, 1)[None], key.transpose(0, 1)[None]
+
+    def order(self, inputs: Mapping[str, Any], token: int, count: int) -> Tensor:
+        """Return where each place's token lies in the tower, ``[places]`` long."""
+        visual = self.visual
+        device = visual.patch_embed.proj.weight.device
+        if not hasattr(visual, "window_size"):
+            return torch.arange(count, device=device)
+        name = "image_grid_thw" if token == next(iter(self.names)) else "video_grid_thw"
+        if hasattr(visual, "get_window_index"):  # transformers before 5.20
+            found = visual.get_window_index(inputs[name])[0]
+        else:
+            settings = ("spatial_merge_size", "window_size", "patch_size")
+            given = {setting: getattr(visual, setting) for setting in settings}
+            module = importlib.import_module("transformers.vision_utils")
+            found = module.get_vision_window_index(inputs[name], **given)[0]
+        return torch.as_tensor(found, device=device).argsort()
+
+    def project(self, states: Tensor) -> Tensor:
+        """Merge the patches of each token."""
+        projected: Tensor = self.projector(states.reshape(-1, states.shape[-1] // 4))
+        return projected
 
 
 class MropeAdapter(Adapter):
@@ -94,7 +162,22 @@ class Qwen2VlAdapter(MropeAdapter):
         "dynamic-resolution",
         "m-rope",
         "sliding-window",
+        "vision",
     }
+
+    def stack(self, model: PreTrainedModel) -> LayerStack:
+        """Wrap a loaded model; the last block of its tower that sees whole pictures is read."""
+        visual, ids = model.model.visual, _placeholders(model)
+        last = max(getattr(visual, "fullatt_block_indexes", None) or (len(visual.blocks) - 1,))
+        pixels = (("pixel_values",), ("pixel_values_videos",))
+        vision = MergingTower(
+            dict.fromkeys(ids, visual.blocks[last].attn),
+            visual.merger,
+            class_token=False,
+            names=dict(zip(ids, pixels, strict=True)),
+        )
+        vision.visual = visual
+        return MropeStack(model, vision)
 
     @classmethod
     def presets(cls) -> tuple[Preset, ...]:
@@ -117,6 +200,11 @@ class Qwen2VlAdapter(MropeAdapter):
     def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
         """Return makers of both generations, and of one with sliding windows on upper layers."""
         return {"qwen2.5": self.tiny, "qwen2": _tiny_qwen2, "windows": _tiny_windows}
+
+
+def _placeholders(model: PreTrainedModel) -> tuple[int, int]:
+    """Return the tokens that stand for pictures and for videos."""
+    return model.config.image_token_id, model.config.video_token_id
 
 
 def _tiny_qwen2() -> TinyFamily:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-from twigkit.adapters.llava import CLIP, WIPE, clip_large, vicuna
+from twigkit.adapters.llava import (
+    CLIP,
+    WIPE,
+    clip_large,
+    has_class_token,
+    read_layer,
+    tower_layers,
+    vicuna,
+)
 from twigkit.interfaces import (
     VIDEOS,
     Adapter,
@@ -19,6 +27,7 @@ from twigkit.interfaces import (
     Register,
     TinyFamily,
     TinyPrompts,
+    VisionTower,
     VisualTokens,
     hookimpl,
     random_pixels,
@@ -50,16 +59,24 @@ class VideoLlavaAdapter(Adapter):
     """Adapter of ``VideoLlavaForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("video_llava",)
-    capabilities: ClassVar[frozenset[str]] = VIDEOS
+    capabilities: ClassVar[frozenset[str]] = VIDEOS | {"vision"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; it has one placeholder for pictures and one for videos."""
-        config = model.config
-        return VideoLlavaStack(
-            model,
-            model.model.language_model,
-            visual_ids=(config.image_token_id, config.video_token_id),
-        )
+        config, inner = model.config, model.model
+        ids = (config.image_token_id, config.video_token_id)
+        layers = [tower_layers(tower) for tower in (inner.image_tower, inner.video_tower)]
+        vision = None
+        if all(layers):
+            pixels = (("pixel_values", "pixel_values_images"), ("pixel_values_videos",))
+            read = [read_layer(each, config.vision_feature_layer) for each in layers]
+            vision = VisionTower(
+                dict(zip(ids, read, strict=True)),
+                inner.multi_modal_projector,
+                class_token=has_class_token(config.vision_config),
+                names=dict(zip(ids, pixels, strict=True)),
+            )
+        return VideoLlavaStack(model, inner.language_model, visual_ids=ids, vision=vision)
 
     @classmethod
     def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:

@@ -23,8 +23,12 @@ class FastvPrunerSpec(PrunerSpec):
     """Settings of FastV (Chen et al. 2024, arXiv 2403.06764 §4.1)."""
 
     kind: Literal["fastv"] = "fastv"
-    layer: int = Field(
-        2, ge=1, description="Base layers that run before the cut; the last of them scores."
+    layer: int = Field(2, ge=1, description="Base layers that run before the cut.")
+    score_layer: int | None = Field(
+        None,
+        ge=1,
+        description="Base layer whose attention scores, counted from 1; by default the last one "
+        "before the cut. A later one is run ahead (TwigVLM, Table 4a: layer K + T).",
     )
     wipe_layer: int | float = Field(
         1.0,
@@ -38,18 +42,21 @@ class FastvPrunerSpec(PrunerSpec):
 class FastvPruner:
     """Keeps the visual tokens that the last prompt token attends to at an early base layer."""
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe"})
+    capabilities: frozenset[str] = frozenset({"batch", "final-wipe"})
     needs_twig: ClassVar[bool] = False
     heads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: FastvPrunerSpec) -> None:
         """Take the spec."""
         self.spec = spec
+        self.scores = spec.score_layer or spec.layer
+        if self.scores > spec.layer:
+            self.capabilities |= {"look-ahead"}
 
     def stages(self, layout: PromptLayout) -> list[Stage]:
-        """Plan the cut after the layer that scores, and the wipe if one was asked for."""
-        layer = self.spec.layer
-        return cut_and_wipe(layout, layer, self.spec.wipe_layer, attention=layer - 1)
+        """Plan the cut, scored by one layer, and the wipe if one was asked for."""
+        layer, scores = self.spec.layer, self.scores - 1
+        return cut_and_wipe(layout, layer, self.spec.wipe_layer, attention=scores)
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:
         """Score each token by the attention that it receives."""

@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "errors": "BudgetError CapabilityError CheckpointError FamilyWarning InputError PluginError "
     "PluginWarning RegistryError SpecError TrainingError TwigkitError",
-    "interfaces.adapter": "Adapter HasTiny LayerStack LogitScaling Prompt RefusingAdapter Rope",
+    "interfaces.adapter": "Adapter HasTiny LayerStack LogitScaling Prompt RefusingAdapter Rope "
+    "TowerCall TowerRows VisionTower received_attention",
     "interfaces.budget": "WIPE_FRACTION keep_counts leaves_all wipe_layer",
     "interfaces.capabilities": "ADAPTER_CAPABILITIES PICTURES VIDEOS",
     "interfaces.drafter": "BeginsAnswers Candidates Decides DraftModel DraftTree Drafter "
@@ -28,8 +29,9 @@ _MODULES = {
     "interfaces.objective": "IGNORED Batch BatchSize CountOrFraction Loss LossTerm Objective "
     "ObjectiveSpec Turn Workload",
     "interfaces.presets": "Preset VisualTokens",
-    "interfaces.pruner": "PromptLayout PruneContext Pruner Selection Stage",
-    "interfaces.pruning_schedules": "cut_and_wipe twig_stages",
+    "interfaces.pruner": "PromptLayout PruneContext Pruner Selection Stage VisionView",
+    "interfaces.pruning_schedules": "cut_and_wipe several_cuts twig_stages",
+    "interfaces.pruning_scores": "cosine_similarity question_places ranked_scores",
     "interfaces.tiny_models": "BOS EOS Finish Medium PAD STD TinyFamily TinyPrompts TinyRow "
     "join_media pad_left random_choice random_pixels spread_weights tiny_text_config "
     "tiny_vision_config",

@@ -10,14 +10,14 @@ REQUIRED: dict[str, set[str]] = {
     "gemma3_text": {"batch", "layered-rope", "sliding-window", "text-only"},
     "gpt_oss": {"batch", "sliding-window", "text-only"},
     "granite4_vision": _PICTURES | {"deepstack", "dynamic-resolution"},
-    "llava": _PICTURES,
-    "llava_next": _PICTURES | {"dynamic-resolution", "sliding-window"},
+    "llava": _PICTURES | {"vision"},
+    "llava_next": _PICTURES | {"dynamic-resolution", "sliding-window", "vision"},
     "llava_next_video": _PICTURES | _VIDEOS | {"dynamic-resolution"},
     "mllama": set(),  # recognised and refused
     "paligemma": _PICTURES | {"bidirectional-image", "sliding-window"},
-    "qwen2_vl": _PICTURES | _VIDEOS | {"dynamic-resolution", "m-rope"},
+    "qwen2_vl": _PICTURES | _VIDEOS | {"dynamic-resolution", "m-rope", "vision"},
     "qwen3_vl": _PICTURES | _VIDEOS | {"deepstack", "dynamic-resolution", "m-rope"},
     "qwen_vl": set(),  # recognised and refused
     "smolvlm": _PICTURES | _VIDEOS | {"dynamic-resolution"},
-    "video_llava": _PICTURES | _VIDEOS,
+    "video_llava": _PICTURES | _VIDEOS | {"vision"},
 }

@@ -8,6 +8,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from twigkit.backbone.plain_copy import plain_copy
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.prompt import Prompt, PromptEmbedding
 from twigkit.backbone.rotary import Rope, unrotate
+from twigkit.backbone.vision import VisionTower
 from twigkit.errors import CapabilityError, FamilyWarning
 
 _rounds = itertools.count()
@@ -53,6 +55,7 @@ class LayerStack(PromptEmbedding):
         logit_scaling: What the base does to the logits after its head.
         round: Changes whenever the layers were looked at.
         growing: The base's rotary module, if its tables depend on the length; else ``None``.
+        vision: How the base's vision tower is read; ``None`` where the adapter does not say.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class LayerStack(PromptEmbedding):
         visual_ids: tuple[int, ...] = (),
         channels: int = 1,
         logit_scaling: LogitScaling | None = None,
+        vision: VisionTower | None = None,
     ) -> None:
         """Wrap a model.
 
@@ -72,8 +76,10 @@ class LayerStack(PromptEmbedding):
             visual_ids: Token ids whose places hold visual tokens.
             channels: Position channels that the rotary embedding takes.
             logit_scaling: What the base does to the logits after its head, if anything.
+            vision: How its vision tower is read.
         """
         super().__init__(model, text, visual_ids, channels)
+        self.vision = vision
         self.logit_scaling = logit_scaling or LogitScaling()
         self.layers: list[Runner]
         self.layer_config = self.own_config()
@@ -127,6 +133,30 @@ class LayerStack(PromptEmbedding):
         """Return the configuration object that a layer's attention looks its function up in."""
         attention = getattr(layer, "self_attn", None)
         return getattr(attention, "config", self.config)
+
+    def embed_with_vision(self, **inputs: Any) -> Prompt:
+        """Embed a prompt and note what the vision tower made of its pictures.
+
+        Args:
+            **inputs: As :meth:`embed_prompt` takes them.
+
+        Returns:
+            The same prompt, with ``vision`` if it has visual tokens.
+
+        Raises:
+            CapabilityError: If the adapter does not say how the tower is read, or it did not run.
+        """
+        if self.vision is None:
+            raise CapabilityError(
+                f"the adapter of {type(self.model).__name__} does not say how its vision tower is "
+                "read; take a pruner that does not look at it"
+            )
+        with self.vision.watch() as calls:
+            prompt = self.embed_prompt(**inputs)
+        if not any(prompt.visual_counts):
+            return prompt
+        view = self.vision.view(calls, prompt.ids, prompt.visual, inputs)
+        return replace(prompt, vision=view)
 
     # -- what layers are ---------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.context import check_length
+from twigkit.backbone.vision import VisionView
 from twigkit.errors import CapabilityError, InputError
 
 
@@ -40,6 +41,7 @@ class Prompt:
             -1 outside of blocks; ``None`` if the family has none.
         table: Tokens of the sequence that rotary tables are of, where they depend on its length;
             0 for what the positions say.
+        vision: What the vision tower made of the pictures, where a pruner looks at it.
     """
 
     ids: Tensor
@@ -57,6 +59,7 @@ class Prompt:
     inject: dict[int, Tensor] = field(default_factory=dict)
     blocks: Tensor | None = None
     table: int = 0
+    vision: VisionView | None = None
 
     def to(self, device: torch.device) -> Prompt:
         """Return the prompt on another device; itself if it is there already."""
@@ -117,6 +120,7 @@ class Prompt:
             next_index=rows(self.next_index),
             inject={layer: tokens(states) for layer, states in self.inject.items()},
             blocks=None if self.blocks is None else tokens(self.blocks),
+            vision=None if self.vision is None else self.vision.mapped(tokens),
         )
 
     @property

@@ -15,6 +15,7 @@ from twigkit.backbone.packing import real_last
 from twigkit.errors import CapabilityError, InputError
 from twigkit.generation.arguments import ARGUMENTS, FIELDS
 from twigkit.interfaces.adapter import Adapter
+from twigkit.interfaces.pruner import Pruner
 from twigkit.plugins.discovery import default_registry
 
 _TENSORS = ("input_ids", "attention_mask", "pixel_values", "pixel_values_videos")
@@ -181,6 +182,25 @@ def check_request(
             raise CapabilityError(f"{_named(adapter)} does not declare {capability!r}: {way}")
 
 
+def check_pruner(pruner: Pruner, name: str, adapter: Adapter, model_type: str) -> None:
+    """Refuse a pruner that looks at what an adapter does not show.
+
+    Args:
+        pruner: The pruner.
+        name: Its name.
+        adapter: The adapter that serves the model.
+        model_type: The model's type, for the message.
+
+    Raises:
+        CapabilityError: Naming the pruner and the adapter.
+    """
+    if "vision" in pruner.capabilities and "vision" not in adapter.capabilities:
+        raise CapabilityError(
+            f"the pruner {name!r} looks at the vision tower, and {_named(adapter)}, which serves "
+            f"{model_type}, does not declare 'vision'; take another pruner"
+        )
+
+
 def _named(adapter: Adapter) -> str:
     """Name an adapter and where it comes from."""
     for entry in default_registry().entries("adapter"):
@@ -189,4 +209,11 @@ def _named(adapter: Adapter) -> str:
     return f"the adapter {type(adapter).__name__}"
 
 
-__all__ = ["check_names", "check_prompt", "check_request", "infer_mask", "padded_left"]
+__all__ = [
+    "check_names",
+    "check_prompt",
+    "check_pruner",
+    "check_request",
+    "infer_mask",
+    "padded_left",
+]

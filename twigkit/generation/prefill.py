@@ -116,19 +116,20 @@ class AttentionRequest:
 
 
 def attention_requests(
-    stages: Sequence[Stage], exit_layer: int | None
+    stages: Sequence[Stage], exit_layer: int | None, depth: int
 ) -> list[AttentionRequest | None]:
     """Resolve what each stage wants to see.
 
     Args:
         stages: The stages.
         exit_layer: Base layers that run before the twig; ``None`` without one.
+        depth: Base layers.
 
     Returns:
         One request per stage, ``None`` where it wants nothing.
 
     Raises:
-        CapabilityError: If a layer does not run before the stage that asks for it.
+        CapabilityError: If there is no such layer, or the twig does not run before the stage.
     """
     requests: list[AttentionRequest | None] = []
     for stage in stages:
@@ -137,10 +138,10 @@ def attention_requests(
             requests.append(None)
             continue
         runs = exit_layer is not None and exit_layer <= stage.layer
-        if not (runs if source == "twig" else 0 <= source < stage.layer):
+        if not (runs if source == "twig" else 0 <= source < depth):
             raise CapabilityError(
-                f"the stage after layer {stage.layer} asks for the attention of {source!r}, which "
-                "does not run before it"
+                f"the stage after layer {stage.layer} asks for the attention of {source!r}; give a "
+                f"base layer from 0 to {depth - 1}, or 'twig' where the twig grows before the stage"
             )
         requests.append(AttentionRequest(source, stage.rows))
     return requests
@@ -151,7 +152,8 @@ class _Prefill:
 
     Attributes:
         attention: What the requests came to, of the tokens that are left, ``[batch, tokens]``.
-        probes: Probes of the last twig layer, until a token is dropped.
+        probes: Probes of the requests, until a token is dropped.
+        embedded: Input of the first layer, of the tokens that are left.
     """
 
     def __init__(
@@ -173,7 +175,9 @@ class _Prefill:
         self.positions = torch.arange(self.tokens, device=prompt.hidden.device).expand(
             len(prompt.lengths), -1
         )
-        self.requests = attention_requests(stages, None if self.twig is None else self.exit)
+        exits = None if self.twig is None else self.exit
+        self.requests = attention_requests(stages, exits, stack.depth)
+        self.embedded = prompt.hidden
         self.attention: dict[AttentionRequest, Tensor] = {}
         self.probes: dict[AttentionRequest, RowProbe] = {}
         self.twig_segment: Segment | None = None
@@ -220,10 +224,32 @@ class _Prefill:
                 probes={layer: own.group for layer, own in probes.items() if own.asked},
             )
             for own in probes.values():
-                self.attention |= own.attention()
+                self._read(own)
             self.prompt = replace(prompt, hidden=hidden)
             segments.append(segment)
         return segments
+
+    def _read(self, probes: _Asked) -> None:
+        """Take what the probes of a layer recorded."""
+        self.attention |= probes.attention()
+        self.probes |= {request: probe for request, (probe, _) in probes.asked.items()}
+
+    def _look_ahead(self, first: int, source: int) -> None:
+        """Run base layers up to one whose attention a stage before them wants; nothing is kept."""
+        hidden = self.prompt.hidden
+        for start, stop in self.stack.spans(first, source + 1):
+            prompt = replace(self.prompt, hidden=hidden).to(self.stack.device(start))
+            own = self._probes(prompt, source, self.stack.window(source))
+            hidden = self.stack.run(
+                prompt.hidden,
+                start,
+                stop,
+                rope=self.stack.prompt_rope(prompt),
+                masks=prompt_masks(prompt, self.stack.windows(start, stop)),
+                inject=prompt.inject,
+                probes={source: own.group} if start <= source < stop else {},
+            )
+        self._read(own)
 
     def _segment(self, first: int, last: int) -> Segment:
         """Open a segment for the tokens that are left."""
@@ -250,8 +276,7 @@ class _Prefill:
             inject=prompt.inject,
             probe=probes.group if probes.asked else None,
         )
-        self.attention |= probes.attention()
-        self.probes = {request: probe for request, (probe, _) in probes.asked.items()}
+        self._read(probes)
         self.twig_segment = segment
 
     def _probes(self, prompt: Prompt, source: Literal["twig"] | int, window: int | None) -> _Asked:
@@ -267,6 +292,9 @@ class _Prefill:
     def _prune(self, stage: Stage, request: AttentionRequest | None) -> None:
         """Drop visual tokens from the prompt."""
         prompt, scores, hidden = self.prompt, None, self.prompt.hidden
+        source = None if request is None else request.source
+        if isinstance(source, int) and source >= stage.layer:
+            self._look_ahead(stage.layer, source)
         pairs = list(zip(stage.keep, prompt.visual_counts, strict=True))
         wipes = any(keep == 0 < count for keep, count in pairs) and not any(
             0 < keep < count for keep, count in pairs
@@ -288,6 +316,9 @@ class _Prefill:
             )
         self.positions = self.positions.gather(1, order)
         self.attention = {key: rows.gather(1, order) for key, rows in self.attention.items()}
+        self.embedded = self.embedded.gather(
+            1, order[:, :, None].to(self.embedded.device).expand(-1, -1, hidden.shape[2])
+        )
         self.probes = {}  # their keys and inputs are of all tokens
         self.kept.append(Kept(stage, self.positions, alive, whole))
         if stage.layer == self.exit and self.twig_segment is not None and self.storage.kept_only:
@@ -299,14 +330,20 @@ class _Prefill:
         if self.pruner is None:
             raise CapabilityError("there are stages to prune at but no pruner to score the tokens")
         prompt = self.prompt
+        probe = None if request is None else self.probes.get(request)
+        of_twig = request is not None and request.source == "twig"
         context = PruneContext(
             hidden=prompt.hidden,
             visual=prompt.visual,
             valid=prompt.valid,
             index=prompt.index,
+            text=prompt.valid & ~prompt.placeholder,
+            embedded=self.embedded.to(prompt.hidden.device),
             attention=None if request is None else self.attention[request],
             twig=self.twig,
-            twig_probe=None if request is None else self.probes.get(request),
+            twig_probe=probe if of_twig else None,
+            probe=None if of_twig else probe,
+            vision=prompt.vision,
             generator=self.generator,
         )
         with blamed_on("pruner", self.pruner):

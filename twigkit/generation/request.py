@@ -16,7 +16,7 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt, place_inputs
 from twigkit.errors import InputError
 from twigkit.generation.config import resolve_settings
-from twigkit.generation.inputs import check_names, check_prompt, check_request
+from twigkit.generation.inputs import check_names, check_prompt, check_pruner, check_request
 from twigkit.generation.outputs import Outputs
 from twigkit.generation.sequences import StopConditions
 from twigkit.generation.strategy import (
@@ -150,12 +150,15 @@ class GenerationRequest:
         check_names(model.base, settings.inputs, model.generate)
         kind = model.base.config.model_type
         check_request(model.adapter, settings.inputs, kind, prunes=prunes)
+        chooser = make_pruner(spec.pruner, model.twig) if prunes else None
+        if chooser is not None:
+            check_pruner(chooser, spec.pruner.kind, model.adapter, kind)
         return cls(
             stop=settings.stop,
             drafter=made,
             selection=settings.selection,
             seeds=seeds,
-            pruner=make_pruner(spec.pruner, model.twig) if prunes else None,
+            pruner=chooser,
             budget=spec.budget if spec.budget is not None else 1.0,
             wipe_layer=spec.wipe_layer,
             strict=spec.strict,
@@ -180,7 +183,9 @@ class GenerationRequest:
 
     def embed(self, stack: LayerStack) -> Prompt:
         """Run the prompts through what comes before the first layer, once for all answers."""
-        prompt = stack.embed_prompt(**self.inputs)
+        looks = self.pruner is not None and "vision" in self.pruner.capabilities
+        embed = stack.embed_with_vision if looks else stack.embed_prompt
+        prompt = embed(**self.inputs)
         if self.answers == 1:
             return prompt
         rows = [row for row in range(len(prompt.ids)) for _ in range(self.answers)]

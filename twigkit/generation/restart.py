@@ -71,7 +71,7 @@ def with_answer(
         layer: torch.cat((states, states.new_zeros(len(rows), count, states.shape[2])), 1)
         for layer, states in picked.inject.items()
     }
-    blocks = picked.blocks
+    blocks, vision = picked.blocks, picked.vision
     return replace(
         picked,
         ids=torch.cat((picked.ids, ids), 1),
@@ -88,7 +88,13 @@ def with_answer(
         inject=inject,
         blocks=None if blocks is None else torch.cat((blocks, ids.new_full(ids.shape, -1)), 1),
         table=int(prompt.next_rope.max()) + count + 1,
+        vision=None if vision is None else vision.mapped(lambda part: _longer(part, count)),
     )
+
+
+def _longer(values: Tensor, count: int) -> Tensor:
+    """Append zeros for further tokens, ``[batch, tokens, ...]``."""
+    return torch.cat((values, values.new_zeros(len(values), count, *values.shape[2:])), 1)
 
 
 __all__ = ["restart_length", "with_answer"]

@@ -15,6 +15,7 @@ from twigkit.interfaces import (
     presets,
     pruner,
     pruning_schedules,
+    pruning_scores,
     tiny_models,
 )
 from twigkit.interfaces.adapter import *
@@ -28,6 +29,7 @@ from twigkit.interfaces.plugin import *
 from twigkit.interfaces.presets import *
 from twigkit.interfaces.pruner import *
 from twigkit.interfaces.pruning_schedules import *
+from twigkit.interfaces.pruning_scores import *
 from twigkit.interfaces.tiny_models import *
 
 __all__ = sorted(
@@ -43,6 +45,7 @@ __all__ = sorted(
         *presets.__all__,
         *pruner.__all__,
         *pruning_schedules.__all__,
+        *pruning_scores.__all__,
         *tiny_models.__all__,
     }
 )

@@ -12,6 +12,7 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.logit_scaling import LogitScaling
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.rotary import Rope
+from twigkit.backbone.vision import TowerCall, TowerRows, VisionTower, received_attention
 from twigkit.errors import CapabilityError, PluginError
 from twigkit.interfaces.presets import Preset, VisualTokens
 from twigkit.interfaces.tiny_models import TinyFamily
@@ -24,6 +25,10 @@ __all__ = [
     "Prompt",
     "RefusingAdapter",
     "Rope",
+    "TowerCall",
+    "TowerRows",
+    "VisionTower",
+    "received_attention",
 ]
 
 

@@ -18,6 +18,7 @@ ADAPTER_CAPABILITIES = {
     "sliding-window": "Some or all layers see only the last tokens.",
     "layered-rope": "Layers differ in their rotary tables.",
     "bidirectional-image": "The tokens of a picture see each other both ways.",
+    "vision": "What the vision tower makes of the pictures can be looked at by pruners.",
     "deepstack": "Visual features are added after early layers too, and go with their tokens.",
 }
 """Names that an adapter may put into ``capabilities``, and what each promises."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from twigkit.backbone.probes import RowProbe
+from twigkit.backbone.vision import VisionView
 from twigkit.specs.run import PrunerSpec
 from twigkit.twig.module import Twig
 
@@ -21,6 +22,7 @@ __all__ = [
     "Selection",
     "Stage",
     "Twig",
+    "VisionView",
 ]
 
 
@@ -54,7 +56,9 @@ class Stage:
         layer: Base layers that run before it.
         keep: Visual tokens that stay, per row; all zero wipes them.
         attention: Whose attention the pruner wants to see: ``"twig"`` for the last twig layer, the
-            number of a base layer that runs before the stage, or ``None``.
+            number of a base layer, counted from 0, or ``None``. A base layer that comes after the
+            stage is run ahead, up to it, over the tokens that are there, and again over those that
+            stay; a pruner that asks for one declares ``"look-ahead"``.
         rows: Which query rows of it: the last prompt token's, or those of all text tokens (summed).
     """
 
@@ -72,12 +76,17 @@ class PruneContext:
         hidden: States after the stage's layer, ``[batch, tokens, width]``.
         visual: Which tokens are visual, ``[batch, tokens]`` bool.
         valid: Which are not padding, ``[batch, tokens]`` bool.
+        text: Which are text, and nothing of a picture, ``[batch, tokens]`` bool.
         index: Original sequence index, ``[batch, tokens]`` long.
         attention: Attention that the tokens receive from the stage's rows, averaged over heads,
             ``[batch, tokens]`` float32; ``None`` if the stage asked for none.
         twig: The twig, if the stage asked for its attention; its heads may score.
         twig_probe: The probe of the last twig layer; ``None`` once tokens have gone, since it holds
             all of them.
+        probe: The probe of the base layer that the stage asked for: its rows one by one, its
+            queries and keys; ``None`` if tokens have gone since that layer.
+        embedded: Input of the first layer, ``[batch, tokens, width]``.
+        vision: What the vision tower made of the tokens; for pruners that declare ``"vision"``.
         generator: Source of random numbers.
     """
 
@@ -85,9 +94,13 @@ class PruneContext:
     visual: Tensor
     valid: Tensor
     index: Tensor
+    text: Tensor
+    embedded: Tensor
     attention: Tensor | None = None
     twig: Twig | None = None
     twig_probe: RowProbe | None = None
+    probe: RowProbe | None = None
+    vision: VisionView | None = None
     generator: torch.Generator | None = None
 
 
@@ -117,7 +130,11 @@ class Pruner(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do, such as ``"batch"`` and ``"final-wipe"``."""
+        """What it can do, such as ``"batch"`` and ``"final-wipe"``, and what it looks at.
+
+        ``"vision"`` asks for what the vision tower made of the pictures; bases whose adapter does
+        not show it are refused.
+        """
         ...
 
     @property

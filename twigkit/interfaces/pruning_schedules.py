@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
-from twigkit.errors import CapabilityError
+from twigkit.errors import BudgetError, CapabilityError
 from twigkit.interfaces.budget import keep_counts, wipe_layer
 from twigkit.interfaces.pruner import PromptLayout, Stage
 
-__all__ = ["cut_and_wipe", "twig_stages"]
+__all__ = ["cut_and_wipe", "several_cuts", "twig_stages"]
+
+_ROUNDING = 1e-6
 
 
 def twig_stages(
@@ -82,3 +86,86 @@ def cut_and_wipe(
     if last < layout.depth:
         stages.append(Stage(last, [0] * len(keep)))
     return stages
+
+
+def several_cuts(
+    layout: PromptLayout,
+    layers: Sequence[int],
+    keeps: Callable[[int, float], Sequence[int]],
+    wipe: int | float,
+) -> tuple[list[int], list[list[int]]]:
+    """Plan several cuts that share a budget, and the final wipe.
+
+    Args:
+        layout: The prompt.
+        layers: Base layers that run before each cut, rising.
+        keeps: Says how many of so many visual tokens each cut keeps at a rate from 0 (none) to 1
+            (all); more at no cut for a lower rate. The lowest rate that meets the budget is taken,
+            for each row by itself.
+        wipe: The pruner's own wipe layer, a count or a fraction of the depth; the layout's wins.
+
+    Returns:
+        Layers of the cuts and, if it lies before the end, of the wipe; and for each of them how
+        many visual tokens stay, per row. Cuts at or after the wipe are left out.
+
+    Raises:
+        BudgetError: If the budget is no budget or, of a strict layout, one that some row cannot
+            meet; gives the bounds.
+
+    Example:
+        >>> layout = PromptLayout([576], depth=32, exit_layer=None, budget=192, wipe_layer=None)
+        >>> halves = lambda count, rate: [int(count * rate**power) for power in (1, 2, 3)]
+        >>> several_cuts(layout, (2, 8, 16), halves, 1.0)
+        ([2, 8, 16], [[288], [144], [72]])
+    """
+    last = wipe_layer(layout.depth, wipe if layout.wipe_layer is None else layout.wipe_layer)
+    used = [layer for layer in layers if layer < last]
+    if not used:
+        raise BudgetError(
+            f"the first cut comes after layer {min(layers)}, where the wipe after layer {last} has "
+            "left nothing; give a later wipe layer"
+        )
+    spans = [after - before for before, after in pairwise([*used, last])]
+    keep_counts(  # refuses what is no budget, and what the layers before the first cut rule out
+        layout.visual,
+        layout.budget,
+        depth=layout.depth,
+        exit_layer=used[0],
+        wipe=last,
+        strict=layout.strict,
+    )
+    plan = []
+    for count in layout.visual:
+        asked = layout.budget * count if isinstance(layout.budget, float) else layout.budget
+        wanted = min(asked, count) * layout.depth - used[0] * count - _ROUNDING
+        plan.append(_lowest(count, wanted, spans, keeps))
+        least = sum(span * kept for span, kept in zip(spans, keeps(count, 0.0), strict=False))
+        if layout.strict and wanted + 2 * _ROUNDING < least:
+            floor = (least + used[0] * count) / layout.depth
+            raise BudgetError(
+                f"budget {layout.budget} means {asked:g} of {count} visual tokens per layer, below "
+                f"the floor of {floor:g} that this pruner's cuts set; ask for {floor:g} or more"
+            )
+    stages = [[row[place] for row in plan] for place in range(len(used))]
+    ends = [last] if last < layout.depth else []
+    return used + ends, stages + [[0] * len(plan) for _ in ends]
+
+
+def _lowest(
+    count: int, wanted: float, spans: Sequence[int], keeps: Callable[[int, float], Sequence[int]]
+) -> list[int]:
+    """Find the counts at the lowest rate at which the layers after the first cut see enough."""
+
+    def at(rate: float) -> list[int]:
+        return [min(kept, count) for kept in keeps(count, rate)][: len(spans)]
+
+    def enough(rate: float) -> bool:
+        return sum(span * kept for span, kept in zip(spans, at(rate), strict=True)) >= wanted
+
+    low, high = 0.0, 1.0
+    if enough(low):
+        return at(low)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return at(high)

@@ -135,6 +135,37 @@ class AdapterConformance:
                     f"{max(counts)} alone"
                 )
 
+    @pytest.mark.parametrize("kind", MEDIA)
+    @torch.inference_mode()
+    def test_shows_what_the_vision_tower_made(
+        self, lab: Lab, required: frozenset[str], kind: str
+    ) -> None:
+        """Its states, projected, are the visual tokens; attention and keys lie beside them."""
+        need("adapter", "vision", lab.capabilities, required)
+        need("adapter", kind, lab.capabilities, required)
+        rows = [lab.row(kind), lab.row("text-only", 3, 5)]
+        prompt = lab.stack.embed_with_vision(**lab.inputs(rows))
+        view, visual = prompt.vision, prompt.visual
+        if not any(prompt.visual_counts):
+            assert view is None
+            return
+        assert view is not None
+        checks.close(
+            view.project(view.states[visual]),
+            prompt.hidden[visual],
+            f"the projected states of the vision tower, for {rows[0].media}",
+            "Give them in the order of the prompt (VisionTower.arrange)",
+        )
+        for name, part in (("attention", view.attention), ("keys", view.keys)):
+            if part.shape[:2] != visual.shape or not bool(part.isfinite().all()):
+                pytest.fail(f"vision.{name} has shape {list(part.shape)} or is not finite")
+        seen = view.attention[visual]
+        if bool((seen < 0).any()) or bool(view.attention[~visual].any()) or len(seen.unique()) < 2:
+            pytest.fail(
+                "vision.attention is negative, the same everywhere, or not zero outside of the "
+                "visual tokens"
+            )
+
     # -- prompt embedding and layers ---------------------------------------------------------------
 
     @pytest.mark.parametrize("kind", MEDIA)

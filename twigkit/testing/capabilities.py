@@ -22,6 +22,9 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "merge": "Replaces the states of kept tokens by something of the dropped ones.",
         "random": "Draws its scores, from the generator that it is handed.",
         "no-budget": "Does not promise to meet a budget exactly.",
+        "no-stages": "Drops nothing, whatever the budget.",
+        "vision": "Looks at what the vision tower made of the pictures.",
+        "look-ahead": "Looks at the attention of layers after the stage, which are run twice.",
     },
     "drafter": {
         "batch": "Rows of one batch draft side by side, and accept different lengths.",

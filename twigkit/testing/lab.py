@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -297,7 +297,7 @@ class Lab:
             generator=torch.Generator().manual_seed(0),
         )
         try:
-            prompt = self.stack.embed_prompt(**self.inputs(rows))
+            prompt = replace(request, inputs=self.inputs(rows)).embed(self.stack)
             layers.take()
             generation = start(self.stack, prompt, request, twig=twig)
             prompt_calls = layers.take()
@@ -324,15 +324,19 @@ class Lab:
         )
 
 
-def plainest_adapter() -> Any:
+def plainest_adapter(also: Iterable[str] = ()) -> Any:
     """Return an adapter to try strategies on: the registered one with fewest capabilities.
 
     It takes batches and images, can prune, and brings a tiny model.
+
+    Args:
+        also: What else it must be able to do.
     """
+    wanted = {"batch", "image", "pruning", *also}
     entries = [
         entry
         for entry in default_registry().entries("adapter")
-        if {"batch", "image", "pruning"} <= entry.capabilities and variants(entry.cls())
+        if wanted <= entry.capabilities and variants(entry.cls())
     ]
     if not entries:
         pytest.fail(

@@ -189,10 +189,14 @@ class WatchedPruner:
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:
         """Write the answer down, and whether the question was written over."""
-        given = {k: v.clone() for k, v in vars(context).items() if isinstance(v, Tensor)}
+        handed = {k: v for k, v in vars(context).items() if isinstance(v, Tensor)}
+        for name, value in vars(context.vision).items() if context.vision else ():
+            if isinstance(value, Tensor):
+                handed[f"vision.{name}"] = value
+        given = {name: value.clone() for name, value in handed.items()}
         selection: Selection = self.inner.select(stage, context)
         for name, value in given.items():
-            if not torch.equal(value, getattr(context, name)):
+            if not torch.equal(value, handed[name]):
                 self.problems.append(
                     f"select() wrote into context.{name} at the stage after layer {stage.layer}; "
                     "work on a copy and return what changed"
