@@ -154,7 +154,8 @@ def clusters(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
     distance = torch.cdist(points[None], points[None])[0] / points.shape[1] ** 0.5
     nearest = distance.topk(min(count, len(points)), dim=1, largest=False).values
     density = (-nearest.square().mean(1)).exp()
-    denser = density[None, :] > density[:, None]
+    rank = density.argsort(descending=True, stable=True).argsort()  # of equal ones the first wins
+    denser = rank[None, :] < rank[:, None]
     apart = torch.where(denser, distance, distance.amax()).amin(1)
     centres = (apart * density).argsort(descending=True, stable=True)[:count]
     home = distance[:, centres].argmin(1)

@@ -6,7 +6,7 @@ import pytest
 
 from twigkit import BudgetError, CapabilityError
 from twigkit.interfaces.pruner import PromptLayout
-from twigkit.interfaces.pruning_schedules import cut_and_wipe, twig_stages
+from twigkit.interfaces.pruning_schedules import cut_and_wipe, several_cuts, twig_stages
 
 
 def layout(**differs):
@@ -40,3 +40,31 @@ def test_a_budget_below_what_the_first_layers_take_keeps_nothing_or_is_refused()
     assert cut_and_wipe(layout(budget=30), 2, 0.75)[0].keep == [0, 0]
     with pytest.raises(BudgetError, match="below the floor of 36"):
         cut_and_wipe(layout(budget=30, strict=True), 2, 0.75)
+
+
+def powers(count, rate):
+    return [int(count * rate**power) for power in (1, 2, 3)]
+
+
+def test_several_cuts_take_the_lowest_rate_that_meets_the_budget():
+    """2 * 576 + 6 * 288 + 8 * 144 + 16 * 72 = 5184 = 32 * 162: one token less would miss it."""
+    layers, keep = several_cuts(layout(budget=162), (2, 8, 16), powers, 1.0)
+    assert (layers, keep) == ([2, 8, 16], [[288, 0], [144, 0], [72, 0]])
+
+
+def test_several_cuts_leave_out_those_after_the_wipe():
+    layers, keep = several_cuts(layout(budget=162), (2, 8, 16), powers, 0.5)
+    assert layers == [2, 8, 16]
+    assert keep[2] == [0, 0]
+    assert 0 <= 2 * 576 + 6 * keep[0][0] + 8 * keep[1][0] - 32 * 162 < 14
+    with pytest.raises(BudgetError, match="left nothing"):
+        several_cuts(layout(wipe_layer=2), (2, 8), powers, 1.0)
+
+
+def test_several_cuts_refuse_a_strict_budget_below_what_they_keep():
+    def half(count, rate):
+        return [max(count // 2, int(count * rate))]
+
+    with pytest.raises(BudgetError, match="below the floor of 306"):
+        several_cuts(layout(budget=64, strict=True), (2,), half, 1.0)
+    assert several_cuts(layout(budget=64), (2,), half, 1.0)[1] == [[288, 0]]
