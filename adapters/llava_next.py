@@ -98,7 +98,7 @@ class TiledTower(VisionTower):
             image_size_to_num_patches(size, config.image_grid_pinpoints, side) for size in sizes
         ]
         packed, _ = self.model.model.pack_image_features(
-            values.split(counts),
+            torch.split(values, counts),
             sizes,
             config.vision_feature_select_strategy,
             image_newline=values.new_zeros(values.shape[-1]),

@@ -149,7 +149,7 @@ class VisionTower:
         """
         given = {name for name, value in inputs.items() if value is not None}
         tokens = [token for token, names in self.names.items() if given.intersection(names)]
-        if len(tokens) != len(calls) or any(call.states is None for call in calls):
+        if not tokens or len(tokens) != len(calls) or any(call.states is None for call in calls):
             raise CapabilityError(
                 "the base's vision tower did not run as expected for this prompt, so there is "
                 "nothing to look at; give pixel_values as the processor returns them"

@@ -113,7 +113,7 @@ def several_cuts(
             meet; gives the bounds.
 
     Example:
-        >>> layout = PromptLayout([576], depth=32, exit_layer=None, budget=192, wipe_layer=None)
+        >>> layout = PromptLayout([576], depth=32, exit_layer=None, budget=162, wipe_layer=None)
         >>> halves = lambda count, rate: [int(count * rate**power) for power in (1, 2, 3)]
         >>> several_cuts(layout, (2, 8, 16), halves, 1.0)
         ([2, 8, 16], [[288], [144], [72]])

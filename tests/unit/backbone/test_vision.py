@@ -14,7 +14,6 @@ from twigkit.backbone.vision import CHUNK
 from twigkit.generation.inputs import check_pruner
 from twigkit.strategies.fastervlm import FastervlmPruner, FastervlmPrunerSpec
 
-
 ROWS = [(3, 1, 4), (2, 2, 3)]
 """A prompt with one picture and one with two."""
 
@@ -58,11 +57,11 @@ def test_attention_is_the_same_in_chunks():
     torch.testing.assert_close(received_attention(query, key), want)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_other_threads_are_not_recorded_and_no_hook_stays(base):
     inputs, stack = llava_inputs(ROWS), LlavaAdapter().stack(base)
     with stack.vision.watch() as calls:
-        thread = Thread(target=lambda: base(**inputs))
+        thread = Thread(target=torch.no_grad()(lambda: base(**inputs)))
         thread.start()
         thread.join()
         assert calls == []
@@ -76,7 +75,9 @@ def test_other_threads_are_not_recorded_and_no_hook_stays(base):
 def test_the_view_goes_with_the_tokens(base):
     prompt = LlavaAdapter().stack(base).embed_with_vision(**llava_inputs(ROWS))
     places = prompt.visual[:1].nonzero()[-2:, 1][None]
-    picked = prompt.select(places, torch.ones_like(places, dtype=torch.bool), [2], [2], torch.tensor([0]))
+    picked = prompt.select(
+        places, torch.ones_like(places, dtype=torch.bool), [2], [2], torch.tensor([0])
+    )
     assert torch.equal(picked.vision.attention, prompt.vision.attention[:1].gather(1, places))
 
 

@@ -142,8 +142,47 @@ def test_a_base_layers_attention_can_score(model):
     attention = pruner.contexts[0].attention
     assert attention.shape == prompt.visual.shape
     assert torch.allclose(attention.sum(1), torch.ones(len(ROWS)), atol=1e-5)
-    with pytest.raises(CapabilityError, match="does not run before it"):
-        run(model, inputs, [Stage(3, [4, 9, 0], attention=5)], pruner)
+    for source in (8, -1, "twig"):
+        with pytest.raises(CapabilityError, match="give a base layer from 0 to 7"):
+            run(model, inputs, [Stage(1, [4, 9, 0], attention=source)], pruner)
+
+
+@torch.inference_mode()
+def test_a_layer_after_the_stage_is_run_ahead_and_changes_nothing_else(model):
+    inputs = llava_inputs(ROWS)
+    prompt = model.stack.embed_prompt(**inputs)
+    scores = torch.rand(prompt.visual.shape)
+    ahead, plain, later = Scores(scores), Scores(scores), Scores(scores)
+    _, seen = run(model, inputs, [Stage(3, [4, 9, 0], attention=5)], ahead)
+    _, alone = run(model, inputs, [Stage(3, [4, 9, 0])], plain)
+    run(model, inputs, [Stage(6, [4, 9, 0], attention=5)], later)
+    assert torch.equal(seen.hidden, alone.hidden)
+    assert torch.allclose(ahead.contexts[0].attention, later.contexts[0].attention, atol=1e-6)
+    assert ahead.contexts[0].probe.recorded().key.shape[2] == prompt.hidden.shape[1]
+    assert plain.contexts[0].probe is None
+
+
+@torch.inference_mode()
+def test_tokens_can_go_and_change_before_the_first_layer(model):
+    inputs = llava_inputs(ROWS)
+    prompt = model.stack.embed_prompt(**inputs)
+
+    class Doubles(Scores):
+        def select(self, stage, context):
+            super().select(stage, context)
+            return Selection(self.scores[:, : context.visual.shape[1]], context.hidden * 2)
+
+    pruner = Doubles(torch.rand(prompt.visual.shape))
+    _, pruned = run(model, inputs, [Stage(0, [4, 9, 0]), Stage(2, [2, 5, 0])], pruner)
+    first, second = pruner.contexts
+    assert torch.equal(first.embedded, prompt.hidden)
+    assert torch.equal(first.text, prompt.valid & ~prompt.visual)
+    kept = pruned.kept[0]
+    width = prompt.hidden.shape[2]
+    want = prompt.hidden.gather(1, kept.positions[:, :, None].expand(-1, -1, width))
+    assert torch.equal(second.embedded, want)  # as it was before it was doubled
+    assert [segment.first for segment in pruned.cache.base] == [0, 2]
+    assert pruned.cache.base[0].lengths.host == [sum(row) for row in kept.alive.tolist()]
 
 
 @pytest.mark.parametrize("source", ["twig", 1])
