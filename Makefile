@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 BUILD := build
 
-.PHONY: demo test integration lint types docs architecture troubleshooting pictures results families bench fuzz clean
+.PHONY: demo test integration lint types docs architecture troubleshooting pictures results families bench fuzz compare clean
 
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
@@ -52,6 +52,10 @@ families: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/twigkit bench --training 3 --out $(BUILD)/bench
+
+# TwigModel.generate beside transformers' generate: every family, drafter and argument; some minutes.
+compare: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.comparison.runner
 
 # Random input for SECONDS, beyond what the tests try; SEED repeats a run.
 SECONDS ?= 60

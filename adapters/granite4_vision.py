@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +43,11 @@ class Granite4VisionStack(LlavaNextStack):
     def tile_tokens(self) -> int:
         """Return the number of a tile's features after downsampling."""
         return downsampled(super().tile_tokens(), self.model.config.downsample_rate)
+
+    def encoded_features(self, encoded: Any) -> Sequence[Tensor]:
+        """Return the features of each picture that are added before the first layer given any."""
+        features: Sequence[Tensor] = encoded.deepstack_features[0][1]
+        return features
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Embed text tokens, with the factor that the language model applies."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -54,8 +54,16 @@ class LlavaNextStack(LayerStack):
         """
         config, inner = self.model.config, self.model.model
         placeholder, picture = self.placeholders(ids), ids == config.image_token_id
-        sizes = inputs.get("image_sizes")
-        if sizes is None or not bool(picture.any()):
+        sizes, encoded = inputs.get("image_sizes"), inputs.get("mm_encoder_outputs") or {}
+        if not bool(picture.any()):
+            return placeholder
+        if (
+            encoded.get("image") is not None
+        ):  # the sizes are gone, and the newline's vector is there
+            features = torch.cat(list(self.encoded_features(encoded["image"])))
+            newline = (features == inner.image_newline.to(features)).all(1).to(ids.device)
+            return placeholder.masked_scatter(picture, ~newline)
+        if sizes is None:
             return placeholder
         try:
             packed = inner.pack_image_features(
@@ -71,6 +79,11 @@ class LlavaNextStack(LayerStack):
         if len(newline) != int(picture.sum()):
             return placeholder
         return placeholder.masked_scatter(picture, ~newline)
+
+    def encoded_features(self, encoded: Any) -> Sequence[Tensor]:
+        """Return the features of each picture, newlines included, of what the base encoded."""
+        features: Sequence[Tensor] = encoded.pooler_output
+        return features
 
     def tile_tokens(self) -> int:
         """Return the number of a tile's features."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "custom_generate": "CustomGenerate",
     "errors": "BudgetError CapabilityError CheckpointError FamilyWarning InputError PluginError "
     "PluginWarning RegistryError SpecError TrainingError TwigkitError",
     "interfaces.adapter": "Adapter HasTiny LayerStack LogitScaling Prompt RefusingAdapter Rope "
@@ -51,6 +52,7 @@ _MODULES = {
 _EXPORTS = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 if TYPE_CHECKING:
+    from twigkit.custom_generate import CustomGenerate as CustomGenerate
     from twigkit.interfaces import *
     from twigkit.model import TwigModel as TwigModel
     from twigkit.specs.run import GenerationSpec as GenerationSpec

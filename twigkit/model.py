@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.layer_stack import LayerStack
+from twigkit.base_attributes import BaseAttributes
 from twigkit.errors import CapabilityError, FamilyWarning, InputError
 from twigkit.families.adapted import inside_adapter
 from twigkit.families.loading import load_base
 from twigkit.families.resolve import find_adapter
-from twigkit.generation.logits_processors import first_line
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.result import TwigOutput, answer
 from twigkit.generation.start import start
@@ -29,21 +29,11 @@ from twigkit.twig.module import Twig, grow
 
 __all__ = ["TwigModel", "TwigOutput"]
 
-_READ_OF_BASE = (
-    "can_generate",
-    "hf_device_map",
-    "input_modalities",
-    "main_input_name",
-    "name_or_path",
-    "output_modalities",
-)
-"""Attributes of the base that callers of transformers' models read."""
-
 Number = int | float
 """A count or a fraction."""
 
 
-class TwigModel:
+class TwigModel(BaseAttributes):
     """A frozen base model with, perhaps, a twig on it.
 
     Attributes:
@@ -148,102 +138,6 @@ class TwigModel:
             )
         return model
 
-    # -- what callers expect of a model ------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go: the device of the base's first weights."""
-        return self.stack.entry
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the base."""
-        dtype: torch.dtype = self.base.dtype
-        return dtype
-
-    @property
-    def config(self) -> Any:
-        """The base's configuration."""
-        return self.base.config
-
-    @property
-    def generation_config(self) -> Any:
-        """The base's generation config: defaults of :meth:`generate`, to be read and changed."""
-        return self.base.generation_config
-
-    @generation_config.setter
-    def generation_config(self, config: Any) -> None:
-        self.base.generation_config = config
-
-    @property
-    def training(self) -> bool:
-        """Whether the twig is in training mode; the base never is."""
-        return self.twig is not None and self.twig.training
-
-    def train(self, mode: bool = True) -> TwigModel:
-        """Put the twig into training mode; the base is frozen and stays in evaluation mode."""
-        if self.twig is not None:
-            self.twig.train(mode)
-        return self
-
-    def eval(self) -> TwigModel:
-        """Put the twig into evaluation mode."""
-        return self.train(False)
-
-    def to(self, *args: Any, **kwargs: Any) -> TwigModel:
-        """Move base and twig, as ``torch.nn.Module.to`` does.
-
-        Raises:
-            CapabilityError: If the base cannot be moved, as some quantised ones.
-        """
-        try:
-            self.base.to(*args, **kwargs)
-        except (ValueError, RuntimeError) as error:
-            raise CapabilityError(
-                f"the base cannot be moved: {first_line(error)}; load it where it is needed, with "
-                "device_map and dtype"
-            ) from error
-        if self.twig is not None:
-            self.twig.to(*args, **kwargs)
-        self.stack = self.adapter.stack(self.base)
-        return self
-
-    def half(self) -> TwigModel:
-        """Turn base and twig to float16."""
-        return self.to(torch.float16)
-
-    def bfloat16(self) -> TwigModel:
-        """Turn base and twig to bfloat16."""
-        return self.to(torch.bfloat16)
-
-    def float(self) -> TwigModel:
-        """Turn base and twig to float32."""
-        return self.to(torch.float32)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the twig's parameters: what can be trained; none without a twig."""
-        return iter(()) if self.twig is None else self.twig.parameters()
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the twig's parameters with their names."""
-        return iter(()) if self.twig is None else self.twig.named_parameters()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the base's embedding."""
-        embedding: nn.Module = self.base.get_input_embeddings()
-        return embedding
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Return the base's head."""
-        head: nn.Module = self.base.get_output_embeddings()
-        return head
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what pipelines and evaluation harnesses read of a model: the base's."""
-        if name in _READ_OF_BASE:
-            return getattr(self.base, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     # -- twigs -------------------------------------------------------------------------------------
 
     def grow(self, spec: TwigSpec) -> Twig:
@@ -341,6 +235,6 @@ class TwigModel:
         with torch.inference_mode():
             prompt = request.embed(self.stack)
             generation = start(self.stack, prompt, request, twig=self.twig, compiled=self._compiled)
-            with request.streaming():
-                generation.run(started)
+            request.stream_prompts(prompt)
+            generation.run(started)
         return answer(request, generation)

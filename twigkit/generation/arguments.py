@@ -152,7 +152,10 @@ FIELDS: dict[str, Treatment] = {
     "output_hidden_states": _refused(
         "states of rejected drafts would be among them", "use the base's own forward", False
     ),
-    "return_dict_in_generate": _honoured("return a `TwigOutput` instead of a tensor"),
+    "return_dict_in_generate": _honoured(
+        "return a `TwigOutput`, which is a `GenerateDecoderOnlyOutput`, instead of a tensor; its "
+        "`past_key_values` is `None`"
+    ),
     # special tokens
     "bos_token_id": _ineffective("starts an empty prompt, and twigkit needs one"),
     "eos_token_id": _honoured("ids that end an answer: a number, list, array or tensor"),
@@ -193,7 +196,7 @@ ARGUMENTS: dict[str, Treatment] = {
     "logits_processor": _honoured("those not known to read one row alone make decoding plain"),
     "stopping_criteria": _honoured("those not known to read one row alone make decoding plain"),
     "prefix_allowed_tokens_fn": _honoured("allowed tokens by row and text; decoding is plain"),
-    "streamer": _honoured("for one prompt at a time"),
+    "streamer": _honoured("one, or for a batch a list with one per row, which ends with its row"),
     "tokenizer": _honoured("for `stop_strings`"),
     "negative_prompt_ids": _honoured("for `guidance_scale`"),
     "negative_prompt_attention_mask": _honoured("for `guidance_scale`"),
@@ -204,16 +207,22 @@ ARGUMENTS: dict[str, Treatment] = {
     ),
     "assistant_model": _refused("drafts come from the twig", _PICK),
     "assistant_tokenizer": _refused("drafts come from the twig", _PICK),
-    "custom_generate": _refused("twigkit runs a decoding loop of its own"),
+    "custom_generate": _refused(
+        "twigkit runs a decoding loop of its own",
+        "leave it out; the base's own generate takes twigkit's loop, see `twigkit.CustomGenerate`",
+    ),
     "trust_remote_code": _refused("twigkit runs no code of a checkpoint", "leave it out", False),
     "past_key_values": _refused(
         "pruning and drafting need keys and values that a cache from elsewhere does not hold",
         "give the whole prompt",
     ),
     "position_ids": _refused(
-        "positions follow from attention_mask and pictures", "leave it out, and set the mask"
+        "positions follow from attention_mask and pictures; beside `mm_encoder_outputs`, which say "
+        "less than pictures, they are taken",
+        "leave it out, and set the mask",
     ),
     "cache_position": _refused("a call begins with its prompt"),
+    "mm_encoder_outputs": _honoured("encoded pictures and videos, in place of pixels"),
     "labels": _refused("nothing is trained here", "leave it out; `twigkit train` trains twigs"),
     "logits_to_keep": _refused("the verifier decides whose logits it needs"),
     "return_dict": _refused(
@@ -230,6 +239,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         CapabilityError: Naming the argument, the reason and the way out.
     """
     for name, value in arguments.items():
+        if name == "position_ids" and arguments.get("mm_encoder_outputs") is not None:
+            continue  # the grids that they follow from are gone
         treatment = ARGUMENTS.get(name)
         if treatment is not None and treatment.asks(value):
             raise CapabilityError(f"{name} cannot be taken: {treatment.about}; {treatment.way}")

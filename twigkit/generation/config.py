@@ -30,7 +30,7 @@ from twigkit.generation.logits_processors import (
     logits_steps,
 )
 from twigkit.generation.outputs import Outputs
-from twigkit.generation.sequences import JointCheck, StopCheck, StopConditions
+from twigkit.generation.sequences import JointCheck, StopCheck, StopConditions, Streamer
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.speculative.sampling import Sampling
 
@@ -112,7 +112,9 @@ def resolve_settings(
     given = {
         name: value
         for name, value in kwargs.items()
-        if name not in ARGUMENTS or ARGUMENTS[name].kind == "honoured"
+        if name not in ARGUMENTS
+        or ARGUMENTS[name].kind == "honoured"
+        or name == "position_ids"  # only beside encoded pictures, as was checked
     }
     extras = _Extras.taken_from(given)
     config, inputs = _merge(model, given)
@@ -136,7 +138,7 @@ def resolve_settings(
         padding=padding if padding is not None else ends[0] if ends else 0,
         checks=[_each(criterion) for criterion in checks],
         joint=[_joint(criterion) for criterion in joint],
-        streamer=extras.streamer,
+        streamers=_streamers(extras.streamer, len(ids)),
     )
     selection = replace(selection, lockstep=names)
     return GenerationSettings(stop, selection, _outputs(config), inputs, answers)
@@ -168,13 +170,9 @@ def _criteria(config: GenerationConfig, extras: _Extras, batch: int) -> tuple[li
     """Return the stopping criteria that look at one row each, and those that look at all.
 
     Raises:
-        InputError: If a streamer is to take several rows, or stop strings cannot be used.
+        InputError: If stop strings cannot be used.
     """
     asked = criteria(config, list(extras.stopping_criteria or []), extras.tokenizer)
-    if extras.streamer is not None and batch > 1:
-        raise InputError(
-            f"a streamer takes one prompt, but the batch has {batch}; stream one by one"
-        )
     joint = [criterion for criterion in asked if batch > 1 and not ids_alone(criterion)]
     return [criterion for criterion in asked if criterion not in joint], joint
 
@@ -211,6 +209,23 @@ def _merge(model: Any, given: dict[str, Any]) -> tuple[GenerationConfig, dict[st
         raise InputError(f"a generation setting cannot be used: {first_line(error)}") from error
     check_fields(merged, called=set(given), own=named)
     return merged, inputs
+
+
+def _streamers(given: Any, batch: int) -> tuple[Streamer, ...]:
+    """Return one streamer per row, or none.
+
+    Raises:
+        InputError: If there are more or fewer than rows.
+    """
+    if given is None:
+        return ()
+    streamers = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if len(streamers) != batch:
+        raise InputError(
+            f"{len(streamers)} streamer{'s' * (len(streamers) != 1)} for a batch of {batch}; give "
+            "a list with one for each row"
+        )
+    return streamers
 
 
 def _outputs(config: GenerationConfig) -> Outputs:

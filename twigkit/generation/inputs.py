@@ -144,12 +144,13 @@ def padded_left(inputs: Mapping[str, Any], visual_ids: Sequence[int]) -> dict[st
         )
     order = real_last(valid)
     rows = torch.arange(len(ids), device=ids.device)[:, None]
-    return {
-        name: value[rows, order]
-        if isinstance(value, Tensor) and value.shape[:2] == ids.shape
-        else value
-        for name, value in inputs.items()
-    }
+    moved = dict(inputs)
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.shape[:2] == ids.shape:
+            moved[name] = value[rows, order]
+        elif name == "position_ids" and isinstance(value, Tensor) and value.ndim == 3:
+            moved[name] = value[:, rows, order]  # several channels
+    return moved
 
 
 def check_request(
@@ -173,6 +174,9 @@ def check_request(
         if name.startswith("pixel_values") and value is not None:
             kind = "video" if "video" in name else "image"
             asked[kind] = f"{model_type} takes no {kind} ({name}); leave it out"
+    for kind, value in (inputs.get("mm_encoder_outputs") or {}).items():
+        if value is not None:
+            asked[kind] = f"{model_type} takes no {kind} (mm_encoder_outputs); leave it out"
     if prunes:
         asked["pruning"] = (
             f"{model_type} has no visual tokens in its prompt to prune; leave budget out"

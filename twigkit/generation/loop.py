@@ -306,7 +306,8 @@ class Generation:
             ids = joined(self.prompt.ids, self.sequences, self._stop.padding)
             for check in self._stop.joint:
                 for sequence, stops in zip(self.sequences, check(ids), strict=True):
-                    sequence.done = sequence.done or stops
+                    if stops:
+                        sequence.end()
 
 
 def staying(active: Sequence[bool]) -> list[int]:

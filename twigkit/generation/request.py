@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -171,15 +170,12 @@ class GenerationRequest:
             answers=settings.answers,
         )
 
-    @contextmanager
-    def streaming(self) -> Iterator[None]:
-        """Hand a streamer the prompt before the first token, and the end after the last."""
-        streamer = self.stop.streamer
-        if streamer is not None and self.input_ids is not None:
-            streamer.put(self.input_ids.cpu())
-        yield
-        if streamer is not None:
-            streamer.end()
+    def stream_prompts(self, prompt: Prompt) -> None:
+        """Hand each streamer its prompt: of several rows without padding, of one as it is."""
+        streamers = self.stop.streamers
+        for row, streamer in enumerate(streamers):
+            ids = prompt.ids[row : row + 1].cpu()
+            streamer.put(ids if len(streamers) == 1 else ids[:, prompt.valid[row].cpu()])
 
     def embed(self, stack: LayerStack) -> Prompt:
         """Run the prompts through what comes before the first layer, once for all answers."""

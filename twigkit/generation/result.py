@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from torch import Tensor
-from transformers.utils import ModelOutput
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from twigkit.generation.loop import Generation
 from twigkit.generation.prefill import Kept
@@ -15,8 +15,10 @@ from twigkit.generation.stats import GenerationStats
 
 
 @dataclass
-class TwigOutput(ModelOutput):  # type: ignore[misc]
-    """What ``generate(return_dict_in_generate=True)`` returns.
+class TwigOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]
+    """What ``generate(return_dict_in_generate=True)`` returns: transformers' class, and more.
+
+    Its ``past_key_values`` is always ``None``: the KV cache is twigkit's own.
 
     Attributes:
         sequences: Prompts and generated tokens, ``[batch, tokens]`` long.

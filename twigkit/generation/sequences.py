@@ -38,7 +38,7 @@ class StopConditions:
         padding: Token id that fills sequences that stopped early.
         checks: Asked after every token.
         joint: Asked after every token of all sequences, which then go in lockstep.
-        streamer: Where tokens of a single sequence go as they come.
+        streamers: Where the tokens of each sequence go as they come; none, or one per sequence.
     """
 
     max_new_tokens: int
@@ -46,7 +46,7 @@ class StopConditions:
     padding: int = 0
     checks: Sequence[StopCheck] = ()
     joint: Sequence[JointCheck] = ()
-    streamer: Streamer | None = None
+    streamers: Sequence[Streamer] = ()
 
 
 class GrowingSequence:
@@ -67,6 +67,7 @@ class GrowingSequence:
             stop: When it stops.
         """
         self._prompt, self._number, self._stop = prompt, number, stop
+        self._streamer = stop.streamers[number] if stop.streamers else None
         self.tokens: list[int] = []
         self.done = False
         self.pause: int | None = None
@@ -108,14 +109,21 @@ class GrowingSequence:
             if self.done:
                 return taken
             self.tokens.append(token)
-            if stop.streamer is not None:
-                stop.streamer.put(torch.tensor([token], device="cpu"))
-            self.done = (
+            if self._streamer is not None:
+                self._streamer.put(torch.tensor([token], device="cpu"))
+            if (
                 token in stop.eos
                 or len(self.tokens) >= stop.max_new_tokens
                 or (bool(stop.checks) and self._checked())
-            )
+            ):
+                self.end()
         return len(tokens)
+
+    def end(self) -> None:
+        """Stop here, and tell the streamer."""
+        if not self.done and self._streamer is not None:
+            self._streamer.end()
+        self.done = True
 
     def _checked(self) -> bool:
         """Whether one of the checks ends the sequence here."""

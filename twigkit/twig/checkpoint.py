@@ -1,4 +1,8 @@
-"""Twigs on disk: ``twig.json``, ``model.safetensors`` and a model card, loaded strictly."""
+"""Twigs on disk: ``twig.json``, ``model.safetensors`` and a model card, loaded strictly.
+
+Beside them goes a fixed file of code by which transformers' own ``generate`` finds twigkit. twigkit
+writes it and never runs it.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,20 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+CODE = "custom_generate/generate.py"
+FILES = (WEIGHTS, CARD, CODE, MANIFEST)
+"""What a twig consists of, in the order in which it is written; the manifest makes it whole."""
+
+_CODE = '''"""Lets transformers' own generate decode with this twig; needs `pip install twigkit`.
+
+    base.generate(**inputs, custom_generate="THIS", trust_remote_code=True, twig="THIS")
+"""
+
+from twigkit.custom_generate import generate
+
+__all__ = ["generate"]
+'''
+"""The same in every twig."""
 
 _SCRATCH = ".twigkit-writing"
 """Where the files of a twig lie until all of them are written."""
@@ -58,7 +76,7 @@ def save_twig(
         folder: Where to.
         note: A line for the model card.
         provenance: What else to say about where the twig comes from, as plain data.
-        overwrite: Whether a twig there is replaced. Its own three files are; all else stays.
+        overwrite: Whether a twig there is replaced. Its own files are; all else stays.
 
     Returns:
         The folder.
@@ -121,7 +139,7 @@ def write_twig(
 ) -> Path:
     """Write a twig's files into a folder that holds other things too, such as its training run.
 
-    Only the twig's own three files are replaced. Each of them is there whole or not at all, the
+    Only the twig's own :data:`FILES` are replaced. Each of them is there whole or not at all, the
     manifest last; it has a checksum of the weights, so that no mixture of two twigs is loaded.
 
     Args:
@@ -145,7 +163,8 @@ def write_twig(
     scratch.mkdir(parents=True)
     try:
         _write(twig, stack, scratch, note, provenance, state)
-        for name in (WEIGHTS, CARD, MANIFEST):
+        (target / CODE).parent.mkdir(exist_ok=True)
+        for name in FILES:
             with (scratch / name).open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(scratch / name, target / name)
@@ -162,7 +181,7 @@ def _write(
     provenance: Mapping[str, Any] | None = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write the three files."""
+    """Write the files."""
     weights = {**twig.state_dict(), **(state or {})}
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
     broken = [name for name, tensor in plain.items() if not bool(tensor.isfinite().all())]
@@ -195,6 +214,8 @@ def _write(
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     (folder / CARD).write_text(_card(twig, note), encoding="utf-8")
+    (folder / CODE).parent.mkdir()
+    (folder / CODE).write_text(_CODE, encoding="utf-8")
     shutil.copymode(folder / MANIFEST, folder / WEIGHTS)  # safetensors lets nobody else read it
 
 

@@ -139,20 +139,15 @@ class Streamer:
         self.told.append("end")
 
 
-def test_a_streamer_gets_the_prompt_first_and_the_end_last(model):
-    streamer = Streamer()
-    one = llava_inputs([(3, 1, 5)])
+def test_a_streamer_gets_the_prompt_and_each_of_several_its_own_without_padding(model):
+    one, streamer = llava_inputs([(3, 1, 5)]), Streamer()
     request = resolve(model, **one, streamer=streamer)
-    with request.streaming():
-        assert streamer.told == [one["input_ids"].tolist()]
-    assert streamer.told[1:] == ["end"]
-    with resolve(model, **one).streaming():  # nobody listens
-        pass
-
-
-def test_a_streamer_is_not_told_the_end_of_what_failed(model):
-    streamer = Streamer()
-    one = llava_inputs([(3, 1, 5)])
-    with pytest.raises(KeyError), resolve(model, **one, streamer=streamer).streaming():
-        raise KeyError
+    request.stream_prompts(request.embed(model.stack))
     assert streamer.told == [one["input_ids"].tolist()]
+    two, streamers = llava_inputs([(3, 1, 5), (2, 0, 1)]), [Streamer(), Streamer()]
+    request = resolve(model, **two, streamer=streamers)
+    request.stream_prompts(request.embed(model.stack))
+    ids, mask = two["input_ids"], two["attention_mask"].bool()
+    assert [each.told for each in streamers] == [
+        [[row[valid].tolist()]] for row, valid in zip(ids, mask, strict=True)
+    ]

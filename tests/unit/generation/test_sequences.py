@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import GenerationConfig
+from transformers.generation import GenerateDecoderOnlyOutput
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, InputError, TwigModel, TwigSpec
@@ -100,16 +101,58 @@ def test_streamers_get_what_generate_gives_them(model, drafter):
     assert ours.ended == own.ended == 1
 
 
-def test_a_batch_cannot_be_streamed(model):
-    with pytest.raises(InputError, match="one prompt"):
-        model.generate(**llava_inputs([(3, 1, 5)] * 2), streamer=Collector())
+@pytest.mark.parametrize("drafter", DRAFTERS, ids=str)
+def test_each_row_of_a_batch_has_its_streamer(model, drafter):
+    inputs = llava_inputs([(3, 1, 5), (6, 2, 2), (1, 0, 9)])
+    ours = [Collector() for _ in range(3)]
+    options = {"max_new_tokens": 8, "drafter": drafter, "eos_token_id": list(range(3, 40))}
+    output = model.generate(**inputs, **options, streamer=ours)
+    for row, (ids, mask) in enumerate(
+        zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    ):
+        length = output.stats.new_tokens[row]
+        answer = output[row, len(ids) : len(ids) + length].tolist()
+        assert ours[row].pieces == [[ids[mask.bool()].tolist()], *([token] for token in answer)]
+        assert ours[row].ended == 1
+    assert len(set(output.stats.new_tokens)) > 1
+
+
+def test_a_streamer_ends_with_its_row(model):
+    """Also where all rows are asked at once, a row's streamer need not wait for the others."""
+    inputs = llava_inputs([(3, 1, 5), (6, 2, 2)])
+    ended = []
+
+    class Ends(Collector):
+        def end(self):
+            super().end()
+            ended.append([len(each.pieces) for each in ours])
+
+    class FirstRowEnds:
+        def __call__(self, input_ids, scores, **_):
+            return torch.tensor([input_ids.shape[1] >= inputs["input_ids"].shape[1] + 3, False])
+
+    ours = [Ends(), Ends()]
+    with pytest.warns(UserWarning, match="FirstRowEnds"):
+        model.generate(
+            **inputs, max_new_tokens=6, eos_token_id=98, streamer=ours,
+            stopping_criteria=[FirstRowEnds()],
+        )  # fmt: skip
+    assert ended == [[4, 4], [4, 7]]
+
+
+def test_a_batch_needs_as_many_streamers_as_rows(model):
+    for given in (Collector(), [Collector()] * 3):
+        with pytest.raises(InputError, match=r"streamers? for a batch of 2; give a list"):
+            model.generate(**llava_inputs([(3, 1, 5)] * 2), streamer=given)
 
 
 def test_a_dictionary_on_request(model, answer):
     output = model.generate(
         **INPUTS, max_new_tokens=5, eos_token_id=98, return_dict_in_generate=True, budget=0.5
     )
+    assert isinstance(output, GenerateDecoderOnlyOutput)
     assert output.sequences.shape == (1, PROMPT + 5)
+    assert output.past_key_values is None
     assert output.stats.kept_tokens[6] == [0]
     assert len(output.kept) == 2
 

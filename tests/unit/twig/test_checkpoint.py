@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 
 import pytest
@@ -14,7 +15,9 @@ from torch import nn
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CheckpointError, SpecError, TwigModel, TwigSpec
-from twigkit.twig.checkpoint import MANIFEST, WEIGHTS
+from twigkit.twig.checkpoint import CODE, MANIFEST, WEIGHTS
+
+NAMES = {MANIFEST, WEIGHTS, "README.md", CODE}
 
 SPEC = TwigSpec(base="tiny", exit_layer=2, depth=2)
 
@@ -30,15 +33,17 @@ def saved(tmp_path_factory):
 
 
 def copy_of(folder, target):
-    target.mkdir()
-    for file in folder.iterdir():
-        (target / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folder, target, dirs_exist_ok=True)
     return target
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_twig_comes_back_as_it_was(saved):
     model, folder = saved
-    assert {file.name for file in folder.iterdir()} == {MANIFEST, WEIGHTS, "README.md"}
+    assert files(folder) == NAMES
     back = TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder)
     assert back.twig.spec == SPEC
     for (name, old), (other, new) in zip(
@@ -56,18 +61,17 @@ def test_saving_again_replaces_the_twig_and_leaves_nothing_else(saved, tmp_path)
     for _ in range(2):
         model.save_twig(tmp_path / "twig", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["twig"]
-    names = {path.name for path in (tmp_path / "twig").iterdir()}
-    assert names == {MANIFEST, WEIGHTS, "README.md"}
+    assert files(tmp_path / "twig") == NAMES
 
 
 def test_a_twig_is_replaced_only_if_told(saved, tmp_path):
     model, folder = saved[0], copy_of(saved[1], tmp_path / "twig")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {name: (folder / name).read_bytes() for name in files(folder)}
     with pytest.raises(
         CheckpointError, match=r"holds a twig already; .*overwrite=True \(--force\)"
     ):
         model.save_twig(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {name: (folder / name).read_bytes() for name in files(folder)} == before
 
 
 def test_what_else_lies_beside_a_twig_stays(saved, tmp_path):
@@ -79,7 +83,7 @@ def test_what_else_lies_beside_a_twig_stays(saved, tmp_path):
         path.write_text("kept")
     assert model.save_twig(folder, overwrite=True) == folder
     assert all(path.read_text() == "kept" for path in others)
-    assert len(list(folder.iterdir())) == 3 + len(others)
+    assert len(files(folder)) == len(NAMES) + len(others)
     assert TwigModel.from_pretrained(tiny_llava(layers=6), twig=folder).twig.spec == SPEC
 
 
@@ -99,8 +103,8 @@ def test_files_have_the_mode_that_the_umask_leaves(saved, tmp_path, mask):
         folder = saved[0].save_twig(tmp_path / "twig")
     finally:
         os.umask(old)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    assert modes == dict.fromkeys((MANIFEST, WEIGHTS, "README.md"), 0o666 & ~mask)
+    modes = {name: stat.S_IMODE((folder / name).stat().st_mode) for name in files(folder)}
+    assert modes == dict.fromkeys(NAMES, 0o666 & ~mask)
 
 
 def test_a_failed_save_leaves_the_old_twig(saved, tmp_path, monkeypatch):
@@ -116,7 +120,7 @@ def test_a_failed_save_leaves_the_old_twig(saved, tmp_path, monkeypatch):
         model.save_twig(folder, overwrite=True)
     assert (folder / MANIFEST).read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["twig"]
-    assert len(list(folder.iterdir())) == 3
+    assert files(folder) == NAMES
     with pytest.raises(CheckpointError, match="no space"):
         model.save_twig(tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["twig"]

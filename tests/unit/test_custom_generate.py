@@ -1,0 +1,169 @@
+"""Decoding with a twig from transformers' own ``generate``, by callable and by directory."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from transformers import DynamicCache, StoppingCriteriaList, TextStreamer
+
+from tests.comparison.cases import CASES
+from tests.support.tiny import llava_inputs, tiny_llava
+from twigkit import CapabilityError, CustomGenerate, InputError, TwigModel, TwigSpec
+from twigkit.twig.checkpoint import CODE
+
+NEW = 7
+INPUTS = llava_inputs([(3, 1, 5), (6, 2, 2)])
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = TwigModel(tiny_llava())
+    made.grow(TwigSpec(base="tiny", exit_layer=2, depth=3)).eval()
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    return str(model.save_twig(tmp_path_factory.mktemp("twigs") / "twig"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules(tmp_path_factory):
+    """A folder of its own for the code that transformers copies out of the twig."""
+    with pytest.MonkeyPatch.context() as patch:
+        where = str(tmp_path_factory.mktemp("modules"))
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", where)
+        patch.syspath_prepend(where)
+        yield
+
+
+DRAFTS = {"drafter": {"kind": "ssd", "length": 3, "threshold": 0.0}}
+CALLS = {
+    "pruned": {"budget": 0.5, **DRAFTS},
+    "drawn": {"do_sample": True, "seed": 5, "temperature": 1.3, "top_k": 30, "top_p": 0.9},
+    "several": {"do_sample": True, "seed": 5, "num_return_sequences": 2},
+    "processed": {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2, **DRAFTS},
+    "ends": {"eos_token_id": list(range(3, 50)), "pad_token_id": 7, **DRAFTS},
+    "dictionary": {"return_dict_in_generate": True, "output_scores": True},
+}
+
+
+def tokens(output):
+    return getattr(output, "sequences", output)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_both_forms_give_the_tokens_of_the_model(model, folder, name):
+    call = {"max_new_tokens": NEW, "do_sample": False, **CALLS[name]}
+    expected = tokens(model.generate(**INPUTS, **call))
+    called = model.base.generate(**INPUTS, **call, custom_generate=CustomGenerate(model))
+    loaded = model.base.generate(
+        **INPUTS, **call, custom_generate=folder, trust_remote_code=True, twig=folder
+    )
+    assert torch.equal(tokens(called), expected)
+    assert torch.equal(tokens(loaded), expected)
+
+
+@pytest.mark.parametrize(
+    "case", ["prefix_allowed_tokens_fn", "stopping_criteria", "guidance_scale"]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_prepared_from_functions_is_prepared_once(model, case):
+    expected = model.base.generate(**INPUTS, **CASES[case](INPUTS))
+    called = model.base.generate(
+        **INPUTS, **CASES[case](INPUTS), custom_generate=CustomGenerate(model)
+    )
+    assert torch.equal(called, expected)
+
+
+def test_the_twig_drafts(model, folder):
+    outputs = [
+        model.base.generate(**INPUTS, max_new_tokens=NEW, **DRAFTS, **form)
+        for form in (
+            {"custom_generate": CustomGenerate(model)},
+            {"custom_generate": folder, "trust_remote_code": True, "twig": folder},
+        )
+    ]
+    assert all(output.stats.drafted_tokens > 0 for output in outputs)
+
+
+def test_the_defaults_of_the_base_count_once(model, folder):
+    own = model.base.generation_config
+    old, own.repetition_penalty = own.repetition_penalty, 1.5
+    try:
+        expected = model.base.generate(**INPUTS, max_new_tokens=NEW)
+        for form in (
+            {"custom_generate": CustomGenerate(model)},
+            {"custom_generate": folder, "trust_remote_code": True, "twig": folder},
+        ):
+            got = model.base.generate(**INPUTS, max_new_tokens=NEW, **form)
+            assert torch.equal(got, expected)
+    finally:
+        own.repetition_penalty = old
+
+
+def test_the_directory_streams(model, folder, folders, capsys):
+    from tests.support.checkpoints import tiny_processor
+
+    inputs = llava_inputs([(3, 1, 5)])
+    said = []
+    for form in ({}, {"custom_generate": folder, "trust_remote_code": True, "twig": folder}):
+        streamer = TextStreamer(tiny_processor().tokenizer, skip_prompt=True)
+        model.base.generate(
+            **inputs, max_new_tokens=NEW, do_sample=False, streamer=streamer, **form
+        )
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert said[0].strip()
+
+
+def test_transformers_runs_the_folders_code_only_if_told(folder, model):
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        model.base.generate(**INPUTS, custom_generate=folder, trust_remote_code=False, twig=folder)
+
+
+def test_the_code_is_the_same_in_every_twig(model, folder, tmp_path):
+    other = TwigModel(tiny_llava(layers=6, seed=1))
+    other.grow(TwigSpec(base="another", exit_layer=1, depth=1))
+    code = other.save_twig(tmp_path / "twig") / CODE
+    with open(f"{folder}/{CODE}") as file:
+        assert file.read() == code.read_text()
+
+
+def test_the_twig_has_to_be_named(model, folder):
+    with pytest.raises(InputError, match="twig is missing"):
+        model.base.generate(**INPUTS, custom_generate=folder, trust_remote_code=True)
+
+
+def test_a_loaded_twig_goes_with_its_base(folder):
+    base = tiny_llava()
+    call = {"custom_generate": folder, "trust_remote_code": True, "twig": folder}
+    base.generate(**INPUTS, max_new_tokens=2, **call)
+    watched = weakref.ref(base)
+    del base
+    gc.collect()
+    assert watched() is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"num_beams": 2}, "num_beams=2 was given"), ({"use_cache": False}, "use_cache=False")],
+)
+def test_what_cannot_be_honoured_is_refused(model, settings, told):
+    with pytest.raises(CapabilityError, match=told):
+        model.base.generate(**INPUTS, **settings, custom_generate=CustomGenerate(model))
+
+
+def test_another_model_and_a_filled_cache_are_refused(model):
+    with pytest.raises(InputError, match=r"call it on TwigModel\.base"):
+        tiny_llava().generate(**INPUTS, custom_generate=CustomGenerate(model))
+    cache = DynamicCache(config=model.base.config.get_text_config())
+    model.base(input_ids=torch.tensor([[1, 4]]), past_key_values=cache)
+    with pytest.raises(InputError, match="past_key_values holds 2 tokens"):
+        model.base.generate(
+            torch.tensor([[1, 4, 5]]), past_key_values=cache,
+            custom_generate=CustomGenerate(model), stopping_criteria=StoppingCriteriaList(),
+        )  # fmt: skip
