@@ -62,17 +62,9 @@ def twig_attention(
         return _unfused(query, key, value, attention_mask, scale, dropout, softcap, s_aux), None
     repeat = heads // groups
     packed = attention_mask is not None and attention_mask.shape[2] == repeat * queries
-    if repeat > 1 and (queries == 1 or packed):
-        batch, width = query.shape[0], query.shape[3]
-        output = F.scaled_dot_product_attention(
-            query.reshape(batch, groups, repeat * queries, width),
-            key,
-            value,
-            attn_mask=attention_mask,
-            dropout_p=dropout,
-            scale=scale,
-        )
-        return output.reshape(batch, heads, queries, -1).transpose(1, 2), None
+    packs = repeat > 1 and (queries == 1 or packed)
+    if packs:
+        query = query.reshape(query.shape[0], groups, repeat * queries, -1)
     output = F.scaled_dot_product_attention(
         query,
         key,
@@ -81,9 +73,9 @@ def twig_attention(
         dropout_p=dropout,
         scale=scale,
         is_causal=attention_mask is None and queries > 1,
-        enable_gqa=repeat > 1,
+        enable_gqa=repeat > 1 and not packs,
     )
-    return output.transpose(1, 2), None
+    return output.reshape(len(output), heads, queries, -1).transpose(1, 2), None
 
 
 def _unfused(

@@ -24,6 +24,7 @@ def as_data(result: Result) -> dict[str, Any]:
             {**dataclasses.asdict(row), "tokens_per_second": row.tokens_per_second}
             for row in result.batches
         ],
+        "acceptance": result.acceptance,
         "ratios": _ratios(result.ratios),
         "memory": [
             {**dataclasses.asdict(memory), "deviation": memory.deviation}
@@ -98,6 +99,7 @@ def as_markdown(result: Result) -> str:
         markdown_table(
             ["method", "prompts at once", "tokens", "tokens/s", "same tokens as plain"], batches
         ),
+        *_acceptance(result.acceptance),
         "## Ratios",
         markdown_table(["ratio", "measured", "target", "verdict"], targets),
         "## Prefill",
@@ -174,6 +176,20 @@ def _target(ratio: Ratio) -> str:
     if ratio.target is None:
         return "-"
     return f"at most {ratio.target:.2f}" if ratio.most else f"{ratio.target:.1f}"
+
+
+def _acceptance(acceptance: dict[str, list[float]]) -> list[str]:
+    """Say how deep the accepted paths of each method reach."""
+    deepest = max(map(len, acceptance.values()), default=0)
+    rows = [
+        [name, *(f"{100 * share:.0f}%" for share in shares), *["-"] * (deepest - len(shares))]
+        for name, shares in acceptance.items()
+    ]
+    return [
+        "## Accepted paths",
+        "Share of the steps in which the target accepts a draft of each depth.",
+        markdown_table(["method", *(f"depth {depth + 1}" for depth in range(deepest))], rows),
+    ]
 
 
 def _parts(comparison: Comparison) -> list[list[str]]:

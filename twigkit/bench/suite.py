@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from twigkit.bench.accepted_paths import acceptance_by_depth, accepted_paths, inspect_answer
 from twigkit.bench.batches import BatchRow, compare_batches
 from twigkit.bench.compare import Comparison, compare
 from twigkit.bench.conditions import conditions
@@ -12,7 +14,7 @@ from twigkit.bench.control import Control
 from twigkit.bench.memory import Memory, measure_memory
 from twigkit.bench.methods import Inputs, Method
 from twigkit.bench.training import TrainingCost
-from twigkit.bench.trees import NODES, tree_seconds
+from twigkit.bench.trees import NODES, graph_seconds, tree_seconds
 from twigkit.model import TwigModel
 
 NINTH = 1 / 9
@@ -102,6 +104,7 @@ class Result:
         decoding: All methods on long answers.
         prefill: Pruned and unpruned, one token each.
         batches: Plain decoding and drafters, several prompts at once.
+        acceptance: By method, the share of the steps that accept a draft of each depth.
         ratios: What they come to.
         memory: The cache beside the arithmetic.
         control: The controller beside its choices; ``None`` if it was not asked for.
@@ -113,6 +116,7 @@ class Result:
     decoding: Comparison
     prefill: Comparison
     batches: list[BatchRow]
+    acceptance: dict[str, list[float]]
     ratios: list[Ratio]
     memory: list[Memory]
     control: Control | None = None
@@ -142,37 +146,62 @@ def run(
     def say(part: str) -> Callable[[str], None]:
         return lambda text: progress(f"{part}: {text}") if progress else None
 
-    decoding = compare(
-        model,
-        prompts,
-        methods(model, grams),
-        max_new_tokens=max_new_tokens,
-        rounds=rounds,
-        progress=say("decoding"),
-    )
-    prefill = compare(
-        model,
-        prompts,
-        [Method(UNPRUNED), Method(PRUNED, budget=NINTH)],
-        max_new_tokens=1,
-        rounds=3 * rounds,
-        progress=say("prefill"),
-    )
-    fastest = next(m for m in methods(model, grams) if m.name == best_drafter(decoding))
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "rounds": rounds}
+    ways = methods(model, grams)
+    decoding = compare(model, prompts, ways, **options, progress=say("decoding"))
+    pair = [Method(UNPRUNED), Method(PRUNED, budget=NINTH)]
+    often: dict[str, Any] = {"max_new_tokens": 1, "rounds": 3 * rounds}
+    prefill = compare(model, prompts, pair, **often, progress=say("prefill"))
+    fastest = next(method for method in ways if method.name == best_drafter(decoding))
     together = [*prompts, *prompts[: -len(prompts) % BATCH]]
     batches = compare_batches(
         model,
         (together * BATCH)[: max(BATCH, len(together))],
         [Method(PLAIN), Method(fastest.name, drafter=fastest.drafter)],
         size=BATCH,
-        max_new_tokens=max_new_tokens,
-        rounds=rounds,
+        **options,
         progress=say("batches"),
     )
-    memory = [
+    tree = 1000 * tree_seconds(model.base.get_input_embeddings().weight.device)
+    numbers = [
+        *ratios(decoding, prefill, batches),
+        Ratio(f"milliseconds to build a token tree and cut it to {NODES} nodes", tree, 1.0, True),
+        Ratio("milliseconds to make it a graph and halve it", 1000 * graph_seconds(), 1.0, True),
+    ]
+    return Result(
+        conditions(model),
+        rounds,
+        decoding,
+        prefill,
+        batches,
+        {
+            method.name: acceptance(model, prompts, method, max_new_tokens)
+            for method in ways
+            if method.name in (SSD, TREE)
+        },
+        numbers,
+        kept_bytes(model, prompts[0], max_new_tokens),
+    )
+
+
+def acceptance(
+    model: TwigModel, prompts: Sequence[Inputs], method: Method, max_new_tokens: int
+) -> list[float]:
+    """Return the share of a method's steps that accept a draft of each depth, from depth 1 on."""
+    steps = [
+        step
+        for inputs in prompts
+        for step in inspect_answer(model, inputs, method.drafter, max_new_tokens=max_new_tokens)
+    ]
+    return acceptance_by_depth(accepted_paths(steps))
+
+
+def kept_bytes(model: TwigModel, inputs: Inputs, max_new_tokens: int) -> list[Memory]:
+    """Hold the KV cache of one prompt against the arithmetic, pruned or not, drafting or not."""
+    return [
         measure_memory(
             model,
-            prompts[0],
+            inputs,
             f"{name}, {drafter}",
             budget=budget,
             drafter=drafter,
@@ -182,12 +211,6 @@ def run(
         for name, budget in ((UNPRUNED, None), (PRUNED, NINTH))
         for drafter in ("plain", "ssd")
     ]
-    tree = 1000 * tree_seconds(model.base.get_input_embeddings().weight.device)
-    numbers = [
-        *ratios(decoding, prefill, batches),
-        Ratio(f"milliseconds to build a token tree and cut it to {NODES} nodes", tree, 1.0, True),
-    ]
-    return Result(conditions(model), rounds, decoding, prefill, batches, numbers, memory)
 
 
 def best_drafter(decoding: Comparison) -> str:

@@ -168,7 +168,7 @@ def measure_training(
 
 def alternate(
     rounds: int,
-    *ways: Callable[[], None],
+    *ways: Callable[[], object],
     progress: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ from twigkit.cli.loading import (
 from twigkit.errors import CapabilityError, InputError
 
 if TYPE_CHECKING:
+    from twigkit.bench.suite import Result
     from twigkit.demo.unseen import Sample
+    from twigkit.model import TwigModel
 
 MOST = 1000
 """Rounds, prompts and threads that can be asked for."""
@@ -73,13 +76,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         TwigkitError: If an option or a checkpoint cannot be used.
     """
-    for name in ("rounds", "prompts", "threads"):
-        if not 1 <= getattr(args, name) <= MOST:
-            raise InputError(f"--{name} is {getattr(args, name)}; give 1 to {MOST}")
-    for name, what in (("control", "prompts"), ("training", "rounds")):
-        if getattr(args, name) < 0:
-            given = getattr(args, name)
-            raise InputError(f"--{name} is {given}; give a number of {what}, or 0 for none")
+    _check_counts(args)
     folder = writable(args.out)
     model = load_model(args)
     check_new_tokens(model, args.max_new_tokens)
@@ -89,60 +86,72 @@ def run(args: argparse.Namespace) -> int:
         )
     import torch
 
-    from twigkit.bench import report, suite
-    from twigkit.bench.control import compare_control
-    from twigkit.bench.training import BATCH, measure_training
-    from twigkit.demo.unseen import training_texts, unseen
+    from twigkit.bench import report
     from twigkit.io.files import write_whole
-    from twigkit.io.processors import load_processor, prepare
-    from twigkit.speculative.ngrams import NgramTable
+    from twigkit.io.processors import load_processor
 
     processor = load_processor(base_folder(args.base), revision=args.revision)
-    samples = unseen(2 if args.quick else args.prompts, seed=args.seed, short=0)
-    prompts = [prepare(processor, s.description.question, [s.picture]) for s in samples]
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        with progress() as tell, TemporaryDirectory() as scratch:
-            grams = Path(scratch) / "grams.json"
-            texts = training_texts(processor.tokenizer, 500 if args.quick else 5000)
-            NgramTable.count(texts, order=4).save(grams)
-            result = suite.run(
-                model,
-                prompts,
-                rounds=1 if args.quick else args.rounds,
-                max_new_tokens=args.max_new_tokens,
-                grams=str(grams),
-                progress=tell,
-            )
-            control = None
-            if args.control:
-                samples = unseen(args.control, seed=args.seed + 1, short=1, words=20)
-                turns = [(s.picture, turn) for s in samples for turn in s.turns]
-                control = compare_control(
-                    model,
-                    [prepare(processor, turn.question, [p]) for p, turn in turns[: args.control]],
-                    max_new_tokens=args.max_new_tokens,
-                    progress=tell,
-                )
-            training = None
-            if args.training:
-                training = measure_training(
-                    model,
-                    [_record(s) for s in unseen(2 * BATCH, seed=args.seed + 2)],
-                    processor,
-                    rounds=args.training,
-                    progress=tell,
-                )
+        with progress() as tell:
+            result = _measure(args, model, processor, tell)
     finally:
         torch.set_num_threads(before)
-    result = dataclasses.replace(result, control=control, training=training)
     text = report.as_markdown(result)
     write_whole(folder / "bench.json", json.dumps(report.as_data(result), indent=2) + "\n")
     write_whole(folder / "bench.md", text)
     print(text)
     print(f"Written to {folder / 'bench.json'} and {folder / 'bench.md'}.")
     return 0 if result.decoding.lossless else 1
+
+
+def _check_counts(args: argparse.Namespace) -> None:
+    """Refuse numbers of rounds, prompts and threads that cannot be run."""
+    for name in ("rounds", "prompts", "threads"):
+        if not 1 <= getattr(args, name) <= MOST:
+            raise InputError(f"--{name} is {getattr(args, name)}; give 1 to {MOST}")
+    for name, what in (("control", "prompts"), ("training", "rounds")):
+        if getattr(args, name) < 0:
+            given = getattr(args, name)
+            raise InputError(f"--{name} is {given}; give a number of {what}, or 0 for none")
+
+
+def _measure(
+    args: argparse.Namespace, model: TwigModel, processor: Any, tell: Callable[[str], None] | None
+) -> Result:
+    """Measure what the options ask for, on scenes that no training saw."""
+    from twigkit.bench import suite
+    from twigkit.bench.control import compare_control
+    from twigkit.bench.training import BATCH, measure_training
+    from twigkit.demo.unseen import training_texts, unseen
+    from twigkit.io.processors import prepare
+    from twigkit.speculative.ngrams import NgramTable
+
+    samples = unseen(2 if args.quick else args.prompts, seed=args.seed, short=0)
+    with TemporaryDirectory() as scratch:
+        grams = Path(scratch) / "grams.json"
+        texts = training_texts(processor.tokenizer, 500 if args.quick else 5000)
+        NgramTable.count(texts, order=4).save(grams)
+        result = suite.run(
+            model,
+            [prepare(processor, s.description.question, [s.picture]) for s in samples],
+            rounds=1 if args.quick else args.rounds,
+            max_new_tokens=args.max_new_tokens,
+            grams=str(grams),
+            progress=tell,
+        )
+    if args.control:
+        samples = unseen(args.control, seed=args.seed + 1, short=1, words=20)
+        turns = [(s.picture, turn) for s in samples for turn in s.turns][: args.control]
+        asked = [prepare(processor, turn.question, [picture]) for picture, turn in turns]
+        options = {"max_new_tokens": args.max_new_tokens, "progress": tell}
+        result = replace(result, control=compare_control(model, asked, **options))
+    if args.training:
+        records = [_record(s) for s in unseen(2 * BATCH, seed=args.seed + 2)]
+        cost = measure_training(model, records, processor, rounds=args.training, progress=tell)
+        result = replace(result, training=cost)
+    return result
 
 
 def _record(sample: Sample) -> dict[str, Any]:

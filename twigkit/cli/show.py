@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,7 @@ from twigkit.cli.loading import add_model_arguments, base_folder, load_model
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
-    from twigkit.interfaces.drafter import DraftModel
-    from twigkit.model import TwigModel
-    from twigkit.speculative.candidates import Candidates
-    from twigkit.speculative.draft_tree import DraftTree
-    from twigkit.speculative.token_tree import TokenTree
+    from twigkit.bench.accepted_paths import InspectedStep
     from twigkit.speculative.tree_image import StepImage
 
 
@@ -44,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the picture of the step.
+    """Write the picture of the step, and say how the whole answer's drafts fared.
 
     Args:
         args: The parsed options.
@@ -62,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         return kept.run(args, kind)
     if args.step < 1:
         raise InputError(f"--step is {args.step}; the first one is 1")
+    from twigkit.bench.accepted_paths import acceptance_line, accepted_paths, inspect_answer
     from twigkit.io.files import write_whole
     from twigkit.io.processors import load_processor, open_picture, prepare
     from twigkit.speculative.tree_image import render_step
@@ -70,94 +68,42 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args)
     processor = load_processor(base_folder(args.base), revision=args.revision)
     inputs = prepare(processor, args.prompt, pictures)
-    step = take_step(
-        model,
-        inputs,
-        args.drafter,
-        args.step,
-        processor.tokenizer,
-        font=args.font,
-        budget=args.budget,
-        max_new_tokens=args.max_new_tokens,
-    )
+    options = {"budget": args.budget, "max_new_tokens": args.max_new_tokens}
+    steps = inspect_answer(model, inputs, args.drafter, **options)
+    step = describe_step(steps, args.step, processor.tokenizer, font=args.font)
     picture = io.BytesIO()
     render_step(step).save(picture, kind)
     print(f"{write_whole(args.out, picture.getvalue())}: {step.title}")
+    print(f"the whole answer: {acceptance_line(accepted_paths(steps))}")
     return 0
 
 
-class Recorder:
-    """Any drafter, with the token tree of one step kept.
-
-    Attributes:
-        tree: What was handed to verification in the first row of that step; None before.
-    """
-
-    def __init__(self, inner: Any, step: int, label: str) -> None:
-        """Wrap a drafter under its name; steps count from 1."""
-        self.inner, self._left, self.label = inner, step, label
-        self.tree: TokenTree | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        """Be what the wrapped drafter is."""
-        return getattr(self.inner, name)
-
-    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
-        """Draft, and copy the tree of the step asked for."""
-        drafted: DraftTree = self.inner.draft(draft_model, candidates, room)
-        self._left -= 1
-        if self._left == 0:
-            from twigkit.speculative.token_tree import TokenTree
-
-            self.tree = TokenTree.from_draft(drafted, 0).cpu()
-        return drafted
-
-
-def take_step(
-    model: TwigModel,
-    inputs: dict[str, Any],
-    drafter: str,
-    step: int,
-    tokenizer: Any,
-    *,
-    font: str | None = None,
-    **options: Any,
+def describe_step(
+    steps: Sequence[InspectedStep], number: int, tokenizer: Any, *, font: str | None = None
 ) -> StepImage:
-    """Answer a prompt and describe one of the steps.
+    """Describe one step of an answer for its picture.
 
     Args:
-        model: A model with a twig.
-        inputs: What the processor returns for one prompt.
-        drafter: Name of the drafter.
-        step: Which step, from 1.
+        steps: The steps of the answer.
+        number: Which of them, from 1.
         tokenizer: Turns token ids into text.
         font: Path of a font for the picture.
-        **options: More arguments of ``generate``.
 
     Raises:
         InputError: If the answer has fewer steps.
     """
-    from twigkit.plugins.discovery import default_registry
-    from twigkit.specs.run import GenerationSpec
     from twigkit.speculative.tree_image import StepImage
 
-    spec = GenerationSpec.parse({"drafter": drafter}).drafter
-    inner = default_registry().get("drafter", spec.kind).make(spec)
-    recorder: Any = Recorder(inner, step, spec.kind)
-    output: Any = model.generate(**inputs, drafter=recorder, **options)
-    gains = output.stats.accepted_lengths[0]
-    if len(gains) < step:
-        taken = f"{len(gains)} step{'s' * (len(gains) != 1)} of drafting"
+    if len(steps) < number:
+        taken = f"{len(steps)} step{'s' * (len(steps) != 1)} of drafting"
         raise InputError(f"the answer took {taken}; choose another with --step, or a longer answer")
-    start = inputs["input_ids"].shape[1] + 1 + sum(gains[: step - 1])
-    text = output[0, start : start + gains[step - 1]].tolist()
-    accepted = recorder.tree.follow(text[:-1])
-    drafts = recorder.tree.num_nodes - 1
+    step = steps[number - 1]
+    drafts = step.tree.num_nodes - 1
     return StepImage(
-        recorder.tree,
-        labels=[tokenizer.decode([token]) for token in recorder.tree.token.tolist()],
-        accepted=accepted,
-        next_label=tokenizer.decode([text[-1]]),
-        title=f"step {step}: {drafts} draft{'s' * (drafts != 1)}, {len(accepted)} accepted",
+        step.tree,
+        labels=[tokenizer.decode([token]) for token in step.tree.token.tolist()],
+        accepted=step.accepted,
+        next_label=tokenizer.decode([step.next_token]),
+        title=f"step {number}: {drafts} draft{'s' * (drafts != 1)}, {len(step.accepted)} accepted",
         font=font,
     )

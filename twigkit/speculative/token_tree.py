@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import degree, to_dense_adj
+from torch_geometric.utils import cumsum, degree, lexsort, to_dense_adj
 
 from twigkit.errors import InputError
 from twigkit.speculative.draft_tree import DraftTree, Topology
@@ -36,6 +36,7 @@ class TokenTree(Data):  # type: ignore[misc]
         logprob: Log-probability of each token after its parent, ``[n]`` float32; root 0.
         score: Sum of the log-probabilities from the root down, ``[n]`` float32.
         edge_index: Parent and child of each edge in order of the child, ``[2, n - 1]`` long.
+        node: Of a tree made by :meth:`from_draft`, the ids that its nodes had there, ``[n]`` long.
         visits: Of a tree made by :meth:`from_paths`, how many of the paths pass each node, ``[n]``
             long.
 
@@ -148,7 +149,7 @@ class TokenTree(Data):  # type: ignore[misc]
         score = draft.score[row]
         gain = torch.where(score.isneginf(), score, score - score[draft.parent[row]])
         tree = cls(draft.tokens[row, node], place[draft.parent[row, node]], gain[node])
-        tree.score = score[node]
+        tree.score, tree.node = score[node], node
         return tree
 
     @property
@@ -168,6 +169,25 @@ class TokenTree(Data):  # type: ignore[misc]
         """How many children each node has, ``[n]`` long."""
         count: Tensor = degree(self.edge_index[0], self.num_nodes, dtype=torch.long)
         return count
+
+    def ranks(self) -> Tensor:
+        """Rank of each node among its siblings, ``[n]`` long: 0 for the most likely, ties by id."""
+        parent, child = self.edge_index
+        order = lexsort([-self.logprob[child], parent])
+        before = cumsum(self.children)[parent[order]]
+        rank = torch.zeros_like(self.token)
+        rank[child[order]] = torch.arange(len(order), device=rank.device) - before
+        return rank
+
+    def cut(self, count: int) -> TokenTree:
+        """Keep the root and the best ``count`` nodes with all their ancestors.
+
+        Args:
+            count: Nodes to keep, the root not counted; ranked as ``Candidates.cut`` ranks them.
+        """
+        best = lexsort([self.depth, -self.score])[: count + 1]
+        part: TokenTree = self.subgraph(best.sort().values)
+        return part
 
     def ancestors(self) -> Tensor:
         """Which nodes a node attends to: its ancestors and itself, ``[n, n]`` bool."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,6 @@ from twigkit.generation.prefill import Prefilled
 from twigkit.generation.request import GenerationRequest, NoDrafter
 from twigkit.generation.sequences import StopConditions
 from twigkit.generation.start import start
-from twigkit.generation.token_selection import TokenSelection
 from twigkit.interfaces.tiny_models import TinyFamily, TinyRow, spread_weights
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import TwigSpec
@@ -256,13 +256,9 @@ class Lab:
         *,
         twig: Twig | None = None,
         pruner: Any = None,
-        budget: int | float = 0.5,
         new_tokens: int = NEW_TOKENS,
         ends: frozenset[int] | None = None,
-        draft_cache: str = "full",
-        bucketed: bool = False,
-        selection: TokenSelection | None = None,
-        seeds: Sequence[int] = (),
+        **asked: Any,
     ) -> Trace:
         """Generate, and watch.
 
@@ -271,46 +267,33 @@ class Lab:
             drafter: Proposes tokens; ``None`` for plain decoding.
             twig: The twig, if drafter or pruner needs one.
             pruner: Chooses visual tokens; ``None`` prunes nothing.
-            budget: What the pruner is asked for.
             new_tokens: Most tokens per row.
             ends: Tokens that end a row; ``None`` for the model's own.
-            draft_cache: ``"full"`` or ``"kept"``, as ``generate`` takes it.
-            bucketed: Fixed shapes, as on a GPU.
-            selection: How tokens are selected; ``None`` takes the most likely ones.
-            seeds: One per row, if tokens are drawn.
+            **asked: More fields of :class:`GenerationRequest`, such as ``selection`` and ``seeds``;
+                the budget is 0.5 and shapes are not fixed unless they say so.
         """
-        layers, logits = LayerWatch(self.stack), []
-        handle = self.family.model.get_output_embeddings().register_forward_hook(  # type: ignore[operator]
-            lambda module, args, output: logits.append(self.stack.logit_scaling(output))
-        )
-        watched: Any = WatchedDrafter(NoDrafter() if drafter is None else drafter, layers)
         watched_pruner: Any = None if pruner is None else WatchedPruner(pruner)
-        request = GenerationRequest(
-            stop=StopConditions(new_tokens, end_tokens(self.own) if ends is None else ends),
-            drafter=watched,
-            selection=selection or TokenSelection(),
-            seeds=seeds,
-            pruner=watched_pruner,
-            budget=budget,
-            draft_cache=draft_cache,
-            bucketed=bucketed,
-            generator=torch.Generator().manual_seed(0),
-        )
-        try:
+        with LayerWatch(self.stack) as layers, self._noted_logits() as logits:
+            watched: Any = WatchedDrafter(NoDrafter() if drafter is None else drafter, layers)
+            request = GenerationRequest(
+                stop=StopConditions(new_tokens, end_tokens(self.own) if ends is None else ends),
+                drafter=watched,
+                pruner=watched_pruner,
+                generator=torch.Generator().manual_seed(0),
+                **{"budget": 0.5, "bucketed": False, **asked},
+            )
             prompt = replace(request, inputs=self.inputs(rows)).embed(self.stack)
             layers.take()
-            generation = start(self.stack, prompt, request, twig=twig)
-            prompt_calls = layers.take()
-            watched.attach(generation, generation.prefilled.cache.base)
-            stats = generation.run()
-            watched.finish()
-        except CapabilityError as error:
-            if watched.problems:  # what the audits saw before says more than what it led to
-                pytest.fail(f"{watched.problems[0]}. In the end: {error}")
-            raise
-        finally:
-            layers.remove()
-            handle.remove()
+            try:
+                generation = start(self.stack, prompt, request, twig=twig)
+                prompt_calls = layers.take()
+                watched.attach(generation, generation.prefilled.cache.base)
+                stats = generation.run()
+                watched.finish()
+            except CapabilityError as error:
+                if watched.problems:  # what the audits saw before says more than what it led to
+                    pytest.fail(f"{watched.problems[0]}. In the end: {error}")
+                raise
         return Trace(
             rows,
             [list(sequence.tokens) for sequence in generation.sequences],
@@ -322,6 +305,18 @@ class Lab:
             prompt_calls,
             logits,
         )
+
+    @contextmanager
+    def _noted_logits(self) -> Iterator[list[Tensor]]:
+        """Note what the base's head returns, call by call."""
+        logits: list[Tensor] = []
+        handle = self.family.model.get_output_embeddings().register_forward_hook(  # type: ignore[operator]
+            lambda module, args, output: logits.append(self.stack.logit_scaling(output))
+        )
+        try:
+            yield logits
+        finally:
+            handle.remove()
 
 
 def plainest_adapter(also: Iterable[str] = ()) -> Any:

@@ -127,12 +127,9 @@ class ObjectiveConformance:
     def test_counts_name_every_unit(self, objective: Objective, lab: Lab) -> None:
         """Terms and sums are divided by units that are counted, without running anything."""
         batch = batch_of(lab)
-        watch = LayerWatch(lab.stack)
-        try:
+        with LayerWatch(lab.stack) as watch:
             counts = objective.counts(batch)
             ran = any(watch.take())
-        finally:
-            watch.remove()
         if ran:
             pytest.fail("counts() runs the base; it must look at the batch alone")
         if set(objective.counts(text_batch(lab))) != set(counts):

@@ -20,6 +20,7 @@ class ShapedDrafter:
         parents: Parent of each node after the root, level by level: ``(0, 1, 2)`` is a path of
             three drafts, ``(0, 0, 1, 1, 2)`` a tree with two children of the root.
         spare: Drafts that a cut drops, the least likely ones.
+        tree: The shape as a graph.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
@@ -29,16 +30,13 @@ class ShapedDrafter:
 
     def __init__(self, parents: tuple[int, ...], spare: int = 0) -> None:
         """Take a shape."""
+        from twigkit.speculative.token_tree import TokenTree  # takes seconds to import
+
         self.parents, self.spare = parents, spare
         self.linear = parents == tuple(range(len(parents))) and not spare
-        depth = [0]
-        for parent in parents:
-            depth.append(depth[parent] + 1)
-        self._levels = [
-            [node for node, level in enumerate(depth) if level == wanted]
-            for wanted in range(max(depth) + 1)
-        ]
-        self.height = max(depth)
+        nodes = torch.zeros(len(parents) + 1, dtype=torch.long)
+        self.tree = TokenTree(nodes, torch.tensor([0, *parents]))
+        self.height = self.tree.height
 
     @property
     def capacity(self) -> int:
@@ -52,20 +50,16 @@ class ShapedDrafter:
 
     def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
         """Expand level by level the nodes that have children."""
-        rows = candidates.tokens.shape[0]
-        for level in self._levels[:-1]:
-            inner = [node for node in level if node in self.parents]
-            nodes = torch.tensor([inner]).expand(rows, -1)
-            hidden = draft_model.expand(candidates, nodes)
+        rows, ranks = candidates.tokens.shape[0], self.tree.ranks()
+        for depth in range(1, self.height + 1):
+            children = self.tree.depth == depth
+            parent, rank = self.tree.parent[children], ranks[children]
+            nodes, column = torch.unique(parent, return_inverse=True)
+            hidden = draft_model.expand(candidates, nodes.expand(rows, -1))
             logprob = draft_model.logits(hidden).float().log_softmax(-1)
-            children = [n + 1 for n, parent in enumerate(self.parents) if parent in inner]
-            above = [self.parents[child - 1] for child in children]
-            rank = [above[:place].count(parent) for place, parent in enumerate(above)]
-            best = logprob.topk(max(rank) + 1, -1)
-            column = torch.tensor([inner.index(parent) for parent in above])
-            chosen = (slice(None), column, torch.tensor(rank))
-            parent = torch.tensor([above]).expand(rows, -1)
-            candidates.add(best.indices[chosen], parent, best.values[chosen])
+            best = logprob.topk(int(rank.max()) + 1, -1)
+            chosen = (slice(None), column, rank)
+            candidates.add(best.indices[chosen], parent.expand(rows, -1), best.values[chosen])
         if not self.spare:
             return candidates
         return candidates.cut(self.size - 1)

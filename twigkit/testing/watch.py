@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from twigkit.generation.loop import Generation
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
+
+if TYPE_CHECKING:
+    from twigkit.speculative.token_tree import TokenTree
 
 
 @dataclass
@@ -34,6 +37,12 @@ class Step:
     expanded: list[Tensor]
     calls: list[list[int]] = field(default_factory=list)
     live: list[int] = field(default_factory=list)
+
+    def tree(self, row: int) -> TokenTree:
+        """Return what was handed to verification in one row as a graph of its living nodes."""
+        from twigkit.speculative.token_tree import TokenTree  # takes seconds to import
+
+        return TokenTree.from_draft(self.table, row)
 
     def most_passes(self) -> int:
         """Nodes that the shallow layers have reason to pass: each drafted or verified once."""
@@ -70,7 +79,11 @@ class LayerWatch:
         taken, self.calls[:] = [list(calls) for calls in self.calls], [[] for _ in self.calls]
         return taken
 
-    def remove(self) -> None:
+    def __enter__(self) -> LayerWatch:
+        """Count until the block ends."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Unhook."""
         for handle in self._handles:
             handle.remove()

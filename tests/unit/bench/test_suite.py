@@ -18,7 +18,7 @@ from twigkit.bench.memory import measure_memory, token_bytes, visual_per_layer
 from twigkit.bench.methods import Method, answer, standard_methods
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, text_table
 from twigkit.bench.training import TrainingCost
-from twigkit.bench.trees import tree_seconds
+from twigkit.bench.trees import graph_seconds, tree_seconds
 from twigkit.cli.main import main
 from twigkit.demo.unseen import unseen
 from twigkit.io.processors import prepare
@@ -223,6 +223,7 @@ def test_the_tree_that_is_timed_is_the_papers(monkeypatch):
 
     monkeypatch.setattr(Candidates, "cut", note)
     assert tree_seconds(torch.device("cpu"), rounds=20) > 0
+    assert graph_seconds(rounds=20) > 0
     assert set(trees) == {(311, 4, 61, 4)}
     assert len(trees) == 21  # one to warm up
 

@@ -8,8 +8,9 @@ from PIL import Image
 from tests.support.checkpoints import write_folders
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import InputError, TwigModel, TwigSpec
+from twigkit.bench.accepted_paths import inspect_answer
 from twigkit.cli.main import main
-from twigkit.cli.show import take_step
+from twigkit.cli.show import describe_step
 from twigkit.demo.overlay import CELL
 
 INPUTS = llava_inputs([(3, 1, 5)])
@@ -34,9 +35,10 @@ def model():
 def test_a_step_is_told_as_it_was(model, drafter):
     options = {"max_new_tokens": 13, "eos_token_id": 98}
     plain = model.generate(**INPUTS, **options, drafter="plain")[0, WIDTH:].tolist()
+    steps = inspect_answer(model, INPUTS, drafter, **options)
     done = 0
     for number in (1, 2):
-        step = take_step(model, INPUTS, drafter, number, Names(), **options)
+        step = describe_step(steps, number, Names())
         assert step.labels[0] == str(plain[done])
         told = [step.labels[node] for node in step.accepted] + [step.next_label]
         assert told == list(map(str, plain[done + 1 : done + 1 + len(told)]))
@@ -45,7 +47,7 @@ def test_a_step_is_told_as_it_was(model, drafter):
         assert step.tree.token.tolist() == list(map(int, step.labels))
         assert all(0.0 <= chance <= 1.0 for chance in step.probabilities)
     with pytest.raises(InputError, match=r"took \d+ steps"):
-        take_step(model, INPUTS, drafter, 50, Names(), **options)
+        describe_step(steps, 50, Names())
 
 
 def test_the_command_writes_a_picture(tmp_path, capsys):
@@ -54,7 +56,9 @@ def test_the_command_writes_a_picture(tmp_path, capsys):
     words = ["show", "tree", *folders.model, "--image", str(folders.picture), "--prompt", "what ?"]
     words += ["--max-new-tokens", "5", "--out", str(file)]
     assert main([*words, "--step", "2"]) == 0
-    assert "step 2: 60 drafts" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "step 2: 60 drafts" in told
+    assert "steps; accepted at depth 1, 2, ...: " in told
     with Image.open(file) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 200

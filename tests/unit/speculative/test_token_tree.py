@@ -94,6 +94,27 @@ def test_a_fixed_topology_fills_a_step_as_single_nodes_do(seed, grow):
     assert dead > 10
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_graph_is_cut_as_the_step_is(seed, grow):
+    rng = random.Random(90 + seed)
+    for _ in range(40):
+        table, plain = grow(rng, 1, rng.randint(2, 16))
+        count = rng.randint(0, 18)
+        kept = [node for node in plain[0].kept(count) if plain[0].alive[node] or node == 0]
+        whole = TokenTree.from_draft(table, 0)
+        cut = whole.cut(count)
+        check(cut, plain[0], kept)
+        assert whole.node.tolist() == living(plain[0])
+        assert cut.node.tolist() == kept
+
+
+def test_ranks_are_counted_among_siblings():
+    gains = torch.tensor([0, -3.0, -1.0, -2.0, -0.5, -math.inf, -0.5])
+    tree = TokenTree(torch.arange(7), torch.tensor([0, 0, 0, 1, 1, 2, 1]), gains)
+    assert tree.ranks().tolist() == [0, 1, 0, 2, 0, 0, 1]
+    assert TokenTree.from_paths(3, []).ranks().tolist() == [0]
+
+
 def test_paths_that_begin_alike_share_nodes():
     tree = TokenTree.from_paths(
         9, [[1, 2, 3], [1, 4], [5], [1, 2]], [[-1, -2, -3], [-1, -4], [-5], [-9, -9]]

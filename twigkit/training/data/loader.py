@@ -241,11 +241,7 @@ def open_data(
     """
     data = spec.data
     if processor is None:
-        revision = None if isinstance(spec.twig, str) or spec.base else spec.twig.revision
-        source = spec.base_source or base.name_or_path
-        processor = load_processor(
-            source, revision=revision, pictures=False, options=data.processor
-        )
+        processor = _load_processor(spec, base)
     encoder = encoder_for(base, data, processor)
     reader = (
         open_source(data, allow_sources=allow_sources)
@@ -259,10 +255,8 @@ def open_data(
     else:
         chosen, aside = hold_out(len(reader), data.evaluation)
     chosen = draw_some(chosen, data.samples, spec.seed)
-    total = len(chosen) + len(aside)
-    tolerated = data.most_broken
-    limit = tolerated if isinstance(tolerated, int) else int(tolerated * total)
-    bad_samples = BadSamples(limit, total)
+    total, most = len(chosen) + len(aside), data.most_broken
+    bad_samples = BadSamples(most if isinstance(most, int) else int(most * total), total)
     shared: dict[str, Any] = {
         "micro_batch": spec.micro_batch,
         "process": process,
@@ -275,10 +269,21 @@ def open_data(
     if len(aside):
         shared["batch"] = spec.micro_batch * processes
         evaluation = Loader(other or reader, encoder, aside, bad_samples, **shared)
+    return Data(train, evaluation, bad_samples, _digests(reader, other, encoder))
+
+
+def _load_processor(spec: TrainingSpec, base: Any) -> Any:
+    """Load the base's processor from where the base came from."""
+    revision = None if isinstance(spec.twig, str) or spec.base else spec.twig.revision
+    source = spec.base_source or base.name_or_path
+    return load_processor(source, revision=revision, pictures=False, options=spec.data.processor)
+
+
+def _digests(reader: Reader, other: Reader | None, encoder: Encoder) -> dict[str, str]:
+    """Return what stands for the records and the chat template, where it can be told."""
     found = {
         "digest of the records": reader.digest(),
         "digest of the held-out records": None if other is None else other.digest(),
         "digest of the chat template": encoder.renderer.digest(),
     }
-    digests = {name: digest for name, digest in found.items() if digest is not None}
-    return Data(train, evaluation, bad_samples, digests)
+    return {name: digest for name, digest in found.items() if digest is not None}
