@@ -26,7 +26,7 @@ def test_speculative_decoding_equals_the_models_own_generate(family):
 
 
 def next_turn(inputs, sequences, words):
-    """The inputs of a second turn: the first one with its answer, and a question behind it."""
+    """The inputs of a second turn: the first one with its answer, and a question after it."""
     batch, length = inputs["input_ids"].shape
     answer = sequences[:, length:]
     answer = torch.where(answer < 80, answer, 5)  # words, where it said a placeholder

@@ -1,6 +1,6 @@
 """Every drafter in every family: all, half or none of its drafts accepted, and no token changes.
 
-The heads are scripted, so that what is accepted does not depend on what a twig could know: behind
+The heads are scripted, so that what is accepted does not depend on what a twig could know: after
 a prompt that was pruned and wiped, or several tokens ahead. Layers, caches and masks are the
 family's own.
 """

@@ -161,7 +161,7 @@ def declared(name):
     return spread_weights(tiny.model), tiny.inputs([TinyRow(("image",))])
 
 
-def test_features_behind_the_first_layers_are_refused_by_their_name():
+def test_features_after_the_first_layers_are_refused_by_their_name():
     base, inputs = declared("qwen3_vl")
     stack = GenericStack(base, "qwen3_vl")
     with pytest.raises(CapabilityError, match=r"layer \d differs .* given deepstack_visual_embeds"):

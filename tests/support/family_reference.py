@@ -25,7 +25,7 @@ class FullLength:
         self.stack, self.prompt, self.alive = stack, prompt, alive
 
     def extend(self, token: Tensor) -> None:
-        """Put a generated token behind every row."""
+        """Append a generated token to every row."""
         prompt, step = self.prompt, self.prompt.index[:, -1:] + 1
         yes, no = (
             torch.ones_like(token, dtype=torch.bool),
@@ -51,7 +51,7 @@ class FullLength:
         self.alive = {layer: torch.cat((seen, yes), 1) for layer, seen in self.alive.items()}
 
     def logits(self) -> Tensor:
-        """Logits behind the last position, ``[batch, vocabulary]``."""
+        """Logits after the last position, ``[batch, vocabulary]``."""
         stack, prompt = self.stack, self.prompt
         rope = stack.rope(prompt.hidden, prompt.rope)
         hidden = prompt.hidden

@@ -51,7 +51,7 @@ VICUNA = (
     + parts("<image>\n", "<video>\n")
     + "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-"""No end token behind an answer, and a space behind every message."""
+"""No end token after an answer, and a space after every message."""
 
 INSTRUCT = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}"
@@ -73,7 +73,7 @@ CHATML = (
     + "{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""The end token behind every message, and a new line behind it."""
+"""The end token after every message, and a new line after it."""
 
 UTTERANCE = (
     "{{ '<s>' }}{% for message in messages %}{{ message['role'] | capitalize }}"

@@ -49,7 +49,7 @@ def llava_inputs(rows: list[tuple[int, int, int]], seed: int = 0) -> dict[str, A
     """Make left-padded prompts for :func:`tiny_llava`.
 
     Args:
-        rows: Per row: text tokens in front, number of pictures, text tokens behind.
+        rows: Per row: text tokens before, number of pictures, text tokens after.
         seed: Of texts and pictures.
 
     Returns:
@@ -61,11 +61,11 @@ def llava_inputs(rows: list[tuple[int, int, int]], seed: int = 0) -> dict[str, A
         return torch.randint(3, IMAGE_TOKEN, (count,), generator=generator)
 
     prompts = []
-    for front, pictures, behind in rows:
-        parts = [torch.tensor([1]), words(front)]
+    for before, pictures, after in rows:
+        parts = [torch.tensor([1]), words(before)]
         for _ in range(pictures):
             parts += [torch.full((VISUAL,), IMAGE_TOKEN), words(1)]
-        prompts.append(torch.cat((*parts, words(behind))))
+        prompts.append(torch.cat((*parts, words(after))))
     longest = max(map(len, prompts))
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)

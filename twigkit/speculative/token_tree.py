@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import cumsum, degree, lexsort, to_dense_adj
+from torch_geometric.utils import cumsum, degree, lexsort
 
 from twigkit.errors import InputError
 from twigkit.speculative.draft_tree import DraftTree, Topology
@@ -191,15 +191,10 @@ class TokenTree(Data):  # type: ignore[misc]
 
     def ancestors(self) -> Tensor:
         """Which nodes a node attends to: its ancestors and itself, ``[n, n]`` bool."""
-        adjacency = to_dense_adj(self.edge_index, max_num_nodes=self.num_nodes)[0]
-        reached = adjacency.T + torch.eye(self.num_nodes, device=adjacency.device)
-        length = 1  # `reached` marks ancestors at most so many edges away
-        while length < self.num_nodes:
-            further = (reached @ reached).clamp(max=1)
-            if torch.equal(further, reached):
-                break
-            reached, length = further, 2 * length
-        mask: Tensor = reached.bool()
+        above = self.parent
+        mask = torch.eye(len(above), dtype=torch.bool, device=above.device)
+        while not torch.equal(further := mask | mask[above], mask):
+            mask, above = further, above[above]  # twice as far up each time
         return mask
 
     def follow(self, tokens: Sequence[int]) -> list[int]:

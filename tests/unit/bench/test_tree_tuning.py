@@ -14,7 +14,7 @@ from twigkit.specs.run import GenerationSpec
 
 @pytest.fixture(scope="module")
 def model():
-    """The next token is always the best guess; the one behind it is never said."""
+    """The next token is always the best guess; the one after it is never said."""
     model = TwigModel(tiny_llava(layers=5))
     heads = {"lm": {"kind": "lm"}, "medusa": {"kind": "medusa", "offsets": 1}}
     model.grow(TwigSpec(base="tiny", exit_layer=2, depth=3, heads=heads)).eval()

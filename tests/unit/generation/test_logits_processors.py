@@ -135,7 +135,7 @@ SCORES = {
         "begin_suppress_tokens": [13],
     },
     "warpers": {"temperature": 0.7, "top_k": 30, "top_p": 0.9, "min_p": 0.01},
-    "warpers behind": {
+    "warpers after": {
         "temperature": 0.7,
         "top_k": 40,
         "typical_p": 0.8,

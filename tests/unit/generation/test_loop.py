@@ -201,7 +201,7 @@ def test_no_pair_of_token_and_layer_is_computed_twice():
 
 @torch.inference_mode()
 @pytest.mark.parametrize("bucketed", [False, True])
-def test_nothing_is_drafted_behind_the_end_of_an_answer(bucketed):
+def test_nothing_is_drafted_after_the_end_of_an_answer(bucketed):
     """A drafter that is always right has all of its drafts accepted, wherever the answer ends."""
     model = build("perfect")
     passed = []

@@ -188,7 +188,7 @@ def test_a_custom_penalty_takes_the_place_of_the_built_in_one(model):
 
 
 def test_custom_processors_stand_in_front_of_the_warpers(model):
-    """A temperature in front of the cut-off changes nothing of it; one behind does."""
+    """A temperature before the cut-off changes nothing of it; one after it does."""
     options = {**INPUTS, "max_new_tokens": 9, "do_sample": True, "top_k": 0, "seed": 2}
     custom = [TemperatureLogitsWarper(0.5)]
     cut = model.generate(**options, logits_processor=custom, top_p=0.8)

@@ -19,7 +19,7 @@ from twigkit.testing.watch import LayerWatch
 DEPTH, EXIT, TWIG = 8, 2, 2
 EVERY = {"lm": {"kind": "lm"}, "pruning": {"kind": "pruning"}, "medusa": {"kind": "medusa"}}
 ROWS = ("w3 i w4 a5", "w2 a3 w2 i w1 i w2 a2 w3 a4", "w5 a6")
-"""A picture; two behind the first of three answers; none."""
+"""A picture; two after the first of three answers; none."""
 
 
 def grown(base=None, heads=EVERY, **settings):
@@ -210,7 +210,7 @@ def test_units_and_weights_are_those_of_the_paper():
 
 @torch.no_grad()
 def test_training_scores_with_the_row_that_inference_takes():
-    """With the answer behind the prompt, the score row is the one that the prompt alone has."""
+    """With the answer after the prompt, the score row is the one that the prompt alone has."""
     model, batch = grown(), batch_of("w3 i w4 a5", "w1 i w2 i w3 a2")
     probes = []
     pruning = model.twig.head("pruning")

@@ -81,7 +81,7 @@ def test_processes_together_see_what_one_sees(processes, broken):
     assert len(numbered) == 9 * 4
 
 
-def test_a_run_goes_on_anywhere_without_reading_what_is_behind_it():
+def test_a_run_goes_on_anywhere_without_reading_what_was_before_it():
     whole = list(islice(loader().steps(), 20))
     asked = []
 
