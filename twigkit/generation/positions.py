@@ -54,11 +54,29 @@ class Positions:
         self.rope = self.rope + count
         self.index = self.index + count
 
+    def join(self, prompt: Prompt) -> None:
+        """Append the rows of another prompt, between two steps.
+
+        From then on every row is counted by itself, as if it were alone.
+
+        Args:
+            prompt: The prompt that joins, without padding.
+        """
+        other = Positions(prompt)
+        rows = len(self.rope)
+        least = [self._least.expand(rows, 1), other._least.expand(len(other.rope), 1)]
+        self._least = torch.cat(least)
+        self.rope = torch.cat((self.rope, other.rope))
+        self.index = torch.cat((self.index, other.index))
+        self._shorter = torch.zeros_like(self.rope)
+
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in the order given."""
         order = torch.tensor(rows, device=self.index.device)
         self.rope, self.index = self.rope[order], self.index[order]
         self._shorter = self._shorter[order]
+        if self._least.ndim:
+            self._least = self._least[order]
 
 
 __all__ = ["Positions"]

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from twigkit.errors import CheckpointError, InputError
+from twigkit.io.conversation import encode, first_line, has_template, render
 from twigkit.io.files import expanded, open_regular
 from twigkit.io.hub import download_options
 
@@ -64,14 +65,14 @@ def load_processor(
             base, **{**(options or {}), **download_options(base, revision)}
         )
     except ImportError as error:
-        needed = _first_line(error).split(". ")[0]
+        needed = first_line(error).split(". ")[0]
         raise CheckpointError(
             f"the processor of {base} needs a package that is not there ({needed}); install it "
             "and try again"
         ) from error
     except Exception as error:  # what is wrong with a file has as many types as lines read it
         raise CheckpointError(
-            f"cannot load the processor of {base}: {_first_line(error)}; name a base that "
+            f"cannot load the processor of {base}: {first_line(error)}; name a base that "
             "comes with its processor and tokenizer"
         ) from error
     if pictures and not hasattr(processor, "image_processor"):
@@ -83,19 +84,20 @@ def load_processor(
     return processor
 
 
-def open_picture(path: str | Path | bytes) -> Image.Image:
+def open_picture(path: str | Path | bytes, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Read a picture whole, upright, as RGB of eight bits.
 
     Args:
         path: A file in one of the :data:`FORMATS`, or its content; of an animation, the first frame
             is taken.
+        most_pixels: Most pixels that it may have.
 
     Returns:
         The picture.
 
     Raises:
         InputError: If there is no such file, or it is no picture, or only a part of one, or larger
-            than :data:`MOST_PIXELS`.
+            than ``most_pixels``.
     """
     content = path if isinstance(path, bytes) else None
     path = "<bytes>" if isinstance(path, bytes) else expanded(path)
@@ -108,7 +110,7 @@ def open_picture(path: str | Path | bytes) -> Image.Image:
         ):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not too large
             with Image.open(file, formats=formats) as picture:
-                _check_size(picture)
+                _check_size(picture, most_pixels)
                 ImageOps.exif_transpose(picture, in_place=True)
                 return _eight_bits(picture).convert("RGB")
     except FileNotFoundError:
@@ -118,7 +120,7 @@ def open_picture(path: str | Path | bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise InputError(f"{path} is not a picture; give a PNG, JPEG or similar file") from None
     except Image.DecompressionBombError as error:
-        raise InputError(f"the picture {path} is too large ({_first_line(error)})") from error
+        raise InputError(f"the picture {path} is too large ({first_line(error)})") from error
     except InputError as error:
         raise InputError(f"the picture {path} {error}") from None
     except Exception as error:  # decoders raise what they like, MemoryError included
@@ -126,21 +128,21 @@ def open_picture(path: str | Path | bytes) -> Image.Image:
         if system:
             raise InputError(f"cannot open {path}: {system}; name a picture") from error
         raise InputError(
-            f"the picture {path} cannot be read ({_first_line(error)}); it is damaged or "
+            f"the picture {path} cannot be read ({first_line(error)}); it is damaged or "
             "incomplete, give a whole one"
         ) from error
 
 
-def _check_size(picture: Image.Image) -> None:
+def _check_size(picture: Image.Image, most: int) -> None:
     """Refuse a picture that would take too much memory, from its header alone.
 
     Raises:
         InputError: If it does; the message is the reason.
     """
     width, height = picture.size
-    if width * height > MOST_PIXELS:
+    if width * height > most:
         raise InputError(
-            f"is too large ({width} x {height}, more than {MOST_PIXELS:,} pixels); scale it down"
+            f"is too large ({width} x {height}, more than {most:,} pixels); scale it down"
         )
     if max(width, height) > MOST_ASPECT * min(width, height):
         raise InputError(
@@ -180,50 +182,8 @@ def prepare(
     if not prompt.strip():
         raise InputError("the prompt is empty; ask something, such as 'What is in the picture?'")
     text = prompt
-    if not raw and getattr(processor, "chat_template", None):
+    if not raw and has_template(processor):
         content = [{"type": "image"} for _ in pictures]
         turn = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
-        try:
-            text = processor.apply_chat_template([turn], add_generation_prompt=True)
-        except Exception as error:  # templates are programs, and raise what they like
-            raise CheckpointError(
-                f"the base's chat template cannot render the prompt ({type(error).__name__}: "
-                f"{_first_line(error)}); mend it, or give the prompt raw, with its image tokens"
-            ) from error
-    _check_placeholders(processor, text, len(pictures))
-    options: dict[str, Any] = {"images": list(pictures) or None, "return_tensors": "pt"}
-    first = getattr(getattr(processor, "tokenizer", None), "bos_token", None)
-    if first and text.startswith(first):  # the template has it already
-        options["add_special_tokens"] = False
-    try:
-        return dict(processor(text=text, **options))
-    except (ValueError, TypeError, IndexError) as error:
-        raise InputError(
-            f"the processor refuses the prompt: {_first_line(error)}; check pictures and prompt"
-        ) from error
-
-
-def _check_placeholders(processor: Any, text: str, pictures: int) -> None:
-    """Refuse a prompt whose image tokens and pictures do not match."""
-    token = getattr(processor, "image_token", None)
-    if not token:
-        return
-    found = text.count(token)
-    if found == pictures:
-        return
-    given = f"{pictures} picture{'s' * (pictures != 1)}"
-    if not found:
-        raise InputError(
-            f"{given} given, but the prompt has no image token; put {token} where each belongs, or "
-            "leave it to the chat template"
-        )
-    raise InputError(
-        f"{given} given, but the prompt has {found} image token{'s' * (found != 1)} ({token}); "
-        "give one for each picture"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of a message, or the error's name if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+        text = render(processor, [turn])
+    return encode(processor, text, pictures)

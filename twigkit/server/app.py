@@ -1,0 +1,155 @@
+"""The application: routes, authentication, and errors in OpenAI's format."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from twigkit.inflight.engine import Engine, OverdueError, QueueFullError
+from twigkit.model import TwigModel
+from twigkit.server.fetch import Fetcher
+from twigkit.server.media import MediaReader
+from twigkit.server.metrics import Metrics
+from twigkit.server.prompt import PromptReader
+from twigkit.server.refusal import RefusedError, body_of, busy, refusal_of
+from twigkit.server.service import Service
+from twigkit.server.settings import ServerSpec
+
+logger = logging.getLogger(__name__)
+
+_PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def create_app(
+    model: TwigModel, processor: Any, spec: ServerSpec, *, fetcher: Fetcher | None = None
+) -> FastAPI:
+    """Make the application; its engine starts at once and is closed with it.
+
+    Args:
+        model: The model that answers.
+        processor: Its processor, or its tokenizer if it takes text only.
+        spec: Settings and limits.
+        fetcher: Fetches pictures; ``None`` for one with the limits of the settings.
+
+    Returns:
+        An ASGI application.
+    """
+    engine = Engine(model, rows=spec.max_num_seqs, queue=spec.max_queue)
+    metrics = Metrics(spec.model_name, lambda: engine.running, lambda: engine.waiting)
+    fetcher = fetcher or Fetcher(
+        spec.allowed_media_domains, most_bytes=spec.most_image_bytes, seconds=spec.fetch_seconds
+    )
+    reader = PromptReader(model, processor, spec, MediaReader(spec, fetcher))
+    service = Service(engine, reader, spec, metrics)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(engine.close)
+
+    app = FastAPI(title="twigkit", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.engine = engine
+    _add_api(app, service, reader.context)
+    _add_page(app)
+    _add_errors(app, metrics)
+    return app
+
+
+def _add_api(app: FastAPI, service: Service, context: int) -> None:
+    """Add the endpoints of OpenAI's API, and those for whoever runs the server."""
+    key = service.spec.api_key
+
+    async def authorised(request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if key is None:
+            return
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), key.encode()):
+            raise RefusedError(
+                "the API key is missing or wrong; send it as Authorization: Bearer KEY", status=401
+            )
+
+    api = APIRouter(prefix="/v1", dependencies=[Depends(authorised)])
+    began = int(time.time())
+
+    @api.get("/models")
+    async def models() -> dict[str, Any]:
+        own = {"id": service.spec.model_name, "object": "model", "created": began}
+        own |= {"owned_by": "twigkit", "max_model_len": context}
+        return {"object": "list", "data": [own]}
+
+    @api.post("/chat/completions")
+    async def chat(request: Request) -> Response:
+        return await service.chat(request)
+
+    @api.post("/completions")
+    async def completions(request: Request) -> Response:
+        return await service.completion(request)
+
+    app.include_router(api)
+
+    @app.get("/health")
+    async def health() -> Response:
+        return Response(status_code=200 if service.engine.alive else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(service.metrics.text(), headers={"Content-Type": kind})
+
+
+def _add_page(app: FastAPI) -> None:
+    """Add the page and its files."""
+    folder = files("twigkit.server") / "page"
+    content = {name: (folder / name).read_bytes() for name in _PAGE}
+
+    def add(path: str, name: str) -> None:
+        async def page() -> Response:
+            return Response(content[name], media_type=_PAGE[name], headers=_PAGE_HEADERS)
+
+        app.get(path)(page)
+
+    for name in _PAGE:
+        add("/" if name == "index.html" else f"/{name}", name)
+
+
+def _add_errors(app: FastAPI, metrics: Metrics) -> None:
+    """Answer every error in OpenAI's format; tell nothing of unexpected ones."""
+
+    def answer(refusal: RefusedError) -> Response:
+        metrics.failed(refusal.status)
+        return JSONResponse(body_of(refusal), refusal.status, headers=refusal.headers)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        if isinstance(error, QueueFullError):
+            return answer(busy(str(error), error.seconds))
+        if isinstance(error, OverdueError):
+            return answer(RefusedError(str(error), status=503, headers={"Retry-After": "5"}))
+        if isinstance(error, HTTPException):
+            return answer(RefusedError(str(error.detail), status=error.status_code))
+        refusal = refusal_of(error)
+        if refusal.status == 500:
+            logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return answer(refusal)
+
+    for kind in (Exception, HTTPException):
+        app.add_exception_handler(kind, failed)
+
+
+__all__ = ["create_app"]

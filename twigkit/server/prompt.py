@@ -1,0 +1,211 @@
+"""From the body of a request to what the engine is asked."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from PIL import Image
+
+from twigkit.backbone.context import context_length
+from twigkit.errors import InputError
+from twigkit.inflight.request import InflightRequest
+from twigkit.io.conversation import encode, has_template, render, takes_videos
+from twigkit.model import TwigModel
+from twigkit.plugins.discovery import default_registry
+from twigkit.server.media import MediaReader
+from twigkit.server.protocol import (
+    ChatBody,
+    CompletionBody,
+    ImagePart,
+    Message,
+    Sampled,
+    TextPart,
+)
+from twigkit.server.settings import ServerSpec
+from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec
+
+
+class PromptReader:
+    """Reads what a request asks, within the server's limits.
+
+    Attributes:
+        spec: Settings and limits.
+        tokenizer: The base's tokenizer.
+        context: Most tokens of prompt and answer together.
+    """
+
+    def __init__(
+        self, model: TwigModel, processor: Any, spec: ServerSpec, media: MediaReader
+    ) -> None:
+        """Take what prompts are made with.
+
+        Args:
+            model: The model that answers.
+            processor: Its processor, or its tokenizer if it takes text only.
+            spec: Settings and limits.
+            media: Reads pictures.
+        """
+        self.spec, self._media, self._processor = spec, media, processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self._config = model.generation_config
+        context = context_length(model.stack.config) or 2**31
+        self.context = min(context, spec.max_model_len or context)
+
+    def chat(self, body: ChatBody) -> InflightRequest:
+        """Read a chat.
+
+        Raises:
+            InputError: If a message, a picture or a setting cannot be used.
+        """
+        if not has_template(self._processor):
+            raise InputError("the base has no chat template; use /v1/completions")
+        shown: list[Image.Image] = []
+        films: list[list[Image.Image]] = []
+        self._check_counts(body.messages)
+        turns = [self._turn(message, shown, films) for message in body.messages]
+        inputs = encode(self._processor, render(self._processor, turns), shown, films)
+        return self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs)
+
+    def completion(self, body: CompletionBody, prompt: str) -> InflightRequest:
+        """Read one prompt of a completion.
+
+        Raises:
+            InputError: If the prompt or a setting cannot be used.
+        """
+        if not prompt:
+            raise InputError("the prompt is empty; give some text")
+        inputs = encode(self._processor, prompt)
+        return self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs)
+
+    def _check_counts(self, messages: list[Message]) -> None:
+        """Refuse more pictures or videos than are taken, before any is read."""
+        parts = [part for m in messages if not isinstance(m.content, str) for part in m.content]
+        pictures = sum(isinstance(part, ImagePart) for part in parts)
+        videos = len(parts) - pictures - sum(isinstance(part, TextPart) for part in parts)
+        for name, count, most in (
+            ("pictures", pictures, self.spec.max_images),
+            ("videos", videos, self.spec.max_videos),
+        ):
+            if count > most:
+                raise InputError(f"the request has {count} {name}; the server takes {most}")
+
+    def _turn(
+        self, message: Message, shown: list[Image.Image], films: list[list[Image.Image]]
+    ) -> dict[str, Any]:
+        """Write a message as chat templates take it; collect its pictures and videos."""
+        role = "system" if message.role == "developer" else message.role
+        content = message.content
+        if isinstance(content, str):
+            content = [TextPart(type="text", text=content)]
+        parts: list[dict[str, str]] = []
+        for part in content:
+            if isinstance(part, TextPart):
+                parts.append({"type": "text", "text": part.text})
+            elif isinstance(part, ImagePart):
+                shown.append(self._media.picture(part.image_url.url))
+                parts.append({"type": "image"})
+            else:
+                frames = self._media.video(part.video_url.url)
+                if takes_videos(self._processor):
+                    films.append(frames)
+                    parts.append({"type": "video"})
+                else:
+                    shown.extend(frames)
+                    parts += [{"type": "image"}] * len(frames)
+        return {"role": role, "content": parts}
+
+    def _request(
+        self, body: Sampled, inputs: dict[str, Any], wanted: int | None, logprobs: int | None
+    ) -> InflightRequest:
+        """Put prompt and settings together."""
+        length = inputs["input_ids"].shape[1]
+        left = self.context - length
+        if left < 1:
+            raise InputError(
+                f"the prompt has {length} tokens; the server takes {self.context} of prompt and "
+                "answer together, so ask with fewer words or pictures"
+            )
+        if wanted is not None and (wanted > left or wanted > self.spec.max_tokens):
+            raise InputError(
+                f"max_tokens is {wanted}, and after a prompt of {length} tokens the server "
+                f"generates up to {min(left, self.spec.max_tokens)}; ask for fewer"
+            )
+        most = min(left, self.spec.max_tokens) if wanted is None else wanted
+        own = body.twigkit
+        given = own.budget is not None
+        return InflightRequest(
+            inputs=inputs,
+            settings=self._settings(body, most),
+            drafter=self._drafter(own.drafter),
+            pruner=self._pruner(own.pruner),
+            budget=own.budget if given else self.spec.budget,
+            wipe_layer=own.wipe_layer,
+            strict=own.strict,
+            answers=body.n,
+            logprobs=logprobs,
+            trace=own.trace,
+            deadline=time.monotonic() + self.spec.request_seconds,
+        )
+
+    def _drafter(self, name: str | None) -> DrafterSpec:
+        """Return the drafter of a name: the server's own, or one with its default settings."""
+        if name is None or name == self.spec.drafter.kind:
+            return self.spec.drafter
+        self._check_name("drafter", name)
+        drafter: DrafterSpec = GenerationSpec(drafter=name).drafter
+        return drafter
+
+    def _pruner(self, name: str | None) -> PrunerSpec:
+        """Return the pruner of a name, likewise."""
+        if name is None or name == self.spec.pruner.kind:
+            return self.spec.pruner
+        self._check_name("pruner", name)
+        pruner: PrunerSpec = GenerationSpec(pruner=name).pruner
+        return pruner
+
+    def _check_name(self, kind: str, name: str) -> None:
+        default_registry().get(kind, name)
+
+    def _settings(self, body: Sampled, most: int) -> dict[str, Any]:
+        """Translate the sampling fields into transformers' settings.
+
+        Without a temperature, the base's own settings say whether tokens are drawn. Drawn tokens
+        come from the whole vocabulary unless the request or the base says otherwise.
+        """
+        settings: dict[str, Any] = {"max_new_tokens": most}
+        draws = bool(self._config.do_sample)
+        if body.temperature is not None:
+            draws = body.temperature > 0
+            settings["do_sample"] = draws
+        if draws:
+            base_k = getattr(self._config, "top_k", None)
+            top_k = (base_k or 0) if body.top_k is None else max(body.top_k, 0)
+            drawn = {"temperature": body.temperature, "top_p": body.top_p, "min_p": body.min_p}
+            settings |= {"top_k": top_k, **{k: v for k, v in drawn.items() if v is not None}}
+            if body.seed is not None:
+                settings["seed"] = [body.seed + answer for answer in range(body.n)]
+        if body.n > 1:
+            settings["num_return_sequences"] = body.n
+        if body.repetition_penalty is not None:
+            settings["repetition_penalty"] = body.repetition_penalty
+        if body.min_tokens:
+            settings["min_new_tokens"] = body.min_tokens
+        if body.ignore_eos:
+            settings["eos_token_id"] = None
+        if body.stops:
+            settings |= {"stop_strings": body.stops, "tokenizer": self.tokenizer}
+        if body.logit_bias:
+            settings["sequence_bias"] = [[[t], b] for t, b in _biases(body.logit_bias).items()]
+        return settings
+
+
+def _biases(given: dict[str, float]) -> dict[int, float]:
+    """Read the keys of ``logit_bias``, which are token ids as text."""
+    try:
+        return {int(token): bias for token, bias in given.items()}
+    except ValueError:
+        raise InputError("logit_bias takes token ids as keys, such as {'50256': -100}") from None
+
+
+__all__ = ["PromptReader"]

@@ -1,0 +1,216 @@
+"""What the endpoints do: read a request, ask the engine, and write answers whole or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ValidationError
+
+from twigkit.inflight.engine import Engine
+from twigkit.inflight.request import Event, InflightRequest
+from twigkit.server.answer import Piece, Reply
+from twigkit.server.exchange import Exchange, GoneError
+from twigkit.server.metrics import Metrics
+from twigkit.server.prompt import PromptReader
+from twigkit.server.protocol import ChatBody, CompletionBody, Sampled
+from twigkit.server.refusal import RefusedError, body_of, refusal_of
+from twigkit.server.response import Kind, ResponseWriter
+from twigkit.server.settings import ServerSpec
+
+Body = TypeVar("Body", bound=Sampled)
+Events = AsyncIterator[tuple[int, Event]]
+
+MOST_PROMPTS = 128
+"""Most prompts of one completion request."""
+
+CLIENT_GONE = 499
+"""Status that is logged where nobody reads the response."""
+
+
+class Service:
+    """Answers chats and completions.
+
+    Attributes:
+        engine: Generates.
+        metrics: Counts.
+        spec: Settings and limits.
+    """
+
+    def __init__(
+        self, engine: Engine, reader: PromptReader, spec: ServerSpec, metrics: Metrics
+    ) -> None:
+        """Put the parts together."""
+        self.engine, self._reader, self.spec, self.metrics = engine, reader, spec, metrics
+
+    async def chat(self, request: Request) -> Response:
+        """Answer ``/v1/chat/completions``."""
+        body = await self._body(request, ChatBody)
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return await self._answer(request, body, "chat", [partial(self._reader.chat, body)], usage)
+
+    async def completion(self, request: Request) -> Response:
+        """Answer ``/v1/completions``."""
+        body = await self._body(request, CompletionBody)
+        prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        if not 1 <= len(prompts) <= MOST_PROMPTS:
+            raise RefusedError(
+                f"{len(prompts)} prompts; give between 1 and {MOST_PROMPTS}", param="prompt"
+            )
+        reads = [partial(self._reader.completion, body, prompt) for prompt in prompts]
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return await self._answer(request, body, "text", reads, usage)
+
+    async def _answer(
+        self,
+        request: Request,
+        body: Sampled,
+        kind: Kind,
+        reads: Sequence[Callable[[], InflightRequest]],
+        usage: bool,
+    ) -> Response:
+        """Ask the engine and answer."""
+        exchange = Exchange(self.engine, request, len(reads), body.n)
+        trace = body.twigkit.trace
+        replies = [
+            Reply(self._reader.tokenizer, body.n, body.stops, self.metrics, trace=trace)
+            for _ in reads
+        ]
+        writer = ResponseWriter(kind, self.spec.model_name, self._reader.tokenizer, usage=usage)
+        try:
+            for number, read in enumerate(reads):
+                exchange.submit(number, await asyncio.to_thread(read))
+            events = exchange.events()
+            if not body.stream:
+                made = await self._whole(events, replies, writer, body)
+                exchange.close()
+                return JSONResponse(made)
+            # What cannot be answered at all fails here, while there is a status to say so.
+            first = await anext(events)
+        except GoneError:
+            exchange.close()
+            return Response(status_code=CLIENT_GONE)
+        except BaseException:
+            exchange.close()
+            raise
+        stream = self._stream(exchange, events, first, replies, writer, body)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+    async def _whole(
+        self, events: Events, replies: list[Reply], writer: ResponseWriter, body: Sampled
+    ) -> dict[str, Any]:
+        """Wait for all answers; return the response's body."""
+        pieces: list[tuple[int, Piece]] = []
+        async for number, event in events:
+            piece = replies[number].take(event)
+            if piece is not None:
+                pieces.append((number * body.n + piece.answer, piece))
+            if all(reply.done for reply in replies):
+                break
+        made = writer.body(pieces, replies)
+        if body.twigkit.trace:
+            made["twigkit"] = {"prompts": [reply.summary() for reply in replies]}
+        return made
+
+    async def _stream(
+        self,
+        exchange: Exchange,
+        events: Events,
+        first: tuple[int, Event],
+        replies: list[Reply],
+        writer: ResponseWriter,
+        body: Sampled,
+    ) -> AsyncIterator[str]:
+        """Write chunks as they come; whoever stops reading cancels the request."""
+        try:
+            for number in range(len(replies) * body.n):
+                yield _sent(writer.first_chunk(number))
+            async for text in self._chunks(events, first, replies, writer, body):
+                yield text
+            if body.twigkit.trace:
+                yield _sent(writer.trace_chunk(prompts=[reply.summary() for reply in replies]))
+            if writer.usage:
+                yield _sent(writer.usage_chunk(replies))
+            yield "data: [DONE]\n\n"
+        except GoneError:
+            return
+        except Exception as error:  # the status has been sent, so that the stream has to say it
+            refusal = refusal_of(error)
+            self.metrics.failed(refusal.status)
+            yield _sent(body_of(refusal))
+            yield "data: [DONE]\n\n"
+        finally:
+            exchange.close()
+
+    async def _chunks(
+        self,
+        events: Events,
+        first: tuple[int, Event],
+        replies: list[Reply],
+        writer: ResponseWriter,
+        body: Sampled,
+    ) -> AsyncIterator[str]:
+        """Write the chunks of the answers."""
+        number, event = first
+        while True:
+            reply = replies[number]
+            piece = reply.take(event)
+            if piece is not None:
+                yield _sent(writer.chunk(number * body.n + piece.answer, piece))
+            elif body.twigkit.trace:
+                yield _sent(writer.trace_chunk(prompt=number, begun=reply.summary()))
+            if all(each.done for each in replies):
+                return
+            number, event = await anext(events)
+
+    async def _body(self, request: Request, kind: type[Body]) -> Body:
+        """Read and check a request's body."""
+        content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content != "application/json":
+            raise RefusedError(
+                f"the body is {content[:50] or 'of no type'}; send application/json", status=415
+            )
+        raw = bytearray()
+        async for part in request.stream():
+            raw += part
+            if len(raw) > self.spec.most_body_bytes:
+                raise RefusedError(
+                    f"the request has more than {self.spec.most_body_bytes:,} bytes; send smaller "
+                    "or fewer pictures",
+                    status=413,
+                )
+        try:
+            body = kind.model_validate_json(bytes(raw))
+        except ValidationError as error:
+            raise _refused(error) from None
+        if body.model not in (None, self.spec.model_name):
+            raise RefusedError(
+                f"there is no model {body.model[:100]!r}; the server has {self.spec.model_name!r}",
+                status=404,
+                param="model",
+            )
+        return body
+
+
+def _sent(chunk: dict[str, Any] | None) -> str:
+    """Write a chunk as an event; nothing for none."""
+    if chunk is None:
+        return ""
+    return f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
+
+
+def _refused(error: ValidationError) -> RefusedError:
+    """Say what is wrong with a body: its first problems."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [".".join(map(str, p["loc"])) + f": {p['msg']}" for p in problems[:5]]
+    field = str(problems[0]["loc"][0]) if problems[0]["loc"] else None
+    return RefusedError("; ".join(line.removeprefix(": ") for line in lines), param=field)
+
+
+__all__ = ["Service"]
