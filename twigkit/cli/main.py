@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "Show the method at work on unseen pictures, with a report to open in a browser.",
     "generate": "Answer a question about your own pictures.",
+    "serve": "Answer over HTTP, in the format of OpenAI's API.",
     "bench": "Measure speed and memory side by side with Hugging Face's generate.",
     "show": "Draw what happens inside: the visual tokens that are kept, the token tree of a step.",
     "grow": "Write an untrained twig for a base.",

@@ -109,6 +109,7 @@ def prefill_request(model: TwigModel, ticket: Ticket, drafter: Drafter) -> Joini
     """
     asked, stack, began = ticket.request, model.stack, time.monotonic()
     settings = dict(asked.settings)
+    seed = settings.pop("seed", None)
     request = GenerationRequest.resolve(
         model,
         {**asked.inputs, **settings},
@@ -120,7 +121,7 @@ def prefill_request(model: TwigModel, ticket: Ticket, drafter: Drafter) -> Joini
         draft_cache="full",
         bucketed=False,
         generator=None,
-        seed=settings.pop("seed", None),
+        seed=seed,
     )
     if request.selection.lockstep or request.stop.joint:
         raise CapabilityError("a setting looks at all rows at once, and a batch has strangers")

@@ -8,6 +8,7 @@ from typing import Any
 
 from twigkit.inflight.request import Begun, Ended, Event, Gained, TokenLogprob
 from twigkit.server.metrics import Metrics
+from twigkit.server.prompt import Shown
 from twigkit.server.text_stream import TextStream
 
 
@@ -70,6 +71,7 @@ class Reply:
     Attributes:
         answers: The answers.
         begun: What prefill did; ``None`` before it.
+        shown: How visual tokens lie on the picture.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Reply:
         self.answers = [Answer(TextStream(tokenizer, stops), TextStream(tokenizer))
                         for _ in range(count)]  # fmt: skip
         self.begun: Begun | None = None
+        self.shown = Shown()
         self._metrics, self._trace = metrics, trace
         self._asked = time.monotonic()
         self._first: float | None = None
@@ -121,6 +124,8 @@ class Reply:
             "visual_tokens": begun.visual_tokens,
             "visual_per_layer": begun.visual_per_layer,
             "kept": None if begun.kept is None else list(begun.kept.kept),
+            "grid": self.shown.grid_of(begun.visual_tokens),
+            "crop": self.shown.crop,
             "accepted_length": sum(gains) / len(gains) if gains else 0.0,
             "prefill_seconds": begun.prefill_seconds,
             "tokens_per_second": self.completion_tokens / spent if spent > 0 else 0.0,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -24,6 +26,34 @@ from twigkit.server.protocol import (
 )
 from twigkit.server.settings import ServerSpec
 from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How the visual tokens of a prompt lie on its picture, for who draws them.
+
+    Attributes:
+        pictures: Pictures of the prompt, frames of videos included.
+        grid: Rows and columns of visual tokens, if the processor says so.
+        crop: Whether the model sees the middle square of the picture alone.
+    """
+
+    pictures: int = 0
+    grid: tuple[int, int] | None = None
+    crop: bool = False
+
+    def grid_of(self, visual: int) -> tuple[int, int] | None:
+        """Return rows and columns of a picture's visual tokens; ``None`` if nothing tells them.
+
+        Args:
+            visual: How many there are.
+        """
+        if self.pictures != 1:
+            return None
+        if self.grid is not None:
+            return self.grid if self.grid[0] * self.grid[1] == visual else None
+        edge = math.isqrt(visual)
+        return (edge, edge) if edge * edge == visual else None
 
 
 class PromptReader:
@@ -52,8 +82,8 @@ class PromptReader:
         context = context_length(model.stack.config) or 2**31
         self.context = min(context, spec.max_model_len or context)
 
-    def chat(self, body: ChatBody) -> InflightRequest:
-        """Read a chat.
+    def chat(self, body: ChatBody) -> tuple[InflightRequest, Shown]:
+        """Read a chat; return what is asked, and how its picture is divided.
 
         Raises:
             InputError: If a message, a picture or a setting cannot be used.
@@ -65,10 +95,11 @@ class PromptReader:
         self._check_counts(body.messages)
         turns = [self._turn(message, shown, films) for message in body.messages]
         inputs = encode(self._processor, render(self._processor, turns), shown, films)
-        return self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs)
+        asked = self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs)
+        return asked, self._shown(inputs, len(shown) + len(films))
 
-    def completion(self, body: CompletionBody, prompt: str) -> InflightRequest:
-        """Read one prompt of a completion.
+    def completion(self, body: CompletionBody, prompt: str) -> tuple[InflightRequest, Shown]:
+        """Read one prompt of a completion, which shows nothing.
 
         Raises:
             InputError: If the prompt or a setting cannot be used.
@@ -76,7 +107,20 @@ class PromptReader:
         if not prompt:
             raise InputError("the prompt is empty; give some text")
         inputs = encode(self._processor, prompt)
-        return self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs)
+        return self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs), Shown()
+
+    def _shown(self, inputs: dict[str, Any], pictures: int) -> Shown:
+        """Say how visual tokens lie on the picture."""
+        if pictures != 1:
+            return Shown(pictures)
+        image_processor = self._processor.image_processor
+        grid = None
+        sizes = inputs.get("image_grid_thw")  # patches, of which several become a token
+        if sizes is not None:
+            merged = int(getattr(image_processor, "merge_size", 1))
+            _, rows, columns = sizes[0].tolist()
+            grid = rows // merged, columns // merged
+        return Shown(1, grid, crop=bool(getattr(image_processor, "do_center_crop", False)))
 
     def _check_counts(self, messages: list[Message]) -> None:
         """Refuse more pictures or videos than are taken, before any is read."""
@@ -208,4 +252,4 @@ def _biases(given: dict[str, float]) -> dict[int, float]:
         raise InputError("logit_bias takes token ids as keys, such as {'50256': -100}") from None
 
 
-__all__ = ["PromptReader"]
+__all__ = ["PromptReader", "Shown"]

@@ -10,6 +10,7 @@ from twigkit.errors import (
     CapabilityError,
     CheckpointError,
     InputError,
+    RegistryError,
     SpecError,
     TwigkitError,
 )
@@ -21,7 +22,7 @@ _KINDS = {
     500: "internal_error",
     503: "unavailable_error",
 }
-_ASKED = (BudgetError, CapabilityError, CheckpointError, InputError, SpecError)
+_ASKED = (BudgetError, CapabilityError, CheckpointError, InputError, RegistryError, SpecError)
 
 
 class RefusedError(TwigkitError):

@@ -17,7 +17,7 @@ from twigkit.inflight.request import Event, InflightRequest
 from twigkit.server.answer import Piece, Reply
 from twigkit.server.exchange import Exchange, GoneError
 from twigkit.server.metrics import Metrics
-from twigkit.server.prompt import PromptReader
+from twigkit.server.prompt import PromptReader, Shown
 from twigkit.server.protocol import ChatBody, CompletionBody, Sampled
 from twigkit.server.refusal import RefusedError, body_of, refusal_of
 from twigkit.server.response import Kind, ResponseWriter
@@ -71,7 +71,7 @@ class Service:
         request: Request,
         body: Sampled,
         kind: Kind,
-        reads: Sequence[Callable[[], InflightRequest]],
+        reads: Sequence[Callable[[], tuple[InflightRequest, Shown]]],
         usage: bool,
     ) -> Response:
         """Ask the engine and answer."""
@@ -84,7 +84,8 @@ class Service:
         writer = ResponseWriter(kind, self.spec.model_name, self._reader.tokenizer, usage=usage)
         try:
             for number, read in enumerate(reads):
-                exchange.submit(number, await asyncio.to_thread(read))
+                asked, replies[number].shown = await asyncio.to_thread(read)
+                exchange.submit(number, asked)
             events = exchange.events()
             if not body.stream:
                 made = await self._whole(events, replies, writer, body)

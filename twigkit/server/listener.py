@@ -1,0 +1,40 @@
+"""The socket that the server listens on."""
+
+from __future__ import annotations
+
+import socket
+
+from twigkit.errors import InputError
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind an address before a model is loaded, so that a taken port is noticed early.
+
+    Args:
+        host: Address or name to listen on.
+        port: Port; 0 takes any that is free.
+
+    Returns:
+        The bound socket.
+
+    Raises:
+        InputError: If the address cannot be used.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise InputError(f"cannot listen on {host}:{port}: {error}; choose another") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise InputError(
+            f"cannot listen on {host}:{port}: {error}; choose another with --host and --port"
+        ) from error
+    return listener
+
+
+__all__ = ["listen"]
