@@ -57,6 +57,8 @@ class Segment:
         staged: Nodes that lie after the committed tokens in every row.
         node_slots: Slots of the nodes staged last, ``[batch, nodes]`` long.
         gone: Committed tokens of rows that were dropped.
+        roomy: Storages with rows to spare, whose first rows are this segment's, if rows were
+            appended (:mod:`twigkit.backbone.row_joining`).
     """
 
     def __init__(self, first: int, last: int, capacity: int, *, bucketed: bool = False) -> None:
@@ -74,7 +76,7 @@ class Segment:
         self._layers_v: tuple[Tensor, ...] = ()
         self._slots: Tensor | None = None
         self._prefill = True
-        self._roomy: dict[str, Tensor] = {}  # the storages with rows to spare, of a running batch
+        self.roomy: tuple[Tensor, Tensor] | None = None
 
     @property
     def limit(self) -> int:
@@ -180,7 +182,7 @@ class Segment:
             return like.new_zeros(self.last - self.first, batch, heads, self.capacity, width)
 
         self._k, self._v = empty(key), empty(value)
-        self._bind()
+        self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
 
     def _grow(self, capacity: int) -> None:
         """Copy everything to larger storage; half as much again each time, so that it is rare."""
@@ -191,8 +193,9 @@ class Segment:
                 grown = old.new_zeros(*old.shape[:3], capacity, old.shape[4])
                 grown[:, :, :, : self.capacity] = old
                 setattr(self, name, grown)
-        self._bind()
-        self.capacity, self._roomy = capacity, {}
+        if self._k is not None and self._v is not None:
+            self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+        self.capacity, self.roomy = capacity, None
 
     # -- committing --------------------------------------------------------------------------------
 
@@ -241,9 +244,22 @@ class Segment:
             setattr(self, name, kept)
         index = self.index.new_zeros(self.index.shape[0], capacity)
         index[:, :longest] = self.index.gather(1, source)
-        self.index, self.capacity, self._roomy = index, capacity, {}
+        self.index, self.capacity, self.roomy = index, capacity, None
         self.lengths = RowCounts(alive.sum(1), list(lengths))
-        self._bind()
+        self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+
+    def hold(self, keys: Tensor, values: Tensor, index: Tensor, lengths: list[int]) -> None:
+        """Take over storages that somebody filled, between two steps.
+
+        Args:
+            keys: All layers' keys, ``[layers, batch, kv_heads, capacity, width]``.
+            values: All layers' values, likewise.
+            index: Original sequence index of each slot's token, ``[batch, capacity]``.
+            lengths: Committed tokens of each row.
+        """
+        self._k, self._v, self.index, self._prefill = keys, values, index, False
+        self.capacity, self.lengths = index.shape[1], RowCounts.of(lengths, index.device)
+        self._layers_k, self._layers_v = keys.unbind(0), values.unbind(0)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep some of the rows and drop the others.
@@ -267,69 +283,11 @@ class Segment:
             if moved:
                 storage[:, moved, :, :used] = storage[:, order[moved], :, :used]
             setattr(self, name, storage[:, :kept])
-        self._bind()
+        if self._k is not None and self._v is not None:
+            self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
         before = sum(self.lengths.host)
         self.lengths, self.index = self.lengths.keep_rows(rows), self.index[order]
         self.gone += before - sum(self.lengths.host)
-
-    def split(self, layer: int) -> tuple[Segment, Segment]:
-        """Return the layers before one, and those from it on, as segments over the same storage.
-
-        Args:
-            layer: Index of the second part's first layer.
-        """
-        parts = []
-        for first, last in ((self.first, layer), (layer, self.last)):
-            part = Segment(first, last, self.most, bucketed=self.bucketed)
-            part.capacity, part.index = self.capacity, self.index.clone()
-            part.lengths = RowCounts.of(self.lengths.host, self.index.device)
-            own = slice(first - self.first, last - self.first)
-            for name in ("_k", "_v"):
-                storage: Tensor | None = getattr(self, name)
-                setattr(part, name, None if storage is None else storage[own])
-            part._bind()
-            parts.append(part)
-        return parts[0], parts[1]
-
-    def join(self, other: Segment) -> None:
-        """Append the rows of another segment of the same layers, between two steps.
-
-        Storage is allocated for twice as many rows when it is full, so that most joins copy the new
-        rows alone.
-
-        Args:
-            other: What was prefilled for the new rows; it is not needed afterwards.
-        """
-        assert self._k is not None
-        assert self._v is not None
-        assert other._k is not None
-        assert other._v is not None
-        before, rows = len(self.lengths.host), len(other.lengths.host)
-        self.most = max(self.most, other.most)
-        used = other.limit
-        if used > self.capacity:
-            self._grow(_buckets(used))
-        for name in ("_k", "_v"):
-            storage, fresh = getattr(self, name), getattr(other, name)
-            roomy = self._roomy.get(name)
-            if roomy is None or roomy.shape[1] < before + rows:
-                layers, _, *rest = storage.shape
-                roomy = self._roomy[name] = storage.new_zeros(layers, 2 * (before + rows), *rest)
-                roomy[:, :before] = storage
-            widened = roomy[:, : before + rows]
-            widened[:, before:, :, :used] = fresh[:, :, :, :used]
-            setattr(self, name, widened)
-        index = self.index.new_zeros(rows, self.capacity)
-        index[:, :used] = other.index[:, :used]
-        self.index = torch.cat((self.index, index))
-        counts = self.lengths.host + other.lengths.host
-        self.lengths = RowCounts.of(counts, self.index.device)
-        self._bind()
-
-    def _bind(self) -> None:
-        """Take the layers' storages apart."""
-        if self._k is not None and self._v is not None:
-            self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
 
     # -- measuring ---------------------------------------------------------------------------------
 
@@ -357,17 +315,6 @@ def _buckets(slots: int) -> int:
     return -(-slots // BUCKET) * BUCKET
 
 
-def _split(segments: list[Segment], bounds: set[int]) -> list[Segment]:
-    """Split segments at all layers of a set that lie inside of them."""
-    found = []
-    for segment in segments:
-        for layer in sorted(b for b in bounds if segment.first < b < segment.last):
-            before, segment = segment.split(layer)
-            found.append(before)
-        found.append(segment)
-    return found
-
-
 class LayerCache:
     """The segments of one generation.
 
@@ -386,25 +333,6 @@ class LayerCache:
     def base(self) -> list[Segment]:
         """Segments of the base's layers, by rising layer."""
         return [*self.shallow, *self.deep]
-
-    def join(self, other: LayerCache) -> None:
-        """Append the rows of another cache, between two steps; see :meth:`Segment.join`.
-
-        The layers of a segment hold the same tokens, and which do differs from prompt to prompt. So
-        both caches are split until their segments are of the same layers.
-
-        Args:
-            other: What prefill filled for the new rows.
-        """
-        bounds = {segment.first for segment in [*self.base, *other.base]}
-        for cache in (self, other):
-            cache.shallow = _split(cache.shallow, bounds)
-            cache.deep = _split(cache.deep, bounds)
-        pairs = list(zip(self.base, other.base, strict=True))
-        if self.twig is not None and other.twig is not None:
-            pairs.append((self.twig, other.twig))
-        for mine, theirs in pairs:
-            mine.join(theirs)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep some of the rows in every segment; see :meth:`Segment.keep_rows`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from twigkit.backbone.row_counts import RowCounts
+from twigkit.backbone.row_joining import append_rows
 from twigkit.generation.draft_model import CachedDraftModel
 from twigkit.generation.loop import staying
 from twigkit.generation.positions import Positions
@@ -115,7 +116,7 @@ class RunningBatch:
             self._root = root
         else:
             self._step.draft_model.join(prompt)
-            self._step.draft_model.cache.join(cache)
+            append_rows(self._step.draft_model.cache, cache)
             self._root = torch.cat((self._root, root))
         new = [joining.rows[number] for number in order]
         self._selectors.extend([row.selector for row in new])

@@ -135,8 +135,10 @@ class Engine:
     def _take(self, ticket: Ticket) -> None:
         """Put a ticket into the queue; :meth:`Ticket.submit` calls this."""
         with self._changed:
-            if ticket not in self._reserved:
-                raise CapabilityError("the request was cancelled, or the engine is closed")
+            if ticket.cancelled:
+                return
+            if not self._thread.is_alive():
+                raise CapabilityError("the engine is closed; ask another one")
             self._waiting.append(ticket)
             self._changed.notify()
 

@@ -17,6 +17,7 @@ from twigkit.generation.request import GenerationRequest
 from twigkit.generation.restart import restart_length
 from twigkit.generation.sequences import GrowingSequence
 from twigkit.generation.start import plan_stages
+from twigkit.generation.strategy import Strategy
 from twigkit.generation.token_selection import ProcessedSelector, Texts, TokenSelector
 from twigkit.inflight.request import Begun, Ended, KeptTokens, Reason, TokenLogprob
 from twigkit.inflight.ticket import Ticket
@@ -110,17 +111,18 @@ def prefill_request(model: TwigModel, ticket: Ticket, drafter: Drafter) -> Joini
     asked, stack, began = ticket.request, model.stack, time.monotonic()
     settings = dict(asked.settings)
     seed = settings.pop("seed", None)
-    request = GenerationRequest.resolve(
-        model,
-        {**asked.inputs, **settings},
+    strategy = Strategy(
         budget=asked.budget,
         pruner=asked.pruner,
         drafter="plain",  # the batch has the drafter
         wipe_layer=asked.wipe_layer,
         strict=asked.strict,
-        draft_cache="full",
-        bucketed=False,
-        generator=None,
+    )
+    request = GenerationRequest.resolve(
+        model,
+        None,
+        {**asked.inputs, **settings},
+        strategy,
         seed=seed,
     )
     if request.selection.lockstep or request.stop.joint:

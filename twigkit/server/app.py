@@ -88,30 +88,24 @@ def _add_api(app: FastAPI, service: Service, context: int) -> None:
     api = APIRouter(prefix="/v1", dependencies=[Depends(authorised)])
     began = int(time.time())
 
-    @api.get("/models")
     async def models() -> dict[str, Any]:
         own = {"id": service.spec.model_name, "object": "model", "created": began}
         own |= {"owned_by": "twigkit", "max_model_len": context}
         return {"object": "list", "data": [own]}
 
-    @api.post("/chat/completions")
-    async def chat(request: Request) -> Response:
-        return await service.chat(request)
-
-    @api.post("/completions")
-    async def completions(request: Request) -> Response:
-        return await service.completion(request)
-
-    app.include_router(api)
-
-    @app.get("/health")
     async def health() -> Response:
         return Response(status_code=200 if service.engine.alive else 503)
 
-    @app.get("/metrics")
     async def metrics() -> Response:
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(service.metrics.text(), headers={"Content-Type": kind})
+
+    api.get("/models")(models)
+    api.post("/chat/completions")(service.chat)
+    api.post("/completions")(service.completion)
+    app.include_router(api)
+    app.get("/health")(health)
+    app.get("/metrics")(metrics)
 
 
 def _add_page(app: FastAPI) -> None:
