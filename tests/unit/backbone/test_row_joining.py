@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -35,7 +36,7 @@ def prefilled(bounds, lengths, start=0):
     edges = [1, *bounds, 4]
     deep = [
         segment(first, last, [length - place for length in lengths], start)
-        for place, (first, last) in enumerate(zip(edges, edges[1:], strict=False))
+        for place, (first, last) in enumerate(itertools.pairwise(edges))
     ]
     return LayerCache([segment(0, 1, lengths, start)], deep, segment(0, 2, lengths, start))
 
