@@ -8,16 +8,20 @@ imports torch_geometric, which takes seconds: import it where a graph is needed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
-from torch_geometric.utils import cumsum, degree, lexsort
 
 from twigkit.errors import InputError
 from twigkit.speculative.draft_tree import DraftTree, Topology
+
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+    # It compiles functions as torch of this version advises against.
+    from torch_geometric.data import Data
+    from torch_geometric.utils import cumsum, degree, lexsort
 
 __all__ = ["TokenTree"]
 
