@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,10 +13,15 @@ from twigkit.backbone.kv_cache import LayerCache, Segment
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.packing import real_last
-from twigkit.backbone.probes import ProbeGroup, RowProbe, row_probe
+from twigkit.backbone.probes import RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.rotary import Rope
 from twigkit.errors import CapabilityError
+from twigkit.generation.attention_requests import (
+    AskedRows,
+    AttentionRequest,
+    attention_requests,
+)
 from twigkit.interfaces.pruner import PruneContext, Pruner, Selection, Stage
 from twigkit.plugins.blame import blamed_on
 from twigkit.twig.module import Twig
@@ -102,51 +107,6 @@ def prefill(
     return _Prefill(stack, prompt, storage, twig, pruner, list(stages), generator).run()
 
 
-@dataclass(frozen=True)
-class AttentionRequest:
-    """Attention rows that a stage wants to see.
-
-    Attributes:
-        source: ``"twig"`` for the last twig layer, or the number of a base layer.
-        rows: The last prompt token's row, or those of all text tokens (summed).
-    """
-
-    source: Literal["twig"] | int
-    rows: Literal["last", "text"]
-
-
-def attention_requests(
-    stages: Sequence[Stage], exit_layer: int | None, depth: int
-) -> list[AttentionRequest | None]:
-    """Resolve what each stage wants to see.
-
-    Args:
-        stages: The stages.
-        exit_layer: Base layers that run before the twig; ``None`` without one.
-        depth: Base layers.
-
-    Returns:
-        One request per stage, ``None`` where it wants nothing.
-
-    Raises:
-        CapabilityError: If there is no such layer, or the twig does not run before the stage.
-    """
-    requests: list[AttentionRequest | None] = []
-    for stage in stages:
-        source = stage.attention
-        if source is None:
-            requests.append(None)
-            continue
-        runs = exit_layer is not None and exit_layer <= stage.layer
-        if not (runs if source == "twig" else 0 <= source < depth):
-            raise CapabilityError(
-                f"the stage after layer {stage.layer} asks for the attention of {source!r}; give a "
-                f"base layer from 0 to {depth - 1}, or 'twig' where the twig grows before the stage"
-            )
-        requests.append(AttentionRequest(source, stage.rows))
-    return requests
-
-
 class _Prefill:
     """One prompt and what its stages share.
 
@@ -229,7 +189,7 @@ class _Prefill:
             segments.append(segment)
         return segments
 
-    def _read(self, probes: _Asked) -> None:
+    def _read(self, probes: AskedRows) -> None:
         """Take what the probes of a layer recorded."""
         self.attention |= probes.attention()
         self.probes |= {request: probe for request, (probe, _) in probes.asked.items()}
@@ -279,15 +239,12 @@ class _Prefill:
         self._read(probes)
         self.twig_segment = segment
 
-    def _probes(self, prompt: Prompt, source: Literal["twig"] | int, window: int | None) -> _Asked:
+    def _probes(
+        self, prompt: Prompt, source: Literal["twig"] | int, window: int | None
+    ) -> AskedRows:
         """Make a probe for every request for the rows of a layer."""
-        return _Asked(
-            {
-                request: row_probe(prompt, request.rows, window)
-                for request in self.requests
-                if request is not None and request.source == source
-            }
-        )
+        asked = [request for request in self.requests if request and request.source == source]
+        return AskedRows({request: row_probe(prompt, request.rows, window) for request in asked})
 
     def _prune(self, stage: Stage, request: AttentionRequest | None) -> None:
         """Drop visual tokens from the prompt."""
@@ -348,25 +305,6 @@ class _Prefill:
         )
         with blamed_on("pruner", self.pruner):
             return self.pruner.select(stage, context)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The probes of one layer, and the weights of their rows, by request."""
-
-    asked: dict[AttentionRequest, tuple[RowProbe, Tensor]]
-
-    @property
-    def group(self) -> ProbeGroup:
-        """What is handed to the layer."""
-        return ProbeGroup([probe for probe, _ in self.asked.values()])
-
-    def attention(self) -> dict[AttentionRequest, Tensor]:
-        """Sum the recorded rows of each request, ``[batch, tokens]`` float32."""
-        return {
-            request: (probe.attention() * weight[:, :, None]).sum(1)
-            for request, (probe, weight) in self.asked.items()
-        }
 
 
 def with_last(counts: list[int], prompt: Prompt) -> list[int]:

@@ -29,7 +29,7 @@ from twigkit.generation.token_selection import TokenSelection, row_seeds
 from twigkit.interfaces.adapter import Adapter
 from twigkit.interfaces.drafter import Drafter
 from twigkit.interfaces.pruner import Pruner
-from twigkit.specs.run import DrafterSpec
+from twigkit.specs.run import DrafterSpec, PrunerSpec
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
 from twigkit.twig.module import Twig
@@ -149,15 +149,12 @@ class GenerationRequest:
         check_names(model.base, settings.inputs, model.generate)
         kind = model.base.config.model_type
         check_request(model.adapter, settings.inputs, kind, prunes=prunes)
-        chooser = make_pruner(spec.pruner, model.twig) if prunes else None
-        if chooser is not None:
-            check_pruner(chooser, spec.pruner.kind, model.adapter, kind)
         return cls(
             stop=settings.stop,
             drafter=made,
             selection=settings.selection,
             seeds=seeds,
-            pruner=chooser,
+            pruner=_pruner(model, spec.pruner) if prunes else None,
             budget=spec.budget if spec.budget is not None else 1.0,
             wipe_layer=spec.wipe_layer,
             strict=spec.strict,
@@ -194,6 +191,13 @@ class GenerationRequest:
             [prompt.visual_counts[row] for row in rows],
             picked,
         )
+
+
+def _pruner(model: Wrapped, spec: PrunerSpec) -> Pruner:
+    """Make the pruner, and refuse one that looks at what the adapter does not show."""
+    pruner = make_pruner(spec, model.twig)
+    check_pruner(pruner, spec.kind, model.adapter, model.base.config.model_type)
+    return pruner
 
 
 def _in_lockstep(

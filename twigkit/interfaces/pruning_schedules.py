@@ -105,12 +105,11 @@ def several_cuts(
         wipe: The pruner's own wipe layer, a count or a fraction of the depth; the layout's wins.
 
     Returns:
-        Layers of the cuts and, if it lies before the end, of the wipe; and for each of them how
-        many visual tokens stay, per row. Cuts at or after the wipe are left out.
+        Layers of the cuts before the wipe and, if it lies before the end, of the wipe; and for each
+        of them how many visual tokens stay, per row.
 
     Raises:
-        BudgetError: If the budget is no budget or, of a strict layout, one that some row cannot
-            meet; gives the bounds.
+        BudgetError: If the budget is none or, if strict, one that some row cannot meet.
 
     Example:
         >>> layout = PromptLayout([576], depth=32, exit_layer=None, budget=162, wipe_layer=None)
