@@ -1,4 +1,4 @@
-"""A function fits a screen and a file has one purpose: bounds that no part of the package passes."""
+"""A function fits a screen and a file has one purpose: bounds that no module passes."""
 
 from __future__ import annotations
 
