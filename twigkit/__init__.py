@@ -33,6 +33,9 @@ _MODULES = {
     "interfaces.pruner": "PromptLayout PruneContext Pruner Selection Stage VisionView",
     "interfaces.pruning_schedules": "cut_and_wipe several_cuts twig_stages",
     "interfaces.pruning_scores": "cosine_similarity question_places ranked_scores",
+    "interfaces.scoring": "consensus_accuracy infer_option normalise_answer relaxed_match "
+    "said_yes_or_no vqa_accuracy",
+    "interfaces.task": "Example Judge Outcome Picture Response Task Totals find_file read_rows",
     "interfaces.tiny_models": "BOS EOS Finish Medium PAD STD TinyFamily TinyPrompts TinyRow "
     "join_media pad_left random_choice random_pixels spread_weights tiny_text_config "
     "tiny_vision_config",
@@ -42,7 +45,7 @@ _MODULES = {
     "plugins.registry": "Entry Registry",
     "specs.base": "Spec problem",
     "specs.run": "ByKind DrafterField DrafterSpec GenerationSpec HeadSpec PluginSpec PrunerSpec "
-    "RunSpec RuntimeSpec TwigSpec",
+    "RunSpec RuntimeSpec TaskSpec TwigSpec",
     "speculative.token_tree": "TokenTree",
     "training.spec": "TrainingSpec",
     "training.trainer": "train",

@@ -8,7 +8,7 @@ import pytest
 from vulture import Vulture
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("twigkit", "adapters", "heads", "strategies")
+FOLDERS = ("twigkit", "adapters", "heads", "strategies", "tasks")
 
 CALLED_BY_OTHERS = ["@hookimpl", "@model_validator*", "@field_validator*", "@*.register*"]
 """Decorators of what pluggy and pydantic call."""

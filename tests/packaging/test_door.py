@@ -23,7 +23,7 @@ WORDS = {"module": "kit", "Class": "Kit", "kind": "kit", "distribution": "twigki
 def extensions():
     """The source of every extension that the project shows or brings, by its path."""
     found = {}
-    for folder in ("adapters", "heads", "strategies", "docs/examples"):
+    for folder in ("adapters", "heads", "strategies", "tasks", "docs/examples"):
         found |= {path: path.read_text() for path in (ROOT / folder).rglob("*.py")}
     for path in (ROOT / "twigkit" / "cli" / "template").rglob("*.py.tmpl"):
         found[path] = string.Template(path.read_text()).substitute(WORDS)
@@ -36,7 +36,7 @@ EXTENSIONS = extensions()
 BUILT_IN = {
     name: source
     for name, source in EXTENSIONS.items()
-    if name.split("/")[0] in ("adapters", "heads", "strategies")
+    if name.split("/")[0] in ("adapters", "heads", "strategies", "tasks")
 }
 
 

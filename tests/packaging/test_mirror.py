@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = ("adapters", "heads", "strategies")  # packages of twigkit that lie at the top
+PLUGINS = ("adapters", "heads", "strategies", "tasks")  # packages of twigkit that lie at the top
 UNIT = sorted(path.relative_to(ROOT / "tests/unit") for path in (ROOT / "tests/unit").rglob("*.py"))
 EXCEPTIONS = {
     "demo/recipe/test_main.py": "tests demo/recipe/__main__.py",

@@ -17,7 +17,7 @@ from twigkit.plugins.discovery import GROUP, sources
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"twigkit": "twigkit"} | {
-    f"twigkit/{name}": name for name in ("adapters", "heads", "strategies")
+    f"twigkit/{name}": name for name in ("adapters", "heads", "strategies", "tasks")
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -72,7 +72,7 @@ def test_every_folder_with_code_is_a_package():
 
 
 def test_plugin_folders_hold_no_packages():
-    for folder in ("adapters", "heads", "strategies"):
+    for folder in ("adapters", "heads", "strategies", "tasks"):
         assert not [path for path in tree("*.py") if re.match(rf"twigkit/{folder}/.+/", path)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import twigkit
 
 ROOT = Path(__file__).parents[2]
-PLUGIN_FOLDERS = ("adapters", "heads", "strategies")
+PLUGIN_FOLDERS = ("adapters", "heads", "strategies", "tasks")
 
 
 def modules():

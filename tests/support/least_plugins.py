@@ -32,4 +32,10 @@ from twigkit.interfaces import Objective
 class Least(Objective):
     def forward(self, batch, progress, seed): ...
 """,
+    "task": """
+from twigkit.interfaces import Task
+class Least(Task):
+    def examples(self): ...
+    def outcomes(self, responses, judge): ...
+""",
 }

@@ -30,6 +30,7 @@ COMMANDS = {
     "generate": "Answer a question about your own pictures.",
     "serve": "Answer over HTTP, in the format of OpenAI's API.",
     "bench": "Measure speed and memory side by side with Hugging Face's generate.",
+    "eval": "Score a model on tasks by budgets, pruners and drafters.",
     "show": "Draw what happens inside: the visual tokens that are kept, the token tree of a step.",
     "grow": "Write an untrained twig for a base.",
     "train": "Train a twig as a file says, or go on with a run that was interrupted.",

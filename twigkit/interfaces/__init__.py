@@ -16,6 +16,8 @@ from twigkit.interfaces import (
     pruner,
     pruning_schedules,
     pruning_scores,
+    scoring,
+    task,
     tiny_models,
 )
 from twigkit.interfaces.adapter import *
@@ -30,6 +32,8 @@ from twigkit.interfaces.presets import *
 from twigkit.interfaces.pruner import *
 from twigkit.interfaces.pruning_schedules import *
 from twigkit.interfaces.pruning_scores import *
+from twigkit.interfaces.scoring import *
+from twigkit.interfaces.task import *
 from twigkit.interfaces.tiny_models import *
 
 __all__ = sorted(
@@ -46,6 +50,8 @@ __all__ = sorted(
         *pruner.__all__,
         *pruning_schedules.__all__,
         *pruning_scores.__all__,
+        *scoring.__all__,
+        *task.__all__,
         *tiny_models.__all__,
     }
 )

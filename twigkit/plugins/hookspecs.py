@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from twigkit.interfaces.head import Head
     from twigkit.interfaces.objective import Objective
     from twigkit.interfaces.pruner import Pruner
+    from twigkit.interfaces.task import Task
 
 __all__ = [
     "HOOKS_VERSION",
@@ -28,6 +29,7 @@ __all__ = [
     "register_heads",
     "register_objectives",
     "register_pruners",
+    "register_tasks",
 ]
 
 PROJECT = "twigkit"
@@ -86,3 +88,8 @@ def register_drafters(register: Register[Drafter]) -> None:
 @hookspec
 def register_objectives(register: Register[Objective]) -> None:
     """Register the objectives that say what a training run learns."""
+
+
+@hookspec
+def register_tasks(register: Register[Task]) -> None:
+    """Register the tasks that ask a model questions and score its answers."""

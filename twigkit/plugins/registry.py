@@ -13,7 +13,7 @@ from twigkit.plugins.contracts import check_instance
 
 __all__ = ["KINDS", "Entry", "Registry"]
 
-KINDS = ("adapter", "head", "pruner", "drafter", "objective")
+KINDS = ("adapter", "head", "pruner", "drafter", "objective", "task")
 """The kinds of plug-in, in the order in which they are listed."""
 
 

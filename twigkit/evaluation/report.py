@@ -1,0 +1,151 @@
+"""An evaluation as a page of Markdown and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from twigkit.bench.table import markdown_table
+
+__all__ = ["as_markdown", "plot"]
+
+COLORS = ("#d6286e", "#0f766e", "#b45309", "#4338ca", "#4d7c0f", "#7e22ce", "#0369a1", "#be123c")
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 760, 420, 64, 24, 56, 210
+
+
+def as_markdown(data: Mapping[str, Any]) -> str:
+    """Write a page: RelAcc and RelSpd over all tasks, then every task.
+
+    Args:
+        data: What :func:`~twigkit.evaluation.evaluate.evaluate` found.
+    """
+    sizes = {"base": "size of the base", "twig": "size of the twig"}
+    measured = {sizes.get(name, name): value for name, value in data["conditions"].items()}
+    facts = {**data["settings"], **measured}
+    parts = [
+        "# Evaluation",
+        "Relative accuracy (RelAcc) is the mean over the tasks of a method's score divided by the "
+        "unpruned base's; relative speed (RelSpd) is generated tokens per second of prefill and "
+        "decoding, divided by the unpruned base's plain decoding in the same run. Brackets hold "
+        "95% intervals of a paired bootstrap over the questions.",
+        "\n".join(f"- {name}: {value}" for name, value in facts.items()),
+        "![RelAcc by budget](eval.svg)",
+        "## All tasks",
+        markdown_table(
+            ["method", "RelAcc", "RelSpd"],
+            [
+                [row["method"], _interval(row["rel_acc"]), _speed(row["rel_speed"])]
+                for row in data["overall"]
+            ],
+        ),
+    ]
+    for name, task in data["tasks"].items():
+        parts += [f"## {name}", _about(task), _task_table(task)]
+        named = [*task["rows"][0].get("parts", {})]
+        if named:
+            rows = [
+                [row["method"], *(f"{row['parts'][part]:.1f}" for part in named)]
+                for row in task["rows"]
+            ]
+            parts.append(markdown_table(["method", *named], rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(task: Mapping[str, Any]) -> str:
+    """Say how many questions there were, and what is not official."""
+    notes = [f"{task['questions']} questions"]
+    if not task["all"]:
+        notes.append("**unofficial**: only the first of the benchmark's questions")
+    if task["unofficial"]:
+        notes.append(f"**unofficial**: {task['unofficial']}")
+    if task["rows"][0]["score"] is None:
+        notes.append("a server scores the files in `submissions`")
+    return "; ".join(notes) + "."
+
+
+def _task_table(task: Mapping[str, Any]) -> str:
+    """Scores, ratios and speed of one task."""
+    rows = []
+    for row in task["rows"]:
+        value = "-" if row["score"] is None else f"{row['score']:.2f}"
+        span = "-" if row["score"] is None else f"[{row['low']:.2f}, {row['high']:.2f}]"
+        accepted = row["accepted_length"]
+        rows.append([
+            row["method"], value, span, _interval(row["relative"]), _speed(row["rel_speed"]),
+            f"{row['tokens_per_second']:.1f}", "-" if accepted is None else f"{accepted:.2f}",
+            f"{row['visual_per_layer']:.1f}",
+        ])  # fmt: skip
+    header = ["method", task["metric"], "95%", "relative", "RelSpd", "tokens/s", "accepted length",
+              "visual tokens per layer"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def _interval(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return "-"
+    return f"{100 * found['value']:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def _speed(found: float | None) -> str:
+    return "-" if found is None else f"{found:.2f}x"
+
+
+def plot(data: Mapping[str, Any]) -> str:
+    """Draw RelAcc over the budget, a line per pruner and drafter, with intervals, as SVG.
+
+    Args:
+        data: What :func:`~twigkit.evaluation.evaluate.evaluate` found.
+    """
+    rows = [row for row in data["overall"] if row["budget"] is not None and row["rel_acc"]]
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault(f"{row['pruner']}, {row['drafter']}", []).append(row)
+    lowest = min([row["rel_acc"]["low"] for row in rows], default=0.0)
+    highest = max([1.0, *(row["rel_acc"]["high"] for row in rows)])
+    budgets = sorted({row["budget"] for row in rows})
+    span = max(highest - lowest, 1e-6)
+
+    def x(budget: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (budgets.index(budget) + 0.5) / len(budgets)
+
+    def y(share: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (highest - share) / span
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        'font-family="system-ui, sans-serif" font-size="13">',
+        "<title>Relative accuracy by budget</title>",
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+    ]
+    for step in range(5):
+        share = lowest + span * step / 4
+        parts += [
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(share):.1f}" y2="{y(share):.1f}" '
+            'stroke="#e2e5ec"/>',
+            f'<text x="{LEFT - 8}" y="{y(share) + 4:.1f}" text-anchor="end">{100 * share:.0f}%'
+            "</text>",
+        ]
+    parts += [
+        f'<text x="{x(b):.1f}" y="{HEIGHT - 30}" text-anchor="middle">{b:.4g}</text>'
+        for b in budgets
+    ]
+    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">budget: visual tokens per layer</text>')
+    for number, (name, own) in enumerate(lines.items()):
+        color, shift = COLORS[number % len(COLORS)], 6 * (number - (len(lines) - 1) / 2)
+        points = [(x(row["budget"]) + shift, row["rel_acc"]) for row in own]
+        drawn = " ".join(f"{px:.1f},{y(acc['value']):.1f}" for px, acc in points)
+        parts.append(f'<polyline points="{drawn}" fill="none" stroke="{color}" stroke-width="2"/>')
+        for px, acc in points:
+            parts += [
+                f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{y(acc["low"]):.1f}" '
+                f'y2="{y(acc["high"]):.1f}" stroke="{color}"/>',
+                f'<circle cx="{px:.1f}" cy="{y(acc["value"]):.1f}" r="4" fill="{color}"/>',
+            ]
+        row_y = TOP + 20 * number + 10
+        parts += [
+            f'<rect x="{WIDTH - RIGHT + 16}" y="{row_y - 8}" width="12" height="12" '
+            f'fill="{color}"/>',
+            f'<text x="{WIDTH - RIGHT + 34}" y="{row_y + 3}">{escape(name)}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
