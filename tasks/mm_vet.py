@@ -26,8 +26,8 @@ from twigkit.interfaces import (
 )
 
 PROMPT = """Grade an answer to a question about a picture that you do not see. The reference says \
-what the picture shows; <AND> joins things that must all be in the answer, <OR> things of which one \
-is enough. Reply with one number from 0.0 (wrong) to 1.0 (all right), in steps of 0.1.
+what the picture shows; <AND> joins things that must all be in the answer, <OR> things of which \
+one is enough. Reply with one number from 0.0 (wrong) to 1.0 (all right), in steps of 0.1.
 
 Question: {question}
 Reference: {reference}

@@ -62,9 +62,7 @@ class OcrBenchTask(Task):
 
     def outcomes(self, responses: Sequence[Response], judge: Judge | None) -> list[Outcome]:
         """Look for an accepted answer in each response."""
-        return [
-            Outcome(r.example.reference["type"], (float(_holds(r)), 1.0)) for r in responses
-        ]
+        return [Outcome(r.example.reference["type"], (float(_holds(r)), 1.0)) for r in responses]
 
     def value(self, totals: Totals) -> NDArray[np.float64]:
         """Right answers of a thousand."""

@@ -32,8 +32,8 @@ from twigkit.interfaces import (
 
 PROMPT = """A model answered a question about a video. Compare its answer with the right one by \
 their meaning; other words for the same thing are right. Reply with JSON alone, such as \
-{{"pred": "yes", "score": 4}}: "pred" is "yes" if the answer is right and "no" if it is not, "score" \
-is a whole number from 0 to 5.
+{{"pred": "yes", "score": 4}}: "pred" is "yes" if the answer is right and "no" if it is not, \
+"score" is a whole number from 0 to 5.
 
 Question: {question}
 Right answer: {reference}

@@ -20,6 +20,7 @@ from accelerate.commands.launch import launch_command_parser
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
 from twigkit.cli.main import main, parse
+from twigkit.evaluation.spec import EvaluationSpec
 from twigkit.plugins.discovery import default_registry, discover
 from twigkit.specs.run import RunSpec
 from twigkit.training.spec import TrainingSpec
@@ -166,6 +167,8 @@ def _launched(words):
 def _run(block):
     """Read a block of YAML as a run, on a made-up base unless it names one."""
     text = block.text if "twig:" in block.text else f"twig: {{base: base}}\n{block.text}"
+    if "tasks:" in block.text:
+        return EvaluationSpec.from_yaml(block.text)
     if "objective:" in block.text:
         return TrainingSpec.from_yaml(f"data: {{path: data.json}}\n{text}")
     return RunSpec.from_yaml(text)
@@ -204,10 +207,11 @@ def test_every_built_in_plugin_has_an_example_with_all_its_settings(entry):
         "pruner": lambda: run.generation.pruner,
         "drafter": lambda: run.generation.drafter,
         "objective": lambda: run.objective,
+        "task": lambda: run.tasks[0],
     }[entry.kind]()
     assert spec == entry.spec(), "the example shows the defaults"
     for field in entry.spec.model_fields:
-        assert re.search(rf"^ +{field}:", block.text, re.MULTILINE), f"{field} is not shown"
+        assert re.search(rf"^ +(?:- )?{field}:", block.text, re.MULTILINE), f"{field} is not shown"
 
 
 def test_the_docs_show_no_plugin_that_is_not_there():

@@ -109,7 +109,7 @@ def _task(text: str, value_of: Callable[[str], Any]) -> dict[str, Any]:
                 f"--task {text!r}: {item!r} is no setting; expected NAME:SETTING=VALUE,..., or "
                 "give a file with --spec"
             )
-        settings[key.strip()] = value_of(value)
+        settings[key.strip()] = value_of(value) if value else ""
     return settings
 
 

@@ -25,7 +25,7 @@ from twigkit.interfaces import (
     problem,
 )
 
-FIRST = HELD_OUT + 4_000_000
+FIRST = HELD_OUT + 20_000_000
 """Seed of the first scene; no training, check, card or other measurement uses scenes from here."""
 
 

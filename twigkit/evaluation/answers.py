@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,13 +98,12 @@ class AnswerLog:
         return [self.done[number, method] for number in range(batches)]
 
 
-def check_settings(path: Path, settings: dict[str, Any], free: Sequence[str] = ()) -> None:
+def check_settings(path: Path, settings: dict[str, Any]) -> None:
     """Write what a run is about, or refuse to mix it with answers of another one.
 
     Args:
         path: The file that says it.
         settings: What decides the answers, as JSON has it.
-        free: Names that may differ.
 
     Raises:
         InputError: If the folder holds answers of other settings; names the first difference.
@@ -113,7 +111,7 @@ def check_settings(path: Path, settings: dict[str, Any], free: Sequence[str] = (
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
         for name, value in settings.items():
-            if name not in free and there.get(name) != value:
+            if there.get(name) != value:
                 raise InputError(
                     f"{path.parent} holds answers with {name} = {there.get(name)!r}, and this run "
                     f"has {value!r}; give another folder with --out, or the same settings"

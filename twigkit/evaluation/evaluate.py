@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twigkit.bench.conditions import conditions
+from twigkit.errors import InputError
 from twigkit.evaluation.answers import Answered, AnswerLog, check_settings
 from twigkit.evaluation.report import as_markdown, plot
 from twigkit.evaluation.runner import Way, answer_all, batches_of, responses_of, ways_of
@@ -19,9 +20,6 @@ from twigkit.model import TwigModel
 from twigkit.plugins.discovery import default_registry
 
 __all__ = ["evaluate"]
-
-FREE = ("tasks",)
-"""Settings that may differ from those of the answers that are there."""
 
 Tell = Callable[[str, int, int], Callable[[int], None]]
 
@@ -60,7 +58,7 @@ def evaluate(
     tasks: dict[str, Task] = {
         each.kind: default_registry().get("task", each.kind).make(each) for each in spec.tasks
     }
-    examples = {name: list(task.examples())[: spec.limit] for name, task in tasks.items()}
+    examples = {name: _examples(name, task)[: spec.limit] for name, task in tasks.items()}
     decisive = spec.model_dump(mode="json", include={"limit", "batch", "frames", "seed"})
     check_settings(out / "run.json", {**settings, **decisive})
     ways = ways_of(spec)
@@ -95,6 +93,20 @@ def evaluate(
     write_whole(out / "eval.md", as_markdown(data))
     write_whole(out / "eval.svg", plot(data))
     return data
+
+
+def _examples(name: str, task: Task) -> list[Example]:
+    """Read a task's questions; files of another form are an error that says so."""
+    try:
+        found = list(task.examples())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"the files of the task {name!r} are not of the form that it reads "
+            f"({type(error).__name__}: {error}); docs/evaluation.md says which files it takes"
+        ) from error
+    if not found:
+        raise InputError(f"the files of the task {name!r} hold no question; check its settings")
+    return found
 
 
 def _scored(

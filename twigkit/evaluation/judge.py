@@ -33,14 +33,14 @@ class EndpointJudge:
             url: Where the API begins.
             model: Name of the model.
             key: Sent as the bearer token.
-            memory: File of earlier verdicts of this model.
+            memory: File of earlier verdicts, by model.
         """
         self.url, self.model = url.rstrip("/"), model
         self._key, self._memory = key, memory
-        self._known: dict[str, str] = {}
+        self._held: dict[str, dict[str, str]] = {}
         if memory is not None and memory.exists():
-            held = json.loads(memory.read_text(encoding="utf-8"))
-            self._known = held.get(model, {})
+            self._held = json.loads(memory.read_text(encoding="utf-8"))
+        self._known = self._held.setdefault(model, {})
 
     def ask(self, prompt: str) -> str:
         """Return what the model says to a prompt, at temperature 0.
@@ -54,7 +54,7 @@ class EndpointJudge:
         if prompt not in self._known:
             self._known[prompt] = self._request(prompt)
             if self._memory is not None:
-                write_whole(self._memory, json.dumps({self.model: self._known}, indent=1) + "\n")
+                write_whole(self._memory, json.dumps(self._held, indent=1) + "\n")
         return self._known[prompt]
 
     def _request(self, prompt: str) -> str:

@@ -20,7 +20,8 @@ _NUMBERS = {
     "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10",
 }  # fmt: skip
 _ARTICLES = {"a", "an", "the"}
-_APOSTROPHES = (
+_APOSTROPHES = re.findall(
+    r"\S+",
     "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't "
     "haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll let's ma'am mightn't "
     "mightn't've might've mustn't must've needn't not've o'clock oughtn't 'tis shan't she'd've "
@@ -29,8 +30,8 @@ _APOSTROPHES = (
     "there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've "
     "we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've "
     "who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll "
-    "y'all'd've you'd you'd've you'll you're you've"
-).split()
+    "y'all'd've you'd you'd've you'll you're you've",
+)
 
 
 def _less_apostrophes(word: str) -> Iterator[str]:
@@ -43,7 +44,7 @@ def _less_apostrophes(word: str) -> Iterator[str]:
 
 
 _CONTRACTIONS = {spelt: word for word in _APOSTROPHES for spelt in _less_apostrophes(word)}
-_MARKS = ";/[]\"{}()=+\\_-><@`,?!"
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 

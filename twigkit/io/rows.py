@@ -40,15 +40,23 @@ def read_rows(path: str | Path) -> Any:
             with place.open(encoding="utf-8", newline="") as file:
                 return list(csv.DictReader(file, delimiter="\t" if place.suffix == ".tsv" else ","))
         text = place.read_text(encoding="utf-8")
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.splitlines() if line.strip()]
+        if place.suffix == ".jsonl" or (len(lines) > 1 and _is_json(lines[0])):
+            return [json.loads(line) for line in lines]
+        return json.loads(text)
     except (OSError, ValueError, csv.Error) as error:
         cause = " ".join(str(error).split())
         raise InputError(
             f"cannot read {place}: {cause}; give the file as it is distributed"
         ) from error
+
+
+def _is_json(line: str) -> bool:
+    """Whether a line is a JSON object by itself, as some benchmarks have in .json files."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False
 
 
 def _parquet(place: Path) -> Iterator[dict[str, Any]]:

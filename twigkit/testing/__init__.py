@@ -1,6 +1,6 @@
 """The conformance kit: learn in seconds whether a plug-in is right.
 
-Subclass one of the five classes in a test file of your own, override its fixture, and run pytest::
+Subclass one of the six classes in a test file of your own, override its fixture, and run pytest::
 
     class TestMyPruner(PrunerConformance):
         @pytest.fixture(scope="class")
@@ -23,6 +23,7 @@ from twigkit.testing.pruner import PrunerConformance
 from twigkit.testing.reference import masked_logits
 from twigkit.testing.scripted import AGREEMENTS, Script, ScriptedDrafter, ScriptedHead
 from twigkit.testing.shapes import ScoredPruner, ShapedDrafter
+from twigkit.testing.task import TaskConformance
 
 __all__ = [
     "AGREEMENTS",
@@ -39,6 +40,7 @@ __all__ = [
     "ScriptedDrafter",
     "ScriptedHead",
     "ShapedDrafter",
+    "TaskConformance",
     "check_capabilities",
     "masked_logits",
     "plainest_adapter",

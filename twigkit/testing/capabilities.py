@@ -32,6 +32,10 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "tree": "Proposes trees and not only paths.",
         "sampling": "Draws its drafts where the target draws its tokens.",
     },
+    "task": {
+        "judge": "A model has to judge the answers for an official score.",
+        "submission": "Exports the answers for a server or the authors' own evaluation.",
+    },
 }
 """Every capability by kind of plug-in, each with what it promises."""
 
@@ -40,6 +44,7 @@ REQUIRED: dict[str, frozenset[str]] = {
     "head": frozenset(),
     "pruner": frozenset({"batch"}),
     "drafter": frozenset({"batch"}),
+    "task": frozenset(),
 }
 """What every plug-in of a kind must be able to do; a test class may ask for more."""
 

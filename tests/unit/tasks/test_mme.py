@@ -1,0 +1,28 @@
+"""MME: accuracy and acc+ of every category."""
+
+from tests.support.benchmark_files import make_task, parts_of, respond, score_of
+
+
+def test_perception_and_cognition(tmp_path):
+    task, texts, _ = make_task("mme", tmp_path)
+    parts = parts_of(task, texts)
+    assert parts == {"perception": 125, "cognition": 50, "existence": 125, "code_reasoning": 50}
+    assert score_of(task, ["yes", "no"] * 3) == 400
+
+
+def test_perception_alone(tmp_path):
+    task, texts, _ = make_task("mme", tmp_path, total="perception")
+    assert score_of(task, texts[:4]) == 125
+
+
+def test_its_own_request_for_yes_or_no_is_replaced(tmp_path):
+    task, _, _ = make_task("mme", tmp_path)
+    prompt = task.examples()[0].prompt
+    assert prompt == "Is it there?\nAnswer the question using a single word or phrase."
+
+
+def test_the_files_for_its_own_evaluation(tmp_path):
+    task, texts, _ = make_task("mme", tmp_path)
+    files = task.submission(respond(task, texts))
+    assert set(files) == {"existence.txt", "code_reasoning.txt"}
+    assert files["existence.txt"].splitlines()[1].split("\t")[2:] == ["No", "no it is not"]
