@@ -71,7 +71,7 @@ class MmBenchTask(Task):
         named = dict(zip(LETTERS, options, strict=False))
         hint = f"{row['hint']}\n" if _there(row.get("hint")) else ""
         listed = "".join(f"\n{letter}. {text}" for letter, text in named.items())
-        answer = row.get("answer")
+        answer = row.get("answer") or ""
         reference = {
             "row": {key: value for key, value in row.items() if key != "image"},
             "category": row.get("l2-category") or row.get("category") or "all",

@@ -53,12 +53,11 @@ class ScienceQaTask(Task):
         found = []
         for number in read_rows(root / "pid_splits.json")[self.spec.split]:
             row = problems[str(number)]
+            pictures: tuple[Path, ...] = ()
             if row.get("image"):
                 pictures = (root / "images" / self.spec.split / str(number) / row["image"],)
             elif self.spec.pictures_only:
                 continue
-            else:
-                pictures = ()
             found.append(self._example(str(number), row, pictures))
         return found
 

@@ -19,8 +19,8 @@ EMPHASIS = re.compile(r"(?<![*\w])\*([^*\n]+)\*(?![*\w])")
 CAPITALS = re.compile(r"\b(?:[A-Z]+-)?[A-Z]{2,}[A-Z]*\b|\b[A-Z]-[A-Z][A-Za-z]+\b")
 
 MEASURES = {"CPU", "GPU", "MB", "AMD", "EPYC", "CI"}
-FORMATS = {"API", "HTML", "JPEG", "JSON", "JSONL", "PNG", "SVG", "TOML", "YAML"}
-NAMES = {"GLM", "VL", "MLP", "CHANGELOG", "CONTRIBUTING", "README"}
+FORMATS = {"API", "HTML", "JPEG", "JSON", "JSONL", "PNG", "SVG", "TOML", "TSV", "YAML"}
+NAMES = {"CN", "COCO", "GLM", "MM", "VQA", "VL", "MLP", "CHANGELOG", "CONTRIBUTING", "README"}
 GENERAL = MEASURES | FORMATS | NAMES
 """Abbreviations that are no terms of ours, names of models and files, and words in capitals."""
 

@@ -18,7 +18,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HELLO = ROOT / "docs" / "examples" / "twigkit-hello"
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "twigkit", "adapters", "heads", "strategies")
+PARTS = (
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "twigkit",
+    "adapters",
+    "heads",
+    "strategies",
+    "tasks",
+)
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "weights", "*.egg-info", ".*_cache", "build")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -101,51 +101,74 @@ def plot(data: Mapping[str, Any]) -> str:
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         lines.setdefault(f"{row['pruner']}, {row['drafter']}", []).append(row)
-    lowest = min([row["rel_acc"]["low"] for row in rows], default=0.0)
-    highest = max([1.0, *(row["rel_acc"]["high"] for row in rows)])
-    budgets = sorted({row["budget"] for row in rows})
-    span = max(highest - lowest, 1e-6)
-
-    def x(budget: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (budgets.index(budget) + 0.5) / len(budgets)
-
-    def y(share: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (highest - share) / span
-
+    axes = _Axes(rows)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         'font-family="system-ui, sans-serif" font-size="13">',
         "<title>Relative accuracy by budget</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+        *axes.drawn(),
     ]
-    for step in range(5):
-        share = lowest + span * step / 4
-        parts += [
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(share):.1f}" y2="{y(share):.1f}" '
-            'stroke="#e2e5ec"/>',
-            f'<text x="{LEFT - 8}" y="{y(share) + 4:.1f}" text-anchor="end">{100 * share:.0f}%'
-            "</text>",
-        ]
-    parts += [
-        f'<text x="{x(b):.1f}" y="{HEIGHT - 30}" text-anchor="middle">{b:.4g}</text>'
-        for b in budgets
-    ]
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">budget: visual tokens per layer</text>')
     for number, (name, own) in enumerate(lines.items()):
-        color, shift = COLORS[number % len(COLORS)], 6 * (number - (len(lines) - 1) / 2)
-        points = [(x(row["budget"]) + shift, row["rel_acc"]) for row in own]
-        drawn = " ".join(f"{px:.1f},{y(acc['value']):.1f}" for px, acc in points)
-        parts.append(f'<polyline points="{drawn}" fill="none" stroke="{color}" stroke-width="2"/>')
-        for px, acc in points:
-            parts += [
-                f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{y(acc["low"]):.1f}" '
-                f'y2="{y(acc["high"]):.1f}" stroke="{color}"/>',
-                f'<circle cx="{px:.1f}" cy="{y(acc["value"]):.1f}" r="4" fill="{color}"/>',
-            ]
-        row_y = TOP + 20 * number + 10
-        parts += [
-            f'<rect x="{WIDTH - RIGHT + 16}" y="{row_y - 8}" width="12" height="12" '
-            f'fill="{color}"/>',
-            f'<text x="{WIDTH - RIGHT + 34}" y="{row_y + 3}">{escape(name)}</text>',
-        ]
+        shift = 6 * (number - (len(lines) - 1) / 2)
+        parts += _line(axes, name, own, number, shift)
     return "\n".join([*parts, "</svg>", ""])
+
+
+class _Axes:
+    """Where budgets and shares lie in the picture."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.budgets = sorted({row["budget"] for row in rows})
+        self.low = float(min([row["rel_acc"]["low"] for row in rows], default=0.0))
+        self.high = float(max([1.0, *(row["rel_acc"]["high"] for row in rows)]))
+
+    def x(self, budget: float) -> float:
+        place = (self.budgets.index(budget) + 0.5) / len(self.budgets)
+        return LEFT + (WIDTH - LEFT - RIGHT) * place
+
+    def y(self, share: float) -> float:
+        place = (self.high - share) / max(self.high - self.low, 1e-6)
+        return TOP + (HEIGHT - TOP - BOTTOM) * place
+
+    def drawn(self) -> list[str]:
+        """Lines of the shares, and names of the budgets."""
+        parts = []
+        for step in range(5):
+            share = self.low + (self.high - self.low) * step / 4
+            y = self.y(share)
+            parts += [
+                f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
+                'stroke="#e2e5ec"/>',
+                f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{100 * share:.0f}%</text>',
+            ]
+        for budget in self.budgets:
+            parts.append(
+                f'<text x="{self.x(budget):.1f}" y="{HEIGHT - 30}" text-anchor="middle">'
+                f"{budget:.4g}</text>"
+            )
+        what = "budget: visual tokens per layer"
+        return [*parts, f'<text x="{LEFT}" y="{HEIGHT - 8}">{what}</text>']
+
+
+def _line(
+    axes: _Axes, name: str, rows: Sequence[Mapping[str, Any]], number: int, shift: float
+) -> list[str]:
+    """Draw one line with its points, intervals and name."""
+    color = COLORS[number % len(COLORS)]
+    points = [(axes.x(row["budget"]) + shift, row["rel_acc"]) for row in rows]
+    drawn = " ".join(f"{x:.1f},{axes.y(share['value']):.1f}" for x, share in points)
+    parts = [f'<polyline points="{drawn}" fill="none" stroke="{color}" stroke-width="2"/>']
+    for x, share in points:
+        low, middle, high = (axes.y(share[key]) for key in ("low", "value", "high"))
+        parts += [
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{color}"/>',
+            f'<circle cx="{x:.1f}" cy="{middle:.1f}" r="4" fill="{color}"/>',
+        ]
+    y = TOP + 20 * number + 10
+    left = WIDTH - RIGHT + 16
+    return [
+        *parts,
+        f'<rect x="{left}" y="{y - 8}" width="12" height="12" fill="{color}"/>',
+        f'<text x="{left + 18}" y="{y + 3}">{escape(name)}</text>',
+    ]

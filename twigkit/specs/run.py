@@ -401,5 +401,7 @@ __all__ = [
     "RunSpec",
     "RuntimeSpec",
     "Spec",
+    "TaskField",
+    "TaskSpec",
     "TwigSpec",
 ]
