@@ -45,7 +45,8 @@ _MODULES = {
     "plugins.registry": "Entry Registry",
     "specs.base": "Spec problem",
     "specs.run": "ByKind DrafterField DrafterSpec GenerationSpec HeadSpec PluginSpec PrunerSpec "
-    "RunSpec RuntimeSpec TaskSpec TwigSpec",
+    "RunSpec RuntimeSpec TwigSpec",
+    "specs.task": "TaskSpec",
     "speculative.token_tree": "TokenTree",
     "training.spec": "TrainingSpec",
     "training.trainer": "train",

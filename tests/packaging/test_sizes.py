@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("twigkit", "adapters", "heads", "strategies")
+PARTS = ("twigkit", "adapters", "heads", "strategies", "tasks")
 MODULES = sorted({path.resolve() for part in PARTS for path in (ROOT / part).rglob("*.py")})
 LONGEST_FUNCTION, LONGEST_FILE = 60, 400  # lines, docstrings included
 

@@ -133,7 +133,7 @@ def _judge(args: argparse.Namespace, out: Path) -> Any:
     return EndpointJudge(args.judge_url, args.judge_model, key=key, memory=out / "judge.json")
 
 
-def _bar(name: str, total: int, batch: int) -> Callable[[int], None]:
+def _bar(name: str, total: int) -> Callable[[int], None]:
     """Show a progress bar for a task."""
     from tqdm import tqdm
 

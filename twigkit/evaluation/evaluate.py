@@ -21,7 +21,8 @@ from twigkit.plugins.discovery import default_registry
 
 __all__ = ["evaluate"]
 
-Tell = Callable[[str, int, int], Callable[[int], None]]
+Tell = Callable[[str, int], Callable[[int], None]]
+"""Makes a progress bar of a name and a number of answers; it is told how many more are there."""
 
 
 def evaluate(
@@ -46,7 +47,7 @@ def evaluate(
         out: Folder of the results.
         settings: What else decides the answers, such as the names of base and twig.
         judge: A model that judges; ``None`` for none.
-        progress: Asked for a bar per task: its name, answers in all, answers of a batch at most.
+        progress: Asked for a bar per task.
 
     Returns:
         What ``eval.json`` holds.
@@ -64,16 +65,7 @@ def evaluate(
     ways = ways_of(spec)
     found, scores = {}, {}
     for name, task in tasks.items():
-        own = spec.tasks[list(tasks).index(name)].model_dump(mode="json")
-        check_settings(out / "answers" / f"{name}.json", own)
-        log = AnswerLog(out / "answers" / f"{name}.jsonl")
-        batches = batches_of(examples[name], spec.batch)
-        bar = progress(name, len(ways) * len(examples[name]), spec.batch) if progress else None
-        answer_all(
-            model, processor, task, batches, ways, log,
-            frames=spec.frames, seed=spec.seed, progress=bar,
-        )  # fmt: skip
-        answered = {way.name: log.of(way.name, len(batches)) for way in ways}
+        answered = _answer(model, processor, name, task, examples[name], spec, out, progress)
         scores[name] = _scored(task, examples[name], answered, judge)
         _submit(task, examples[name], answered, out / "submissions" / name)
         found[name] = {
@@ -93,6 +85,28 @@ def evaluate(
     write_whole(out / "eval.md", as_markdown(data))
     write_whole(out / "eval.svg", plot(data))
     return data
+
+
+def _answer(
+    model: TwigModel,
+    processor: Any,
+    name: str,
+    task: Task,
+    examples: Sequence[Example],
+    spec: EvaluationSpec,
+    out: Path,
+    progress: Tell | None,
+) -> dict[str, list[Answered]]:
+    """Answer a task's questions by every way, as far as they are not answered."""
+    check_settings(out / "answers" / f"{name}.json", task.spec.model_dump(mode="json"))
+    log, ways = AnswerLog(out / "answers" / f"{name}.jsonl"), ways_of(spec)
+    batches = batches_of(examples, spec.batch)
+    bar = progress(name, len(ways) * len(examples)) if progress else None
+    answer_all(
+        model, processor, task, batches, ways, log,
+        frames=spec.frames, seed=spec.seed, progress=bar,
+    )  # fmt: skip
+    return {way.name: log.of(way.name, len(batches)) for way in ways}
 
 
 def _examples(name: str, task: Task) -> list[Example]:

@@ -12,10 +12,10 @@ import torch
 
 from twigkit.errors import InputError
 from twigkit.evaluation.answers import Answered, AnswerLog
+from twigkit.evaluation.inputs import prepare_batch
 from twigkit.evaluation.media import read_picture, read_video
 from twigkit.evaluation.spec import EvaluationSpec, label
 from twigkit.interfaces.task import Example, Response, Task
-from twigkit.evaluation.inputs import prepare_batch
 from twigkit.model import TwigModel
 
 __all__ = ["UNPRUNED", "Way", "answer_all", "batches_of", "responses_of", "ways_of"]

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from twigkit.specs.base import Spec, problem
-from twigkit.specs.run import CountOrFraction, DrafterField, PluginSpec, PrunerField, TaskField
+from twigkit.specs.run import CountOrFraction, DrafterField, PluginSpec, PrunerField
+from twigkit.specs.task import TaskField
 
 __all__ = ["EvaluationSpec", "label"]
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from twigkit.errors import InputError
 from twigkit.io.rows import read_rows
-from twigkit.specs.run import TaskSpec
+from twigkit.specs.task import TaskSpec
 
 __all__ = [
     "Example",

@@ -55,10 +55,6 @@ class ObjectiveSpec(PluginSpec):
     """Settings of an objective."""
 
 
-class TaskSpec(PluginSpec):
-    """Settings of a task of an evaluation."""
-
-
 _describing: ContextVar[frozenset[str]] = ContextVar("twigkit_schema", default=frozenset())
 """Kinds whose union is being described, so that a spec can hold others of its own kind."""
 
@@ -175,9 +171,6 @@ DrafterField = Annotated[DrafterSpec, ByKind("drafter", DrafterSpec)]
 
 ObjectiveField = Annotated[ObjectiveSpec, ByKind("objective", ObjectiveSpec)]
 """An objective by name, mapping or spec."""
-
-TaskField = Annotated[TaskSpec, ByKind("task", TaskSpec)]
-"""A task by name, mapping or spec."""
 
 
 _RATIO = re.compile(r"[0-9]{1,9}/[0-9]{1,9}")
@@ -401,7 +394,5 @@ __all__ = [
     "RunSpec",
     "RuntimeSpec",
     "Spec",
-    "TaskField",
-    "TaskSpec",
     "TwigSpec",
 ]
