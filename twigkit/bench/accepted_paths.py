@@ -114,17 +114,18 @@ def acceptance_by_depth(paths: TokenTree) -> list[float]:
 
 
 def acceptance_line(paths: TokenTree) -> str:
-    """Say in one line how deep the accepted paths of some steps reach, and by which ranks.
+    """Say in one line how deep the accepted paths of some steps reach, and how likely they seemed.
 
     Args:
         paths: What :func:`accepted_paths` returned.
     """
     steps = int(paths.visits[0])
-    shares = ", ".join(f"{100 * share:.0f}%" for share in acceptance_by_depth(paths))
-    first = paths.depth == 1
-    ranks = int(paths.visits[first & (paths.token > 0)].sum())
-    told = f"{steps} step{'s' * (steps != 1)}; accepted at depth 1, 2, ...: {shares or 'nothing'}"
-    return told + f"; {ranks} first draft{'s' * (ranks != 1)} of another rank than the first"
+    shares = ", ".join(f"{100 * share:.0f}%" for share in acceptance_by_depth(paths)) or "none"
+    likeliest = int(paths.visits[(paths.depth == 1) & (paths.token == 0)].sum())
+    return (
+        f"{steps} step{'s' * (steps != 1)}; drafts accepted at depth 1, 2, ...: {shares}; "
+        f"the first was the most likely one in {likeliest}"
+    )
 
 
 __all__ = [

@@ -58,7 +58,7 @@ def test_the_command_writes_a_picture(tmp_path, capsys):
     assert main([*words, "--step", "2"]) == 0
     told = capsys.readouterr().out
     assert "step 2: 60 drafts" in told
-    assert "steps; accepted at depth 1, 2, ...: " in told
+    assert "steps; drafts accepted at depth 1, 2, ...: " in told
     with Image.open(file) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 200
