@@ -85,6 +85,10 @@ class LayerWatch:
 
     def __exit__(self, *_: object) -> None:
         """Unhook."""
+        self.remove()
+
+    def remove(self) -> None:
+        """Unhook, where no block ends."""
         for handle in self._handles:
             handle.remove()
 
