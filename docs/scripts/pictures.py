@@ -66,9 +66,14 @@ def draw() -> None:
     scene = IMAGES / "scene.png"
     (sample,) = unseen(1)
     sample.picture.save(scene)
-    asked = ["--image", str(scene), "--prompt", QUESTION, "--pruner", "p-head"]
-    main(["show", "kept", *asked, "--out", str(IMAGES / "kept.png")])
-    main(["show", "kept", *asked, "--scores", "--out", str(IMAGES / "scores.png")])
+    asked = ["--image", str(scene), "--prompt", QUESTION]
+    head = [*asked, "--pruners", "p-head"]
+    main(["show", "pruning", *head, "--only", "kept", "--out", str(IMAGES / "kept.png")])
+    main(["show", "pruning", *head, "--only", "scores", "--out", str(IMAGES / "scores.png")])
+    several = ["--pruners", "p-head,ttp,fastv,divprune", "--out", str(IMAGES / "pruning.png")]
+    main(["show", "pruning", *asked, *several])
+    answer = ["--budget", "1/9", "--pruner", "p-head", "--out", str(IMAGES / "decoding.png")]
+    main(["show", "decoding", "--image", str(scene), "--prompt", "describe the picture .", *answer])
     tree = ["--drafter", "medusa-tree", "--step", "3", "--out", str(IMAGES / "tree.png")]
     main(["show", "tree", "--image", str(scene), "--prompt", "describe the picture .", *tree])
     large = sample.picture.resize((288, 288), Image.Resampling.NEAREST)

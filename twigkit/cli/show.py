@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twigkit.cli import kept
+from twigkit.cli import decoding, pruning
 from twigkit.cli.generate import count_or_fraction
 from twigkit.cli.loading import add_model_arguments, base_folder, load_model
 from twigkit.errors import InputError
@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: The command's parser.
     """
     things = parser.add_subparsers(dest="thing", required=True, metavar="THING")
-    kept.add_arguments(things.add_parser("kept", help="mark the visual tokens that pruning keeps"))
+    for name, module, text in (
+        ("pruning", pruning, "what several pruners keep of a picture or a video"),
+        ("decoding", decoding, "an answer coloured by who wrote each token"),
+    ):
+        module.add_arguments(things.add_parser(name, help=text))
     tree = things.add_parser("tree", help="draw the token tree of one step")
     add_model_arguments(tree)
     tree.add_argument("--prompt", required=True, help="the question")
@@ -55,8 +59,10 @@ def run(args: argparse.Namespace) -> int:
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(Path(args.out).suffix.lower())
     if kind is None:
         raise InputError(f"cannot write {args.out!r}; name a .png or .jpg file with --out")
-    if args.thing == "kept":
-        return kept.run(args, kind)
+    if args.thing == "pruning":
+        return pruning.run(args, kind)
+    if args.thing == "decoding":
+        return decoding.run(args, kind)
     if args.step < 1:
         raise InputError(f"--step is {args.step}; the first one is 1")
     from twigkit.bench.accepted_paths import acceptance_line, accepted_paths, inspect_answer

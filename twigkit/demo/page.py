@@ -89,9 +89,9 @@ def _scene(number: int, exhibit: Exhibit) -> str:
     grid = text_grid(exhibit.grid, exhibit.panels[-1].kept)
     words: list[str] = []
     for panel in exhibit.panels:
-        words += _words(panel, WIDTH - 2 * exhibit.grid - 3)
+        words += _words(panel, WIDTH - 2 * exhibit.grid[1] - 3)
     lines = [
-        f"{left:<{2 * exhibit.grid}}   {right}".rstrip()
+        f"{left:<{2 * exhibit.grid[1]}}   {right}".rstrip()
         for left, right in zip_longest(grid, words, fillvalue="")
     ]
     return "\n".join([f"-- scene {number} ".ljust(WIDTH, "-"), *lines])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
 
 from twigkit.bench.compare import Row
 from twigkit.bench.table import HEADER, comparison_cells, size
-from twigkit.demo.overlay import draw_heat, draw_kept, enlarge
+from twigkit.demo.decoding_image import WrittenToken
+from twigkit.demo.overlay import draw_heat, draw_kept, draw_survival, enlarge
 from twigkit.demo.page import budget_in_words, pairs, verdict
 from twigkit.demo.show import Exhibit, Panel, Show
 
@@ -57,6 +59,17 @@ img { width: 100%; display: block; border-radius: 8px; border: 1px solid var(--l
 figcaption { font-size: 12px; color: var(--soft); margin-top: 6px; }
 .question { font-weight: 600; margin: 0 0 6px; }
 .answer { margin: 0 0 8px; }
+.draft, .own { border-radius: 4px; padding: 0 3px; -webkit-box-decoration-break: clone;
+  box-decoration-break: clone; }
+.draft { background: #cfecd7; } .own { background: #fddecc; }
+.steps { display: flex; align-items: flex-end; gap: 2px; height: 34px; margin: 2px 0 4px; }
+.steps i { width: 9px; display: flex; flex-direction: column-reverse; }
+.steps b { display: block; background: #2b8a3e; } .steps u { display: block; height: 5px;
+  background: #d9480f; }
+.beside { display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: 14px;
+  margin-top: 14px; }
+.beside figcaption b { color: var(--ink); display: block; }
+.beside img + img { margin-top: 4px; }
 details { font-size: 13px; color: var(--soft); }
 details img { max-width: 170px; margin-top: 8px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0;
@@ -176,7 +189,27 @@ def _exhibit(number: int, exhibit: Exhibit, show: Show) -> str:
     panels = "".join(_panel(panel, exhibit, show) for panel in reversed(exhibit.panels))
     return f"""<section class="card"><h3>Scene {number}</h3>
 <div class="scene"><figure>{picture}<figcaption>the picture</figcaption></figure>
-<div>{panels}</div></div></section>"""
+<div>{panels}</div></div>{_beside(exhibit)}</section>"""
+
+
+def _beside(exhibit: Exhibit) -> str:
+    """What several pruners keep, and how they score, for the first question."""
+    if not exhibit.pruned:
+        return ""
+    figures = []
+    for each in exhibit.pruned:
+        kept = draw_survival(exhibit.picture, exhibit.grid, each.survived, 12)
+        heat = draw_heat(exhibit.picture, exhibit.grid, each.scores, 12)
+        cuts = " &gt; ".join(map(str, each.cuts))
+        images = _image(kept, f"kept by {each.name}") + _image(heat, f"scores of {each.name}")
+        figures.append(
+            f"<figure>{images}<figcaption><b>{escape(each.name)}</b> {cuts} tokens, "
+            f"{each.average:.1f} per layer</figcaption></figure>"
+        )
+    question = escape(exhibit.panels[0].turn.question)
+    return f"""<details><summary>the same budget by several pruners: “{question}”</summary>
+<p class="small soft">Above what each keeps (faded: gone at a later cut), below how it scores.</p>
+<div class="beside">{"".join(figures)}</div></details>"""
 
 
 def _panel(panel: Panel, exhibit: Exhibit, show: Show) -> str:
@@ -190,12 +223,35 @@ def _panel(panel: Panel, exhibit: Exhibit, show: Show) -> str:
 <figure>{kept}<figcaption>{len(panel.kept)} of {show.visual} tokens kept</figcaption></figure>
 <div>
 <p class="question">{escape(panel.turn.question)}</p>
-<p class="answer">{escape(panel.answer) or "(nothing)"}</p>
+<p class="answer">{_written(panel)}</p>{_steps(panel.gains)}
 <p class="small {mark}">{escape(panel.verdict)}</p>
 <p class="small soft">with all visual tokens: {unpruned}</p>
 <details><summary>scores</summary>{heat}</details>
 </div>
 </div>"""
+
+
+def _written(panel: Panel) -> str:
+    """The answer, coloured by who wrote each token."""
+    if not panel.written:
+        return escape(panel.answer) or "(nothing)"
+
+    def span(token: WrittenToken) -> str:
+        space = " " if token.text[:1] == " " else ""
+        kind = "draft" if token.drafted else "own"
+        return f'{space}<span class="{kind}">{escape(token.text.strip(" "))}</span>'
+
+    return "".join(span(token) for token in panel.written)
+
+
+def _steps(gains: Sequence[int]) -> str:
+    """A bar per verification: accepted drafts in green, the target's own token in orange."""
+    if len(gains) < 2:
+        return ""
+    bars = "".join(f'<i><b style="height:{5 * (gain - 1)}px"></b><u></u></i>' for gain in gains)
+    average = sum(gains) / len(gains)
+    return f"""<div class="steps">{bars}</div><p class="small soft">green: drafted and accepted,
+orange: the target's own; {average:.2f} tokens for each of {len(gains)} verifications</p>"""
 
 
 def _image(image: Image.Image, title: str) -> str:

@@ -12,7 +12,10 @@ from PIL import Image
 from twigkit.bench.compare import Comparison, compare
 from twigkit.bench.conditions import conditions
 from twigkit.bench.methods import Answer, Inputs, Method, answer, standard_methods
+from twigkit.demo.decoding_image import WrittenToken, written_tokens
 from twigkit.demo.describe import facts, stated_facts
+from twigkit.demo.overlay import Grid
+from twigkit.demo.pruning_image import PrunedTokens, prune_tokens, usable_pruners
 from twigkit.demo.questions import Turn
 from twigkit.demo.unseen import Sample
 from twigkit.errors import InputError
@@ -20,6 +23,9 @@ from twigkit.io.processors import prepare
 from twigkit.model import TwigModel
 
 PLAIN, BOTH = "twigkit plain", "TTP + SSD"
+
+COMPARED = ("p-head", "ttp", "fastv", "pyramiddrop", "fastervlm", "visionzip", "divprune")
+"""Pruners that are shown side by side, if base and twig can serve them."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Panel:
         scores: Score of every visual token.
         verdict: How good the answer is, in words.
         right: Whether it is all right.
+        written: The answer's tokens and who wrote each.
+        gains: Tokens that each verification gained.
     """
 
     turn: Turn
@@ -43,6 +51,8 @@ class Panel:
     scores: tuple[float, ...]
     verdict: str
     right: bool
+    written: tuple[WrittenToken, ...] = ()
+    gains: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,13 +61,15 @@ class Exhibit:
 
     Attributes:
         picture: The picture.
-        grid: Visual tokens along an edge.
+        grid: Rows and columns of visual tokens.
         panels: The questions.
+        pruned: What several pruners keep for the first question.
     """
 
     picture: Image.Image
-    grid: int
+    grid: Grid
     panels: tuple[Panel, ...]
+    pruned: tuple[PrunedTokens, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,7 @@ def run(
     prompts = [prepare(processor, s.description.question, [s.picture]) for s in samples]
     comparison = compare(model, prompts, methods, max_new_tokens=max_new_tokens, progress=progress)
     exhibits = []
+    names = usable_pruners(model, COMPARED)
     for number, (sample, prompt) in enumerate(zip(samples, prompts, strict=True)):
         panels = [
             _short(model, processor, sample, turn, (by_name[BOTH], by_name[PLAIN]), max_new_tokens)
@@ -119,7 +132,9 @@ def run(
         given = [comparison.answers[name][number] for name in (BOTH, PLAIN)]
         panels.append(_panel(model, processor, sample, sample.description, prompt, given))
         grid = grid_of(len(panels[-1].scores))
-        exhibits.append(Exhibit(sample.picture, grid, tuple(panels)))
+        first = prepare(processor, panels[0].turn.question, [sample.picture])
+        beside = [prune_tokens(model, first, name, budget) for name in names]
+        exhibits.append(Exhibit(sample.picture, grid, tuple(panels), tuple(beside)))
     kept = comparison.answers[BOTH][0].kept
     wiped = [stage.stage.layer for stage in kept if not any(stage.stage.keep)]
     return Show(
@@ -161,7 +176,9 @@ def _panel(
     ]
     kept, scores = kept_tokens(model, prompt, given[0])
     right, verdict = judge(sample, turn, texts[0])
-    return Panel(turn, texts[0], texts[1], kept, scores, verdict, right)
+    gains = tuple(given[0].accepted_lengths)
+    written = tuple(written_tokens(given[0].tokens, gains, processor.tokenizer))
+    return Panel(turn, texts[0], texts[1], kept, scores, verdict, right, written, gains)
 
 
 def kept_tokens(
@@ -210,8 +227,8 @@ def judge(sample: Sample, turn: Turn, said: str) -> tuple[bool, str]:
     return found == len(truth) == len(stated), f"{found} of {len(truth)} facts right"
 
 
-def grid_of(tokens: int) -> int:
-    """Return the edge of a square of visual tokens.
+def grid_of(tokens: int) -> Grid:
+    """Return rows and columns of a square of visual tokens.
 
     Args:
         tokens: How many there are.
@@ -225,4 +242,4 @@ def grid_of(tokens: int) -> int:
             f"the base makes {tokens} visual tokens of a picture, which is no square to draw; "
             "use twigkit generate with it"
         )
-    return edge
+    return edge, edge

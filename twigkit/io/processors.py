@@ -161,7 +161,12 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def prepare(
-    processor: Any, prompt: str, pictures: Sequence[Image.Image] = (), *, raw: bool = False
+    processor: Any,
+    prompt: str,
+    pictures: Sequence[Image.Image] = (),
+    *,
+    video: Sequence[Image.Image] = (),
+    raw: bool = False,
 ) -> dict[str, Any]:
     """Turn a question about some pictures into what the model takes.
 
@@ -169,6 +174,7 @@ def prepare(
         processor: The base's processor.
         prompt: The question.
         pictures: The pictures, in the order in which the prompt refers to them.
+        video: Frames of one video, which comes after the pictures.
         raw: Take the prompt as it is, with the image tokens in it, instead of putting it into the
             processor's chat template. Without a template it always is.
 
@@ -183,7 +189,7 @@ def prepare(
         raise InputError("the prompt is empty; ask something, such as 'What is in the picture?'")
     text = prompt
     if not raw and has_template(processor):
-        content = [{"type": "image"} for _ in pictures]
+        content = [{"type": "image"} for _ in pictures] + [{"type": "video"}] * bool(video)
         turn = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
         text = render(processor, [turn])
-    return encode(processor, text, pictures)
+    return encode(processor, text, pictures, [video] if video else [])

@@ -11,7 +11,6 @@ from twigkit import InputError, TwigModel, TwigSpec
 from twigkit.bench.accepted_paths import inspect_answer
 from twigkit.cli.main import main
 from twigkit.cli.show import describe_step
-from twigkit.demo.overlay import CELL
 
 INPUTS = llava_inputs([(3, 1, 5)])
 WIDTH = INPUTS["input_ids"].shape[1]
@@ -65,21 +64,3 @@ def test_the_command_writes_a_picture(tmp_path, capsys):
     assert main([*words, "--step", "0"]) == 2
     assert main([*words, "--out", str(tmp_path / "step.nonsense")]) == 2
     assert "name a .png or .jpg file" in capsys.readouterr().err
-
-
-def test_the_kept_tokens_are_marked_on_the_picture(tmp_path, capsys):
-    folders = write_folders(tmp_path)
-    words = ["show", "kept", *folders.model, "--image", str(folders.picture), "--prompt", "what ?"]
-    drawn = {}
-    for name, more in (("most", "0.7"), ("few", "0.5"), ("scores", "0.5")):
-        file = tmp_path / f"{name}.png"
-        extra = ["--scores"] if name == "scores" else []
-        assert main([*words, "--budget", more, *extra, "--out", str(file)]) == 0
-        told = capsys.readouterr().out
-        kept, visual = (int(told.split()[place]) for place in (1, 3))
-        with Image.open(file) as picture:
-            drawn[name] = (kept, picture.tobytes())
-            assert picture.size == (visual**0.5 * CELL,) * 2
-    assert drawn["few"][0] < drawn["most"][0]
-    assert len({pixels for _, pixels in drawn.values()}) == 3
-    assert main([*words, "--budget", "-1"]) == 2

@@ -15,6 +15,7 @@ from twigkit import InputError, TwigModel
 from twigkit.bench.methods import Method, answer
 from twigkit.cli.main import main
 from twigkit.demo import overlay, page, report, show
+from twigkit.demo.decoding_image import WrittenToken
 from twigkit.demo.unseen import unseen
 from twigkit.io.processors import prepare
 
@@ -54,8 +55,8 @@ def test_kept_tokens_are_those_with_the_highest_scores(model, samples):
 def test_a_kept_token_is_drawn_as_it_is_and_a_dropped_one_fades():
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 90, (12, 12, 3), dtype=np.uint8))
-    whole = np.asarray(overlay.enlarge(picture, 3))
-    drawn = np.asarray(overlay.draw_kept(picture, 3, {1, 4}))
+    whole = np.asarray(overlay.enlarge(picture, (3, 3)))
+    drawn = np.asarray(overlay.draw_kept(picture, (3, 3), {1, 4}))
     assert drawn.shape == whole.shape == (72, 72, 3)
     inside = slice(24 + 4, 48 - 4)  # the second column, without its outline
     assert (drawn[4:20, inside] == whole[4:20, inside]).all()
@@ -68,13 +69,13 @@ def test_a_kept_token_is_drawn_as_it_is_and_a_dropped_one_fades():
 
 def test_the_heat_is_where_the_score_is():
     picture = Image.new("RGB", (12, 12), "white")
-    drawn = np.asarray(overlay.draw_heat(picture, 2, [0.0, 0.9, 0.1, 0.0])).astype(int)
+    drawn = np.asarray(overlay.draw_heat(picture, (2, 2), [0.0, 0.9, 0.1, 0.0])).astype(int)
     green = [drawn[12, 12, 1], drawn[12, 36, 1], drawn[36, 12, 1], drawn[36, 36, 1]]
     assert green[1] < green[2] < green[0] == green[3]
 
 
 def test_the_grid_in_characters():
-    assert overlay.text_grid(2, {1, 2}) == ["· ██", "██· "]
+    assert overlay.text_grid((2, 2), {1, 2}) == ["· ██", "██· "]
 
 
 def test_facts_of_a_description_are_counted(samples):
@@ -132,7 +133,10 @@ def test_the_report_needs_nothing_else(shown):
     assert "<script" not in text
     assert "url(" not in text
     assert "@import" not in text
-    assert len(found.images) == 4 * (1 + 2 * 2)  # a picture, and two for each of two questions
+    # a picture, two for each of two questions, and two of each pruner beside each other
+    pruners = len(shown.exhibits[0].pruned)
+    assert pruners == 6
+    assert len(found.images) == 4 * (1 + 2 * 2 + 2 * pruners)
     for source in found.images:
         data = base64.b64decode(source.removeprefix("data:image/png;base64,"))
         assert Image.open(io.BytesIO(data)).size == (4 * overlay.CELL, 4 * overlay.CELL)
@@ -145,7 +149,7 @@ def test_the_report_needs_nothing_else(shown):
 
 def test_text_of_a_model_cannot_become_markup(shown):
     panel = shown.exhibits[0].panels[0]
-    object.__setattr__(panel, "answer", "<b>&")
+    object.__setattr__(panel, "written", (WrittenToken("<b>&", drafted=True, step=1),))
     text = report.render(shown)
     assert "&lt;b&gt;&amp;" in text
     assert "<b>&" not in text
