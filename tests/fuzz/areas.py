@@ -69,7 +69,7 @@ def _start(name: str, free: Path, world: World) -> list[str]:
         "grow": [*model[:2], "--out", "new", "--depth", "2"],
         "inspect": [str(world.folders.base)],
         "new-plugin": ["some-kit"],
-        "show": ["kept", *model, *question, "--budget", "8", "--out", "shown.png"],
+        "show": ["pruning", *model, *question, "--budget", "8", "--out", "shown.png"],
         "train": [str(_training(free, world))],
         "spec": ["example"],
     }.get(name, [])
