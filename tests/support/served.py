@@ -51,7 +51,7 @@ def message(text: str, *pictures: bytes) -> dict[str, Any]:
 def client(model: TwigModel, **settings: Any) -> TestClient:
     """Open the application; use it in a ``with``, at whose end the engine is closed."""
     spec = ServerSpec(**{"model_name": "tiny", "max_num_seqs": 4, **settings})
-    return TestClient(create_app(model, tiny_processor(), spec), raise_server_exceptions=False)
+    return TestClient(create_app(model, tiny_processor(), spec))
 
 
 def chunks(response: Any) -> list[dict[str, Any]]:

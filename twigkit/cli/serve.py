@@ -36,6 +36,9 @@ _FIELDS = {
 }
 """Fields of the settings whose options are called otherwise."""
 
+_KEEP_ALIVE = 75
+"""Seconds for which an idle connection stays open: longer than clients reuse one."""
+
 _LONGEST_KEY = 4096
 """Most bytes of a file with an API key."""
 
@@ -123,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
             app,
             log_level="warning",
             timeout_graceful_shutdown=args.shutdown_timeout,
+            timeout_keep_alive=_KEEP_ALIVE,
             server_header=False,
         )
         uvicorn.Server(config).run(sockets=[listener])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from twigkit.errors import TwigkitError
 from twigkit.inflight.engine import Engine, OverdueError, QueueFullError
 from twigkit.model import TwigModel
 from twigkit.server.fetch import Fetcher
@@ -24,8 +24,6 @@ from twigkit.server.prompt import PromptReader
 from twigkit.server.refusal import RefusedError, body_of, busy, refusal_of
 from twigkit.server.service import Service
 from twigkit.server.settings import ServerSpec
-
-logger = logging.getLogger(__name__)
 
 _PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 _PAGE_HEADERS = {
@@ -130,19 +128,16 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
         metrics.failed(refusal.status)
         return JSONResponse(body_of(refusal), refusal.status, headers=refusal.headers)
 
-    async def failed(request: Request, error: Exception) -> Response:
+    async def failed(_: Request, error: Exception) -> Response:
         if isinstance(error, QueueFullError):
             return answer(busy(str(error), error.seconds))
         if isinstance(error, OverdueError):
             return answer(RefusedError(str(error), status=503, headers={"Retry-After": "5"}))
         if isinstance(error, HTTPException):
             return answer(RefusedError(str(error.detail), status=error.status_code))
-        refusal = refusal_of(error)
-        if refusal.status == 500:
-            logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(refusal)
+        return answer(refusal_of(error))
 
-    for kind in (Exception, HTTPException):
+    for kind in (TwigkitError, HTTPException):
         app.add_exception_handler(kind, failed)
 
 

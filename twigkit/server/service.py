@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 
+from twigkit.errors import TwigkitError
 from twigkit.inflight.engine import Engine
 from twigkit.inflight.request import Event, InflightRequest
 from twigkit.server.answer import Piece, Reply
@@ -22,6 +24,8 @@ from twigkit.server.protocol import ChatBody, CompletionBody, Sampled
 from twigkit.server.refusal import RefusedError, body_of, refusal_of
 from twigkit.server.response import Kind, ResponseWriter
 from twigkit.server.settings import ServerSpec
+
+logger = logging.getLogger(__name__)
 
 Body = TypeVar("Body", bound=Sampled)
 Events = AsyncIterator[tuple[int, Event]]
@@ -96,6 +100,13 @@ class Service:
         except GoneError:
             exchange.close()
             return Response(status_code=CLIENT_GONE)
+        except TwigkitError:
+            exchange.close()
+            raise
+        except Exception as error:  # a defect ends this request alone
+            exchange.close()
+            logger.exception("a request failed")
+            raise refusal_of(error) from error
         except BaseException:
             exchange.close()
             raise

@@ -16,6 +16,7 @@ from tests.support.served import (
     picture,
     served_model,
 )
+from twigkit.inflight.batch import RunningBatch
 from twigkit.io.processors import open_picture, prepare
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -320,6 +321,21 @@ def test_a_client_that_goes_away_frees_its_slot(model, stream):
         until(lambda: engine.running == 0)
         assert said(server.post(CHAT, json=chat()))
     assert engine.running == engine.waiting == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_defect_ends_one_request_and_tells_nothing(model, monkeypatch, caplog, stream):
+    with client(model) as server:
+        working = RunningBatch.step
+        monkeypatch.setattr(RunningBatch, "step", lambda batch: {}["a secret"])
+        response = server.post(CHAT, json=chat(stream=stream))
+        error = (chunks(response)[-1] if stream else response.json())["error"]
+        assert response.status_code == (200 if stream else 500)
+        assert error["type"] == "internal_error"
+        assert "a secret" not in response.text
+        assert "a secret" in caplog.text
+        monkeypatch.setattr(RunningBatch, "step", working)
+        assert said(server.post(CHAT, json=chat()))
 
 
 def test_a_full_queue_is_said_so(model):
