@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 BUILD := build
 
-.PHONY: demo test integration lint types docs architecture troubleshooting pictures results families bench fuzz compare clean
+.PHONY: demo test integration lint types docs architecture troubleshooting pictures results families bench fuzz soak compare clean
 
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
@@ -62,6 +62,11 @@ SECONDS ?= 60
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz.runner --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
+# Clients ask a server of the built-in model at once, some go away, every answer is checked.
+REQUESTS ?= 2000
+soak: $(STAMP)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.soak.runner --requests $(REQUESTS) --clients 16
+
 clean:
 	rm -rf $(BUILD) $(VENV) twigkit.egg-info
 
@@ -74,7 +79,8 @@ $(STAMP): pyproject.toml constraints.txt
 $(BUILD)/integration/.installed: $(STAMP)
 	rm -rf $(BUILD)/integration
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
-		--target $(BUILD)/integration bitsandbytes gguf torchao
+		--target $(BUILD)/integration bitsandbytes gguf torchao \
+		openai jiter sniffio playwright greenlet
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)
