@@ -16,7 +16,8 @@ def test_options_become_settings(tmp_path):
     (tmp_path / "key").write_text("a secret\n")
     words = ["--limit-mm-per-prompt", "image=3,video=0", "--max-image-pixels", "99"]
     words += ["--api-key-file", str(tmp_path / "key"), "--allowed-media-domains", "a.example"]
-    assert given(*words, "--request-timeout", "5", "--served-model-name", "m", "--budget", "1/9") == {
+    words += ["--request-timeout", "5", "--served-model-name", "m", "--budget", "1/9"]
+    assert given(*words) == {
         "max_images": 3, "max_videos": 0, "most_pixels": 99, "api_key": "a secret",
         "allowed_media_domains": ("a.example",), "request_seconds": 5.0, "model_name": "m",
         "budget": pytest.approx(1 / 9),

@@ -15,7 +15,10 @@ from twigkit.generation.request import NoDrafter
 from twigkit.inflight.request import Ended, InflightRequest
 from twigkit.inflight.row import prefill_request
 from twigkit.inflight.ticket import Ticket
-from twigkit.specs.run import DrafterSpec
+from twigkit.specs.run import DrafterSpec, GenerationSpec
+
+RANDOM = GenerationSpec(pruner={"kind": "random"}).pruner
+PRUNED = {"budget": 0.5, "pruner": RANDOM, "trace": True}
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +65,12 @@ def test_log_probabilities_are_natural_logarithms(model):
 
 def test_a_prompt_is_prefilled_once_for_all_its_answers(model):
     settings = {"do_sample": True, "num_return_sequences": 3, "seed": [1, 2, 3]}
-    made = joining(
-        model, settings=settings, answers=3, budget=0.5, pruner=random_pruner(), trace=True
-    )
+    made = joining(model, settings=settings, answers=3, **PRUNED)
     assert [row.answer for row in made.rows] == [0, 1, 2]
     assert made.begun.visual_tokens == made.begun.kept.total == 16
     assert made.begun.visual_per_layer == pytest.approx(8, abs=1)
     assert made.prefilled.cache.base[0].lengths.host == [made.begun.prompt_tokens] * 3
     assert {row.sequence._prompt.hidden.shape[1] for row in made.rows} == {0}
-
-
-def random_pruner():
-    from twigkit.specs.run import GenerationSpec
-
-    return GenerationSpec(pruner={"kind": "random"}).pruner
 
 
 def test_what_cannot_be_answered_is_refused(model):
