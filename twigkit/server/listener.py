@@ -20,6 +20,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         InputError: If the address cannot be used.
     """
+    if not 0 <= port <= 65535:
+        raise InputError(f"cannot listen on {host}:{port}: ports are from 0 to 65535; choose one")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]

@@ -107,4 +107,4 @@ def test_a_drafter_that_learns_is_made_anew_after_some_requests(model, monkeypat
 
 def test_a_drafter_without_its_twig_is_refused(model):
     with pytest.raises(CapabilityError, match="twig"):
-        RunningBatch(model, DrafterSpec(kind="ssd"))
+        RunningBatch(model, GenerationSpec(drafter="ssd").drafter)
