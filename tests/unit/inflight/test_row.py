@@ -23,7 +23,7 @@ PRUNED = {"budget": 0.5, "pruner": RANDOM, "trace": True}
 
 @pytest.fixture(scope="module")
 def model():
-    return TwigModel(tiny_llava(seed=4, layers=2))
+    return TwigModel(tiny_llava(seed=4, layers=4))
 
 
 def ticket(**fields):

@@ -19,8 +19,10 @@ def test_a_conversation_is_rendered_by_the_template():
     assert has_template(PROCESSOR)
     assert not has_template(tiny_processor(chat=False))
     assert not takes_videos(PROCESSOR)
-    with pytest.raises(CheckpointError, match="cannot render"):
-        render(PROCESSOR, [{"role": "user", "content": [{"type": "text"}, 1]}])
+    broken = tiny_processor()
+    broken.chat_template = "{{ raise_exception('no such role') }}"
+    with pytest.raises(CheckpointError, match=r"cannot render .* no such role"):
+        render(broken, [TURN])
 
 
 def test_a_tokenizer_takes_words_alone():

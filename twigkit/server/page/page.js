@@ -3,7 +3,7 @@
 const at = (id) => document.getElementById(id);
 const canvas = at("picture");
 const pen = canvas.getContext("2d");
-const state = { url: null, image: null, kept: null, running: null };
+const state = { url: null, image: null, kept: null, running: null, finished: false };
 
 // -- the picture ------------------------------------------------------------------------------
 
@@ -100,6 +100,7 @@ async function ask() {
   at("answer").textContent = at("kept").textContent = at("speed").textContent = "";
   tell("");
   state.kept = null;
+  state.finished = false;
   draw();
   try {
     const key = at("key").value;
@@ -135,7 +136,7 @@ async function read(reader) {
       if (data !== "[DONE]") tokens += take(JSON.parse(data));
     }
     const seconds = (performance.now() - began) / 1000;
-    if (state.running && tokens > 1) at("speed").textContent = `${(tokens / seconds).toFixed(1)} tokens/s`;
+    if (!state.finished && tokens > 1) at("speed").textContent = `${(tokens / seconds).toFixed(1)} tokens/s`;
   }
 }
 
@@ -164,6 +165,7 @@ function keep(begun) {
 }
 
 function finish(facts) {
+  state.finished = true;
   at("speed").textContent =
     `${facts.tokens_per_second.toFixed(1)} tokens/s, ` +
     `accepted length ${facts.accepted_length.toFixed(2)}, ` +
