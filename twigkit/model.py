@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.base_attributes import BaseAttributes
-from twigkit.errors import CapabilityError, FamilyWarning, InputError
+from twigkit.errors import CapabilityError, CheckpointError, FamilyWarning, InputError
 from twigkit.families.adapted import inside_adapter
 from twigkit.families.loading import load_base
 from twigkit.families.resolve import find_adapter
@@ -24,7 +25,9 @@ from twigkit.generation.strategy import Memories, Strategy
 from twigkit.generation.verifier import run_deep
 from twigkit.interfaces.drafter import Drafter
 from twigkit.specs.run import DrafterSpec, PrunerSpec, TwigSpec
+from twigkit.twig.card import Result
 from twigkit.twig.checkpoint import load_twig, save_twig
+from twigkit.twig.hub import find_twig, push
 from twigkit.twig.module import Twig, grow
 
 __all__ = ["TwigModel", "TwigOutput"]
@@ -95,21 +98,32 @@ class TwigModel(BaseAttributes):
         device_map: Any = None,
         quantization_config: Any = None,
         revision: str | None = None,
+        subfolder: str = "",
         twig_revision: str | None = None,
+        twig_subfolder: str = "",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
         attn_implementation: str = "sdpa",
         allow_other_base: bool = False,
     ) -> TwigModel:
         """Load a base model and a twig.
 
         Args:
-            base: Folder or Hub id of a model, or of an adapter of peft; or a loaded model.
+            base: Folder or Hub id of a model, of an adapter of peft, or of a twig, which names its
+                base; or a loaded model.
             twig: Folder or Hub id of the twig; ``None`` for none.
             dtype: Precision of the base, ``"auto"`` unless given; the twig follows.
             torch_dtype: The same by its older name.
             device_map: As transformers takes it.
             quantization_config: As transformers takes it.
-            revision: Revision of the base on the Hub.
+            revision: Revision on the Hub of what ``base`` names.
+            subfolder: Folder inside of what ``base`` names.
             twig_revision: Revision of the twig on the Hub.
+            twig_subfolder: Folder inside of what ``twig`` names.
+            token: For the Hub; ``None`` takes the one that the client has stored.
+            cache_dir: Where what is fetched is kept; ``None`` leaves it to the client.
+            local_files_only: Fetch nothing; take what was fetched before.
             attn_implementation: What the base's own ``forward`` and ``generate`` use.
             allow_other_base: Accept a twig that was grown on other weights of the same shapes.
 
@@ -125,16 +139,36 @@ class TwigModel(BaseAttributes):
             raise InputError(
                 f"dtype is {dtype} and torch_dtype, its older name, {torch_dtype}; give one"
             )
+        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         if not isinstance(base, str | Path):
             model = cls(base)
         else:
             options = {"dtype": dtype or torch_dtype or "auto", "device_map": device_map}
-            options |= {"revision": revision, "attn_implementation": attn_implementation}
+            options |= {"attn_implementation": attn_implementation, **hub}
             options["quantization_config"] = quantization_config
-            model = cls(load_base(base, {k: v for k, v in options.items() if v is not None}))
+            options = {name: value for name, value in options.items() if value is not None}
+            place = {"revision": revision, "subfolder": subfolder}
+            try:
+                loaded = load_base(base, {**options, **place})
+            except CheckpointError:
+                found = (
+                    None
+                    if twig is not None
+                    else find_twig(base, revision, subfolder=subfolder, **hub)
+                )
+                if found is None:
+                    raise
+                twig, twig_revision, twig_subfolder = base, revision, subfolder
+                loaded = _base_of(found.spec, base, options)
+            model = cls(loaded)
         if twig is not None:
             model.twig = load_twig(
-                twig, model.stack, revision=twig_revision, allow_other_base=allow_other_base
+                twig,
+                model.stack,
+                revision=twig_revision,
+                subfolder=twig_subfolder,
+                allow_other_base=allow_other_base,
+                **hub,
             )
         return model
 
@@ -165,6 +199,70 @@ class TwigModel(BaseAttributes):
         if self.twig is None:
             raise CapabilityError("there is no twig to save; grow one first")
         return save_twig(self.twig, self.stack, folder, note=note, overwrite=overwrite)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        note: str = "",
+        results: Sequence[Result | dict[str, Any]] = (),
+        licence: str | None = None,
+    ) -> Path:
+        """Write the twig with a model card that says what was measured; replaces a twig there.
+
+        Args:
+            folder: Where to.
+            note: A line for the model card.
+            results: What was measured, one entry per budget.
+            licence: Identifier as the Hub knows it, such as ``"apache-2.0"``.
+
+        Returns:
+            The folder.
+
+        Raises:
+            CapabilityError: If there is no twig.
+            CheckpointError: If the folder holds something else, or cannot be written.
+            SpecError: If a result does not validate.
+        """
+        if self.twig is None:
+            raise CapabilityError("there is no twig to save; grow one first")
+        listed = [each if isinstance(each, Result) else Result.parse(each) for each in results]
+        said: dict[str, Any] = {"results": [each.model_dump(mode="json") for each in listed]}
+        if licence is not None:
+            said["licence"] = licence
+        return save_twig(self.twig, self.stack, folder, note=note, provenance=said, overwrite=True)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        note: str = "",
+        results: Sequence[Result | dict[str, Any]] = (),
+        licence: str | None = None,
+        **hub: Any,
+    ) -> str:
+        """Put the twig on the Hub, with its model card.
+
+        Args:
+            name: Hub id, ``"org/name"``; the repository is made if it is not there.
+            note: As for :meth:`save_pretrained`, like the next two.
+            results: What was measured.
+            licence: Identifier as the Hub knows it.
+            **hub: ``private``, ``revision``, ``message``, ``token`` and ``endpoint``, as
+                :func:`twigkit.twig.hub.push` takes them.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            CapabilityError: If there is no twig.
+            CheckpointError: If the Hub refuses.
+        """
+        with TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(
+                Path(scratch) / "twig", note=note, results=results, licence=licence
+            )
+            return push(folder, name, **hub)
 
     def compile(self, **options: Any) -> TwigModel:
         """Compile the verification step; pays on a GPU, after a minute of compiling.
@@ -238,3 +336,18 @@ class TwigModel(BaseAttributes):
             request.stream_prompts(prompt)
             generation.run(started)
         return answer(request, generation)
+
+
+def _base_of(spec: TwigSpec, twig: str | Path, options: dict[str, Any]) -> nn.Module:
+    """Load the base that a twig names.
+
+    Raises:
+        CheckpointError: If it is not where the twig says.
+    """
+    try:
+        return load_base(spec.base, {**options, "revision": spec.revision})
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the twig {twig} grew on {spec.base}, which cannot be loaded here ({error}); name the "
+            "base as well, as from_pretrained(BASE, TWIG) or with --base and --twig"
+        ) from error

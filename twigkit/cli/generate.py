@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from twigkit.cli.loading import add_model_arguments, base_folder, load_model
+from twigkit.cli.loading import add_model_arguments, load_model, processor_of
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,14 +138,14 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.stream and args.json:
         raise InputError("--stream and --json exclude each other; leave one out")
-    from twigkit.io.processors import load_processor, open_picture, prepare
+    from twigkit.io.processors import open_picture, prepare
 
     pictures = [open_picture(path) for path in args.image]
     if not args.prompt.strip():
         raise InputError("the prompt is empty; ask something with --prompt")
     chosen = _chosen(args)
     model = load_model(args)
-    processor = load_processor(base_folder(args.base), revision=args.revision)
+    processor = processor_of(args, model)
     inputs = prepare(processor, args.prompt, pictures, raw=args.raw)
     spec = _spec(args, chosen, model)
     output: Any = model.generate(

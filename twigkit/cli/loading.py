@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twigkit.errors import CheckpointError, InputError
 from twigkit.io.files import expanded, unwritable
@@ -37,7 +37,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--base",
         default=DEMO,
         metavar="MODEL",
-        help="folder or Hub id of the base model; 'demo' is the built-in one (default)",
+        help="folder or Hub id of the base model, or of a twig alone, which names its base; "
+        "'demo' is the built-in one (default)",
     )
     group.add_argument(
         "--twig",
@@ -86,6 +87,20 @@ def load_model(args: argparse.Namespace) -> TwigModel:
         twig_revision=args.twig_revision,
         allow_other_base=args.allow_other_base,
     )
+
+
+def processor_of(args: argparse.Namespace, model: TwigModel) -> Any:
+    """Load the processor of the base, also where ``--base`` names a twig alone.
+
+    Args:
+        args: The parsed options of :func:`add_model_arguments`.
+        model: What :func:`load_model` returned.
+    """
+    from twigkit.io.processors import load_processor
+
+    if args.twig is None and args.base != DEMO and model.twig is not None:
+        return load_processor(model.base.name_or_path)
+    return load_processor(base_folder(args.base), revision=args.revision)
 
 
 def base_folder(base: str) -> str | Path:

@@ -8,13 +8,18 @@ shape, named by an entry point of the group ``twigkit.commands``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import importlib
 import logging
 import os
+import platform
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -42,8 +47,25 @@ COMMANDS = {
     "inspect": "Show the shape of a base model, and a run to start from.",
     "presets": "Show the shapes of well-known models, and what a twig on each costs.",
     "spec": "Check a spec file, or print the JSON Schema or an example.",
+    "chat": "Talk with a model about pictures, over several turns.",
+    "push": "Put a twig on the Hub.",
+    "pull": "Fetch a twig from the Hub.",
+    "completion": "Print what makes a shell complete twigkit's command lines.",
 }
 """Built-in commands: the name, which is also the module's, and a line of help."""
+
+GROUPS = {
+    "answer": ("demo", "generate", "chat", "map", "serve"),
+    "make a twig": ("grow", "train", "tune-tree", "import-reference", "push", "pull"),
+    "measure and look inside": ("bench", "eval", "show"),
+    "bases, plug-ins and files": (
+        "families", "inspect", "presets", "plugins", "new-plugin", "spec", "completion"
+    ),
+}  # fmt: skip
+"""The commands as the help shows them, by what they are for; those of plug-ins come last."""
+
+VERSIONS = ("torch", "transformers", "huggingface-hub", "tokenizers", "torch-geometric", "peft")
+"""Packages whose versions decide what twigkit does."""
 
 _NO_ROOM = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
 """Errors of a standard output that takes nothing more."""
@@ -76,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in given if word not in ("--debug", "--verbose")]  # allowed anywhere
     debug = "--debug" in given
+    if "_ARGCOMPLETE" in os.environ:  # how a shell asks
+        _complete(os.environ.get("COMP_LINE", ""))
     if "--verbose" in given:
         _log_to_stderr()
     try:
@@ -185,19 +209,68 @@ def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
     return module, args
 
 
+def _complete(line: str) -> None:
+    """Tell a shell what may follow in a command line, and leave the process."""
+    import argcomplete
+
+    name = next((word for word in line.split()[1:] if word in COMMANDS), None)
+    parser, subparsers = _parser({})
+    if name is not None:
+        _module(name, {}).add_arguments(subparsers[name])
+    argcomplete.autocomplete(parser)
+
+
+class _Version(argparse.Action):
+    """Prints the versions that matter, and leaves; nothing is imported for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print them."""
+        print(f"twigkit {twigkit.__version__}")
+        print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+        for name in VERSIONS:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                print(f"{name} {metadata.version(name)}")
+        parser.exit()
+
+
+def _listed(lines: dict[str, str]) -> str:
+    """Put the commands with their lines of help into groups."""
+    grouped = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "from plug-ins": tuple(name for name in lines if name not in grouped)}
+    width = shutil.get_terminal_size().columns - 2
+    text = []
+    for title, names in groups.items():
+        if found := [name for name in names if name in lines]:
+            text.append(f"{title}:")
+            for name in found:
+                told = textwrap.wrap(lines[name], max(width - 20, 20))
+                text += [f"  {name:<18}{told[0]}", *(" " * 20 + line for line in told[1:])]
+            text.append("")
+    return "\n".join(text)
+
+
 def _parser(extra: dict[str, Source]) -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     """Build the top-level parser, with a bare one per command."""
-    parser = Parser(prog="twigkit", description=_DESCRIPTION)
-    parser.add_argument("--version", action="version", version=f"twigkit {twigkit.__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--verbose", action="store_true", help="say on stderr what is being done")
-    actions = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     lines = dict(COMMANDS)
     for name, source in extra.items():
         lines[name] = f"From {source.distribution} {source.version}."
+    parser = Parser(
+        prog="twigkit",
+        usage="twigkit [options] COMMAND ...",
+        description=_DESCRIPTION,
+        epilog=_listed(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions that matter")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--verbose", action="store_true", help="say on stderr what is being done")
+    actions = parser.add_subparsers(
+        metavar="COMMAND", help="one of those below; COMMAND --help shows its options",
+        prog="twigkit", parser_class=Parser,
+    )  # fmt: skip
     subparsers: dict[str, argparse.ArgumentParser] = {}
     for name, line in lines.items():
-        subparsers[name] = actions.add_parser(name, help=line, description=line)
+        subparsers[name] = actions.add_parser(name, description=line)
     return parser, subparsers
 
 

@@ -47,12 +47,13 @@ def inside_adapter(model: Any) -> Any:
     return model.get_base_model()
 
 
-def adapter_base(folder: str | Path, revision: str | None = None) -> str | None:
+def adapter_base(folder: str | Path, revision: str | None = None, **hub: Any) -> str | None:
     """Return the base model that an adapter was trained on.
 
     Args:
         folder: Folder or Hub id.
         revision: Revision on the Hub.
+        **hub: As :func:`twigkit.io.hub.download_options` takes it.
 
     Returns:
         Folder or Hub id of the base; ``None`` if there is a model, or no adapter.
@@ -72,7 +73,7 @@ def adapter_base(folder: str | Path, revision: str | None = None) -> str | None:
             )
     else:
         try:
-            found = find_adapter_config_file(str(folder), **_adapter_options(folder, revision))
+            found = find_adapter_config_file(str(folder), **_adapter_options(folder, revision, hub))
         except (OSError, ValueError):
             found = None  # why there is no model either, its own loading says better
         if found is None:
@@ -92,19 +93,24 @@ def adapter_base(folder: str | Path, revision: str | None = None) -> str | None:
     return base
 
 
-def _adapter_options(folder: str | Path, revision: str | None) -> dict[str, Any]:
+def _adapter_options(
+    folder: str | Path, revision: str | None, hub: dict[str, Any]
+) -> dict[str, Any]:
     """Return how an adapter is to be fetched; it never names any code."""
-    options = download_options(folder, revision)
+    options = download_options(folder, revision, **hub)
     return {name: value for name, value in options.items() if name != "trust_remote_code"}
 
 
-def load_adapter(model: nn.Module, folder: str | Path, revision: str | None = None) -> nn.Module:
+def load_adapter(
+    model: nn.Module, folder: str | Path, revision: str | None = None, **hub: Any
+) -> nn.Module:
     """Load an adapter into a base model.
 
     Args:
         model: The base, loaded.
         folder: Folder or Hub id of the adapter.
         revision: Its revision on the Hub.
+        **hub: As :func:`twigkit.io.hub.download_options` takes it.
 
     Returns:
         The model, the adapter active.
@@ -116,7 +122,7 @@ def load_adapter(model: nn.Module, folder: str | Path, revision: str | None = No
     try:
         report = holder.load_adapter(
             str(folder),
-            adapter_kwargs=_adapter_options(folder, revision),
+            adapter_kwargs=_adapter_options(folder, revision, hub),
             use_safetensors=True,
         )
     except ImportError as error:

@@ -20,16 +20,20 @@ from twigkit.io.hub import download_options
 logger = logging.getLogger(__name__)
 
 
+HUB = ("token", "cache_dir", "local_files_only", "subfolder")
+"""Options that say how something is fetched from the Hub, besides its revision."""
+
 MOST_LAYERS = 1000
 """Most layers that a configuration may ask for; building more takes long and tells nothing."""
 
 
-def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]:
+def read_config(base: str | Path, revision: str | None = None, **hub: Any) -> dict[str, Any]:
     """Read a base model's configuration without running any of its code.
 
     Args:
         base: Folder or Hub id.
         revision: Revision on the Hub.
+        **hub: As :func:`twigkit.io.hub.download_options` takes it.
 
     Returns:
         What ``config.json`` holds.
@@ -45,7 +49,9 @@ def read_config(base: str | Path, revision: str | None = None) -> dict[str, Any]
         )
     _check_files(Path(base))
     try:
-        config, _ = PreTrainedConfig.get_config_dict(str(base), **download_options(base, revision))
+        config, _ = PreTrainedConfig.get_config_dict(
+            str(base), **download_options(base, revision, **hub)
+        )
     except Exception as error:  # what is wrong with a file has as many types as lines read it
         raise unloadable(base, error) from error
     whole = isinstance(config, dict) and isinstance(config.get("model_type"), str)
@@ -87,7 +93,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
 
     Args:
         base: Folder or Hub id of a model, or of an adapter, which is loaded into its base.
-        options: For ``from_pretrained``.
+        options: For ``from_pretrained``, those for the Hub included.
 
     Returns:
         The model.
@@ -98,21 +104,27 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
     """
     base = expanded(base)
     revision = options.get("revision")
+    hub = {name: options[name] for name in HUB if name in options}
+    if os.path.isdir(base) and hub.get("subfolder"):
+        base = Path(base) / hub.pop("subfolder")
+    options = {name: value for name, value in options.items() if name not in HUB}
     if str(options.get("device_map")) == "meta":
         raise CheckpointError(
             f"cannot load the base model {base} on the device 'meta', which holds no weights; "
             "choose another"
         )
     try:
-        config = read_config(base, revision)
+        config = read_config(base, revision, **hub)
     except CheckpointError:
-        inner = adapter_base(base, revision)  # such a folder has no config.json
+        inner = adapter_base(base, revision, **hub)  # such a folder has no config.json
         if inner is None or Path(inner) == Path(base):
             raise
-        return load_adapter(load_base(inner, {**options, "revision": None}), base, revision)
+        elsewhere = {name: value for name, value in hub.items() if name != "subfolder"}
+        whole = load_base(inner, {**options, **elsewhere, "revision": None})
+        return load_adapter(whole, base, revision, **hub)
     adapter = find_adapter(config)
     loader = getattr(transformers, adapter.auto_class)
-    options = {**options, **download_options(base, options.get("revision"))}
+    options = {**options, **download_options(base, revision, **hub)}
     options["use_safetensors"] = True  # no pickles
     logger.info("loading %s as %s", base, adapter.auto_class)
     try:

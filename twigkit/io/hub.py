@@ -13,7 +13,13 @@ SECONDS = 5.0
 """How long to wait for the Hub's answer."""
 
 
-def download_options(source: str | Path, revision: str | None = None) -> dict[str, Any]:
+def download_options(
+    source: str | Path,
+    revision: str | None = None,
+    *,
+    local_files_only: bool = False,
+    **given: Any,
+) -> dict[str, Any]:
     """Return how transformers is to fetch something.
 
     Python that comes with a checkpoint is never run. Left open, transformers would ask on the
@@ -25,19 +31,43 @@ def download_options(source: str | Path, revision: str | None = None) -> dict[st
     Args:
         source: Folder or Hub id.
         revision: Revision on the Hub.
+        local_files_only: Whether nothing may be fetched; the Hub is not asked then.
+        **given: ``token``, ``cache_dir`` and ``subfolder``; ``None`` leaves them to the client.
 
     Returns:
-        ``revision``, ``local_files_only`` and ``trust_remote_code``, as ``from_pretrained`` takes
-        them.
+        ``revision``, ``local_files_only``, ``trust_remote_code`` and what was given, as
+        ``from_pretrained`` takes them.
     """
-    local = not os.path.isdir(source) and not _answers(str(source), revision)
-    return {"revision": revision, "local_files_only": local, "trust_remote_code": False}
+    token = given.get("token")
+    local = local_files_only or (
+        not os.path.isdir(source) and not reaches_hub(str(source), revision, token=token)
+    )
+    options = {"revision": revision, "local_files_only": local, "trust_remote_code": False}
+    return options | {name: value for name, value in given.items() if value is not None}
 
 
-def _answers(name: str, revision: str | None) -> bool:
-    """Ask the Hub for a model, once."""
+def reaches_hub(
+    name: str,
+    revision: str | None = None,
+    *,
+    token: str | bool | None = None,
+    local_files_only: bool | None = False,
+) -> bool:
+    """Ask the Hub for a model, once.
+
+    Args:
+        name: Hub id.
+        revision: Revision on the Hub.
+        token: For the Hub.
+        local_files_only: Whether it may not be asked.
+
+    Returns:
+        Whether it may be asked and gives any answer at all.
+    """
+    if local_files_only:
+        return False
     try:
-        HfApi().model_info(name, revision=revision, timeout=SECONDS)
+        HfApi(token=token).model_info(name, revision=revision, timeout=SECONDS)
     except (HfHubHTTPError, HFValidationError):
         return True  # what is wrong with the name or the permission, transformers says better
     except Exception:  # a line that is down has other errors in every version of the Hub's client

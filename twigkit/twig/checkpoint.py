@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
@@ -22,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,17 +29,13 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CheckpointError
 from twigkit.io.files import expanded
 from twigkit.specs.run import TwigSpec
+from twigkit.twig.card import Result, write_card
 from twigkit.twig.fingerprint import compare_fingerprints, fingerprint
+from twigkit.twig.hub import CARD, CODE, FILES, WEIGHTS, locate
 from twigkit.twig.manifest import FORMAT, MANIFEST, read_manifest
 from twigkit.twig.module import Twig, grow
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS = "model.safetensors"
-CARD = "README.md"
-CODE = "custom_generate/generate.py"
-FILES = (WEIGHTS, CARD, CODE, MANIFEST)
-"""What a twig consists of, in the order in which it is written; the manifest makes it whole."""
 
 _CODE = '''"""Lets transformers' own generate decode with this twig; needs `pip install twigkit`.
 
@@ -75,7 +68,8 @@ def save_twig(
         stack: The base that it grew on.
         folder: Where to.
         note: A line for the model card.
-        provenance: What else to say about where the twig comes from, as plain data.
+        provenance: What else to say about where the twig comes from, as plain data; ``results`` and
+            ``licence`` in it are shown on the model card.
         overwrite: Whether a twig there is replaced. Its own files are; all else stays.
 
     Returns:
@@ -147,7 +141,8 @@ def write_twig(
         stack: The base that it grew on.
         folder: Where to.
         note: A line for the model card.
-        provenance: What else to say about where the twig comes from, as plain data.
+        provenance: What else to say about where the twig comes from, as plain data; ``results`` and
+            ``licence`` in it are shown on the model card.
         state: Weights that go in place of the twig's own, by name.
 
     Returns:
@@ -197,7 +192,7 @@ def _write(
             "the base has weights that are no numbers (NaN or infinite), and no twig of it could "
             "be told from another's; load the base again"
         )
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "spec": twig.spec.model_dump(mode="json"),
         "sources": twig.sources,
@@ -213,27 +208,18 @@ def _write(
         },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(_card(twig, note), encoding="utf-8")
+    card = write_card(
+        twig.spec,
+        sum(parameter.numel() for parameter in twig.parameters()),
+        manifest["provenance"],
+        note=note,
+        results=[Result.parse(each) for each in manifest["provenance"].get("results", ())],
+        licence=manifest["provenance"].get("licence"),
+    )
+    (folder / CARD).write_text(card, encoding="utf-8")
     (folder / CODE).parent.mkdir()
     (folder / CODE).write_text(_CODE, encoding="utf-8")
     shutil.copymode(folder / MANIFEST, folder / WEIGHTS)  # safetensors lets nobody else read it
-
-
-def _card(twig: Twig, note: str) -> str:
-    """Write the model card; a name that is no plain word of YAML is quoted there."""
-    spec, parameters = twig.spec, sum(p.numel() for p in twig.parameters())
-    plain = re.fullmatch(r"[A-Za-z][\w./-]*", spec.base)
-    quoted = spec.base if plain else json.dumps(spec.base)
-    return (
-        "---\nlibrary_name: twigkit\ntags: [twigkit]\n"
-        f"base_model: {quoted}\n---\n\n# A twig for {' '.join(spec.base.split())}\n\n"
-        f"{spec.depth} decoder layers on the output of base layer {spec.exit_layer}, "
-        f"{parameters:,} parameters, heads: {', '.join(twig.heads)}.\n\n"
-        + (f"{note}\n\n" if note else "")
-        + "```python\nfrom twigkit import TwigModel\n\n"
-        f"model = TwigModel.from_pretrained({json.dumps(spec.base)}, "
-        'twig="path/to/this/folder")\n```\n'
-    )
 
 
 def load_twig(
@@ -242,6 +228,7 @@ def load_twig(
     *,
     revision: str | None = None,
     allow_other_base: bool = False,
+    **hub: Any,
 ) -> Twig:
     """Load a twig and make sure that it belongs to the base.
 
@@ -251,6 +238,7 @@ def load_twig(
         revision: Revision on the Hub.
         allow_other_base: Accept a base whose weights differ from the one that the twig grew on (a
             fine-tune of it, say); shapes must still fit.
+        **hub: ``subfolder``, ``token``, ``cache_dir``, ``local_files_only`` and ``endpoint``.
 
     Returns:
         The twig, on the device and in the precision of the exit layer, in evaluation mode.
@@ -259,7 +247,7 @@ def load_twig(
         CheckpointError: If files are missing or damaged, names or shapes do not fit, or the base is
             another one; the differences are named.
     """
-    folder = _locate(source, revision)
+    folder = locate(source, revision, **hub)
     manifest = read_manifest(folder)
     spec = manifest.spec
     problems = compare_fingerprints(manifest.base.model_dump(), fingerprint(stack))
@@ -296,7 +284,7 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> TwigSpec:
     Raises:
         CheckpointError: If there is no twig, or its manifest is damaged.
     """
-    return read_manifest(_locate(source, revision)).spec
+    return read_manifest(locate(source, revision)).spec
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], source: object) -> None:
@@ -329,23 +317,6 @@ def load_state(module: nn.Module, state: dict[str, Tensor], source: object) -> N
             f"the weights in {source} do not fit: {'; '.join(problems[:3])}{more}"
         )
     module.load_state_dict(state)
-
-
-def _locate(source: str | Path, revision: str | None) -> Path:
-    """Return the folder of a twig, fetching it from the Hub if it is an id."""
-    folder = Path(expanded(source))
-    if os.path.isdir(folder):  # false for a name that no file can have, too
-        return folder
-    if folder.is_absolute() or str(source).startswith(".") or str(source).count("/") > 1:
-        raise CheckpointError(f"there is no folder {source}; name a folder with {MANIFEST} in it")
-    try:
-        return Path(snapshot_download(str(source), revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        line = str(error).splitlines()[0].rstrip(".")
-        raise CheckpointError(
-            f"{source} is neither a folder nor a twig that the Hub gives ({line}); name a folder "
-            f"with {MANIFEST} in it, or a Hub id"
-        ) from error
 
 
 def _read_weights(folder: Path, checksums: Mapping[str, str]) -> dict[str, Tensor]:

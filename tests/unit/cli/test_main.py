@@ -3,14 +3,17 @@
 import importlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
+import twigkit
 from tests.support.least_plugins import LEAST
-from twigkit.cli.main import COMMANDS, main
+from twigkit.cli.main import COMMANDS, GROUPS, main
 from twigkit.errors import InputError, SpecError
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import RunSpec
@@ -89,7 +92,7 @@ def test_every_command_has_help_and_keeps_the_contract(name, capsys):
 
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 0
-    assert "commands:" in capsys.readouterr().out
+    assert "measure and look inside:" in capsys.readouterr().out
 
 
 def test_version(capsys):
@@ -306,3 +309,37 @@ def test_a_closed_output_is_told_on_one_line():
     )
     assert done.returncode == 2
     assert done.stderr == "twigkit: error: stdout is closed; send it to a file or a pipe\n"
+
+
+def test_the_help_shows_every_command_once_in_a_group(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    for name, line in COMMANDS.items():
+        assert len(re.findall(rf"^  {re.escape(name)} ", said, re.MULTILINE)) == 1, name
+        assert line.split()[0] in said
+    assert set(COMMANDS) <= {name for names in GROUPS.values() for name in names}
+
+
+def test_the_version_names_what_matters(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"twigkit {twigkit.__version__}"
+    assert f"transformers {metadata.version('transformers')}" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [("twigkit gen", "generate"), ("twigkit generate --bud", "--budget")]
+)
+def test_a_shell_is_told_what_may_follow(line, expected, tmp_path):
+    answer = tmp_path / "answer"
+    env = {**os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    env |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}
+    subprocess.run([sys.executable, "-m", "twigkit"], env=env, check=True, timeout=120)
+    assert [word.strip() for word in answer.read_text().split("\n")] == [expected]
+
+
+def test_completion_is_printed_for_a_shell(capsys):
+    assert main(["completion", "bash"]) == 0
+    assert "_ARGCOMPLETE" in capsys.readouterr().out
