@@ -16,7 +16,7 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.base_attributes import BaseAttributes
 from twigkit.errors import CapabilityError, CheckpointError, FamilyWarning, InputError
 from twigkit.families.adapted import inside_adapter
-from twigkit.families.loading import load_base
+from twigkit.families.loading import HUB, load_base
 from twigkit.families.resolve import find_adapter
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.result import TwigOutput, answer
@@ -101,11 +101,9 @@ class TwigModel(BaseAttributes):
         subfolder: str = "",
         twig_revision: str | None = None,
         twig_subfolder: str = "",
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
         attn_implementation: str = "sdpa",
         allow_other_base: bool = False,
+        **hub: Any,
     ) -> TwigModel:
         """Load a base model and a twig.
 
@@ -115,61 +113,37 @@ class TwigModel(BaseAttributes):
             twig: Folder or Hub id of the twig; ``None`` for none.
             dtype: Precision of the base, ``"auto"`` unless given; the twig follows.
             torch_dtype: The same by its older name.
-            device_map: As transformers takes it.
+            device_map: As transformers takes it, like ``quantization_config``.
             quantization_config: As transformers takes it.
             revision: Revision on the Hub of what ``base`` names.
             subfolder: Folder inside of what ``base`` names.
             twig_revision: Revision of the twig on the Hub.
             twig_subfolder: Folder inside of what ``twig`` names.
-            token: For the Hub; ``None`` takes the one that the client has stored.
-            cache_dir: Where what is fetched is kept; ``None`` leaves it to the client.
-            local_files_only: Fetch nothing; take what was fetched before.
             attn_implementation: What the base's own ``forward`` and ``generate`` use.
             allow_other_base: Accept a twig that was grown on other weights of the same shapes.
-
-        Returns:
-            The model, in evaluation mode.
+            **hub: ``token``, ``cache_dir`` and ``local_files_only``, as transformers takes them.
 
         Raises:
-            CheckpointError: If something is missing or damaged, or the twig belongs to another
-                base.
+            CheckpointError: If something is missing or damaged, or the twig is another base's.
             CapabilityError: If no adapter serves the base.
         """
         if None not in (dtype, torch_dtype) and dtype != torch_dtype:
-            raise InputError(
-                f"dtype is {dtype} and torch_dtype, its older name, {torch_dtype}; give one"
-            )
-        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        if not isinstance(base, str | Path):
-            model = cls(base)
-        else:
+            raise InputError(f"dtype is {dtype} and torch_dtype, its older name, {torch_dtype}")
+        if strange := set(hub) - set(HUB):
+            raise InputError(f"from_pretrained takes no {min(strange)!r}; leave it out")
+        twig_place = {"revision": twig_revision, "subfolder": twig_subfolder}
+        if isinstance(base, str | Path):
             options = {"dtype": dtype or torch_dtype or "auto", "device_map": device_map}
             options |= {"attn_implementation": attn_implementation, **hub}
             options["quantization_config"] = quantization_config
-            options = {name: value for name, value in options.items() if value is not None}
             place = {"revision": revision, "subfolder": subfolder}
-            try:
-                loaded = load_base(base, {**options, **place})
-            except CheckpointError:
-                found = (
-                    None
-                    if twig is not None
-                    else find_twig(base, revision, subfolder=subfolder, **hub)
-                )
-                if found is None:
-                    raise
-                twig, twig_revision, twig_subfolder = base, revision, subfolder
-                loaded = _base_of(found.spec, base, options)
-            model = cls(loaded)
+            source, (base, alone) = base, _load(base, options, place, alone=twig is None)
+            if alone:
+                twig, twig_place = source, place
+        model = cls(base)
         if twig is not None:
-            model.twig = load_twig(
-                twig,
-                model.stack,
-                revision=twig_revision,
-                subfolder=twig_subfolder,
-                allow_other_base=allow_other_base,
-                **hub,
-            )
+            more = {"allow_other_base": allow_other_base, **twig_place, **hub}
+            model.twig = load_twig(twig, model.stack, **more)
         return model
 
     # -- twigs -------------------------------------------------------------------------------------
@@ -338,16 +312,36 @@ class TwigModel(BaseAttributes):
         return answer(request, generation)
 
 
-def _base_of(spec: TwigSpec, twig: str | Path, options: dict[str, Any]) -> nn.Module:
-    """Load the base that a twig names.
+def _load(
+    source: str | Path, options: dict[str, Any], place: dict[str, Any], *, alone: bool
+) -> tuple[nn.Module, bool]:
+    """Load a base, or the base of a twig that was named alone.
+
+    Args:
+        source: What was named.
+        options: For loading; ``None`` leaves one out.
+        place: Revision and folder inside of what was named.
+        alone: Whether it may be a twig.
+
+    Returns:
+        The base, and whether a twig was named.
 
     Raises:
-        CheckpointError: If it is not where the twig says.
+        CheckpointError: If it is neither, or the base is not where the twig says.
     """
+    options = {name: value for name, value in options.items() if value is not None}
     try:
-        return load_base(spec.base, {**options, "revision": spec.revision})
+        return load_base(source, {**options, **place}), False
+    except CheckpointError:
+        hub = {name: options[name] for name in HUB if name in options}
+        found = find_twig(source, **place, **hub) if alone else None
+        if found is None:
+            raise
+    spec = found.spec
+    try:
+        return load_base(spec.base, {**options, "revision": spec.revision}), True
     except CheckpointError as error:
         raise CheckpointError(
-            f"the twig {twig} grew on {spec.base}, which cannot be loaded here ({error}); name the "
-            "base as well, as from_pretrained(BASE, TWIG) or with --base and --twig"
+            f"the twig {source} grew on {spec.base}, which cannot be loaded here ({error}); name "
+            "the base as well, as from_pretrained(BASE, TWIG) or with --base and --twig"
         ) from error

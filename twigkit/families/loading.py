@@ -20,8 +20,8 @@ from twigkit.io.hub import download_options
 logger = logging.getLogger(__name__)
 
 
-HUB = ("token", "cache_dir", "local_files_only", "subfolder")
-"""Options that say how something is fetched from the Hub, besides its revision."""
+HUB = ("token", "cache_dir", "local_files_only")
+"""Options that say how something is fetched from the Hub."""
 
 MOST_LAYERS = 1000
 """Most layers that a configuration may ask for; building more takes long and tells nothing."""
@@ -104,10 +104,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
     """
     base = expanded(base)
     revision = options.get("revision")
-    hub = {name: options[name] for name in HUB if name in options}
-    if os.path.isdir(base) and hub.get("subfolder"):
-        base = Path(base) / hub.pop("subfolder")
-    options = {name: value for name, value in options.items() if name not in HUB}
+    base, options, hub = _split(base, options)
     if str(options.get("device_map")) == "meta":
         raise CheckpointError(
             f"cannot load the base model {base} on the device 'meta', which holds no weights; "
@@ -119,8 +116,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         inner = adapter_base(base, revision, **hub)  # such a folder has no config.json
         if inner is None or Path(inner) == Path(base):
             raise
-        elsewhere = {name: value for name, value in hub.items() if name != "subfolder"}
-        whole = load_base(inner, {**options, **elsewhere, "revision": None})
+        whole = load_base(inner, {**options, **hub, "revision": None, "subfolder": ""})
         return load_adapter(whole, base, revision, **hub)
     adapter = find_adapter(config)
     loader = getattr(transformers, adapter.auto_class)
@@ -151,6 +147,16 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         )
     loaded: nn.Module = model
     return loaded
+
+
+def _split(
+    base: str | Path, options: dict[str, Any]
+) -> tuple[str | Path, dict[str, Any], dict[str, Any]]:
+    """Return the folder or id, what is for loading, and what is for the Hub."""
+    hub = {name: options[name] for name in (*HUB, "subfolder") if options.get(name)}
+    if os.path.isdir(base):
+        base = Path(base) / hub.pop("subfolder", "")
+    return base, {name: options[name] for name in options if name not in (*HUB, "subfolder")}, hub
 
 
 def unloadable(
