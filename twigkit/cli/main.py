@@ -50,7 +50,6 @@ COMMANDS = {
     "chat": "Talk with a model about pictures, over several turns.",
     "push": "Put a twig on the Hub.",
     "pull": "Fetch a twig from the Hub.",
-    "completion": "Print what makes a shell complete twigkit's command lines.",
 }
 """Built-in commands: the name, which is also the module's, and a line of help."""
 
@@ -59,7 +58,7 @@ GROUPS = {
     "make a twig": ("grow", "train", "tune-tree", "import-reference", "push", "pull"),
     "measure and look inside": ("bench", "eval", "show"),
     "bases, plug-ins and files": (
-        "families", "inspect", "presets", "plugins", "new-plugin", "spec", "completion"
+        "families", "inspect", "presets", "plugins", "new-plugin", "spec"
     ),
 }  # fmt: skip
 """The commands as the help shows them, by what they are for; those of plug-ins come last."""
@@ -98,8 +97,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in given if word not in ("--debug", "--verbose")]  # allowed anywhere
     debug = "--debug" in given
-    if "_ARGCOMPLETE" in os.environ:  # how a shell asks
-        _complete(os.environ.get("COMP_LINE", ""))
     if "--verbose" in given:
         _log_to_stderr()
     try:
@@ -207,17 +204,6 @@ def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
     if module is None:
         parser.print_help()
     return module, args
-
-
-def _complete(line: str) -> None:
-    """Tell a shell what may follow in a command line, and leave the process."""
-    import argcomplete
-
-    name = next((word for word in line.split()[1:] if word in COMMANDS), None)
-    parser, subparsers = _parser({})
-    if name is not None:
-        _module(name, {}).add_arguments(subparsers[name])
-    argcomplete.autocomplete(parser)
 
 
 class _Version(argparse.Action):

@@ -327,19 +327,3 @@ def test_the_version_names_what_matters(capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"twigkit {twigkit.__version__}"
     assert f"transformers {metadata.version('transformers')}" in said
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"), [("twigkit gen", "generate"), ("twigkit generate --bud", "--budget")]
-)
-def test_a_shell_is_told_what_may_follow(line, expected, tmp_path):
-    answer = tmp_path / "answer"
-    env = {**os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    env |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}
-    subprocess.run([sys.executable, "-m", "twigkit"], env=env, check=True, timeout=120)
-    assert [word.strip() for word in answer.read_text().split("\n")] == [expected]
-
-
-def test_completion_is_printed_for_a_shell(capsys):
-    assert main(["completion", "bash"]) == 0
-    assert "_ARGCOMPLETE" in capsys.readouterr().out
