@@ -80,7 +80,7 @@ $(BUILD)/integration/.installed: $(STAMP)
 	rm -rf $(BUILD)/integration
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
 		--target $(BUILD)/integration bitsandbytes gguf torchao \
-		openai jiter sniffio playwright greenlet
+		openai jiter sniffio playwright greenlet ray msgpack
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -34,17 +35,22 @@ def tree(pattern):
     return found
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy so that the checkout stays as it is."""
-    work = tmp_path_factory.mktemp("wheel")
-    copy = work / "source"
+def copy_of_the_tree(copy):
+    """What a wheel is built from, so that the checkout stays as it is."""
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     for folder in FOLDERS.values():
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=ignore)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy so that the checkout stays as it is."""
+    work = tmp_path_factory.mktemp("wheel")
+    copy = copy_of_the_tree(work / "source")
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
          "--wheel-dir", str(work), str(copy)],
@@ -121,6 +127,35 @@ def test_every_plugin_module_is_declared():
     assert modules == declared
 
 
+def test_the_source_distribution_holds_what_the_wheel_is_built_from(tmp_path_factory):
+    """Built as the wheel is: of a copy, with the backend that pyproject.toml names."""
+    work = tmp_path_factory.mktemp("sdist")
+    copy_of_the_tree(work / "source")
+    done = subprocess.run(
+        [sys.executable, "-c", "import setuptools.build_meta as b; print(b.build_sdist('..'))"],
+        cwd=work / "source", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (path,) = work.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "PKG-INFO"} <= held
+    for inside in tree("*.py") | {"twigkit/py.typed"} | tree("*.safetensors"):
+        folder = "/".join(inside.split("/")[:2])
+        source = inside.removeprefix("twigkit/") if folder in FOLDERS else inside
+        assert source in held or inside in held, inside
+
+
+def test_the_project_has_urls_and_every_extra_that_the_docs_name(wheel):
+    assert PROJECT["project"]["urls"]
+    assert all(url.startswith("https://") for url in PROJECT["project"]["urls"].values())
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = {name for page in pages for name in re.findall(r"twigkit\[(\w+)\]", page.read_text())}
+    assert {"serve", "ray"} <= named <= extras
+    assert {"serve", "peft", "quant", "ray", "docs"} <= extras
+
+
 def test_the_metadata(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
@@ -156,7 +191,9 @@ def test_every_package_that_is_imported_is_required():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.split(".")[0])
     found = {named.get(name, name) for name in imported - set(sys.stdlib_module_names)}
-    listed = {re.match(r"[\w-]+", wanted)[0].replace("-", "_") for wanted in _requirements()}
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    wanted = [*PROJECT["project"]["dependencies"], *(each for extra in extras for each in extra)]
+    listed = {re.match(r"[\w-]+", each)[0].replace("-", "_") for each in wanted}
     assert found - {"twigkit"} <= listed
     assert "torch" in found
 

@@ -143,11 +143,11 @@ def run(args: argparse.Namespace) -> int:
     pictures = [open_picture(path) for path in args.image]
     if not args.prompt.strip():
         raise InputError("the prompt is empty; ask something with --prompt")
-    chosen = _chosen(args)
+    chosen = chosen_settings(args)
     model = load_model(args)
     processor = processor_of(args, model)
     inputs = prepare(processor, args.prompt, pictures, raw=args.raw)
-    spec = _spec(args, chosen, model)
+    spec = completed(chosen, model)
     output: Any = model.generate(
         **inputs,
         **spec.options(),
@@ -166,10 +166,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of the file, if there is one, and of the options, which count more.
+def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Read the settings of the file, if there is one, and of the options, which count more.
 
-    They are read and checked before a model is loaded.
+    They are checked before a model is loaded.
+
+    Args:
+        args: The parsed options of :func:`add_generation_arguments` and
+            :func:`add_sampling_arguments`, and ``max_new_tokens``.
+
+    Raises:
+        InputError: If an option has no effect.
+        SpecError: If they do not validate.
     """
     from twigkit.specs.run import GenerationSpec
 
@@ -190,8 +198,13 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     return chosen
 
 
-def _spec(args: argparse.Namespace, chosen: dict[str, Any], model: TwigModel) -> GenerationSpec:
-    """Complete the settings by what depends on the model: without a twig, nothing drafts."""
+def completed(chosen: dict[str, Any], model: TwigModel) -> GenerationSpec:
+    """Complete the settings by what depends on the model: without a twig, nothing drafts.
+
+    Args:
+        chosen: What :func:`chosen_settings` read.
+        model: The model.
+    """
     from twigkit.specs.run import GenerationSpec
 
     return GenerationSpec(**{"drafter": "plain" if model.twig is None else "ssd", **chosen})

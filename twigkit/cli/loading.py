@@ -75,18 +75,27 @@ def load_model(args: argparse.Namespace) -> TwigModel:
     quieten()
     from twigkit.model import TwigModel
 
-    twig = args.twig
-    if twig is None:
-        twig = DEMO if args.base == DEMO else NONE
     return TwigModel.from_pretrained(
         base_folder(args.base),
-        twig=None if twig == NONE else demo_folder("twig") if twig == DEMO else twig,
+        twig=twig_source(args),
         dtype=args.dtype,
         device_map=args.device,
         revision=args.revision,
         twig_revision=args.twig_revision,
         allow_other_base=args.allow_other_base,
     )
+
+
+def twig_source(args: argparse.Namespace) -> str | None:
+    """Return where the twig that the options name lies; ``None`` for none.
+
+    Args:
+        args: The parsed options of :func:`add_model_arguments`.
+    """
+    twig = args.twig
+    if twig is None:
+        twig = DEMO if args.base == DEMO else NONE
+    return None if twig == NONE else str(demo_folder("twig")) if twig == DEMO else str(twig)
 
 
 def processor_of(args: argparse.Namespace, model: TwigModel) -> Any:

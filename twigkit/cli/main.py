@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "Show the method at work on unseen pictures, with a report to open in a browser.",
     "generate": "Answer a question about your own pictures.",
+    "map": "Answer all records of a file, here or on a Ray cluster.",
     "serve": "Answer over HTTP, in the format of OpenAI's API.",
     "bench": "Measure speed and memory side by side with Hugging Face's generate.",
     "eval": "Score a model on tasks by budgets, pruners and drafters.",
