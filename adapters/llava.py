@@ -102,8 +102,9 @@ def read_layer(layers: Any, feature_layer: int | list[int]) -> nn.Module:
             several the last one counts.
     """
     index = feature_layer if isinstance(feature_layer, int) else feature_layer[-1]
-    layer = layers[index if index < 0 else max(index - 1, 0)]
-    attention: nn.Module = layer.self_attn
+    place = index + len(layers) if index < 0 else index - 1
+    # A tower that was built only for its sizes has a single layer.
+    attention: nn.Module = layers[min(max(place, 0), len(layers) - 1)].self_attn
     return attention
 
 
