@@ -168,7 +168,8 @@ class Qwen2VlAdapter(MropeAdapter):
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; the last block of its tower that sees whole pictures is read."""
         visual, ids = model.model.visual, _placeholders(model)
-        last = max(getattr(visual, "fullatt_block_indexes", None) or (len(visual.blocks) - 1,))
+        final = len(visual.blocks) - 1  # 0 where a tower was built only for its sizes
+        last = min(final, max(getattr(visual, "fullatt_block_indexes", None) or (final,)))
         pixels = (("pixel_values",), ("pixel_values_videos",))
         vision = MergingTower(
             dict.fromkeys(ids, visual.blocks[last].attn),
