@@ -17,6 +17,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# lmms-eval declares many packages that it does not need to run; these it does.
+LMMS_EVAL := lmms-eval chardet dataproperty evaluate loguru lxml mbstrdecoder pathvalidate portalocker \
+	pytablewriter pytz sacrebleu tabledata tabulate tcolorpy tenacity typepy
+
 # Packages whose import would slow every start of the others' tests lie beside the environment.
 integration: $(BUILD)/integration/.installed
 	PYTHONPATH=$(BUILD)/integration OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
@@ -80,7 +84,7 @@ $(BUILD)/integration/.installed: $(STAMP)
 	rm -rf $(BUILD)/integration
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
 		--target $(BUILD)/integration bitsandbytes gguf torchao \
-		openai jiter sniffio playwright greenlet ray msgpack
+		openai jiter sniffio playwright greenlet ray msgpack $(LMMS_EVAL)
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)

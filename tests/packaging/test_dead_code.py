@@ -14,6 +14,11 @@ CALLED_BY_OTHERS = ["@hookimpl", "@model_validator*", "@field_validator*", "@*.r
 """Decorators of what pluggy and pydantic call."""
 
 EXCEPTIONS = {
+    "generate_until": "lmms-eval calls it",
+    "generate_until_multi_round": "lmms-eval calls it",
+    "loglikelihood": "lmms-eval calls it",
+    "is_simple": "lmms-eval reads it",
+    "manifest": "the entry point of lmms-eval's models",
     "__dir__": "Python calls it for dir(twigkit)",
     "__pydantic_base_init__": "pydantic reads it",
     "prediction": "a loss weight, read by its name",

@@ -1,0 +1,121 @@
+"""The model ``twigkit`` of lmms-eval, found through its entry-point group ``lmms_eval.models``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lmms_eval.api.instance import GenerationResult, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.registry_v2 import ModelManifest
+from tqdm import tqdm
+
+from twigkit.errors import CapabilityError, InputError
+from twigkit.evaluation.responder import Responder
+
+__all__ = ["TwigkitModel", "manifest"]
+
+IGNORED = ("batch_size", "max_batch_size")
+"""What lmms-eval hands to every model and this one, which answers one by one, needs not."""
+
+
+class TwigkitModel(lmms):  # type: ignore[misc] # lmms-eval has no types
+    """Answers the requests of lmms-eval; a refusal of twigkit's ends the run with its message."""
+
+    is_simple = False
+
+    def __init__(self, pretrained: str, twig: str | None = None, **options: Any) -> None:
+        """Load the model.
+
+        Args:
+            pretrained: Folder or Hub id of the base.
+            twig: Folder or Hub id of the twig.
+            **options: ``budget``, ``pruner``, ``drafter``, ``dtype``, ``device``, ``frames``.
+
+        Raises:
+            InputError: If an option is unknown.
+        """
+        super().__init__()
+        for name in IGNORED:
+            options.pop(name, None)
+        known = ("budget", "pruner", "drafter", "dtype", "device", "frames")
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise InputError(
+                f"the model twigkit takes no {', '.join(unknown)}; known in --model_args: "
+                f"pretrained, twig, {', '.join(known)}"
+            )
+        self._responder = Responder(pretrained, twig, **options)
+
+    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """Answer requests one by one.
+
+        Args:
+            requests: lmms-eval's.
+
+        Raises:
+            TwigkitError: If the model cannot answer as a request asks.
+        """
+        found = []
+        for request in tqdm(requests, desc="twigkit"):
+            _, messages_of, asked, number, task, split = request.args
+            messages = messages_of(self.task_dict[task][split][number])
+            turns, pictures, videos = _conversation(messages)
+            generation, stops = _generation(asked)
+            text, tokens = self._responder.answer(turns, pictures, videos, **generation)
+            for stop in stops:
+                text = text.split(stop)[0]
+            found.append(
+                GenerationResult(text=text, token_counts=TokenCounts(output_tokens=tokens))
+            )
+        return found
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Refuse: twigkit generates."""
+        raise CapabilityError(
+            "twigkit gives no likelihoods of answers; choose a task of the type generate_until"
+        )
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        """Refuse: a round depends on the answer before it."""
+        raise CapabilityError(
+            "twigkit answers no tasks of several rounds; choose a task of the type generate_until"
+        )
+
+
+def _conversation(messages: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
+    """Turn messages into turns with placeholders, pictures and videos."""
+    turns, media = [], {"image": [], "video": []}  # type: ignore[var-annotated]
+    for message in messages:
+        parts = []
+        for part in message["content"]:
+            kind = part["type"]
+            if kind == "text":
+                parts.append({"type": "text", "text": part["text"]})
+            elif kind in media:
+                parts.append({"type": kind})
+                media[kind].append(part["url"])
+            else:
+                raise CapabilityError(f"twigkit shows no {kind}; choose a task without it")
+        turns.append({"role": message["role"], "content": parts})
+    return turns, media["image"], media["video"]
+
+
+def _generation(asked: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Turn lmms-eval's arguments into those of ``generate``, and texts that end an answer."""
+    given = dict(asked)
+    stops = given.pop("until", None) or []
+    sampled = given.pop("do_sample", False) or (given.get("temperature") or 0) > 0
+    if not sampled:
+        given.pop("temperature", None)
+        given.pop("top_p", None)
+    stops = [stops] if isinstance(stops, str) else list(stops)
+    return {"max_new_tokens": 256, **given, "do_sample": bool(sampled)}, stops
+
+
+def manifest() -> ModelManifest:
+    """Tell lmms-eval the model's name and class."""
+    return ModelManifest(
+        model_id="twigkit",
+        chat_class_path="twigkit.evaluation.lmms_eval_model.TwigkitModel",
+    )
