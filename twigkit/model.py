@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,14 +74,6 @@ class TwigModel(BaseAttributes):
         self.base: Any = base.eval()
         self.adapter = find_adapter(config.to_dict())
         self.stack: LayerStack = self.adapter.stack(base)
-        if self.stack.mixes_rows:
-            warnings.warn(
-                "the base's quantised layers give a token other states beside other tokens, so "
-                "drafted answers, and those of a batch whose rows end apart, may differ from its "
-                "own generate; with bitsandbytes, load it with llm_int8_threshold=0.0",
-                FamilyWarning,
-                stacklevel=2,
-            )
         self.twig = twig
         self._compiled: Callable[..., Tensor] | None = None
         self.memories: Memories = {}

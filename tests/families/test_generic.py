@@ -244,16 +244,9 @@ def test_a_language_model_loads_by_its_own_class(tmp_path):
         model.generate(**inputs, budget=0.5)
 
 
-LAYERS = {"layer_types": ["linear_attention", "full_attention"] * 3, "num_hidden_layers": 6}
-CONV = {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}
-
-
 @pytest.mark.parametrize(
     ("kind", "settings", "cause"),
     [
-        ("qwen3_5", {"text_config": LAYERS}, "recurrent layers: 3 of its layers carry a state"),
-        ("qwen3_5_moe", {}, "recurrent layers: 30 of its layers carry a state"),
-        ("lfm2_vl", {"text_config": CONV}, "1 of its"),
         ("gemma3n", {}, "per-layer embeddings: its layers are each given"),
         ("gemma3n", {"text_config": {"hidden_size_per_layer_input": 0}}, "15 of its layers attend"),
         ("gemma4", {}, "per-layer embeddings"),

@@ -10,7 +10,6 @@ import torch
 
 from tests.families.conftest import VISUAL, make_family
 from tests.support.family_processors import (
-    MISSING,
     PROCESSORS,
     QUESTION,
     VIDEO_MARKS,
@@ -47,8 +46,7 @@ def same_answer(family, inputs):
 
 
 def test_every_variant_with_pictures_has_a_processor():
-    assert set(PROCESSORS) | MISSING == set(VISUAL)
-    assert not set(PROCESSORS) & MISSING
+    assert set(PROCESSORS) == set(VISUAL)
 
 
 @CASES
@@ -66,12 +64,13 @@ def test_a_picture_and_a_question(made):
 
 
 @CASES
-def test_several_pictures_and_none(made):
+def test_several_pictures_and_none(case, made):
     processor, mark, family = made
     pictures = [picture(*size) for size in SIZES[:2]]
     several = prepare(processor, f"{mark} there {mark} {QUESTION}", pictures, raw=True)
     same_answer(family, several)
-    same_answer(family, prepare(processor, QUESTION, raw=True))
+    if case[0] != "paligemma":  # whose processor takes no prompt without a picture
+        same_answer(family, prepare(processor, QUESTION, raw=True))
 
 
 @CASES

@@ -85,12 +85,20 @@ def test_a_hook_on_every_module_at_once():
     assert all(layer.mlp in seen for layer in layers_of(base))
 
 
-def test_a_hook_around_all_layers_is_named():
+@pytest.mark.parametrize("part", ["", "model", "model.language_model"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_around_all_layers_is_refused_while_it_is_there(part, kind):
     base = tiny_llava()
     model = grown(base)
-    base.model.language_model.register_forward_hook(lambda module, args, output: None)
-    with pytest.warns(FamilyWarning, match="on LlamaModel does not run"):
+    plain = own(base)
+    module = base.get_submodule(part)
+    handle = getattr(module, kind)(lambda *_: None)
+    with pytest.raises(CapabilityError, match=f"on {type(module).__name__} cannot run"):
         drafted(model)
+    with pytest.raises(CapabilityError, match="cannot run"):
+        TwigModel(base)
+    handle.remove()
+    assert torch.equal(drafted(model), plain)
 
 
 def test_the_hooks_that_transformers_leaves_do_not_slow_the_layers_down():

@@ -6,7 +6,6 @@ With the real packages, which ``make integration`` installs beside the environme
 from __future__ import annotations
 
 import json
-import warnings
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests.support.tiny import spread_weights
 from twigkit import TwigModel, TwigSpec
-from twigkit.errors import CapabilityError, CheckpointError, FamilyWarning
+from twigkit.errors import CapabilityError, CheckpointError
 from twigkit.twig.fingerprint import fingerprint
 
 pytestmark = pytest.mark.integration
@@ -139,13 +138,18 @@ def test_tokens_are_the_bases_own_whoever_runs_first(load):
     assert torch.equal(ours(TwigModel(second), "plain"), expected)
 
 
-def test_tokens_that_are_quantised_together_are_warned_of(folder):
+def test_what_would_differ_where_tokens_are_quantised_together_is_refused(folder):
     base = bitsandbytes(folder, 8)  # with its own threshold, above which features are left out
-    with pytest.warns(FamilyWarning, match="llm_int8_threshold"):
-        TwigModel(base)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", FamilyWarning)
-        TwigModel(bitsandbytes(folder, 8, llm_int8_threshold=0.0))
+    one = IDS[:1]
+    expected = base.generate(one, do_sample=False, max_new_tokens=NEW)
+    model = TwigModel(base)
+    assert torch.equal(model.generate(one, max_new_tokens=NEW), expected)
+    with pytest.raises(CapabilityError, match=r"a batch cannot be used: .*llm_int8_threshold"):
+        model.generate(IDS, max_new_tokens=NEW)
+    with pytest.raises(CapabilityError, match="the drafter 'prompt-lookup' cannot be used"):
+        model.generate(one, drafter="prompt-lookup", max_new_tokens=NEW)
+    free = TwigModel(bitsandbytes(folder, 8, llm_int8_threshold=0.0))
+    assert free.generate(IDS, drafter="prompt-lookup", max_new_tokens=2).shape[0] == 2
 
 
 def test_a_twig_grows_trains_drafts_and_is_loaded_again(load, tmp_path):

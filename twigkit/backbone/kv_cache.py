@@ -25,12 +25,13 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.packing import real_first
+from twigkit.backbone.recurrent_states import RecurrentStates
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.errors import CapabilityError
 
@@ -38,11 +39,12 @@ BUCKET = 256
 """Slots by which storage, and the bucketed view of it, grows."""
 
 
-class Segment:
-    """Keys and values of the layers ``first .. last - 1``.
+class Segment(RecurrentStates):
+    """Keys and values of the layers ``first .. last - 1``, and the states of recurrent ones.
 
     Storage is allocated at the first write, in the shape that the layers produce:
-    ``[layers, batch, kv_heads, capacity, width]`` for each of keys and values.
+    ``[layers, batch, kv_heads, capacity, width]`` for each of keys and values, without recurrent
+    layers.
 
     Attributes:
         first: Index of the first layer, as the layers' own ``layer_idx`` counts.
@@ -61,8 +63,27 @@ class Segment:
             appended (:mod:`twigkit.backbone.row_joining`).
     """
 
-    def __init__(self, first: int, last: int, capacity: int, *, bucketed: bool = False) -> None:
-        """Describe a segment; nothing is allocated yet."""
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        capacity: int,
+        *,
+        bucketed: bool = False,
+        recurrent: Collection[int] = (),
+    ) -> None:
+        """Describe a segment; nothing is allocated yet.
+
+        Args:
+            first: Index of the first layer.
+            last: Index after the last layer.
+            capacity: Most slots per row.
+            bucketed: Whether views have few different lengths.
+            recurrent: Layers among them that have no keys and values.
+        """
+        super().__init__(recurrent)
+        attending = [layer for layer in range(first, last) if layer not in recurrent]
+        self._places = {layer: place for place, layer in enumerate(attending)}
         self.first, self.last, self.bucketed = first, last, bucketed
         self.most = _buckets(capacity) if bucketed else capacity
         self.capacity = self.most
@@ -156,7 +177,7 @@ class Segment:
         """
         if self._k is None:
             self._allocate(key, value)
-        local = layer_idx - self.first
+        local = self._places[layer_idx]
         keys, values = self._layers_k[local], self._layers_v[local]
         if self._prefill:
             self._store_prompt(keys, key)
@@ -179,7 +200,7 @@ class Segment:
         def empty(like: Tensor) -> Tensor:
             batch, heads, _, width = like.shape
             # Slots beyond a row's length are masked, but 0 * NaN is NaN: they must hold numbers.
-            return like.new_zeros(self.last - self.first, batch, heads, self.capacity, width)
+            return like.new_zeros(len(self._places), batch, heads, self.capacity, width)
 
         self._k, self._v = empty(key), empty(value)
         self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
@@ -288,19 +309,22 @@ class Segment:
         before = sum(self.lengths.host)
         self.lengths, self.index = self.lengths.keep_rows(rows), self.index[order]
         self.gone += before - sum(self.lengths.host)
+        self.carry_rows(rows)
 
     # -- measuring ---------------------------------------------------------------------------------
 
     def bytes_used(self) -> int:
-        """Bytes that committed tokens take, from the storages and the lengths.
+        """Bytes that committed tokens and recurrent states take, from storages and lengths.
 
         Rows that were dropped count with what they held then.
         """
-        return (sum(self.lengths.host) + self.gone) * self._bytes_per_token()
+        carried = sum(states.nbytes for states in self.carried())
+        return (sum(self.lengths.host) + self.gone) * self._bytes_per_token() + carried
 
     def bytes_allocated(self) -> int:
         """Bytes of the storages."""
-        return sum(s.untyped_storage().nbytes() for s in (self._k, self._v) if s is not None)
+        stored = (*(s for s in (self._k, self._v) if s is not None), *self.carried())
+        return sum(storage.untyped_storage().nbytes() for storage in stored)
 
     def _bytes_per_token(self) -> int:
         total = 0

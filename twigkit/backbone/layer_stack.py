@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import sys
-import warnings
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,11 +31,18 @@ from twigkit.backbone.placement import device_of, in_memory
 from twigkit.backbone.plain_copy import plain_copy
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.prompt import Prompt, PromptEmbedding
+from twigkit.backbone.recurrent_states import RECURRENT
 from twigkit.backbone.rotary import Rope, unrotate
 from twigkit.backbone.vision import VisionTower
-from twigkit.errors import CapabilityError, FamilyWarning
+from twigkit.errors import CapabilityError
 
 _rounds = itertools.count()
+
+RECURRENT_KINDS = frozenset({"conv", "linear_attention", "mamba"})
+"""Layers that carry a state from token to token, by their name in a configuration."""
+
+_TRUSTED = frozenset({"accelerate", "torch", "transformers", "twigkit"})
+"""Packages whose own hooks on a whole model change nothing that it computes."""
 
 _WINDOW_MASK = "create_sliding_window_causal_mask"
 """What the families of transformers whose layers have sliding windows import."""
@@ -56,7 +62,10 @@ class LayerStack(PromptEmbedding):
         round: Changes whenever the layers were looked at.
         growing: The base's rotary module, if its tables depend on the length; else ``None``.
         vision: How the base's vision tower is read; ``None`` where the adapter does not say.
+        norm_name: What the language model calls its final norm.
     """
+
+    norm_name = "norm"
 
     def __init__(
         self,
@@ -83,7 +92,6 @@ class LayerStack(PromptEmbedding):
         self.logit_scaling = logit_scaling or LogitScaling()
         self.layers: list[Runner]
         self.layer_config = self.own_config()
-        self._named: weakref.WeakSet[Any] = weakref.WeakSet()
         self._path = next((name for name, part in model.named_modules() if part is text), None)
         self._choice = LayerChoice(self, config=self.layer_config, frozen=True)
         self.refresh()
@@ -106,27 +114,28 @@ class LayerStack(PromptEmbedding):
         """
         if self._path:
             self.text = self.model.get_submodule(self._path)
-            self._warn_of_hooks(self._path)
+            self._refuse_hooks(self._path)
         self.growing = GrowingRotary.of(getattr(self.text, "rotary_emb", None))
         self.depth = len(self.text.layers)
         self.round = next(_rounds)
         self.layers = self._choice.runners(self.text.layers, range(self.depth))
 
-    def _warn_of_hooks(self, path: str) -> None:
-        """Name hooks on modules that are not run as a whole, once each."""
+    def _refuse_hooks(self, path: str) -> None:
+        """Refuse hooks on modules that are not run as a whole, which would be lost.
+
+        Raises:
+            CapabilityError: Naming the hook and where it could be.
+        """
         names = path.split(".")
         for end in range(len(names) + 1):
             module = self.model.get_submodule(".".join(names[:end]))
-            for hook in module._forward_hooks.values():
+            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
                 origin = getattr(hook, "__module__", None) or ""
-                if hook not in self._named and not origin.startswith("transformers."):
-                    self._named.add(hook)
-                    warnings.warn(
-                        f"the forward hook {hook!r} on {type(module).__name__} does not run: "
-                        "twigkit calls its parts one by one; if it changes the output, put it on "
-                        "a decoder layer, the norm or the head",
-                        FamilyWarning,
-                        stacklevel=4,
+                if origin.split(".")[0] not in _TRUSTED:
+                    raise CapabilityError(
+                        f"the hook {hook!r} on {type(module).__name__} cannot run: twigkit calls "
+                        "the parts of that module one by one; remove it, or put it on a decoder "
+                        "layer, the norm or the head"
                     )
 
     def _config_of(self, layer: nn.Module) -> Any:
@@ -161,11 +170,13 @@ class LayerStack(PromptEmbedding):
     # -- what layers are ---------------------------------------------------------------------------
 
     def window(self, layer: int) -> int | None:
-        """Return how many tokens back a layer sees, or ``None`` for all.
+        """Return how many tokens back a layer sees: ``None`` for all, 0 of a recurrent layer.
 
         A window in the configuration counts only where the family's code makes a mask of it:
         many families read ``sliding_window`` and make no use of it.
         """
+        if layer in self.recurrent:
+            return RECURRENT
         if not _masks_windows(type(self.text)):
             return None
         kinds = getattr(self.config, "layer_types", None)
@@ -173,6 +184,12 @@ class LayerStack(PromptEmbedding):
         if kinds is not None:
             return size if kinds[layer] == "sliding_attention" else None
         return size
+
+    @property
+    def recurrent(self) -> frozenset[int]:
+        """Layers that carry a state from token to token and have no keys and values."""
+        kinds = getattr(self.config, "layer_types", None) or ()
+        return frozenset(n for n, kind in enumerate(kinds) if kind in RECURRENT_KINDS)
 
     def rope_key(self, layer: int) -> str:
         """Return which rotary table a layer uses; families with one table have one key."""
@@ -298,7 +315,7 @@ class LayerStack(PromptEmbedding):
 
     def norm(self, hidden: Tensor) -> Tensor:
         """Apply the base's final norm."""
-        normed: Tensor = self.text.norm(hidden)
+        normed: Tensor = getattr(self.text, self.norm_name)(hidden)
         return normed
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -313,7 +330,7 @@ class LayerStack(PromptEmbedding):
         size = map_size(head)
         return int(head.weight.shape[0]) if size is None else size[0]
 
-    @property
+    @functools.cached_property
     def mixes_rows(self) -> bool:
         """Whether the layers give a token other states beside other tokens, as LLM.int8 does."""
         quantised = (
@@ -350,6 +367,12 @@ class LayerStack(PromptEmbedding):
             CapabilityError: If the layer has no self-attention, or weights that cannot be had as
                 plain numbers.
         """
+        if self.recurrent:
+            raise CapabilityError(
+                f"{len(self.recurrent)} of the base's layers carry a state from token to token, "
+                "which cannot be rolled back when a draft is rejected; so no twig is grown on it: "
+                "decode without one, with or without a pruner that needs none, such as 'fastv'"
+            )
         layer = self.text.layers[source]
         twig = plain_copy(layer, {id(self._config_of(layer)): config}, self.dtype)
         attention = getattr(twig, "self_attn", None)

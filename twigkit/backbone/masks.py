@@ -13,9 +13,13 @@ from torch import Tensor
 
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.prompt import Prompt
+from twigkit.backbone.recurrent_states import RECURRENT
 
 Masks = Mapping[int | None, Tensor | None]
-"""Attention masks by window; ``None`` as a key stands for layers that see everything."""
+"""Attention masks by window; ``None`` as a key stands for layers that see everything.
+
+What recurrent layers are given under :data:`RECURRENT` says which tokens are no padding.
+"""
 
 
 # -- prompts ---------------------------------------------------------------------------------------
@@ -30,11 +34,15 @@ def prompt_masks(prompt: Prompt, windows: Iterable[int | None]) -> dict[int | No
 
     Returns:
         By window: ``None`` where plain causal attention is right (which keeps fused kernels
-        eligible), or ``[batch, 1, tokens, tokens]`` bool.
+        eligible), or ``[batch, 1, tokens, tokens]`` bool; for recurrent layers ``[batch,
+        tokens]``.
     """
     masks: dict[int | None, Tensor | None] = {}
     seen: Tensor | None = None
     for window in windows:
+        if window == RECURRENT:
+            masks[window] = None if prompt.unpadded else prompt.valid
+            continue
         reaches = window is None or prompt.span <= window
         if prompt.unpadded and prompt.blocks is None and reaches:
             masks[window] = None
@@ -111,7 +119,8 @@ def step_masks(
     Returns:
         Additive masks by window; see :func:`render`.
     """
-    seen = {window: segment_mask(segment, among, window) for window in windows}
+    # A step's nodes are no padding, so recurrent layers need no mask.
+    seen = {w: None if w == RECURRENT else segment_mask(segment, among, w) for w in windows}
     return render(seen, dtype, heads)
 
 

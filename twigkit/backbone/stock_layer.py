@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.layer_view import AttentionInputs
 from twigkit.backbone.probes import Probe
+from twigkit.backbone.recurrent_states import RECURRENT
 from twigkit.backbone.unregistered import Unregistered
 
 
@@ -18,7 +19,7 @@ class StockLayer(nn.Module):
 
     Attributes:
         source: The layer.
-        window: Tokens that the layer sees; ``None`` for all.
+        window: Tokens that the layer sees; ``None`` for all, 0 if it is recurrent.
         rope_key: Rotary table that it uses.
     """
 
@@ -47,13 +48,15 @@ class StockLayer(nn.Module):
     def forward(self, hidden: Tensor, context: LayerContext, probe: Probe | None = None) -> Tensor:
         """Run the layer; see :meth:`FusedLayer.forward`."""
         rope = context.rope[self.rope_key]
-        noted = AttentionInputs() if probe is not None else None
+        attends = self.window != RECURRENT
+        noted = AttentionInputs() if probe is not None and attends else None
+        more = {"probe": noted} if attends else {}
         output: Tensor = self._view.value(
             hidden,
             attention_mask=context.masks[self.window],
             position_embeddings=rope,
             past_key_values=context.cache,
-            probe=noted,
+            **more,
         )
         if probe is not None and noted is not None and noted.key is not None:
             assert noted.query is not None

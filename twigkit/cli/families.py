@@ -22,6 +22,10 @@ compared with the model's own, on a small prompt of text when it is loaded and o
 with pictures: layer by layer, and one step of decoding further. If all agree it is used, with a
 warning that says so; if not, the error names the first place that differs.
 
+Layers that carry a state from token to token (linear attention, short convolutions) are decoded
+plainly, and pruned by what needs no twig: each layer's state is then that of the tokens that are
+left. A rejected draft could not be rolled back, so drafters are refused and no twig is grown.
+
 Some properties stand in the way of both drafting and pruning, and are refused by name from the
 configuration alone. Such a model has its own `generate`, for which twigkit can do nothing:
 

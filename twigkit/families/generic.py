@@ -39,6 +39,8 @@ _KNOWN = {
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _HALF_TOLERANCE = 5e-2
 _PROBE = (7, 4)
+_NORMS = ("norm", "embedding_norm")
+"""What language models call the norm after their last layer."""
 _MISSING = (
     "install a plug-in that brings an adapter for it, or write one (see CONTRIBUTING.md, and "
     "`twigkit plugins` for those that are installed)"
@@ -105,6 +107,7 @@ class GenericStack(LayerStack):
         """
         self.kind = kind
         text = _language_model(model, kind)
+        self.norm_name = next(name for name in _NORMS if hasattr(text, name))
         rope = getattr(text.config, "rope_parameters", None) or {}
         channels = 3 if "mrope_section" in rope else 1
         super().__init__(model, text, visual_ids=_placeholders(model), channels=channels)
@@ -212,7 +215,8 @@ class GenericStack(LayerStack):
         """Say where the layers first give something else than the model; empty if nowhere."""
         prompt = super().embed_prompt(**inputs)
         own = self.model(**inputs, use_cache=False, output_hidden_states=True)
-        probes = {layer: row_probe(prompt, "last", None)[0] for layer in range(self.depth)}
+        attending = [layer for layer in range(self.depth) if layer not in self.recurrent]
+        probes = {layer: row_probe(prompt, "last", None)[0] for layer in attending}
         states = [prompt.hidden, *self._states(prompt, probes)]
         names = ["the embedded prompt", *(f"the output of layer {i}" for i in range(self.depth))]
         # The last of the model's own states comes after the norm, so the logits stand for it.
@@ -270,7 +274,7 @@ def rotations(stack: LayerStack, prompt: Prompt) -> tuple[Tensor, Tensor]:
     still = {key: (torch.ones_like(cos), torch.zeros_like(sin)) for key, (cos, sin) in rope.items()}
     masks = prompt_masks(prompt, stack.windows(0, stack.depth))
     found: list[list[Tensor]] = [[], []]
-    for layer in range(stack.depth):
+    for layer in (layer for layer in range(stack.depth) if layer not in stack.recurrent):
         for tables, keys in zip((rope, still), found, strict=True):
             probe, _ = row_probe(prompt, "last", None)
             run = {"rope": tables, "masks": masks, "probes": {layer: probe}}
@@ -294,8 +298,8 @@ def _language_model(model: nn.Module, kind: str) -> nn.Module:
     """Find the module that holds the decoder layers."""
     text_config = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
     for module in model.modules():
-        parts = ("layers", "norm", "rotary_emb")
-        if all(hasattr(module, part) for part in parts) and module.config is text_config:
+        whole = hasattr(module, "layers") and hasattr(module, "rotary_emb")
+        if whole and any(hasattr(module, n) for n in _NORMS) and module.config is text_config:
             return module
     raise CapabilityError(
         f"no adapter serves model type {kind!r}, and the generic one finds no language model with "

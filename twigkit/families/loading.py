@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from twigkit.errors import CheckpointError
 from twigkit.families.adapted import adapter_base, load_adapter
+from twigkit.families.layer_count import check_layer_count
 from twigkit.families.resolve import find_adapter
 from twigkit.io.files import expanded
 from twigkit.io.hub import download_options
@@ -24,7 +25,7 @@ HUB = ("token", "cache_dir", "local_files_only")
 """Options that say how something is fetched from the Hub."""
 
 MOST_LAYERS = 1000
-"""Most layers that a configuration may ask for; building more takes long and tells nothing."""
+"""Most layers that a configuration may ask for where there are no weights to count them by."""
 
 
 def read_config(base: str | Path, revision: str | None = None, **hub: Any) -> dict[str, Any]:
@@ -118,6 +119,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
             raise
         whole = load_base(inner, {**options, **hub, "revision": None, "subfolder": ""})
         return load_adapter(whole, base, revision, **hub)
+    check_layer_count(Path(base), config)
     adapter = find_adapter(config)
     loader = getattr(transformers, adapter.auto_class)
     options = {**options, **download_options(base, revision, **hub)}

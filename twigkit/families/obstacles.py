@@ -6,12 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-_RECURRENT = frozenset({"conv", "hybrid", "linear_attention", "mamba", "recurrent"})
-
 OBSTACLES = {
-    "recurrent layers": "carry a state from token to token (linear attention, short convolutions, "
-    "state spaces) that no KV cache holds: a rejected draft cannot be rolled back, and a dropped "
-    "visual token has left its mark on all that follow",
     "chunked attention": "see the tokens of their own chunk only, which is no window of fixed size",
     "per-layer embeddings": "are each given an embedding of the token's id besides the states",
     "shared keys and values": "attend to keys and values of an earlier layer, which are others "
@@ -32,17 +27,14 @@ def find_obstacle(config: Mapping[str, Any]) -> tuple[str, int] | None:
         A key of :data:`OBSTACLES` and the number of layers (0 for all); ``None`` if there is none.
 
     Example:
-        >>> find_obstacle({"layer_types": ["linear_attention", "full_attention"]})
-        ('recurrent layers', 1)
+        >>> find_obstacle({"layer_types": ["chunked_attention", "full_attention"]})
+        ('chunked attention', 1)
         >>> find_obstacle({"layer_types": ["full_attention"]}) is None
         True
     """
     text = config.get("text_config")
     text = text if isinstance(text, Mapping) else config
     kinds = Counter(map(str, text.get("layer_types") or ()))
-    recurrent = sum(kinds[kind] for kind in _RECURRENT)
-    if recurrent:
-        return "recurrent layers", recurrent
     if kinds["chunked_attention"]:
         return "chunked attention", kinds["chunked_attention"]
     if text.get("hidden_size_per_layer_input"):

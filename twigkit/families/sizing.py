@@ -212,23 +212,17 @@ def _keep(visual: VisualTokens | None, layers: int, exit_layer: int, wipe: int) 
 def _parameters(adapter: Adapter, config: Any) -> tuple[int, int, int]:
     """Count the weights of one layer and of norm and head, and the head's rows."""
     small = copy.deepcopy(config)
-    for part in {id(p): p for p in (small.get_text_config(decoder=True), *_towers(small))}.values():
-        for name in _LAYER_COUNTS:
-            if isinstance(getattr(part, name, None), int):
-                setattr(part, name, 1)
-        if getattr(part, "layer_types", None):
-            part.layer_types = part.layer_types[:1]
+    text = small.get_text_config(decoder=True)
+    for name in _LAYER_COUNTS:
+        if isinstance(getattr(text, name, None), int):
+            setattr(text, name, 1)
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1]
     model = on_meta(adapter, small)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FamilyWarning)
         stack = adapter.stack(model)
     head: Mapping[str, Any] = stack.model.get_output_embeddings().state_dict()
-    rest = [*stack.text.norm.parameters(), *head.values()]
+    rest = [*getattr(stack.text, stack.norm_name).parameters(), *head.values()]
     layer = sum(parameter.numel() for parameter in stack.layers[0].parameters())
     return layer, sum(tensor.numel() for tensor in rest), stack.vocabulary
-
-
-def _towers(config: Any) -> list[Any]:
-    """Return the configurations of the other towers, which cost time to build."""
-    names = ("vision_config", "audio_config")
-    return [part for part in (getattr(config, name, None) for name in names) if part is not None]

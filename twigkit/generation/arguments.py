@@ -185,7 +185,10 @@ FIELDS: dict[str, Treatment] = {
 ARGUMENTS: dict[str, Treatment] = {
     "inputs": _honoured("the prompt's ids, also as the first positional argument"),
     "input_ids": _honoured("the prompt's ids, `[batch, tokens]`"),
-    "inputs_embeds": _honoured("embeddings of the prompt; `input_ids` beside them are needed"),
+    "inputs_embeds": _honoured(
+        "embeddings of the prompt; without `input_ids` the answer alone is returned, nothing is "
+        "pruned, and what looks at the prompt's ids is refused"
+    ),
     "attention_mask": _honoured(
         "which tokens are no padding, `[batch, tokens]`; inferred from `pad_token_id` as in "
         "transformers. Padding may be anywhere; transformers goes on from padding on the right, "
@@ -223,7 +226,10 @@ ARGUMENTS: dict[str, Treatment] = {
     ),
     "cache_position": _refused("a call begins with its prompt"),
     "mm_encoder_outputs": _honoured("encoded pictures and videos, in place of pixels"),
-    "labels": _refused("nothing is trained here", "leave it out; `twigkit train` trains twigs"),
+    "labels": _refused(
+        "nothing is trained here; labels of -100 alone, as some processors add them, are dropped",
+        "leave it out; `twigkit train` trains twigs",
+    ),
     "logits_to_keep": _refused("the verifier decides whose logits it needs"),
     "return_dict": _refused(
         "it shapes the output of forward", "pass return_dict_in_generate=True", True
@@ -241,6 +247,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if name == "position_ids" and arguments.get("mm_encoder_outputs") is not None:
             continue  # the grids that they follow from are gone
+        if name == "labels" and hasattr(value, "eq") and bool(value.eq(-100).all()):
+            continue  # some processors add them to a prompt without an answer
         treatment = ARGUMENTS.get(name)
         if treatment is not None and treatment.asks(value):
             raise CapabilityError(f"{name} cannot be taken: {treatment.about}; {treatment.way}")
@@ -300,7 +308,8 @@ def whole_numbers(name: str, value: Any) -> tuple[int, ...] | None:
             todo = [*item, *todo]
         else:
             flat.append(item.item() if hasattr(item, "item") else item)
-    if not all(isinstance(item, int) and not isinstance(item, bool) for item in flat):
+    whole = (isinstance(item, int) and not isinstance(item, bool) for item in flat)
+    if not all(whole) or not all(-(2**63) <= item < 2**63 for item in flat):
         raise InputError(f"{name} is {value!r}; expected a whole number, or several")
     return tuple(flat)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +27,10 @@ class AttentionRequest:
 
 
 def attention_requests(
-    stages: Sequence[Stage], exit_layer: int | None, depth: int
+    stages: Sequence[Stage],
+    exit_layer: int | None,
+    depth: int,
+    recurrent: Collection[int] = (),
 ) -> list[AttentionRequest | None]:
     """Resolve what each stage wants to see.
 
@@ -35,6 +38,7 @@ def attention_requests(
         stages: The stages.
         exit_layer: Base layers that run before the twig; ``None`` without one.
         depth: Base layers.
+        recurrent: Base layers that attend to nothing.
 
     Returns:
         One request per stage, ``None`` where it wants nothing.
@@ -53,6 +57,13 @@ def attention_requests(
             raise CapabilityError(
                 f"the stage after layer {stage.layer} asks for the attention of {source!r}; give a "
                 f"base layer from 0 to {depth - 1}, or 'twig' where the twig grows before the stage"
+            )
+        if source in recurrent:
+            earlier = [layer for layer in range(stage.layer) if layer not in recurrent]
+            raise CapabilityError(
+                f"the stage after layer {stage.layer} asks for the attention of layer {source} "
+                "(counted from 0), which is recurrent and has none; ask for that of "
+                + (f"layer {earlier[-1]}" if earlier else "a layer that attends, later on")
             )
         requests.append(AttentionRequest(source, stage.rows))
     return requests

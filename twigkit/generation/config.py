@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from twigkit.backbone.linear_map import map_size
 from twigkit.backbone.placement import device_of
 from twigkit.errors import InputError
 from twigkit.generation.arguments import (
@@ -31,6 +32,11 @@ from twigkit.generation.logits_processors import (
 )
 from twigkit.generation.outputs import Outputs
 from twigkit.generation.sequences import JointCheck, StopCheck, StopConditions, Streamer
+from twigkit.generation.setting_values import (
+    check_callables,
+    check_values,
+    check_watermark,
+)
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.speculative.sampling import Sampling
 
@@ -77,7 +83,11 @@ class _Extras:
     @classmethod
     def taken_from(cls, arguments: dict[str, Any]) -> _Extras:
         """Move the extras out of a call's arguments."""
-        return cls(**{field.name: arguments.pop(field.name, None) for field in fields(cls)})
+        taken = {field.name: arguments.pop(field.name, None) for field in fields(cls)}
+        check_callables("prefix_allowed_tokens_fn", taken["prefix_allowed_tokens_fn"])
+        for name in ("stopping_criteria", "logits_processor"):
+            taken[name] = check_callables(name, taken[name])
+        return cls(**taken)
 
     @property
     def negative(self) -> tuple[Tensor | None, Tensor | None]:
@@ -187,7 +197,12 @@ def _merge(model: Any, given: dict[str, Any]) -> tuple[GenerationConfig, dict[st
         InputError: If transformers refuses a setting.
     """
     config = given.pop("generation_config", None)
+    if config is not None and not isinstance(config, GenerationConfig):
+        raise InputError(
+            f"generation_config is {config!r}; expected a GenerationConfig of transformers"
+        )
     defaults = given.pop("use_model_defaults", None)
+    check_watermark(given.get("watermarking_config"))
     for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
         if name in given:
             ids = whole_numbers(name, given[name])
@@ -205,9 +220,10 @@ def _merge(model: Any, given: dict[str, Any]) -> tuple[GenerationConfig, dict[st
         else:
             merged = own
         inputs = merged.update(**given)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"a generation setting cannot be used: {first_line(error)}") from error
     check_fields(merged, called=set(given), own=named)
+    check_values(merged, _vocabulary(model))
     return merged, inputs
 
 
@@ -220,12 +236,21 @@ def _streamers(given: Any, batch: int) -> tuple[Streamer, ...]:
     if given is None:
         return ()
     streamers = tuple(given) if isinstance(given, list | tuple) else (given,)
+    for one in streamers:
+        if not (hasattr(one, "put") and hasattr(one, "end")):
+            raise InputError(f"streamer is {one!r}; expected an object with put and end")
     if len(streamers) != batch:
         raise InputError(
             f"{len(streamers)} streamer{'s' * (len(streamers) != 1)} for a batch of {batch}; give "
             "a list with one for each row"
         )
     return streamers
+
+
+def _vocabulary(model: Any) -> int:
+    """Return how many tokens the base has scores for."""
+    size = map_size(model.get_output_embeddings())
+    return size[0] if size is not None else int(model.config.get_text_config().vocab_size)
 
 
 def _outputs(config: GenerationConfig) -> Outputs:

@@ -136,7 +136,7 @@ class _Prefill:
             len(prompt.lengths), -1
         )
         exits = None if self.twig is None else self.exit
-        self.requests = attention_requests(stages, exits, stack.depth)
+        self.requests = attention_requests(stages, exits, stack.depth, stack.recurrent)
         self.embedded = prompt.hidden
         self.attention: dict[AttentionRequest, Tensor] = {}
         self.probes: dict[AttentionRequest, RowProbe] = {}
@@ -215,7 +215,10 @@ class _Prefill:
         """Open a segment for the tokens that are left."""
         prompt = self.prompt
         capacity = max(prompt.lengths) + self.storage.room
-        segment = Segment(first, last, capacity, bucketed=self.storage.bucketed)
+        recurrent = self.stack.recurrent
+        segment = Segment(
+            first, last, capacity, bucketed=self.storage.bucketed, recurrent=recurrent
+        )
         segment.begin_prefill(prompt.index, prompt.valid, prompt.lengths)
         return segment
 

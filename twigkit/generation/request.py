@@ -13,8 +13,13 @@ from torch import Tensor
 from twigkit.backbone.context import context_length
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt, place_inputs
-from twigkit.errors import InputError
+from twigkit.errors import CapabilityError, InputError
 from twigkit.generation.config import resolve_settings
+from twigkit.generation.embedded_prompt import (
+    check_needs_no_ids,
+    given_embedded,
+    with_stand_in,
+)
 from twigkit.generation.inputs import check_names, check_prompt, check_pruner, check_request
 from twigkit.generation.outputs import Outputs
 from twigkit.generation.sequences import StopConditions
@@ -84,7 +89,7 @@ class GenerationRequest:
         draft_cache: Prompt tokens that the twig keeps for drafting, ``"full"`` or ``"kept"``.
         bucketed: Whether steps have fixed shapes; ``None`` has them on anything but a CPU.
         generator: Random numbers for pruners that draw.
-        input_ids: The prompts as given, ``[batch, tokens]``.
+        input_ids: The prompts as given, ``[batch, tokens]``; no tokens if they came embedded.
         inputs: What the base's front end is given, on its device.
         outputs: What is returned.
         answers: Answers per prompt, next to each other.
@@ -137,12 +142,20 @@ class GenerationRequest:
             if arguments.get("input_ids") is not None:
                 raise InputError("the prompt was given twice, as the first argument and input_ids")
             arguments = {**arguments, "input_ids": inputs}
+        embedded = given_embedded(arguments)
+        if embedded:
+            arguments = with_stand_in(arguments, model.stack.visual_ids)
         ids = check_prompt(arguments)
         spec, drafter = strategy.resolve(model.twig)
         context, visual = context_length(model.stack.config), model.stack.visual_ids
         settings = resolve_settings(model.base, ids.shape[1], arguments, visual, context)
         ids = ids.repeat_interleave(settings.answers, 0)
+        if embedded:
+            check_needs_no_ids(settings)
+            ids = ids[:, :0]
         chosen = _in_lockstep(drafter, settings.selection)
+        _check_rolls_back(model.stack, chosen)
+        _check_rows_apart(model.stack, chosen, ids.shape[0])
         made = NoDrafter() if chosen is None else make_drafter(chosen, model.twig, model.memories)
         draws, prunes = settings.selection.draws, spec.budget is not None
         seeds = row_seeds(seed, generator, ids.shape[0]) if draws else []
@@ -198,6 +211,31 @@ def _pruner(model: Wrapped, spec: PrunerSpec) -> Pruner:
     pruner = make_pruner(spec, model.twig)
     check_pruner(pruner, spec.kind, model.adapter, model.base.config.model_type)
     return pruner
+
+
+def _check_rolls_back(stack: LayerStack, drafter: DrafterSpec | Drafter | None) -> None:
+    """Refuse to draft for a base whose layers cannot forget a rejected draft."""
+    if not stack.recurrent or drafter is None or drafter_name(drafter) == "plain":
+        return
+    raise CapabilityError(
+        f"the drafter {drafter_name(drafter)!r} cannot be used: {len(stack.recurrent)} of the "
+        f"{stack.depth} layers of a {stack.model.config.model_type} carry a state from token to "
+        "token, which cannot be rolled back when a draft is rejected; pass drafter='plain'"
+    )
+
+
+def _check_rows_apart(stack: LayerStack, drafter: DrafterSpec | Drafter | None, rows: int) -> None:
+    """Refuse what would differ where a token's states depend on the tokens passed beside it."""
+    plain = drafter is None or drafter_name(drafter) == "plain"
+    if (plain and rows == 1) or not stack.mixes_rows:
+        return
+    asked = "a batch" if plain or drafter is None else f"the drafter {drafter_name(drafter)!r}"
+    raise CapabilityError(
+        f"{asked} cannot be used: the base's quantised layers give a token other states beside "
+        "other tokens, so answers would differ from its own generate; load it with "
+        "BitsAndBytesConfig(llm_int8_threshold=0.0), or give one prompt at a time with "
+        "drafter='plain'"
+    )
 
 
 def _in_lockstep(

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from twigkit.errors import CheckpointError, InputError
+from twigkit.io.chat_templates import render_chat
 
 Turn = Mapping[str, Any]
 """A message: ``role``, and ``content`` as a list of parts of the types image, video and text."""
@@ -40,12 +41,11 @@ def render(processor: Any, turns: Sequence[Turn]) -> str:
     if not hasattr(processor, "image_processor"):  # templates of text models take plain strings
         turns = [{**turn, "content": _words(turn["content"])} for turn in turns]
     try:
-        text: str = processor.apply_chat_template(
-            list(turns), tokenize=False, add_generation_prompt=True
-        )
+        text = render_chat(processor, turns, ask=True)
     except Exception as error:  # templates are programs, and raise what they like
+        told = "" if isinstance(error, CheckpointError) else f"{type(error).__name__}: "
         raise CheckpointError(
-            f"the base's chat template cannot render the prompt ({type(error).__name__}: "
+            f"the base's chat template cannot render the prompt ({told}"
             f"{first_line(error)}); mend it, or give the prompt raw, with its image tokens"
         ) from error
     return text

@@ -108,7 +108,7 @@ def open_picture(path: str | Path | bytes, *, most_pixels: int = MOST_PIXELS) ->
             warnings.catch_warnings(),
             open_regular(path) if content is None else io.BytesIO(content) as file,
         ):
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, not too large
+            warnings.simplefilter("ignore")  # of large pictures, and of tags that say nothing
             with Image.open(file, formats=formats) as picture:
                 _check_size(picture, most_pixels)
                 ImageOps.exif_transpose(picture, in_place=True)

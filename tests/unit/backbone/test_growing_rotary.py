@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -112,6 +113,28 @@ def test_logits_are_processed_across_a_restart(prompt, drafter):
     own = base_of("restart").generate(**inputs_of(prompt), **options, do_sample=False)
     found = model_of("restart").generate(**inputs_of(prompt), **options, drafter=drafter)
     assert torch.equal(own, found)
+
+
+@pytest.mark.parametrize("prompt", ["before", "batch before"])
+@torch.inference_mode()
+def test_drawn_tokens_come_from_the_base_s_logits_across_a_restart(prompt):
+    base, inputs = base_of("restart"), inputs_of(prompt)
+    options = {"max_new_tokens": NEW, "eos_token_id": None, "do_sample": True, "seed": 5}
+    options |= {"return_dict_in_generate": True, "output_logits": True}
+    outputs = [
+        model_of("restart").generate(**inputs, **options, drafter=drafter)
+        for drafter in DRAFTERS.values()
+    ]
+    whole = outputs[0].sequences
+    assert all(torch.equal(whole, output.sequences) for output in outputs[1:])
+    assert not torch.equal(whole, answer("restart", prompt))
+    width = inputs["input_ids"].shape[1]
+    for step in range(NEW):
+        mask = nn.functional.pad(inputs["attention_mask"], (0, step), value=1)
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        own = base(whole[:, : width + step], attention_mask=mask, position_ids=places).logits
+        for output in outputs:
+            assert torch.allclose(output.logits[step], own[:, -1], atol=1e-3), step
 
 
 @pytest.mark.parametrize("drafter", DRAFTERS.values(), ids=DRAFTERS)

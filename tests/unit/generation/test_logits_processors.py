@@ -265,7 +265,7 @@ def test_what_cannot_be_honoured_is_refused_with_the_reason(model, options, told
     [
         ({"bad_words_ids": [[-1]]}, "bad_words_ids"),
         ({"suppress_tokens": "x"}, "cannot be used"),
-        ({"exponential_decay_length_penalty": 3}, "cannot be used"),
+        ({"exponential_decay_length_penalty": 3}, "is 3; expected"),
         ({"typical_p": -0.5, "do_sample": True}, "typical_p"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def describe_run(
 
 
 def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
-    """Say which commit a folder is at.
+    """Say which commit a folder is at; no program that the repository names is run.
 
     Args:
         folder: A folder in a repository.
@@ -52,26 +54,41 @@ def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
         ``commit``, and whether files differ from it (``changed``); ``None`` if there is no
         repository, or no git.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
+    commit = _git(folder, _SAFE, "rev-parse", "HEAD")
     if not commit:
         return None
-    changed = _git(folder, "diff-index", "--name-only", "HEAD", "--")
+    named = (
+        _git(folder, _SAFE, "config", "--null", "--name-only", "--get-regexp", r"^filter\.") or ""
+    )
+    filters = {key: "" for key in named.split("\0") if key.endswith((".clean", ".process"))}
+    filters |= {key: "false" for key in named.split("\0") if key.endswith(".required")}
+    changed = _git(folder, _SAFE | filters, "diff-index", "--name-only", "HEAD", "--")
     return {"commit": commit, "changed": bool(changed)}
 
 
-def _git(folder: str | Path, *words: str) -> str | None:
-    """Ask git; ``None`` if it does not answer.
+_SAFE = {
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "core.sshCommand": "false",
+    "protocol.allow": "never",  # a partial clone would fetch what it lacks
+}
+"""Settings in place of a repository's own that name programs."""
 
-    The file monitor that the repository's configuration names is not run.
-    """
+
+def _git(folder: str | Path, settings: Mapping[str, str], *words: str) -> str | None:
+    """Ask git, with some settings in place of the repository's; ``None`` if it does not answer."""
+    given = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (key, value) in enumerate(settings.items()):
+        given |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *words],
+            ["git", "-C", str(folder), *words],
             capture_output=True,
             text=True,
             timeout=10,
             check=True,
+            env={**os.environ, **given},
         )
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):  # names may hold anything
         return None
     return answer.stdout.strip()

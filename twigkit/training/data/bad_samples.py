@@ -18,6 +18,9 @@ Found = list[BadSample]
 _SHOWN = 5
 """Broken samples that a message lists."""
 
+_LONGEST = 500
+"""Most characters of an id or a reason in messages and logs: samples may hold anything."""
+
 
 def _log(broken: BadSample) -> None:
     logging.getLogger(__name__).warning("sample %s is broken: %s", broken.id, broken.reason)
@@ -48,7 +51,7 @@ class BadSamples:
         Raises:
             TrainingError: If there are more than the limit now; lists the first ones.
         """
-        for broken in self.share(list(found)):
+        for broken in self.share([_short(broken) for broken in found]):
             if broken.id not in self.broken:
                 self.broken[broken.id] = broken.reason
                 self.report(broken)
@@ -60,6 +63,12 @@ class BadSamples:
                 f"that data.most_broken tolerates: {'; '.join(listed)}"
                 f"{f'; and {more} more' if more else ''}. Mend or remove them, or raise the limit"
             )
+
+
+def _short(broken: BadSample) -> BadSample:
+    """Cut what is too long for a line of a log."""
+    cut = (text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..." for text in astuple(broken))
+    return BadSample(*cut)
 
 
 def sharing(accelerator: Any) -> Callable[[Found], Found]:

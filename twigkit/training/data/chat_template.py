@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twigkit.errors import CheckpointError
+from twigkit.io.chat_templates import render_chat
 from twigkit.training.data.sample import (
     IMAGE,
     PLACEHOLDER,
@@ -157,14 +158,11 @@ class Renderer:
         """
         videos = iter(sample.videos)
         turns = [self._turn(message, videos) for message in sample.messages[:count]]
-        options = {} if self.template is None else {"chat_template": self.template}
+        ask = turns[-1]["role"] != "assistant"
         try:
-            rendered: str = self.processor.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=turns[-1]["role"] != "assistant",
-                **options,
-            )
+            rendered = render_chat(self.processor, turns, ask=ask, template=self.template)
+        except CheckpointError as error:
+            raise BrokenSampleError(f"the chat template refuses it: {error}") from error
         # Templates are programs, and raise what they like.
         except Exception as error:
             raise BrokenSampleError(f"the chat template refuses it: {first_line(error)}") from error

@@ -22,6 +22,9 @@ from twigkit.training.data.sources import Reader, SampleSource, open_source
 from twigkit.training.data.workers import no_alarm, worker_deaths
 from twigkit.training.spec import TrainingSpec
 
+MOST_REPEATS = 100
+"""How often a batch may hold each sample: more is a slip, and takes as long as many epochs."""
+
 
 class Loader:
     """Batches of one set of samples for one process.
@@ -62,7 +65,8 @@ class Loader:
             group: Whether samples of similar length come together.
 
         Raises:
-            TrainingError: If the batch cannot be shared evenly.
+            TrainingError: If the batch cannot be shared evenly, or is far larger than the samples
+                are many.
         """
         if batch % (micro_batch * processes):
             near = micro_batch * processes
@@ -70,6 +74,12 @@ class Loader:
                 f"a batch of {batch} cannot be dealt out as micro-batches of {micro_batch} to "
                 f"{processes} process{'es' * (processes > 1)} evenly; a multiple of {near} can, "
                 f"such as {max(near, batch // near * near)} or {(batch // near + 1) * near}"
+            )
+        if batch > MOST_REPEATS * len(indices):
+            raise TrainingError(
+                f"a batch of {batch:,} would hold each of the {len(indices):,} samples about "
+                f"{batch // max(len(indices), 1):,} times, more than {MOST_REPEATS}; make it "
+                "smaller, or give more samples"
             )
         self.samples = len(indices)
         self.steps_per_epoch = -(-len(indices) // batch)
@@ -200,8 +210,8 @@ class Data:
         train: Batches to train on.
         evaluation: Batches to evaluate on, if the spec asks for any.
         bad_samples: The broken samples of both.
-        digests: What stands for the records and the chat template, by what they are of, so that a
-            run goes on only with the same.
+        digests: What stands for the records, some of their pictures and the chat template, by what
+            they are of, so that a run goes on only with the same.
     """
 
     train: Loader
@@ -284,6 +294,8 @@ def _digests(reader: Reader, other: Reader | None, encoder: Encoder) -> dict[str
     found = {
         "digest of the records": reader.digest(),
         "digest of the held-out records": None if other is None else other.digest(),
+        "digest of the pictures": reader.picture_digest(),
+        "digest of the held-out pictures": None if other is None else other.picture_digest(),
         "digest of the chat template": encoder.renderer.digest(),
     }
     return {name: digest for name, digest in found.items() if digest is not None}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -73,11 +74,14 @@ class Sample:
         return Sample(self.id, self.messages, pictures, videos)
 
 
-def spread_evenly(frames: Sequence[Picture], most: int) -> list[Picture]:
+Item = TypeVar("Item")
+
+
+def spread_evenly(frames: Sequence[Item], most: int) -> list[Item]:
     """Pick frames evenly over a video, each from the middle of its share.
 
     Args:
-        frames: The frames.
+        frames: The frames, or anything else that comes in order.
         most: How many to pick at most.
 
     Returns:

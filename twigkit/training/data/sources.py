@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +17,14 @@ from twigkit.io.files import open_regular
 from twigkit.plugins.discovery import SOURCE_GROUP, sources
 from twigkit.training.data.huggingface_dataset import HubDataset
 from twigkit.training.data.record_formats import id_of, length_of, sample_of
-from twigkit.training.data.sample import BrokenSampleError, Sample
+from twigkit.training.data.sample import BrokenSampleError, Sample, spread_evenly
 from twigkit.training.spec import DataSpec
+
+HASHED = 256
+"""Records whose pictures are read for a digest."""
+
+LARGEST_HASHED = 2**24
+"""Most bytes of a picture that are read for a digest."""
 
 
 class SampleSource(Protocol):
@@ -101,6 +108,34 @@ class Reader:
             record = self.source[index]
             digest.update(json.dumps(record, default=_words, skipkeys=True).encode() + b"\n")
         return digest.hexdigest()[:16]
+
+    def picture_digest(self) -> str | None:
+        """Return what stands for the pictures, by the content of some that are files.
+
+        Those of :data:`HASHED` records are read, spread evenly over all.
+
+        Returns:
+            Hexadecimal digits, or ``None`` if none of them names a file.
+        """
+        digest, found = hashlib.sha256(), False
+        for index in spread_evenly(range(len(self.source)), HASHED):
+            for file in self._files(index):
+                found = True
+                digest.update(file.name.encode("utf-8", "replace") + b"\n")
+                with suppress(OSError, ValueError), open_regular(file) as content:
+                    digest.update(content.read(LARGEST_HASHED))
+        return digest.hexdigest()[:16] if found else None
+
+    def _files(self, index: int) -> list[Path]:
+        """Return the files of a sample's pictures; none if it cannot be used."""
+        if isinstance(self.source, HubDataset):
+            return []  # whose own digest is of the pictures, too
+        try:
+            sample = sample_of(self.source[index], str(index), self.folder)
+        except Exception:  # the user's own code runs here; what is broken is told when it is read
+            return []
+        pictures = [*sample.pictures, *(frame for video in sample.videos for frame in video)]
+        return [picture for picture in pictures if isinstance(picture, Path)]
 
     def lengths(self) -> np.ndarray[Any, Any] | None:
         """Estimate how long each sample is, without reading pictures.

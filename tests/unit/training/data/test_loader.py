@@ -338,3 +338,31 @@ def test_held_out_files_and_lists_have_digests_and_strange_sources_need_none(tmp
             return 4
 
     assert Reader(Strange()).digest() is None
+
+
+def test_pictures_that_were_changed_change_their_digest(tmp_path):
+    records = [{"image": f"{i}.png", "question": "q", "answer": "a"} for i in range(6)]
+    for i in range(6):
+        picture().save(tmp_path / f"{i}.png")
+    once = Reader(records, tmp_path).picture_digest()
+    assert Reader(records, tmp_path).picture_digest() == once
+    with (tmp_path / "3.png").open("ab") as file:
+        file.write(b"more")
+    other = Reader(records, tmp_path).picture_digest()
+    assert other != once
+    (tmp_path / "3.png").unlink()
+    assert Reader(records, tmp_path).picture_digest() not in (other, once)
+    assert Reader([{"question": "q", "answer": "a"}], tmp_path).picture_digest() is None
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps(records))
+    processor = text_only()
+    data = {"source": "conversations", "path": str(path)}
+    made = open_data(spec(data=data), BASE, processor=processor).digests
+    assert "digest of the pictures" in made
+
+
+def test_a_batch_that_holds_every_sample_a_hundred_times_is_refused():
+    records = [{"question": "q", "answer": f"a{i}"} for i in range(12)]
+    loader(records, batch=1200, micro_batch=1)
+    with pytest.raises(TrainingError, match=r"2,000,000 would hold each of the 12 samples about"):
+        loader(records, batch=2_000_000, micro_batch=1)
