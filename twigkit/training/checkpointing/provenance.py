@@ -77,17 +77,16 @@ _SAFE = {
 
 def _git(folder: str | Path, settings: Mapping[str, str], *words: str) -> str | None:
     """Ask git, with some settings in place of the repository's; ``None`` if it does not answer."""
-    given = {"GIT_CONFIG_COUNT": str(len(settings))}
+    given = [f"GIT_CONFIG_COUNT={len(settings)}"]
     for number, (key, value) in enumerate(settings.items()):
-        given |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+        given += [f"GIT_CONFIG_KEY_{number}={key}", f"GIT_CONFIG_VALUE_{number}={value}"]
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), *words],
+            ["env", *given, "git", "-C", str(folder), *words],
             capture_output=True,
             text=True,
             timeout=10,
             check=True,
-            env={**os.environ, **given},
         )
     except (OSError, ValueError, subprocess.SubprocessError):  # names may hold anything
         return None
