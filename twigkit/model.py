@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.base_attributes import BaseAttributes
-from twigkit.errors import CapabilityError, CheckpointError, FamilyWarning, InputError
+from twigkit.errors import CapabilityError, CheckpointError, InputError
 from twigkit.families.adapted import inside_adapter
 from twigkit.families.loading import HUB, load_base
 from twigkit.families.resolve import find_adapter
