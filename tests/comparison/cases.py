@@ -124,8 +124,8 @@ CASES: dict[str, Case] = {
 REASONS = {
     "guidance_scale": "transformers' own guidance raises for bases with positions in several "
     "channels, whoever decodes",
-    "num_return_sequences": "transformers' own expansion of encoded pictures leaves out features of "
-    "several layers, so its answers to one prompt differ where only one token can be drawn",
+    "num_return_sequences": "transformers' own expansion of encoded pictures leaves out features "
+    "of several layers, so its answers to one prompt differ where only one token can be drawn",
 }
 """Why a case is left out for some families."""
 
