@@ -15,6 +15,7 @@ from twigkit.interfaces import (
     DrafterSpec,
     DraftModel,
     InputError,
+    LevelDrafting,
     RankPath,
     Register,
     hookimpl,
@@ -55,7 +56,7 @@ class MedusaTreeDrafterSpec(DrafterSpec):
             raise problem(str(error)) from None
 
 
-class MedusaTreeDrafter:
+class MedusaTreeDrafter(LevelDrafting):
     """Fills a fixed tree with what the heads guess from the root's state alone.
 
     Attributes:
@@ -78,16 +79,22 @@ class MedusaTreeDrafter:
         self.capacity = self.size = int(tree.num_nodes)
         self.height = tree.height
         self.heads = (spec.head, spec.ahead) if self.height > 1 else (spec.head,)
+        self._depth = self.height
         depths = range(1, self.height + 1)
         self._ranks = [tree.token[tree.depth == depth] for depth in depths]
         self._guesses = [int(ranks.max()) + 1 for ranks in self._ranks]
         self._topologies = [tree.subgraph(tree.depth <= depth).topology() for depth in depths]
 
-    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
+    def levels(self, room: int) -> int:
+        """One call of the draft model fills the tree, down to the depth that is worth it."""
+        self._depth = min(self.height, room)
+        return min(self._depth, 1)
+
+    def draft_level(
+        self, draft_model: DraftModel, candidates: Candidates, level: int, sure: Tensor | None
+    ) -> Tensor:
         """Pass the root, then fill the whole tree from the heads."""
-        levels = min(self.height, room)
-        if levels < 1:
-            return candidates
+        levels = self._depth
         hidden = draft_model.expand(candidates, range(1))
         logprobs, tokens = [], []
         self._move(hidden.device)
@@ -97,6 +104,10 @@ class MedusaTreeDrafter:
             tokens.append(best.indices[:, self._ranks[level]])
         topology = self._topologies[levels - 1]
         candidates.add_tree(topology, torch.cat(tokens, 1), torch.cat(logprobs, 1))
+        return candidates.alive[:, 0]
+
+    def finish(self, draft_model: DraftModel, candidates: Candidates) -> Candidates:
+        """Hand over the whole tree."""
         return candidates
 
     def _logits(self, draft_model: DraftModel, hidden: Tensor, levels: int) -> list[Tensor]:

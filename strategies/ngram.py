@@ -72,7 +72,7 @@ class NgramDrafter(PathShape):
                 self._seen.read(text, known[id(text)])
             self._read = {id(text): (text, len(text)) for text in texts}
         drafts = [propose_ngrams(self.tables, text, length) for text in texts]
-        add_paths(candidates, drafts, length, eager=draft_model.eager)
+        add_paths(candidates, drafts, length, fixed_shapes=draft_model.fixed_shapes)
         return candidates
 
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from twigkit.interfaces import Candidates, Drafter, DrafterSpec, DraftModel, Register, hookimpl
+from torch import Tensor
+
+from twigkit.interfaces import (
+    Candidates,
+    CapabilityError,
+    Drafter,
+    DrafterSpec,
+    DraftModel,
+    LevelDrafting,
+    Register,
+    hookimpl,
+)
 
 
 class PlainDrafterSpec(DrafterSpec):
@@ -13,7 +24,7 @@ class PlainDrafterSpec(DrafterSpec):
     kind: Literal["plain"] = "plain"
 
 
-class PlainDrafter:
+class PlainDrafter(LevelDrafting):
     """Proposes nothing, so that the target is asked for one token at a time."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "no-twig"})
@@ -27,7 +38,17 @@ class PlainDrafter:
         """Take the spec."""
         self.spec = spec
 
-    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
+    def levels(self, room: int) -> int:
+        """Draft nothing."""
+        return 0
+
+    def draft_level(
+        self, draft_model: DraftModel, candidates: Candidates, level: int, sure: Tensor | None
+    ) -> Tensor:
+        """Refuse: there are no levels."""
+        raise CapabilityError("plain decoding has no levels to draft")
+
+    def finish(self, draft_model: DraftModel, candidates: Candidates) -> Candidates:
         """Return the root alone."""
         return candidates
 

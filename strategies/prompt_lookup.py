@@ -101,7 +101,7 @@ class PromptLookupDrafter(PathShape):
             for key, text in texts.items()
         }
         drafts = [self._known[key].following(length) for key in texts]
-        add_paths(candidates, drafts, length, eager=draft_model.eager)
+        add_paths(candidates, drafts, length, fixed_shapes=draft_model.fixed_shapes)
         return candidates
 
 

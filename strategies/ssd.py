@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from twigkit.interfaces import (
     Candidates,
     Drafter,
     DrafterSpec,
     DraftModel,
+    LevelDrafting,
     PathShape,
     Register,
     hookimpl,
@@ -39,7 +41,7 @@ class PathDrafterSpec(DrafterSpec):
     head: str = Field("lm", description="Name of the twig head that drafts.")
 
 
-class PathDrafter(PathShape):
+class PathDrafter(LevelDrafting, PathShape):
     """Drafts token after token while the draft model is sure: the most likely, or sampled ones."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "sampling"})
@@ -49,31 +51,36 @@ class PathDrafter(PathShape):
         """Take the spec."""
         self.spec = spec
         self.heads = (spec.head,)
+        self.stops_early = spec.threshold > 0
 
-    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
-        """Draft until the draft model is unsure, the answer ends, or the path is long enough."""
-        length = min(self.spec.length, room)
+    def levels(self, room: int) -> int:
+        """Tokens of the longest path that is worth drafting."""
+        length: int = self.spec.length
+        return min(length, room)
+
+    def draft_level(
+        self, draft_model: DraftModel, candidates: Candidates, level: int, sure: Tensor | None
+    ) -> Tensor:
+        """Draft one token; say where the draft model is sure of it and the answer goes on."""
+        alive = None if sure is None else sure[:, None]
         drawn = draft_model.sampling if self.spec.draws else None
-        sure = None
-        for step in range(length):
-            hidden = draft_model.expand(candidates, range(step, step + 1))
-            logits = draft_model.logits(hidden, self.spec.head)[:, 0].float()
-            if drawn is not None:
-                chance = process_logits(logits, drawn).softmax(-1)
-                candidates.sample(candidates.parent[:, :1], chance[:, None], 1, sure)
-                token = candidates.tokens[:, step + 1 : step + 2]
-                sure = chance.gather(1, token) >= self.spec.threshold
-            else:
-                best, token = logits.max(-1, keepdim=True)
-                logprob = best - logits.logsumexp(-1, keepdim=True)
-                candidates.add(token, None, logprob, sure)
-                sure = logprob.exp() >= self.spec.threshold
-            if (
-                draft_model.eager
-                and step + 1 < length
-                and not bool((sure & candidates.grows(range(step + 1, step + 2))).any())
-            ):
-                break
+        hidden = draft_model.expand(candidates, range(level, level + 1))
+        logits = draft_model.logits(hidden, self.spec.head)[:, 0].float()
+        if drawn is not None:
+            chance = process_logits(logits, drawn).softmax(-1)
+            candidates.sample(candidates.parent[:, :1], chance[:, None], 1, alive)
+            token = candidates.tokens[:, level + 1 : level + 2]
+            now = chance.gather(1, token) >= self.spec.threshold
+        else:
+            best, token = logits.max(-1, keepdim=True)
+            logprob = best - logits.logsumexp(-1, keepdim=True)
+            candidates.add(token, None, logprob, alive)
+            now = logprob.exp() >= self.spec.threshold
+        goes_on: Tensor = (now & candidates.grows(range(level + 1, level + 2)))[:, 0]
+        return goes_on
+
+    def finish(self, draft_model: DraftModel, candidates: Candidates) -> Candidates:
+        """Hand over the whole path."""
         return candidates
 
 

@@ -14,6 +14,7 @@ from twigkit.interfaces import (
     DrafterSpec,
     DraftModel,
     DraftTree,
+    LevelDrafting,
     Register,
     hookimpl,
     problem,
@@ -61,7 +62,7 @@ class TreeDrafterSpec(DrafterSpec):
         return total
 
 
-class TreeDrafter:
+class TreeDrafter(LevelDrafting):
     """Expands the most probable nodes of each level and keeps the best of all."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "tree"})
@@ -72,6 +73,7 @@ class TreeDrafter:
         """Take the spec."""
         self.spec = spec
         self.heads = (spec.head,)
+        self.stops_early = spec.threshold > 0
 
     @property
     def capacity(self) -> int:
@@ -88,30 +90,38 @@ class TreeDrafter:
         """Most drafts on a path."""
         return self.spec.levels
 
-    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
-        """Draft level after level, one call of the draft model each, then cut."""
-        levels = min(self.spec.levels, room)
+    def levels(self, room: int) -> int:
+        """Levels that are worth drafting."""
+        return min(self.spec.levels, room)
+
+    def draft_level(
+        self, draft_model: DraftModel, candidates: Candidates, level: int, sure: Tensor | None
+    ) -> Tensor:
+        """Draft one level, a call of the draft model; say where its best node is sure enough."""
         nodes: range | Tensor = range(1)
+        if level:
+            last = range(candidates.size - self._width(level), candidates.size)
+            nodes = candidates.best(last, self.spec.expanded)
+        hidden = draft_model.expand(candidates, nodes)
+        logprobs = draft_model.logits(hidden, self.spec.head).float().log_softmax(-1)
+        best, tokens = logprobs.topk(self.spec.children)
+        added = candidates.add(tokens.flatten(1), self._parents(nodes, tokens), best.flatten(1))
+        score = candidates.score[:, added.start : added.stop]
+        score = score.where(candidates.grows(added), -math.inf).amax(1)
         floor = math.log(self.spec.threshold) if self.spec.threshold else -math.inf
-        for level in range(levels):
-            hidden = draft_model.expand(candidates, nodes)
-            logprobs = draft_model.logits(hidden, self.spec.head).float().log_softmax(-1)
-            best, tokens = logprobs.topk(self.spec.children)
-            added = candidates.add(tokens.flatten(1), self._parents(nodes, tokens), best.flatten(1))
-            if level + 1 == levels:
-                break
-            if draft_model.eager:
-                score = self._best_score(candidates, added)
-                if score < floor or score == -math.inf:
-                    break
-            nodes = candidates.best(added, self.spec.expanded)
-        drafted = candidates.size - 1 if draft_model.eager else self.size - 1
+        return (score >= floor) & (score > -math.inf)
+
+    def finish(self, draft_model: DraftModel, candidates: Candidates) -> DraftTree:
+        """Keep the best nodes of all levels."""
+        drafted = self.size - 1 if draft_model.fixed_shapes else candidates.size - 1
         return candidates.cut(min(self.size - 1, drafted))
 
-    def _best_score(self, candidates: Candidates, nodes: range) -> float:
-        """Score of the best node that can be expanded; minus infinity if there is none."""
-        score = candidates.score[:, nodes.start : nodes.stop]
-        return float(score.where(candidates.grows(nodes), -math.inf).max())
+    def _width(self, level: int) -> int:
+        """Nodes that the level before this one has added."""
+        nodes = self.spec.children
+        for _ in range(level - 1):
+            nodes = min(self.spec.expanded, nodes) * self.spec.children
+        return nodes
 
     def _parents(self, nodes: range | Tensor, tokens: Tensor) -> Tensor:
         """Node id of each child's parent, ``[batch, nodes * children]``."""

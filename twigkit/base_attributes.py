@@ -10,6 +10,7 @@ from torch import nn
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CapabilityError
+from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.logits_processors import first_line
 from twigkit.interfaces.adapter import Adapter
 from twigkit.twig.module import Twig
@@ -35,12 +36,14 @@ class BaseAttributes:
         stack: The base seen as layers.
         twig: The twig, or ``None``.
         adapter: The adapter that serves the base's family.
+        batches: Captured steps, which a move makes useless.
     """
 
     base: Any
     stack: LayerStack
     twig: Twig | None
     adapter: Adapter
+    batches: BatchPool
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +100,7 @@ class BaseAttributes:
             ) from error
         if self.twig is not None:
             self.twig.to(*args, **kwargs)
+        self.batches.drop()
         self.stack = self.adapter.stack(self.base)
         return self
 

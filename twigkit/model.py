@@ -17,6 +17,7 @@ from twigkit.errors import CapabilityError, CheckpointError, InputError
 from twigkit.families.adapted import inside_adapter
 from twigkit.families.loading import HUB, load_base
 from twigkit.families.resolve import find_adapter
+from twigkit.generation.batch_pool import BatchPool, GraphMode
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.result import TwigOutput, answer
 from twigkit.generation.start import start
@@ -43,6 +44,8 @@ class TwigModel(BaseAttributes):
         stack: The base seen as layers.
         twig: The twig, or ``None``.
         adapter: The adapter that serves the base's family.
+        batches: Captured steps, kept from one call to the next; ``batches.mode`` says when steps
+            are captured: ``"auto"`` (on a GPU), ``"on"`` or ``"off"``.
         memories: What drafters that learn keep from one call to the next, by spec and twig.
     """
 
@@ -77,6 +80,7 @@ class TwigModel(BaseAttributes):
         self.twig = twig
         self._compiled: Callable[..., Tensor] | None = None
         self.memories: Memories = {}
+        self.batches = BatchPool()
 
     @classmethod
     def from_pretrained(
@@ -93,6 +97,7 @@ class TwigModel(BaseAttributes):
         twig_revision: str | None = None,
         twig_subfolder: str = "",
         attn_implementation: str = "sdpa",
+        graphs: GraphMode = "auto",
         allow_other_base: bool = False,
         **hub: Any,
     ) -> TwigModel:
@@ -111,6 +116,8 @@ class TwigModel(BaseAttributes):
             twig_revision: Revision of the twig on the Hub.
             twig_subfolder: Folder inside of what ``twig`` names.
             attn_implementation: What the base's own ``forward`` and ``generate`` use.
+            graphs: Whether steps are captured as CUDA graphs: ``"auto"`` where they can be,
+                ``"on"`` is an error where it is not, ``"off"`` never.
             allow_other_base: Accept a twig that was grown on other weights of the same shapes.
             **hub: ``token``, ``cache_dir`` and ``local_files_only``, as transformers takes them.
 
@@ -132,6 +139,7 @@ class TwigModel(BaseAttributes):
             if alone:
                 twig, twig_place = source, place
         model = cls(base)
+        model.batches.mode = graphs
         if twig is not None:
             more = {"allow_other_base": allow_other_base, **twig_place, **hub}
             model.twig = load_twig(twig, model.stack, **more)
@@ -143,6 +151,7 @@ class TwigModel(BaseAttributes):
         """Grow a fresh twig on the base and hold it."""
         self.twig = grow(spec, self.stack)
         self.memories.clear()
+        self.batches.drop()
         return self.twig
 
     def save_twig(self, folder: str | Path, *, note: str = "", overwrite: bool = False) -> Path:
@@ -258,8 +267,7 @@ class TwigModel(BaseAttributes):
     ) -> Tensor | TwigOutput:
         """Generate answers.
 
-        Prefill prunes the prompt; then the drafter drafts, the target verifies and accepts, until
-        every answer has ended.
+        Prefill prunes; then the drafter drafts and the target verifies, until all answers end.
 
         Args:
             inputs: The prompts' ids, ``[batch, tokens]``; ``input_ids`` is the same.
@@ -271,8 +279,7 @@ class TwigModel(BaseAttributes):
                 ``"ssd"`` with a twig and ``"plain"`` without.
             wipe_layer: Layer after which no visual token is left; ``None``: as the pruner says.
             strict: Refuse a budget that a row cannot meet.
-            draft_cache: Whether the twig keeps every prompt token for drafting (``"full"``, as
-                published) or only those that the base keeps (``"kept"``).
+            draft_cache: Prompt tokens that the twig keeps: ``"full"``, or ``"kept"`` as the base.
             bucketed: Fixed shapes for compiled steps; ``None`` chooses them on anything but a CPU.
             generator: Of pruners that draw and, without ``seed``, of tokens; ``None``: torch's own.
             seed: Of the tokens that are drawn: one per row, or one number from which the rows
@@ -297,7 +304,7 @@ class TwigModel(BaseAttributes):
         )
         with torch.inference_mode():
             prompt = request.embed(self.stack)
-            generation = start(self.stack, prompt, request, twig=self.twig, compiled=self._compiled)
+            generation = start(self.stack, prompt, request, self.twig, self._compiled, self.batches)
             request.stream_prompts(prompt)
             generation.run(started)
         return answer(request, generation)

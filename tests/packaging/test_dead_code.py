@@ -37,7 +37,6 @@ EXCEPTIONS = {
     "decode_tokens_per_second": "a figure for users of the benchmark from Python",
     "draft_kv_bytes_allocated": "a figure for users of the statistics",
     "history": "what a training run returns to users from Python",
-    "Stream": "named as text, in the specs that train the built-in model",
     "_old_forward": "accelerate's hooks call it in place of the forward that they replaced",
     "UNK": "a token of the built-in model, in the order of its ids",
 }

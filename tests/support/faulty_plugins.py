@@ -358,6 +358,19 @@ class TestDrawsInSecret(DrawingFault):
     drafter_class = SecretDrafter
 
 
+class AskingDrafter(SSD.cls):
+    def draft_level(self, draft_model, candidates, level, sure):
+        sure = super().draft_level(draft_model, candidates, level, sure)
+        return sure if sure.sum().item() else sure & False
+
+
+class TestAsksInALevel(DrafterFault):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def drafter(cls):
+        return AskingDrafter(SSD.spec())
+
+
 class MoodyDrafter(SSD.cls):
     def draft(self, draft_model, candidates, room):
         self.spec = self.spec.replace(threshold=float(torch.rand(())))

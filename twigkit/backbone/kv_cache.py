@@ -319,14 +319,15 @@ class Segment(RecurrentStates):
         Rows that were dropped count with what they held then.
         """
         carried = sum(states.nbytes for states in self.carried())
-        return (sum(self.lengths.host) + self.gone) * self._bytes_per_token() + carried
+        return (sum(self.lengths.host) + self.gone) * self.bytes_per_token() + carried
 
     def bytes_allocated(self) -> int:
         """Bytes of the storages."""
         stored = (*(s for s in (self._k, self._v) if s is not None), *self.carried())
         return sum(storage.untyped_storage().nbytes() for storage in stored)
 
-    def _bytes_per_token(self) -> int:
+    def bytes_per_token(self) -> int:
+        """Bytes of one token in all layers."""
         total = 0
         for storage in (self._k, self._v):
             if storage is not None:
@@ -366,6 +367,11 @@ class LayerCache:
     def bytes_used(self) -> int:
         """Bytes of the base's committed tokens."""
         return sum(segment.bytes_used() for segment in self.base)
+
+    def bytes_per_token(self) -> tuple[int, int]:
+        """Bytes of one token in all layers of the base, and in those of the twig."""
+        twig = 0 if self.twig is None else self.twig.bytes_per_token()
+        return sum(segment.bytes_per_token() for segment in self.base), twig
 
     def bytes_allocated(self) -> int:
         """Bytes of the base's storages."""

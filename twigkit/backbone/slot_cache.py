@@ -27,11 +27,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from twigkit.backbone.kv_cache import BUCKET, LayerCache, Segment
-from twigkit.backbone.row_counts import RowCounts
+from twigkit.backbone.slot_segment import SlotSegment
 from twigkit.errors import CapabilityError
 
 
@@ -47,158 +44,6 @@ class Room:
 
     staged: int
     verified: int
-
-
-class SlotSegment(Segment):
-    """Keys and values of the layers ``first .. last - 1`` of all rows of a running batch.
-
-    Attributes:
-        rows: Rows, used or not.
-        size: Slots of each row, the trash slot included.
-        room: Slots that a step needs after the committed tokens.
-        used: Committed tokens of each row, on the host; 0 of a row that is free. It is told what
-            the device decided (:meth:`note`), so it may lag behind by a step.
-    """
-
-    def __init__(
-        self, source: Segment, first: int, last: int, rows: int, size: int, room: int
-    ) -> None:
-        """Allocate storage.
-
-        Args:
-            source: A prefilled segment of layers of the same kind; gives shapes and dtypes.
-            first: Index of the first layer.
-            last: Index after the last layer.
-            rows: Rows.
-            size: Slots of each row, the trash slot included.
-            room: Slots that a step needs after the committed tokens.
-        """
-        super().__init__(first, last, size - 1, bucketed=True)
-        self.rows, self.size, self.room = rows, size, room
-        self.most = self.capacity = size - 1
-        keys, values = source.storages
-        device = keys.device
-        self.index = torch.zeros(rows, size, dtype=torch.long, device=device)
-        self.used = [0] * rows
-        self.lengths = RowCounts(torch.zeros(rows, dtype=torch.long, device=device), self.used)
-        for name, like in (("_k", keys), ("_v", values)):
-            # What is masked must be a number: 0 * NaN is NaN.
-            shape = (last - first, rows, like.shape[2], size, like.shape[4])
-            setattr(self, name, like.new_zeros(shape))
-        self._prefill = False
-        self._bind()
-
-    def _bind(self) -> None:
-        keys, values = self.storages
-        self._layers_k, self._layers_v = keys.unbind(0), values.unbind(0)
-
-    def narrowed(self, rows: int) -> SlotSegment:
-        """Return the first ``rows`` rows, over the same storage."""
-        view: SlotSegment = object.__new__(SlotSegment)
-        view.__dict__.update(self.__dict__)
-        view._k, view._v = (storage.narrow(1, 0, rows) for storage in self.storages)
-        view.index = self.index[:rows]
-        view.lengths = RowCounts(self.lengths.device[:rows], self.used)
-        view.rows = rows
-        view._bind()
-        return view
-
-    # -- rows --------------------------------------------------------------------------------------
-
-    def join(self, row: int, source: Segment, place: int) -> None:
-        """Copy what a prefilled segment holds of one of its rows into a free row.
-
-        Args:
-            row: The free row.
-            source: A segment that holds these layers and perhaps more.
-            place: Row of the source.
-        """
-        count = source.lengths.host[place]
-        layers = slice(self.first - source.first, self.last - source.first)
-        for mine, theirs in zip(self.storages, source.storages, strict=True):
-            mine[:, row, :, :count] = theirs[layers, place, :, :count]
-        self.index[row, :count] = source.index[place, :count]
-        self.lengths.device[row] = count
-        self.used[row] = count
-
-    def leave(self, row: int) -> None:
-        """Free a row; what it held is wiped, so that nothing of it can reach another answer."""
-        for storage in self.storages:
-            storage[:, row].zero_()
-        self.index[row].zero_()
-        self.lengths.device[row] = 0
-        self.used[row] = 0
-
-    def take(self, other: SlotSegment) -> None:
-        """Copy all rows of a smaller segment."""
-        for mine, theirs in zip(self.storages, other.storages, strict=True):
-            mine[:, : other.rows, :, : other.capacity] = theirs[:, :, :, : other.capacity]
-        self.index[: other.rows, : other.capacity] = other.index[:, : other.capacity]
-        self.lengths.device[: other.rows] = other.lengths.device
-        self.used[: other.rows] = other.used
-
-    # -- steps -------------------------------------------------------------------------------------
-
-    def open(self, rows: int) -> None:
-        """Choose the view of the next step: the fewest buckets that hold the first rows' tokens.
-
-        Args:
-            rows: How many rows the step is about.
-
-        Raises:
-            CapabilityError: If a row has no room left for a step; grow first.
-        """
-        needed = max(self.used[:rows], default=0) + self.room
-        if needed > self.capacity:
-            raise CapabilityError(f"{needed} tokens do not fit {self.capacity} slots")
-        self.view = min(self.size, -(-needed // BUCKET) * BUCKET)
-        self.rest()
-
-    def begin_step(self, index: Tensor) -> None:
-        """Prepare to stage nodes after those that are staged already; see :class:`Segment`."""
-        nodes = index.shape[1]
-        offset = torch.arange(self.staged, self.staged + nodes, device=index.device)
-        slots = (self.lengths.device[:, None] + offset).clamp(max=self.capacity)
-        self.index.scatter_(1, slots, index)
-        self.node_slots, self._slots = slots, slots[:, None, :, None]
-        self.staged += nodes
-
-    def settle(self, count: Tensor, offsets: Tensor | None, width: int) -> None:
-        """Keep some staged nodes as tokens, as many as the device says, and roll back the rest.
-
-        Args:
-            count: Nodes to keep of each row, ``[rows]`` long.
-            offsets: Which staged nodes to keep, in order, ``[rows, width]``; those after the first
-                ``count`` go to the trash slot. ``None`` for the first ones.
-            width: Most nodes that a row can keep.
-        """
-        if offsets is not None:
-            length = self.lengths.device[:, None]
-            place = torch.arange(width, device=count.device)
-            source = (length + offsets[:, :width]).clamp(max=self.capacity)
-            target = (length + place).clamp(max=self.capacity)
-            target = target.masked_fill(place >= count[:, None], self.capacity)
-            for storage in self.storages:
-                shape = (storage.shape[0], -1, storage.shape[2], -1, storage.shape[4])
-                moved = storage.gather(3, source[None, :, None, :, None].expand(shape))
-                storage.scatter_(3, target[None, :, None, :, None].expand(shape), moved)
-            self.index.scatter_(1, target, self.index.gather(1, source))
-        self.lengths.device.add_(count)
-        self.rest()
-
-    def rest(self) -> None:
-        """Hold on to no tensor of a step."""
-        self.staged, self._slots = 0, None
-        self.node_slots = self.index[:, :0]
-
-    def note(self, counts: list[int]) -> None:
-        """Take note on the host of what each of the first rows kept."""
-        for row, count in enumerate(counts):
-            self.used[row] += count
-
-    def bytes_used(self) -> int:
-        """Bytes that committed tokens take."""
-        return sum(self.used) * self._bytes_per_token()
 
 
 class SlotCache(LayerCache):
@@ -382,4 +227,4 @@ def row_bucket(rows: int) -> int:
     return 1 << max(rows - 1, 0).bit_length()
 
 
-__all__ = ["Room", "SlotCache", "SlotSegment", "row_bucket", "slot_bucket"]
+__all__ = ["Room", "SlotCache", "row_bucket", "slot_bucket"]

@@ -14,7 +14,7 @@ from twigkit.backbone.row_counts import RowCounts
 from twigkit.errors import CapabilityError
 from twigkit.generation.pending_tokens import PendingTokens
 from twigkit.generation.positions import Positions
-from twigkit.generation.staged_nodes import StagedNodes, node_ids, stage_segment
+from twigkit.generation.staged_nodes import NodeBuffers, StagedNodes, node_ids, stage_segment
 from twigkit.io.timing import Stopwatch
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
@@ -44,8 +44,11 @@ class CachedDraftModel:
         staged: Nodes of this step that were passed.
         pending: Accepted tokens that the twig's KV cache lacks.
         positions: Where the root stands; shared with the verifier.
+        fixed_shapes: Whether every step must hand over equally many nodes, whatever their values.
+        may_ask: Whether the device may be asked for values, such as to stop drafting early.
         gained: Tokens that each row of the last step gained, on the host; 0 for finished rows.
         sampling: How the target's tokens are drawn; ``None`` if it takes the most likely ones.
+        buffers: Storage that the nodes of all steps share; ``None`` allocates anew in each.
     """
 
     staged: StagedNodes
@@ -57,10 +60,12 @@ class CachedDraftModel:
         cache: LayerCache,
         positions: Positions,
         *,
-        eager: bool,
+        fixed_shapes: bool,
+        may_ask: bool = True,
         watch: Stopwatch | None = None,
         texts: Callable[[], list[list[int]]] = list,
         sampling: Sampling | None = None,
+        buffers: NodeBuffers | None = None,
     ) -> None:
         """Start after a prefilled prompt.
 
@@ -69,21 +74,20 @@ class CachedDraftModel:
             twig: The twig, if anything drafts with one.
             cache: The cache that prefill filled.
             positions: Where the first root stands.
-            eager: Whether asking the device for a value is cheap.
+            fixed_shapes: Whether every step has the same shapes, whatever the values.
+            may_ask: Whether the device may be asked for values.
             watch: Measures the parts of a step.
             texts: Returns the texts of the rows so far.
             sampling: How the target's tokens are drawn, if they are.
+            buffers: Storage that the nodes of all steps share, for steps that are captured.
         """
         self.stack, self.twig, self.cache, self.positions = stack, twig, cache, positions
-        self._eager, self._watch = eager, watch or Stopwatch()
+        self.fixed_shapes, self.may_ask = fixed_shapes, may_ask
+        self._watch = watch or Stopwatch()
         self._texts, self.sampling = texts, sampling
         self.gained: list[int] = []
         self.pending: PendingTokens | None = None
-
-    @property
-    def eager(self) -> bool:
-        """Whether asking the device for a value is cheap, so that a drafter may stop early."""
-        return self._eager
+        self.buffers = buffers
 
     @property
     def texts(self) -> list[list[int]]:
@@ -92,7 +96,7 @@ class CachedDraftModel:
 
     def begin(self, candidates: Candidates) -> None:
         """Start a step: nothing is staged."""
-        self.staged = StagedNodes(candidates)
+        self.staged = StagedNodes(candidates, self.buffers)
 
     # -- drafting ----------------------------------------------------------------------------------
 
@@ -192,7 +196,7 @@ class CachedDraftModel:
             ``[batch, nodes, width]`` in the tree's order.
         """
         self.staged.renumber(tree)
-        missing = self.staged.missing(tree, eager=self._eager)
+        missing = self.staged.missing(tree, fixed_shapes=self.fixed_shapes)
         if missing is not None:
             self._run_base(tree, *missing)
         return self.staged.exit_states(tree)

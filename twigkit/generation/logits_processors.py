@@ -72,11 +72,13 @@ class LogitsStep:
         needs: What it looks at.
         kind: The processor of transformers that it is or stands for; the user's own of that type
             takes its place.
+        settings: All that it does, if it is twigkit's own: steps with equal settings do the same.
     """
 
     apply: Callable[[Any, Tensor], Tensor]
     needs: Needs
     kind: type
+    settings: Sampling | None = None
 
     @property
     def name(self) -> str:
@@ -127,10 +129,12 @@ def sampling_steps(sampling: Sampling) -> tuple[LogitsStep, ...]:
     penalty = replace(Sampling(), repetition_penalty=sampling.repetition_penalty)
     if penalty != Sampling():
         kind = library.RepetitionPenaltyLogitsProcessor
-        steps.append(LogitsStep(lambda seen, s: process_logits(s, penalty, seen), "seen", kind))
+        steps.append(
+            LogitsStep(lambda seen, s: process_logits(s, penalty, seen), "seen", kind, penalty)
+        )
     rest = replace(sampling, repetition_penalty=1.0)
     if rest != Sampling():
-        steps.append(LogitsStep(lambda _, s: process_logits(s, rest), "scores", Sampling))
+        steps.append(LogitsStep(lambda _, s: process_logits(s, rest), "scores", Sampling, rest))
     return tuple(steps)
 
 

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from twigkit.backbone.context import warn_of_length
+from twigkit.backbone.kv_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.row_counts import RowCounts
+from twigkit.generation.batch_pool import BatchPool
+from twigkit.generation.captured_decoding import decode, entries_of, join_all
 from twigkit.generation.draft_model import CachedDraftModel
 from twigkit.generation.outputs import TokenRecord
 from twigkit.generation.positions import Positions
@@ -64,6 +67,7 @@ class Generation:
         *,
         twig: Twig | None = None,
         compiled: Callable[..., Tensor] | None = None,
+        batches: BatchPool | None = None,
     ) -> None:
         """Prefill a prompt.
 
@@ -74,6 +78,7 @@ class Generation:
             request: What is asked for.
             twig: The twig, if the drafter uses one.
             compiled: A compiled verification step.
+            batches: Where to decode, if steps are captured.
         """
         self.stack, self.prompt, self._fill = stack, prompt, fill
         self.prefilled = prefilled = fill(prompt)
@@ -99,6 +104,7 @@ class Generation:
         )
         self.scores = TokenRecord(len(rows)) if request.outputs.scores else None
         self.logits = TokenRecord(len(rows)) if request.outputs.logits else None
+        self._twig, self._compiled, self._batches = twig, compiled, batches
         self._noise = Noise.of(request.seeds or [0] * len(rows), prompt.ids.device)
         self._step = self._make_step(twig, compiled)
 
@@ -112,7 +118,7 @@ class Generation:
             twig,
             cache,
             self.positions,
-            eager=not self._bucketed,
+            fixed_shapes=self._bucketed,
             watch=watch,
             texts=lambda: [self.sequences[number].text for number in self.live],
             sampling=selection.sampling if selection.draws else None,
@@ -146,6 +152,21 @@ class Generation:
         root = self._first_tokens()
         prefill_end = time.perf_counter()
         self.stats.kv_bytes_prompt = self.prefilled.cache.bytes_used()
+        if self._batches is None:
+            self._decode(root)
+        else:
+            self._decode_captured(root, self._batches)
+        counts = [len(sequence.tokens) for sequence in self.sequences]
+        self.stats.prefill_seconds = prefill_end - started
+        self.stats.decode_seconds = time.perf_counter() - prefill_end
+        self.stats.new_tokens = counts
+        longest = max(map(sum, zip(self.prompt.lengths, counts, strict=True)))
+        warn_of_length(self.stack.config, longest, before=self.prompt.span)
+        logger.debug("%s", self.stats)
+        return self.stats
+
+    def _decode(self, root: Tensor) -> None:
+        """Draft, verify and accept until every sequence has stopped."""
         self._step.watch.start()
         tables: dict[bool, Candidates] = {}
         decide = getattr(self.request.drafter, "decide", None)  # see interfaces.drafter.Decides
@@ -168,15 +189,34 @@ class Generation:
             )
             self._emit(tree, logits, accepted, active)
             root = accepted.next_token
-        self.stats.prefill_seconds = prefill_end - started
-        self.stats.decode_seconds = time.perf_counter() - prefill_end
         self.stats.step_seconds = dict(self._step.watch.seconds)
-        counts = [len(sequence.tokens) for sequence in self.sequences]
-        self.stats.measure(self.prefilled.cache, counts)
-        longest = max(map(sum, zip(self.prompt.lengths, counts, strict=True)))
-        warn_of_length(self.stack.config, longest, before=self.prompt.span)
-        logger.debug("%s", self.stats)
-        return self.stats
+        self.stats.measure(self.prefilled.cache)
+
+    def _decode_captured(self, root: Tensor, batches: BatchPool) -> None:
+        """Do the same in a running batch, whose steps are captured."""
+        cache, step, stats = self.prefilled.cache, self._step, self.stats
+        seen = step.selector.seen if isinstance(step.selector, ProcessedSelector) else None
+        entries = entries_of(
+            root,
+            self.positions.rope,
+            self.positions.index,
+            self._noise.state if self.request.seeds else torch.zeros_like(root),
+            seen,
+            self.sequences,
+        )
+        lent = batches.batch(self.stack, self._twig, self.request, cache, self._compiled)
+        with lent as batch:
+            rows = join_all(batch, cache, entries, self.sequences)
+            stats.measure(cache)
+            passed = sum(len(sequence.tokens) for sequence in self.sequences)
+            per_token = cache.bytes_per_token()
+            # The slots hold it now.
+            self.prefilled = replace(self.prefilled, cache=LayerCache([], [], None))
+            step.draft_model.cache = step.verifier.cache = self.prefilled.cache
+            del cache
+            decode(batch, rows, self.sequences, stats)
+            passed = sum(len(sequence.tokens) for sequence in self.sequences) - passed
+            stats.grow(passed, per_token, batch.slots)
 
     def logits_after(self, root: Tensor) -> Tensor:
         """Compute the target's logits after one more token of every row, without accepting it.

@@ -24,9 +24,19 @@ class Positions:
 
     def __init__(self, prompt: Prompt) -> None:
         """Start after a prompt."""
-        self.rope, self.index = prompt.next_rope, prompt.next_index
+        self.rope, self.index = prompt.next_rope.clone(), prompt.next_index.clone()
         # transformers counts the length of a batch: that of its longest row.
         self._shorter, self._least = self.rope.amax() - self.rope, prompt.rope.amax() + 1
+
+    @classmethod
+    def at(cls, rope: Tensor, index: Tensor) -> Positions:
+        """Start where some tensors say, which then move on in place.
+
+        Only for bases whose rotary tables do not depend on the length.
+        """
+        positions: Positions = object.__new__(cls)
+        positions.rope, positions.index = rope, index
+        return positions
 
     def indices(self, steps: Tensor) -> Tensor:
         """Return sequence indices of nodes.
@@ -46,13 +56,15 @@ class Positions:
             steps: As for :meth:`indices`; negative ones may reach before the text, for padding.
         """
         positions = self.rope[:, None] + steps
+        if stack.growing is None:
+            return stack.rope(hidden, positions.expand(stack.channels, -1, -1))
         lengths = (positions + self._shorter[:, None] + 1).clamp(min=self._least)
         return stack.rope_at(hidden, positions.expand(stack.channels, -1, -1), lengths)
 
     def advance(self, count: Tensor) -> None:
         """Move past the tokens that a step accepted, ``[batch]``."""
-        self.rope = self.rope + count
-        self.index = self.index + count
+        self.rope.add_(count)
+        self.index.add_(count)
 
     def join(self, prompt: Prompt) -> None:
         """Append the rows of another prompt, between two steps.

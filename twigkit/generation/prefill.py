@@ -69,12 +69,15 @@ class Storage:
         drafts: Whether the twig's keys and values are kept for drafting.
         kept_only: Whether the twig then keeps only the tokens that stay after the exit layer.
         bucketed: Whether views have few different lengths, for compiled steps.
+        deep_room: Slots in place of ``room`` in the layers after the exit layer, where only nodes
+            to verify are staged; ``None`` for as many.
     """
 
     room: int
     drafts: bool
     kept_only: bool = False
     bucketed: bool = False
+    deep_room: int | None = None
 
 
 def prefill(
@@ -211,10 +214,13 @@ class _Prefill:
             )
         self._read(own)
 
-    def _segment(self, first: int, last: int) -> Segment:
+    def _segment(self, first: int, last: int, *, twig: bool = False) -> Segment:
         """Open a segment for the tokens that are left."""
         prompt = self.prompt
-        capacity = max(prompt.lengths) + self.storage.room
+        deep, room = self.storage.deep_room, self.storage.room
+        if deep is not None and first >= self.exit and not twig:
+            room = deep
+        capacity = max(prompt.lengths) + room
         recurrent = self.stack.recurrent
         segment = Segment(
             first, last, capacity, bucketed=self.storage.bucketed, recurrent=recurrent
@@ -229,7 +235,7 @@ class _Prefill:
         rope: Rope = stack.prompt_rope(prompt)
         masks = prompt_masks(prompt, twig.windows(stack))
         probes = self._probes(prompt, "twig", stack.window(twig.sources[-1]))
-        segment = self._segment(0, twig.depth) if self.storage.drafts else None
+        segment = self._segment(0, twig.depth, twig=True) if self.storage.drafts else None
         twig.run(
             prompt.hidden,
             stack,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,25 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import Masks, step_masks
 from twigkit.backbone.packing import real_first
 from twigkit.speculative.draft_tree import DraftTree
+
+
+@dataclass(frozen=True)
+class NodeBuffers:
+    """Storage for staged nodes that every step uses again.
+
+    Attributes:
+        order: Ids in the order in which nodes were passed, ``[batch, most]`` long.
+        exits: Their exit-layer states, ``[batch, most, width]``.
+        slot: Slot of each node, ``[batch, capacity]`` long.
+    """
+
+    order: Tensor
+    exits: Tensor
+    slot: Tensor
+
+
+Mark = tuple[int, int, list[Tensor], list[Tensor]]
+"""How far a step is: nodes passed, those passed by the twig, and where both are kept."""
 
 
 class StagedNodes:
@@ -23,13 +44,38 @@ class StagedNodes:
         by_twig: Those of them that the twig has passed too; they come first.
     """
 
-    def __init__(self, candidates: DraftTree) -> None:
-        """Start a step in which nothing was passed yet."""
+    def __init__(self, candidates: DraftTree, buffers: NodeBuffers | None = None) -> None:
+        """Start a step in which nothing was passed yet.
+
+        Args:
+            candidates: The step's nodes.
+            buffers: Storage that steps share, for steps that are captured; ``None`` allocates.
+        """
+        self._buffers = buffers
         self.passed = self.by_twig = 0
         self.verified: Tensor | None = None
         self._order: list[Tensor] = []
         self._exits: list[Tensor] = []
-        self._slot = None if candidates.linear else torch.full_like(candidates.tokens, -1)
+        self._linear = candidates.linear
+        self._slot: Tensor | None = None
+        if not candidates.linear:
+            slot = torch.empty_like(candidates.tokens) if buffers is None else buffers.slot
+            self._slot = slot.fill_(-1)
+
+    def mark(self) -> Mark:
+        """Return how far the step is, to come :meth:`back` to."""
+        return self.passed, self.by_twig, list(self._order), list(self._exits)
+
+    def back(self, mark: Mark) -> None:
+        """Forget what was passed, or renumbered, after a mark; only with buffers."""
+        self.passed, self.by_twig, order, exits = mark
+        self._order, self._exits, self.verified = list(order), list(exits), None
+        assert self._buffers is not None
+        self._slot = None if self._linear else self._buffers.slot
+
+    def release(self) -> None:
+        """Hold on to no tensor of the step."""
+        self._order, self._exits, self.verified, self._slot = [], [], None, None
 
     # -- passing -----------------------------------------------------------------------------------
 
@@ -40,7 +86,8 @@ class StagedNodes:
             ids: Their ids, ``[batch, nodes]``.
             real: Which of them are not padding, ``[batch, nodes]`` bool; ``None`` for all.
         """
-        self._order.append(ids if real is None else ids.masked_fill(~real, -1))
+        order = ids if real is None else ids.masked_fill(~real, -1)
+        self._order.append(self._kept("order", order, self.passed))
         if self._slot is not None:
             place = torch.arange(self.passed, self.passed + ids.shape[1], device=ids.device)
             place = place.expand_as(ids)
@@ -51,7 +98,14 @@ class StagedNodes:
 
     def add_exit_states(self, hidden: Tensor) -> None:
         """Keep the exit-layer states of the nodes that were staged last."""
-        self._exits.append(hidden)
+        self._exits.append(self._kept("exits", hidden, self.passed - hidden.shape[1]))
+
+    def _kept(self, name: str, values: Tensor, first: int) -> Tensor:
+        """Put what belongs to the nodes from ``first`` on into a buffer, if there are buffers."""
+        if self._buffers is None:
+            return values
+        buffer: Tensor = getattr(self._buffers, name)
+        return buffer[:, first : first + values.shape[1]].copy_(values)
 
     def visible(self, candidates: DraftTree, ids: Tensor) -> Tensor | None:
         """Say which staged nodes some nodes may attend to: their ancestors and themselves.
@@ -84,12 +138,14 @@ class StagedNodes:
             self._slot = self._slot.gather(1, tree.source)
             self._order = [_renumber(order, tree.source) for order in self._order]
 
-    def missing(self, tree: DraftTree, *, eager: bool) -> tuple[Tensor, Tensor | None] | None:
+    def missing(
+        self, tree: DraftTree, *, fixed_shapes: bool
+    ) -> tuple[Tensor, Tensor | None] | None:
         """Return the nodes of the tree to verify that were not passed yet.
 
         Args:
             tree: What will be verified.
-            eager: Whether asking the device for their number is cheap.
+            fixed_shapes: Whether as many are returned as there may be, whatever their number.
 
         Returns:
             Their ids and which of these are real, both ``[batch, nodes]``; ``None`` if there are
@@ -101,7 +157,7 @@ class StagedNodes:
             return node_ids(tree, range(self.passed, tree.size)), None
         missing = self._slot < 0
         # A drafter passes the root at least.
-        most = int(missing.sum(1).max()) if eager else tree.size - min(self.passed, 1)
+        most = tree.size - min(self.passed, 1) if fixed_shapes else int(missing.sum(1).max())
         if not most:
             return None
         rest = real_first(missing, most)
@@ -173,4 +229,4 @@ def _renumber(order: Tensor, source: Tensor) -> Tensor:
     return torch.where(match.any(2), match.long().argmax(2), -1)
 
 
-__all__ = ["StagedNodes", "node_ids", "stage_segment"]
+__all__ = ["Mark", "NodeBuffers", "StagedNodes", "node_ids", "stage_segment"]

@@ -10,6 +10,7 @@ from torch import Tensor
 from twigkit.backbone.context import check_length, warn_of_length
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
+from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.loop import Generation
 from twigkit.generation.prefill import Prefilled, Storage, prefill
 from twigkit.generation.pruning_plan import meet_budget
@@ -23,9 +24,9 @@ def start(
     stack: LayerStack,
     prompt: Prompt,
     request: GenerationRequest,
-    *,
     twig: Twig | None = None,
     compiled: Callable[..., Tensor] | None = None,
+    batches: BatchPool | None = None,
 ) -> Generation:
     """Plan the pruning of a prompt, lay out the KV cache, and prefill.
 
@@ -35,6 +36,7 @@ def start(
         request: What is asked for.
         twig: The twig, if drafter or pruner uses one.
         compiled: A compiled verification step.
+        batches: Captured steps of earlier calls; ``None`` captures none.
 
     Returns:
         The generation; its ``run`` does the rest.
@@ -52,6 +54,7 @@ def start(
         drafts=bool(request.drafter.heads),
         kept_only=request.draft_cache == "kept",
         bucketed=bool(request.bucketed),
+        deep_room=request.stop.max_new_tokens + request.drafter.size,
     )
 
     def fill(prompt: Prompt) -> Prefilled:
@@ -65,7 +68,9 @@ def start(
             generator=request.generator,
         )
 
-    return Generation(stack, prompt, fill, request, twig=twig, compiled=compiled)
+    if batches is not None and not batches.serves(stack, request):
+        batches = None
+    return Generation(stack, prompt, fill, request, twig=twig, compiled=compiled, batches=batches)
 
 
 def plan_stages(

@@ -52,13 +52,27 @@ class GenerationStats:
     draft_kv_bytes_allocated: int = 0
     step_seconds: dict[str, float] = field(default_factory=dict)
 
-    def measure(self, cache: LayerCache, new_tokens: list[int]) -> None:
-        """Note what was generated and what the caches take at the end."""
-        self.new_tokens = new_tokens
+    def measure(self, cache: LayerCache) -> None:
+        """Note what the caches take at the end."""
         self.kv_bytes, self.kv_bytes_allocated = cache.bytes_used(), cache.bytes_allocated()
         if cache.twig is not None:
             self.draft_kv_bytes = cache.twig.bytes_used()
             self.draft_kv_bytes_allocated = cache.twig.bytes_allocated()
+
+    def grow(self, tokens: int, per_token: tuple[int, int], slots: LayerCache | None) -> None:
+        """Note what answers added whose keys and values lie in the slots of a running batch.
+
+        Args:
+            tokens: Tokens that were added.
+            per_token: Bytes of each in the base's layers, and in the twig's.
+            slots: The slots; ``None`` if no row joined.
+        """
+        self.kv_bytes += tokens * per_token[0]
+        self.draft_kv_bytes += tokens * per_token[1]
+        if slots is not None:
+            self.kv_bytes_allocated = slots.bytes_allocated()
+            if slots.twig is not None:
+                self.draft_kv_bytes_allocated = slots.twig.bytes_allocated()
 
     @property
     def accepted_length(self) -> float:

@@ -179,6 +179,28 @@ class ProcessedSelector:
         # One column more than the vocabulary takes in what does not count.
         self._seen: Tensor | None = None
 
+    @classmethod
+    def in_slots(
+        cls, selection: TokenSelection, noise: Noise, place: Tensor, seen: Tensor | None
+    ) -> ProcessedSelector:
+        """Select for the rows of a running batch, whose state lies in tensors that stay.
+
+        Args:
+            selection: How tokens are selected; without steps that need a row's ids.
+            noise: The numbers that decide.
+            place: Tokens that each row has, ``[rows]`` long; moves on in place.
+            seen: Tokens that each row holds, ``[rows, vocabulary + 1]`` bool, if a step asks.
+        """
+        empty = Texts(place[:, None], place[:, None] < 0, [])
+        selector = cls(selection, empty, noise, eager=False)
+        selector._place, selector._seen = place, seen
+        return selector
+
+    @property
+    def seen(self) -> Tensor | None:
+        """Tokens that each row holds, ``[batch, vocabulary + 1]`` bool, if a step asks."""
+        return self._seen
+
     def first(self, logits: Tensor) -> Tensor:
         """Select the token after the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
         if any(needs == "seen" for needs, _ in self._groups):
@@ -289,7 +311,7 @@ class ProcessedSelector:
 
     def _advance(self, tokens: Tensor, count: Tensor) -> None:
         """Move past the first ``count`` of the tokens that a step emitted, ``[batch, w]``."""
-        self._place = self._place + count
+        self._place.add_(count)
         if self._seen is not None:
             place = torch.arange(tokens.shape[1], device=tokens.device)
             self._mark_seen(tokens, place < count[:, None])

@@ -135,7 +135,7 @@ class RunningBatch:
             self._model.twig,
             cache,
             positions,
-            eager=joining.prompt.ids.device.type == "cpu",
+            fixed_shapes=joining.prompt.ids.device.type != "cpu",
             watch=watch,
             texts=lambda: [row.sequence.text for row in self.rows],
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from twigkit.specs.run import DrafterField, DrafterSpec
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree, Topology
+from twigkit.speculative.level_drafting import LevelDrafting
 from twigkit.speculative.ngrams import NgramTable, propose_ngrams
 from twigkit.speculative.path_drafting import PathShape, add_paths
 from twigkit.speculative.sampling import Sampling, process_logits
@@ -24,6 +25,7 @@ __all__ = [
     "Drafter",
     "DrafterField",
     "DrafterSpec",
+    "LevelDrafting",
     "NgramTable",
     "PathShape",
     "RankPath",
@@ -59,8 +61,13 @@ class DraftModel(Protocol):
         ...
 
     @property
-    def eager(self) -> bool:
-        """Whether asking the device for a value is cheap, so that a drafter may stop early."""
+    def fixed_shapes(self) -> bool:
+        """Whether every step must hand over equally many nodes, whatever their values."""
+        ...
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether a drafter may ask the device for a value, such as to stop early."""
         ...
 
     @property

@@ -346,6 +346,7 @@ class RuntimeSpec(Spec):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         "sdpa", description="Attention implementation of the base model."
     )
+    graphs: Literal["auto", "on", "off"] = Field("auto", description="Steps as CUDA graphs.")
 
 
 class RunSpec(Spec):

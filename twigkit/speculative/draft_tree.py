@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -110,6 +110,14 @@ class DraftTree:
             proposal=None if self.proposal is None else self.proposal[:, :size],
             source=None if self.source is None else self.source[:, :size],
         )
+
+    def padded(self, size: int) -> DraftTree:
+        """Count the padding after the last node as nodes, so that every step has as many.
+
+        Args:
+            size: How many nodes, root included; at most ``capacity``.
+        """
+        return replace(self.first(size), size=size)
 
     def rank(self, nodes: range, first: Tensor) -> Tensor:
         """Return a sort key of some nodes: the best have the smallest, no two of a row are equal.

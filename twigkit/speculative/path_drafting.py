@@ -37,7 +37,11 @@ class PathShape:
 
 
 def add_paths(
-    candidates: Candidates, drafts: Sequence[Sequence[int]], length: int, *, eager: bool = False
+    candidates: Candidates,
+    drafts: Sequence[Sequence[int]],
+    length: int,
+    *,
+    fixed_shapes: bool = True,
 ) -> range:
     """Append one path per row to candidates that hold the root alone.
 
@@ -45,7 +49,8 @@ def add_paths(
         candidates: Made by :meth:`Candidates.path`.
         drafts: Tokens of each row's path, ``length`` at most; they need not be equally many.
         length: Nodes to append in every row. What a row has no token for is dead.
-        eager: Whether to append no more than the longest path has, as ``draft_model.eager`` allows.
+        fixed_shapes: Whether every step must append equally many nodes, as
+            ``draft_model.fixed_shapes`` says; otherwise no more than the longest path has.
 
     Returns:
         The ids of the new nodes; there may be none.
@@ -57,7 +62,7 @@ def add_paths(
         >>> candidates.tokens[:, :3].tolist(), candidates.alive[:, :3].tolist()
         ([[7, 5, 3], [8, 9, 0]], [[True, True, True], [True, True, False]])
     """
-    if eager:
+    if not fixed_shapes:
         length = min(length, max(map(len, drafts)))
     if length < 1:
         return range(candidates.size, candidates.size)

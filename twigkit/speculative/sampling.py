@@ -160,6 +160,7 @@ class Noise:
 
     Attributes:
         seeds: One per row, ``[B]`` long.
+        state: What the numbers are made of, ``[B]`` long.
 
     Source: the generator is SplitMix64 (Steele, Lea, Flood 2014), addressed by counter.
     """
@@ -167,13 +168,20 @@ class Noise:
     def __init__(self, seeds: Tensor) -> None:
         """Start with one seed per row, ``[B]`` long."""
         self.seeds = seeds
-        self._state = _mix(seeds + _STRIDE)
+        self.state = _mix(seeds + _STRIDE)
 
     @classmethod
     def of(cls, seeds: Sequence[int], device: torch.device) -> Noise:
         """Start with seeds on the host; those of more than 64 bits lose the upper ones."""
         folded = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
         return cls(torch.tensor(folded, dtype=torch.long, device=device))
+
+    @classmethod
+    def over(cls, state: Tensor) -> Noise:
+        """Take states of other noise, which may be written over in place, ``[B]`` long."""
+        noise: Noise = object.__new__(cls)
+        noise.seeds = noise.state = state
+        return noise
 
     def rows(self, order: Tensor) -> Noise:
         """Return the noise of some rows, ``[b]`` long."""
@@ -206,7 +214,7 @@ class Noise:
 
     def _number(self, counter: Tensor) -> Tensor:
         """The number at a counter, ``[B]`` or ``[B, n]``."""
-        state = self._state if counter.ndim == 1 else self._state[:, None]
+        state = self.state if counter.ndim == 1 else self.state[:, None]
         bits = _mix(state + (counter + 1) * _STRIDE)
         return _shift(bits, 11).double() * 2.0**-53
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from twigkit.testing.adapter import AdapterConformance
 from twigkit.testing.capabilities import CAPABILITIES, REQUIRED, check_capabilities
+from twigkit.testing.capture import CaptureError, CaptureRecorder, record
 from twigkit.testing.drafter import DrafterConformance
 from twigkit.testing.head import HeadConformance
 from twigkit.testing.lab import Lab, plainest_adapter
@@ -30,6 +31,8 @@ __all__ = [
     "CAPABILITIES",
     "REQUIRED",
     "AdapterConformance",
+    "CaptureError",
+    "CaptureRecorder",
     "DrafterConformance",
     "HeadConformance",
     "Lab",
@@ -44,4 +47,5 @@ __all__ = [
     "check_capabilities",
     "masked_logits",
     "plainest_adapter",
+    "record",
 ]

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from twigkit.plugins.contracts import check_class
+from twigkit.speculative.level_drafting import in_levels
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
+from twigkit.testing.capture import CaptureError
 from twigkit.testing.chance import DRAWN, check_distribution
-from twigkit.testing.lab import Lab, Trace, plainest_adapter, variants
+from twigkit.testing.lab import Lab, Trace, captured_tokens, plainest_adapter, variants
 from twigkit.testing.scripted import AGREEMENTS, Agreement, Script, ScriptedDrafter
 from twigkit.testing.shapes import ScoredPruner
 from twigkit.twig.module import Twig
@@ -155,8 +157,28 @@ class DrafterConformance:
         rows = lab.batch()[-1:]
         trace = lab.run(rows, drafter, twig=twig, bucketed=True)
         checks.audited(trace)
-        hint = "When draft_model.eager is False, propose the full shape without asking for values"
+        hint = "When draft_model.fixed_shapes is true, propose equally many nodes in every step"
         checks.same_tokens(lab, trace, lab.own_tokens(rows), "drafting in fixed shapes", hint)
+
+    def test_its_steps_can_be_captured(self, drafter: Any, lab: Lab) -> None:
+        """What drafts in levels leaves all work to the device, so that a CUDA graph can repeat it.
+
+        Shown on any device: nothing waits for it, nothing that a level allocates outlives it, and
+        every step touches the same tensors.
+        """
+        if not in_levels(drafter):
+            pytest.skip("does not draft in levels, so its steps are not captured")
+        twig = lab.twig("half", tuple(drafter.heads)) if drafter.heads else None
+        row = lab.visual_row()
+        try:
+            found = captured_tokens(lab, [row], drafter, twig)
+        except CaptureError as error:
+            pytest.fail(
+                f"a step of {type(drafter).__name__} cannot be captured: {error}. Leave in the "
+                "candidates, and in what draft_level() returns, all that a later level needs"
+            )
+        if found != lab.own_tokens([row]):
+            pytest.fail(f"captured steps gave {found}, the model itself {lab.own_tokens([row])}")
 
     @pytest.mark.parametrize("most", [1, 2, 5])
     def test_never_overshoots(self, drafter: Any, lab: Lab, twig: Twig | None, most: int) -> None:

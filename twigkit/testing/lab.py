@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from twigkit.backbone.prompt import Prompt
 from twigkit.errors import CapabilityError
+from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.prefill import Prefilled
 from twigkit.generation.request import GenerationRequest, NoDrafter
 from twigkit.generation.sequences import StopConditions
@@ -21,6 +22,7 @@ from twigkit.generation.start import start
 from twigkit.interfaces.tiny_models import TinyFamily, TinyRow, spread_weights
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import TwigSpec
+from twigkit.testing.capture import CaptureRecorder
 from twigkit.testing.reference import end_tokens, extended, masked_logits, own_tokens
 from twigkit.testing.scripted import AGREEMENTS, ScriptedHead, middle
 from twigkit.testing.watch import LayerWatch, WatchedDrafter, WatchedPruner
@@ -317,6 +319,31 @@ class Lab:
             yield logits
         finally:
             handle.remove()
+
+
+@torch.inference_mode()
+def captured_tokens(
+    lab: Lab, rows: list[TinyRow], drafter: Any, twig: Twig | None, new_tokens: int = NEW_TOKENS
+) -> list[list[int]]:
+    """Return the tokens of steps that are run as if they were captured as CUDA graphs.
+
+    Args:
+        lab: The model.
+        rows: What to ask.
+        drafter: Drafts in levels.
+        twig: The twig, if the drafter needs one.
+        new_tokens: Most tokens per row.
+
+    Raises:
+        CaptureError: If a step cannot be captured, or would be wrong when replayed.
+    """
+    stop = StopConditions(new_tokens, end_tokens(lab.own))
+    request = GenerationRequest(stop=stop, drafter=drafter, bucketed=True)
+    prompt = lab.stack.embed_prompt(**lab.inputs(rows))
+    batches = BatchPool("on", make_runner=lambda device: CaptureRecorder())
+    generation = start(lab.stack, prompt, request, twig=twig, batches=batches)
+    generation.run()
+    return [list(sequence.tokens) for sequence in generation.sequences]
 
 
 def plainest_adapter(also: Iterable[str] = ()) -> Any:

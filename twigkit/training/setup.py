@@ -84,6 +84,7 @@ def load_model(spec: TrainingSpec, device: torch.device) -> TwigModel:
         device_map=spec.runtime.device_map or placed,
         revision=None if spec.base else grown.revision,
         attn_implementation=spec.runtime.attention,
+        graphs=spec.runtime.graphs,
         twig=given if isinstance(given, str) else None,
     )
     if not isinstance(given, str):

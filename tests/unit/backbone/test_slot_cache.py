@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from twigkit import CapabilityError
-from twigkit.backbone import kv_cache, slot_cache
+from twigkit.backbone import kv_cache, slot_cache, slot_segment
 from twigkit.backbone.kv_cache import LayerCache, Segment
 from twigkit.backbone.slot_cache import Room, SlotCache, row_bucket, slot_bucket
 
@@ -15,6 +15,7 @@ from twigkit.backbone.slot_cache import Room, SlotCache, row_bucket, slot_bucket
 def small_buckets(monkeypatch):
     monkeypatch.setattr(kv_cache, "BUCKET", 8)
     monkeypatch.setattr(slot_cache, "BUCKET", 8)
+    monkeypatch.setattr(slot_segment, "BUCKET", 8)
 
 
 def segment(first, last, lengths, start=0):

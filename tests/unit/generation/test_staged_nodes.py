@@ -40,12 +40,12 @@ def test_exit_states_come_in_the_order_of_a_cut_tree():
     staged.add_exit_states(states(102.0, 101.0))
     cut = nodes.cut(2)  # the root, 2 and 3
     staged.renumber(cut)
-    rest, real = staged.missing(cut, eager=True)
+    rest, real = staged.missing(cut, fixed_shapes=False)
     assert rest.tolist() == [[2]]
     staged.stage(rest, real)
     staged.add_exit_states(states(103.0))
     assert staged.exit_states(cut)[0, :, 0].tolist() == [100.0, 102.0, 103.0]
-    assert staged.missing(cut, eager=True) is None
+    assert staged.missing(cut, fixed_shapes=False) is None
     path = torch.tensor([[0, 1, 2]])
     assert staged.slots(path).tolist() == [[0, 1, 3]]
     assert staged.count_by_twig(path, torch.tensor([3])).tolist() == [1]
@@ -58,7 +58,7 @@ def test_a_path_needs_no_slots():
     staged.stage(torch.tensor([[0]]), None)
     staged.add_exit_states(states(5.0))
     assert staged.visible(path, torch.tensor([[0]])) is None
-    ids, real = staged.missing(path, eager=True)
+    ids, real = staged.missing(path, fixed_shapes=False)
     assert ids.tolist() == [[1, 2]]
     assert real is None
     assert staged.slots(torch.tensor([[0, 1]])) is None

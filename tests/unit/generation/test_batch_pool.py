@@ -1,0 +1,67 @@
+"""Calls share captured steps, until the model is another one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.support.capturing import ALONE, OTHER, both, capturing_model, recorded
+from twigkit import CapabilityError
+from twigkit.generation.batch_pool import BatchPool
+
+
+@pytest.fixture(scope="module")
+def model():
+    return capturing_model()
+
+
+@pytest.fixture
+def runners(model):
+    with recorded(model) as runners:
+        yield runners
+
+
+def test_calls_share_what_was_captured(model, runners):
+    options = {"drafter": "medusa-tree", "max_new_tokens": 8}
+    assert torch.equal(*both(model, **ALONE, **options))
+    captured, replays = runners.captured, runners.replays
+    assert captured == 1  # all of a step is one piece
+    assert torch.equal(*both(model, **OTHER, **options))  # another prompt, of another length
+    assert runners.captured == captured
+    assert runners.replays > replays
+    assert len(runners) == len(model.batches) == 1
+    model.to(torch.float32)
+    assert len(model.batches) == 0
+
+
+def test_a_change_of_the_base_drops_what_was_captured(model, runners):
+    options = {"drafter": "plain", "max_new_tokens": 5}
+    model.generate(**ALONE, **options)
+    head = model.base.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, output: output.flip(-1))
+    want, got = both(model, **ALONE, **options)
+    handle.remove()
+    assert torch.equal(want, got)
+    assert len(runners) == 2
+    before = model.generate(**ALONE, **options)
+    with torch.no_grad():
+        head.weight.data = head.weight.data.flip(0).clone()  # the same parameter, another address
+    want, got = both(model, **ALONE, **options)
+    with torch.no_grad():
+        head.weight.data = head.weight.data.flip(0).clone()
+    assert torch.equal(want, got)
+    assert not torch.equal(before, got)
+    assert len(runners) == 4
+
+
+def test_what_cannot_be_captured_is_refused_or_left_alone(model, runners):
+    with pytest.raises(CapabilityError, match="does not draft in levels"):
+        model.generate(**ALONE, drafter="prompt-lookup", max_new_tokens=3)
+    with pytest.raises(CapabilityError, match="scores or logits are wanted"):
+        model.generate(**ALONE, max_new_tokens=3, output_logits=True, return_dict_in_generate=True)
+    model.batches.mode = "auto"  # on a CPU nothing is captured
+    model.generate(**ALONE, max_new_tokens=3)
+    assert not runners
+    model.batches = BatchPool("on")
+    with pytest.raises(CapabilityError, match="the model is on cpu"):
+        model.generate(**ALONE, max_new_tokens=3)

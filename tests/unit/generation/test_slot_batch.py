@@ -1,0 +1,77 @@
+"""Rows join slots and leave them while others run; slots that are outgrown move up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.support.capturing import ALONE, OTHER, both, capturing_model, recorded
+from tests.support.tiny import llava_inputs
+from twigkit.backbone import kv_cache, slot_cache, slot_segment
+from twigkit.generation.prefill import Storage, prefill
+from twigkit.generation.row_state import Entry
+from twigkit.generation.slot_batch import SlotBatch
+from twigkit.generation.strategy import make_drafter
+from twigkit.plugins.discovery import default_registry
+from twigkit.testing.capture import CaptureRecorder
+
+
+@pytest.fixture(scope="module")
+def model():
+    return capturing_model()
+
+
+@pytest.fixture
+def runners(model):
+    with recorded(model) as runners:
+        yield runners
+
+
+def test_slots_that_are_outgrown_move_up(model, runners, monkeypatch):
+    monkeypatch.setattr(kv_cache, "BUCKET", 16)
+    monkeypatch.setattr(slot_cache, "BUCKET", 16)
+    monkeypatch.setattr(slot_segment, "BUCKET", 16)
+    want, got = both(
+        model, **ALONE, drafter={"kind": "ssd", "threshold": 0.0, "length": 2}, max_new_tokens=50
+    )
+    assert torch.equal(want, got)
+    assert runners.replays
+    assert want.stats.kv_bytes == got.stats.kv_bytes
+    assert want.stats.kv_bytes_prompt == got.stats.kv_bytes_prompt
+
+
+class Joining:
+    """A prompt that is prefilled by itself, as a server does, and its tokens so far."""
+
+    def __init__(self, model, inputs, count):
+        own = model.generate(**inputs, drafter="plain", max_new_tokens=count)
+        self.want = own[0, inputs["input_ids"].shape[1] :].tolist()
+        prompt = model.stack.embed_prompt(**inputs)
+        filled = prefill(model.stack, prompt, Storage(8, drafts=True), twig=model.twig)
+        root = model.stack.head(model.stack.norm(filled.hidden)).argmax(-1)
+        self.cache, self.tokens = filled.cache, root.tolist()
+        self.entry = Entry(root[0], prompt.next_rope[0], prompt.next_index[0], left=count - 1)
+
+
+@torch.inference_mode()
+def test_rows_join_while_others_run(model):
+    kind = default_registry().get("drafter", "ssd")
+    drafter = make_drafter(kind.spec(threshold=0.05), model.twig, {})
+    batch = SlotBatch(model.stack, model.twig, drafter, rows=2, runner=CaptureRecorder())
+    waiting = [
+        Joining(model, ALONE, 14),
+        Joining(model, llava_inputs([(1, 0, 9)]), 5),
+        Joining(model, OTHER, 7),
+    ]
+    served, rows = list(waiting), {}
+    while waiting or rows:
+        if waiting and batch.free and batch.steps % 2 == 0:
+            one = waiting.pop(0)
+            rows[batch.join(one.cache, 0, one.entry)] = one
+        for row, gain in batch.step().items():
+            rows[row].tokens += gain.tokens
+            if not gain.goes_on:
+                batch.leave(row)
+                del rows[row]
+    assert [one.tokens for one in served] == [one.want for one in served]
+    assert batch.free == 2

@@ -1,0 +1,192 @@
+"""Running batches that calls of ``generate`` share, with what was captured of their steps."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from twigkit.backbone.kv_cache import LayerCache
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.slot_cache import row_bucket
+from twigkit.errors import CapabilityError
+from twigkit.generation.captured_pieces import PieceRunner
+from twigkit.generation.cuda_graphs import CudaGraphs
+from twigkit.generation.request import GenerationRequest
+from twigkit.generation.slot_batch import SlotBatch, obstacle
+from twigkit.speculative.level_drafting import in_levels
+from twigkit.twig.module import Twig
+
+GraphMode = Literal["auto", "on", "off"]
+"""Whether steps are captured: where that is possible on a GPU, always or with an error, never."""
+
+MOST_BATCHES = 4
+"""Running batches that are kept at once, each with its slots and graphs; the oldest goes."""
+
+
+class BatchPool:
+    """Keeps running batches from one call of ``generate`` to the next.
+
+    A batch serves calls with the same drafter, ways to select tokens, end tokens and bucket of
+    rows. All go when the base or the twig is no longer what it was.
+
+    Attributes:
+        mode: Whether steps are captured.
+        most: Batches that are kept at once.
+    """
+
+    def __init__(
+        self,
+        mode: GraphMode = "auto",
+        *,
+        make_runner: Callable[[torch.device], PieceRunner] = CudaGraphs,
+        most: int = MOST_BATCHES,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            mode: Whether steps are captured.
+            make_runner: Makes what captures and replays, for a device.
+            most: Batches that are kept at once.
+        """
+        self.mode, self.most = mode, most
+        self._make_runner = make_runner
+        self._kept: OrderedDict[Hashable, SlotBatch] = OrderedDict()
+        self._model: Look | None = None
+
+    def __len__(self) -> int:
+        """How many batches are kept."""
+        return len(self._kept)
+
+    def serves(self, stack: LayerStack, request: GenerationRequest) -> bool:
+        """Say whether the steps of a call are to be captured.
+
+        Raises:
+            CapabilityError: If they must be and cannot.
+        """
+        if self.mode == "off" or (self.mode == "auto" and stack.entry.type != "cuda"):
+            return False
+        reason = reason_against(stack, request)
+        if reason and self.mode == "on":
+            raise CapabilityError(
+                f"runtime.graphs is 'on', but steps cannot be captured: {reason}; set it to 'auto'"
+            )
+        return not reason
+
+    @contextmanager
+    def batch(
+        self,
+        stack: LayerStack,
+        twig: Twig | None,
+        request: GenerationRequest,
+        cache: LayerCache,
+        compiled: Callable[..., Tensor] | None = None,
+    ) -> Iterator[SlotBatch]:
+        """Lend a running batch that the rows of a prefilled call can join.
+
+        Nobody else has it meanwhile. After an error it is not kept.
+
+        Args:
+            stack: The base.
+            twig: The twig, if the drafter uses one.
+            request: The call.
+            cache: What prefill filled.
+            compiled: A compiled verification step.
+        """
+        used = twig if request.drafter.heads else None
+        now = Look(stack, used)
+        if self._model is None or not self._model.same(now):
+            self.drop()
+            self._model = now
+        rows = row_bucket(len(cache.base[0].lengths.host))
+        layers = tuple((segment.first, segment.last) for segment in cache.base)
+        key = (rows, layers, cache.twig is None, *_kind(request), compiled)
+        batch = self._kept.pop(key, None)
+        if batch is None or not batch.accepts(cache):
+            batch = SlotBatch(
+                stack,
+                used,
+                request.drafter,
+                rows=rows,
+                selection=request.selection,
+                ends=request.stop.eos,
+                runner=self._make_runner(stack.entry),
+                compiled=compiled,
+            )
+        del cache  # whose storage may be freed once its rows have joined
+        yield batch
+        for row in batch.numbers:
+            batch.leave(row)
+        self._kept[key] = batch
+        while len(self._kept) > self.most:
+            self._kept.popitem(last=False)
+
+    def drop(self) -> None:
+        """Free all slots and graphs; those of a call that runs go when it ends."""
+        self._kept.clear()
+        self._model = None
+
+
+def reason_against(stack: LayerStack, request: GenerationRequest) -> str:
+    """Say why the steps of a call cannot be captured; empty if they can."""
+    drafter, selection = request.drafter, request.selection
+    if not in_levels(drafter):
+        return f"{type(drafter).__name__} does not draft in levels"
+    if request.outputs.scores or request.outputs.logits:
+        return "scores or logits are wanted"
+    if request.stop.joint:
+        return "a stopping criterion sees all rows after every token"
+    if not selection.greedy and any(step.settings is None for step in selection.steps):
+        return "a logits processor is not twigkit's own"
+    return obstacle(stack, drafter, selection)
+
+
+def _kind(request: GenerationRequest) -> tuple[Hashable, ...]:
+    """What calls must have in common to share a batch."""
+    spec: Any = getattr(request.drafter, "spec", None)
+    made_of = spec.to_json() if hasattr(spec, "to_json") else id(request.drafter)
+    steps = tuple(step.settings for step in request.selection.steps)
+    chosen = (request.selection.draws, request.selection.sampling, steps)
+    return type(request.drafter), made_of, chosen, request.stop.eos
+
+
+class Look:
+    """What a base and a twig were like, so that a change is noticed.
+
+    Modules that run the layers by identity, weights by address; takes a tenth of a millisecond.
+    """
+
+    def __init__(self, stack: LayerStack, twig: Twig | None) -> None:
+        """Look at what a step runs through."""
+        parts: list[nn.Module] = [stack.text, stack.model.get_output_embeddings()]
+        self._runners: list[Any] = [*stack.layers]
+        if twig is not None:
+            parts.append(twig)
+            self._runners += [twig, *twig.runners(stack)]
+        self._hooks = [
+            tuple(module._forward_hooks) + tuple(module._forward_pre_hooks)
+            for part in parts
+            for module in part.modules()
+        ]
+        self._places = [
+            tensor.data_ptr()
+            for part in parts
+            for tensor in (*part.parameters(), *part.buffers())
+            if not tensor.is_meta
+        ]
+
+    def same(self, other: Look) -> bool:
+        """Say whether nothing has changed."""
+        return (
+            len(self._runners) == len(other._runners)
+            and all(a is b for a, b in zip(self._runners, other._runners, strict=True))
+            and self._hooks == other._hooks
+            and self._places == other._places
+        )
+
+
+__all__ = ["BatchPool", "GraphMode", "reason_against"]

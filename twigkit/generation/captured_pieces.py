@@ -1,0 +1,151 @@
+"""Runs the pieces of a step, and replays those that were captured.
+
+A piece is captured when it comes for the second time under its key, and only if the replay gives
+what the piece itself gives: keys and values, states and tokens. What cannot be captured runs as it
+is from then on, with one warning that says why.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
+
+from twigkit.errors import FamilyWarning
+
+Piece = Callable[[], None]
+"""Part of a step, over tensors that stay where they are."""
+
+MOST_GRAPHS = 64
+"""Pieces that are kept captured at once; the least recently used goes."""
+
+
+class Rewinding(Protocol):
+    """What can be brought back to where it was: a :class:`SlotStep`."""
+
+    def save(self) -> Any:
+        """Copy all that a piece may change; what is returned has ``differs``."""
+        ...
+
+    def restore(self, saved: Any) -> None:
+        """Put it back."""
+        ...
+
+    def mark(self) -> Any:
+        """Return how far Python is in the step."""
+        ...
+
+    def back(self, mark: Any) -> None:
+        """Let Python be that far again; tensors stay as they are."""
+        ...
+
+
+class PieceRunner:
+    """Runs every piece as it is."""
+
+    def replay(self, key: Hashable, step: Rewinding) -> bool:
+        """Replay what was captured under a key; return whether anything was."""
+        return False
+
+    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> None:
+        """Run a piece that could not be replayed.
+
+        Args:
+            key: What tells pieces apart that run over other tensors or shapes.
+            piece: The piece.
+            step: The step that it is part of, to capture it and compare.
+        """
+        piece()
+
+    def drop(self) -> None:
+        """Forget what was captured."""
+
+
+class CapturedPieces(PieceRunner):
+    """Captures pieces and replays them; :meth:`record` says how.
+
+    Attributes:
+        most: Pieces that are kept at once.
+        failed: Why nothing is captured any more; empty while all is well.
+        replays: How many pieces were replayed.
+    """
+
+    def __init__(self, most: int = MOST_GRAPHS) -> None:
+        """Start with nothing captured."""
+        self.most, self.failed, self.replays = most, "", 0
+        self._seen: set[Hashable] = set()
+        self._captured: OrderedDict[Hashable, Piece] = OrderedDict()
+
+    def record(self, piece: Piece) -> Piece:
+        """Capture a piece; return what replays it.
+
+        Whether the piece runs meanwhile does not matter.
+        """
+        raise NotImplementedError
+
+    def warm_up(self, piece: Piece) -> None:
+        """Run a piece that will be captured next time."""
+        piece()
+
+    def replay(self, key: Hashable, step: Rewinding) -> bool:
+        """Replay what was captured under a key; return whether anything was."""
+        replay = self._captured.get(key)
+        if replay is None:
+            return False
+        self._captured.move_to_end(key)
+        replay()
+        self.replays += 1
+        return True
+
+    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> None:
+        """Run a piece, and capture it if it ran under its key before."""
+        if self.failed:
+            piece()
+        elif key not in self._seen:
+            self._seen.add(key)
+            self.warm_up(piece)
+        else:
+            self._capture(key, piece, step)
+
+    def _capture(self, key: Hashable, piece: Piece, step: Rewinding) -> None:
+        """Capture a piece and compare its first replay with the piece itself."""
+        before = step.save()
+        piece()
+        expected = step.save()
+        step.restore(before)
+        try:
+            replay = self.record(piece)
+            step.restore(before)
+            replay()
+            wrong = expected.differs(step.save())
+            problem = f"its replay gave other {wrong}" if wrong else ""
+        except (RuntimeError, NotImplementedError) as error:
+            problem = str(error).strip().splitlines()[0]
+        if problem:
+            self._give_up(problem)
+            step.restore(before)
+            piece()
+            return
+        step.restore(expected)  # tensors hold it already; Python's side was not replayed
+        self._captured[key] = replay
+        while len(self._captured) > self.most:
+            self._captured.popitem(last=False)
+
+    def _give_up(self, problem: str) -> None:
+        self.drop()
+        self.failed = problem
+        warnings.warn(
+            f"a step could not be captured, so steps run as they are: {problem}; set "
+            "runtime.graphs to 'off' to silence this",
+            FamilyWarning,
+            stacklevel=2,
+        )
+
+    def drop(self) -> None:
+        """Forget what was captured; the memory goes with it."""
+        self._captured.clear()
+        self._seen.clear()
+
+
+__all__ = ["MOST_GRAPHS", "CapturedPieces", "Piece", "PieceRunner", "Rewinding"]
