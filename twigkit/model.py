@@ -116,8 +116,7 @@ class TwigModel(BaseAttributes):
             twig_revision: Revision of the twig on the Hub.
             twig_subfolder: Folder inside of what ``twig`` names.
             attn_implementation: What the base's own ``forward`` and ``generate`` use.
-            graphs: Whether steps are captured as CUDA graphs: ``"auto"`` where they can be,
-                ``"on"`` is an error where it is not, ``"off"`` never.
+            graphs: Whether steps are CUDA graphs: ``"auto"`` (where possible), ``"on"``, ``"off"``.
             allow_other_base: Accept a twig that was grown on other weights of the same shapes.
             **hub: ``token``, ``cache_dir`` and ``local_files_only``, as transformers takes them.
 
