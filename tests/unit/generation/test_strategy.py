@@ -106,7 +106,7 @@ def test_drafters_that_learn_remember_by_spec_and_twig(twig):
     assert len(memories) == 2
 
 
-@pytest.mark.parametrize("thing", [PathDrafter, 5, object()], ids=str)
+@pytest.mark.parametrize("thing", [PathDrafter, 5, object()], ids=["class", "number", "object"])
 def test_what_is_no_drafter_is_told_what_one_has(thing):
     with pytest.raises(InputError, match="expected a name such as 'ssd'"):
         make_drafter(thing, None, {})
