@@ -23,7 +23,7 @@ LMMS_EVAL := lmms-eval chardet dataproperty evaluate loguru lxml mbstrdecoder pa
 
 # Packages whose import would slow every start of the others' tests lie beside the environment.
 integration: $(BUILD)/integration/.installed
-	PYTHONPATH=$(BUILD)/integration OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	PYTHONPATH=$(abspath $(BUILD)/integration) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 		-m integration tests/integration
 
 lint: $(STAMP)

@@ -42,39 +42,47 @@ Answer: {answer}"""
 ENDINGS = (".mp4", ".avi", ".mkv", ".webm", "")
 
 
+_QUESTIONS = "Questions: video_name, question, question_id."
+_ANSWERS = "Answers: question_id, answer."
+_VIDEOS = "Folder of the videos, each a file or a folder of frames."
+_FOLDER = "eval/GPT_Zero_Shot_QA"
+
+
 class VideoQaSpec(TaskSpec):
     """Settings that the three data sets share."""
 
-    questions: str = Field(description="Questions: video_name, question, question_id.")
-    answers: str = Field(description="Answers: question_id, answer.")
-    videos: str = Field(description="Folder of the videos, each a file or a folder of frames.")
+    questions: str = Field(description=_QUESTIONS)
+    answers: str = Field(description=_ANSWERS)
+    videos: str = Field(description=_VIDEOS)
 
 
 class MsvdSpec(VideoQaSpec):
     """Settings of MSVD-QA."""
 
     kind: Literal["msvd-qa"] = "msvd-qa"
-    questions: str = "eval/GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA/test_q.json"
-    answers: str = "eval/GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA/test_a.json"
-    videos: str = "eval/GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA/videos"
+    questions: str = Field(f"{_FOLDER}/MSVD_Zero_Shot_QA/test_q.json", description=_QUESTIONS)
+    answers: str = Field(f"{_FOLDER}/MSVD_Zero_Shot_QA/test_a.json", description=_ANSWERS)
+    videos: str = Field(f"{_FOLDER}/MSVD_Zero_Shot_QA/videos", description=_VIDEOS)
 
 
 class MsrvttSpec(VideoQaSpec):
     """Settings of MSRVTT-QA."""
 
     kind: Literal["msrvtt-qa"] = "msrvtt-qa"
-    questions: str = "eval/GPT_Zero_Shot_QA/MSRVTT_Zero_Shot_QA/test_q.json"
-    answers: str = "eval/GPT_Zero_Shot_QA/MSRVTT_Zero_Shot_QA/test_a.json"
-    videos: str = "eval/GPT_Zero_Shot_QA/MSRVTT_Zero_Shot_QA/videos/all"
+    questions: str = Field(f"{_FOLDER}/MSRVTT_Zero_Shot_QA/test_q.json", description=_QUESTIONS)
+    answers: str = Field(f"{_FOLDER}/MSRVTT_Zero_Shot_QA/test_a.json", description=_ANSWERS)
+    videos: str = Field(f"{_FOLDER}/MSRVTT_Zero_Shot_QA/videos/all", description=_VIDEOS)
 
 
 class ActivityNetSpec(VideoQaSpec):
     """Settings of ActivityNet-QA."""
 
     kind: Literal["activitynet-qa"] = "activitynet-qa"
-    questions: str = "eval/GPT_Zero_Shot_QA/Activitynet_Zero_Shot_QA/test_q.json"
-    answers: str = "eval/GPT_Zero_Shot_QA/Activitynet_Zero_Shot_QA/test_a.json"
-    videos: str = "eval/GPT_Zero_Shot_QA/Activitynet_Zero_Shot_QA/all_test"
+    questions: str = Field(
+        f"{_FOLDER}/Activitynet_Zero_Shot_QA/test_q.json", description=_QUESTIONS
+    )
+    answers: str = Field(f"{_FOLDER}/Activitynet_Zero_Shot_QA/test_a.json", description=_ANSWERS)
+    videos: str = Field(f"{_FOLDER}/Activitynet_Zero_Shot_QA/all_test", description=_VIDEOS)
 
 
 class VideoQaTask(Task):

@@ -125,7 +125,7 @@ class TwigModel(BaseAttributes):
             CapabilityError: If no adapter serves the base.
         """
         if None not in (dtype, torch_dtype) and dtype != torch_dtype:
-            raise InputError(f"dtype is {dtype} and torch_dtype, its older name, {torch_dtype}")
+            raise InputError(f"give one of dtype, {dtype}, and its older name, {torch_dtype}")
         if strange := set(hub) - set(HUB):
             raise InputError(f"from_pretrained takes no {min(strange)!r}; leave it out")
         twig_place = {"revision": twig_revision, "subfolder": twig_subfolder}

@@ -20,7 +20,18 @@ def test_the_kept_tokens_are_drawn_as_shown(tmp_path):
     scene, kept = tmp_path / "scene.png", tmp_path / "kept.png"
     (sample,) = unseen(1)
     sample.picture.save(scene)
-    words = ["show", "kept", "--image", str(scene), "--prompt", QUESTION, "--pruner", "p-head"]
+    words = [
+        "show",
+        "pruning",
+        "--only",
+        "kept",
+        "--image",
+        str(scene),
+        "--prompt",
+        QUESTION,
+        "--pruners",
+        "p-head",
+    ]
     assert main([*words, "--out", str(kept)]) == 0
     with Image.open(kept) as drawn, Image.open(IMAGES / "kept.png") as shown:
         assert drawn.size == shown.size

@@ -149,6 +149,8 @@ def test_a_command_that_needs_the_hub_is_at_least_spelt_right():
         for command in block.text.replace("\\\n", " ").splitlines():
             if "hub" in block.marks:
                 words = _launched(shlex.split(command))
+                if words[:3] == ["python", "-m", "lmms_eval"]:
+                    continue  # another program's options; the integration tests run it
                 assert words[0] == "twigkit"
                 assert parse(words[1:])[0], name(block)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,8 +23,10 @@ class ServerProcess:
     def __init__(self, *options: str) -> None:
         """Start it; it answers once :meth:`__enter__` has returned."""
         command = [sys.executable, "-m", "twigkit", "serve", "--port", "0", *options]
+        # What is only for tests and clients lies on PYTHONPATH; a server has none of it.
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
         )
         self.name = self.url = ""
         self.errors: list[str] = []

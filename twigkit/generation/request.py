@@ -138,10 +138,7 @@ class GenerationRequest:
             InputError: If the prompt or a setting cannot be used.
             CapabilityError: If something is asked for that base, adapter or twig cannot do.
         """
-        if inputs is not None:
-            if arguments.get("input_ids") is not None:
-                raise InputError("the prompt was given twice, as the first argument and input_ids")
-            arguments = {**arguments, "input_ids": inputs}
+        arguments = _with_prompt(arguments, inputs)
         embedded = given_embedded(arguments)
         if embedded:
             arguments = with_stand_in(arguments, model.stack.visual_ids)
@@ -149,24 +146,20 @@ class GenerationRequest:
         spec, drafter = strategy.resolve(model.twig)
         context, visual = context_length(model.stack.config), model.stack.visual_ids
         settings = resolve_settings(model.base, ids.shape[1], arguments, visual, context)
-        ids = ids.repeat_interleave(settings.answers, 0)
         if embedded:
             check_needs_no_ids(settings)
-            ids = ids[:, :0]
+        ids = ids.repeat_interleave(settings.answers, 0)[:, : 0 if embedded else None]
         chosen = _in_lockstep(drafter, settings.selection)
-        _check_rolls_back(model.stack, chosen)
-        _check_rows_apart(model.stack, chosen, ids.shape[0])
+        _check_drafts(model.stack, chosen, ids.shape[0])
         made = NoDrafter() if chosen is None else make_drafter(chosen, model.twig, model.memories)
-        draws, prunes = settings.selection.draws, spec.budget is not None
-        seeds = row_seeds(seed, generator, ids.shape[0]) if draws else []
+        prunes = spec.budget is not None
         check_names(model.base, settings.inputs, model.generate)
-        kind = model.base.config.model_type
-        check_request(model.adapter, settings.inputs, kind, prunes=prunes)
+        check_request(model.adapter, settings.inputs, model.base.config.model_type, prunes=prunes)
         return cls(
             stop=settings.stop,
             drafter=made,
             selection=settings.selection,
-            seeds=seeds,
+            seeds=row_seeds(seed, generator, ids.shape[0]) if settings.selection.draws else [],
             pruner=_pruner(model, spec.pruner) if prunes else None,
             budget=spec.budget if spec.budget is not None else 1.0,
             wipe_layer=spec.wipe_layer,
@@ -211,6 +204,21 @@ def _pruner(model: Wrapped, spec: PrunerSpec) -> Pruner:
     pruner = make_pruner(spec, model.twig)
     check_pruner(pruner, spec.kind, model.adapter, model.base.config.model_type)
     return pruner
+
+
+def _with_prompt(arguments: dict[str, Any], inputs: Tensor | None) -> dict[str, Any]:
+    """Name the prompt's ids, which may come as the first argument."""
+    if inputs is None:
+        return arguments
+    if arguments.get("input_ids") is not None:
+        raise InputError("the prompt was given twice, as the first argument and input_ids")
+    return {**arguments, "input_ids": inputs}
+
+
+def _check_drafts(stack: LayerStack, drafter: DrafterSpec | Drafter | None, rows: int) -> None:
+    """Refuse drafts that the base cannot verify, and rows that it mixes."""
+    _check_rolls_back(stack, drafter)
+    _check_rows_apart(stack, drafter, rows)
 
 
 def _check_rolls_back(stack: LayerStack, drafter: DrafterSpec | Drafter | None) -> None:

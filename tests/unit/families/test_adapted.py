@@ -10,7 +10,7 @@ from twigkit.families.adapted import adapter_base
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "x" * 5000, "a b"])
 def test_a_name_that_nothing_is_found_under_holds_no_adapter(name, monkeypatch):
-    monkeypatch.setattr("twigkit.io.hub._answers", lambda name, revision: False)
+    monkeypatch.setattr("twigkit.io.hub.reaches_hub", lambda name, *given, **options: False)
     assert adapter_base(name) is None
 
 

@@ -195,9 +195,16 @@ def test_a_step_that_fails_ends_its_requests_and_no_more(model, engine, monkeypa
     assert Listening.to(engine, question(0)).answer() == alone(model, question(0))
 
 
-def test_a_deadline_ends_an_answer_and_a_wait(model):
+def test_a_deadline_ends_an_answer_and_a_wait(model, monkeypatch):
+    step = RunningBatch.step
+
+    def slow_step(batch):
+        time.sleep(0.02)
+        return step(batch)
+
+    monkeypatch.setattr(RunningBatch, "step", slow_step)
     with Engine(model, rows=1, queue=1) as engine:
-        running = Listening.to(engine, replace(endless(), deadline=time.monotonic() + 0.4))
+        running = Listening.to(engine, replace(endless(), deadline=time.monotonic() + 1.5))
         waiting = Listening.to(engine, replace(endless(1), deadline=time.monotonic() + 0.01))
         with pytest.raises(OverdueError):
             waiting.wait()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -75,16 +76,14 @@ def test_what_is_no_manifest_at_all_is_refused(text, tmp_path):
 
 
 def test_a_weight_that_the_manifest_leaves_out_is_missed(folders, good, tmp_path):
-    for file in folders.twig.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folders.twig, tmp_path, dirs_exist_ok=True)
     (tmp_path / MANIFEST).write_text(json.dumps(good))
     with pytest.raises(CheckpointError, match="is known of this base only"):
         TwigModel.from_pretrained(folders.base, twig=tmp_path)
 
 
 def test_weights_of_whole_numbers_are_no_weights(folders, tmp_path):
-    for file in folders.twig.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folders.twig, tmp_path, dirs_exist_ok=True)
     state = load_file(tmp_path / WEIGHTS)
     state["norm.weight"] = state["norm.weight"].to(torch.int32)
     save_file(state, tmp_path / WEIGHTS)
