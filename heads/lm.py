@@ -14,6 +14,7 @@ from twigkit.interfaces import (
     LogitScaling,
     Register,
     SpecError,
+    apply_linear,
     hookimpl,
 )
 
@@ -77,7 +78,7 @@ class LmHead(Head):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return logits over the base's vocabulary, ``[batch, tokens, vocabulary]``."""
-        logits = self.scaling(self.linear(hidden))
+        logits = self.scaling(apply_linear(self.linear, hidden))
         missing = self.vocabulary - self.linear.out_features
         if missing:
             logits = nn.functional.pad(logits, (0, missing), value=float("-inf"))

@@ -9,7 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from twigkit.interfaces import Head, HeadSpec, LayerStack, LogitScaling, Register, hookimpl
+from twigkit.interfaces import (
+    Head,
+    HeadSpec,
+    LayerStack,
+    LogitScaling,
+    Register,
+    apply_linear,
+    hookimpl,
+)
 
 
 class MedusaHeadSpec(HeadSpec):
@@ -70,7 +78,7 @@ class MedusaHead(Head):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return logits of all offsets, ``[batch, tokens, offsets, vocabulary]``."""
         ahead = [
-            output(hidden + nn.functional.silu(block(hidden)))
+            apply_linear(output, hidden + nn.functional.silu(apply_linear(block, hidden)))
             for block, output in zip(self.blocks, self.outputs, strict=True)
         ]
         return self.scaling(torch.stack(ahead, 2))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twigkit.backbone.attention import twig_attention
+from twigkit.backbone.few_rows import Way, applies, fastest
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import unrotate
@@ -76,6 +77,7 @@ class FusedLayer(nn.Module):
         linears = [getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
         linears += [getattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj")]
         self._linears: tuple[Weights, ...] = tuple((one.weight, one.bias) for one in linears)
+        self._few: dict[tuple[int, int], tuple[Way, ...]] = {}
         silu = type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")
         self._activation: Unregistered[Callable[..., Tensor]]
         self._activation = Unregistered(F.silu if silu else mlp.act_fn)
@@ -92,26 +94,36 @@ class FusedLayer(nn.Module):
             ``[batch, tokens, width]``.
         """
         query, key, value, output, gate, up, down = self._linears
+        to_q, to_k, to_v, to_o, to_gate, to_up, to_down = self._ways(hidden.shape[:2].numel())
         mask, table = context.masks[self.window], context.folded[self.rope_key]
         batch, tokens, _ = hidden.shape
         states = _rms(hidden, *self._norms[0])
-        q, k = F.linear(states, *query), F.linear(states, *key)
+        q, k = to_q(states, *query), to_k(states, *key)
         if self._qk_norms is not None:
             q = _rms(q.view(batch, tokens, -1, self._width), *self._qk_norms[0]).flatten(2)
             k = _rms(k.view(batch, tokens, -1, self._width), *self._qk_norms[1]).flatten(2)
         both = torch.cat((q, k), -1).view(batch, tokens, -1, self._width).transpose(1, 2)
         both = torch.addcmul(both * table[0], both.roll(self._width // 2, -1), table[1])
         q, k = torch.split(both, [self._heads, self._groups], 1)
-        v = F.linear(states, *value).view(batch, tokens, -1, self._width).transpose(1, 2)
+        v = to_v(states, *value).view(batch, tokens, -1, self._width).transpose(1, 2)
         if cache := context.cache:
             k, v = cache.update(k, v, self._index)
         if probe is not None:
             probe.take(q, k, self._scaling, states, context.rope[self.rope_key], self._unrotate)
         mixed, _ = twig_attention(self.source.self_attn, q, k, v, mask, scaling=self._scaling)
-        hidden = hidden + F.linear(mixed.reshape(batch, tokens, -1), *output)
+        hidden = hidden + to_o(mixed.reshape(batch, tokens, -1), *output)
         states = _rms(hidden, *self._norms[1])
-        inner = self._activation.value(F.linear(states, *gate)) * F.linear(states, *up)
-        return hidden + F.linear(inner, *down)
+        inner = self._activation.value(to_gate(states, *gate)) * to_up(states, *up)
+        return hidden + to_down(inner, *down)
+
+    def _ways(self, rows: int) -> tuple[Way, ...]:
+        """Return how each of the seven products is computed for a number of rows."""
+        if not applies(rows, self._linears[0][0]):
+            return (F.linear,) * len(self._linears)
+        key = rows, torch.get_num_threads()
+        if key not in self._few:
+            self._few[key] = tuple(fastest(rows, *one) for one in self._linears)
+        return self._few[key]
 
 
 def fits(layer: Any) -> bool:

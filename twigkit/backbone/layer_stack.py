@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.attention import IMPLEMENTATION
+from twigkit.backbone.few_rows import apply_linear
 from twigkit.backbone.growing_rotary import GrowingRotary, tables_of_lengths
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_choice import LayerChoice, Runner
@@ -320,8 +321,7 @@ class LayerStack(PromptEmbedding):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Map normed states to logits, ``[batch, tokens, vocabulary]``."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
-        return self.logit_scaling(logits)
+        return self.logit_scaling(apply_linear(self.model.get_output_embeddings(), hidden))
 
     @property
     def vocabulary(self) -> int:

@@ -7,13 +7,14 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from twigkit.backbone.few_rows import apply_linear
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.probes import RowProbe
 from twigkit.errors import PluginError
 from twigkit.specs.run import HeadSpec
 from twigkit.twig.module import Twig
 
-__all__ = ["Head", "HeadSpec", "LayerStack", "RowProbe", "Scorer", "Twig"]
+__all__ = ["Head", "HeadSpec", "LayerStack", "RowProbe", "Scorer", "Twig", "apply_linear"]
 
 
 class Head(nn.Module):
