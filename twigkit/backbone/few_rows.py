@@ -58,7 +58,7 @@ def transposed(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 
 def doubled(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute one row's product as that of two equal rows; see :func:`transposed`."""
-    twice = states.reshape(1, -1).expand(2, -1)
+    twice = states.reshape(1, -1).repeat(2, 1)
     return transposed(twice, weight, bias)[0].view(*states.shape[:-1], weight.shape[0])
 
 
