@@ -84,7 +84,8 @@ $(BUILD)/integration/.installed: $(STAMP)
 	rm -rf $(BUILD)/integration
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
 		--target $(BUILD)/integration bitsandbytes gguf torchao \
-		openai jiter sniffio playwright greenlet ray msgpack $(LMMS_EVAL) protobuf jsonschema jsonschema-specifications referencing rpds-py
+		openai jiter sniffio playwright greenlet ray msgpack $(LMMS_EVAL) \
+		protobuf jsonschema jsonschema-specifications referencing rpds-py
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)
