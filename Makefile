@@ -26,6 +26,23 @@ integration: $(BUILD)/integration/.installed
 	PYTHONPATH=$(abspath $(BUILD)/integration) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 		-m integration tests/integration
 
+.PHONY: gpu gpu-wheels oldest
+# What needs an accelerator, at tiny sizes where there is none. ONLY=a,b for some parts; no network.
+gpu:
+	tests/gpu/run.sh $(BUILD)/gpu
+
+# Packages that a machine with torch, transformers and Python 3.12 may lack, for `make gpu` there.
+GPU_WHEELS := pydantic pydantic-core annotated-types typing-inspection typing-extensions \
+	pytest iniconfig pygments packaging pluggy pillow pyyaml setuptools
+gpu-wheels: $(STAMP)
+	$(BIN)/python -m pip download --quiet --only-binary :all: --no-deps --python-version 3.12 \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		--constraint constraints.txt --dest $(BUILD)/gpu-wheels $(GPU_WHEELS)
+
+# The unit tests on the lowest versions that pyproject.toml allows; torch brings its CUDA packages.
+oldest: $(BUILD)/oldest/.installed
+	OMP_NUM_THREADS=1 $(BUILD)/oldest/venv/bin/python -m pytest -n 2 --dist loadfile tests/unit
+
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -86,6 +103,16 @@ $(BUILD)/integration/.installed: $(STAMP)
 		--target $(BUILD)/integration bitsandbytes gguf torchao \
 		openai jiter sniffio playwright greenlet ray msgpack $(LMMS_EVAL) \
 		protobuf jsonschema jsonschema-specifications referencing rpds-py
+	touch $@
+
+$(BUILD)/oldest/.installed: pyproject.toml
+	rm -rf $(BUILD)/oldest
+	mkdir -p $(BUILD)/oldest
+	$(PYTHON) tests/oldest/lowest.py > $(BUILD)/oldest/lowest.txt
+	$(PYTHON) -m venv $(BUILD)/oldest/venv
+	PIP_CONSTRAINT=$(BUILD)/oldest/lowest.txt $(BUILD)/oldest/venv/bin/python -m pip install --quiet \
+		-r $(BUILD)/oldest/lowest.txt
+	$(BUILD)/oldest/venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from twigkit.interfaces import (
+    DraftVocabulary,
     Head,
     HeadSpec,
     LayerStack,
@@ -15,7 +17,9 @@ from twigkit.interfaces import (
     Register,
     SpecError,
     apply_linear,
+    cut_rows,
     hookimpl,
+    problem,
 )
 
 
@@ -29,6 +33,19 @@ class LmHeadSpec(HeadSpec):
         description="Vocabulary rows of the head; None for as many as the base has. Tokens beyond "
         "them are never drafted.",
     )
+    draft_vocabulary: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens that the head scores, where these are a part of the vocabulary; the "
+        "checkpoint says which. None for all. Others are never drafted.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> LmHeadSpec:
+        """Refuse two ways to say which rows there are."""
+        if self.rows is not None and self.draft_vocabulary is not None:
+            raise problem("rows and draft_vocabulary both say which tokens are scored; give one")
+        return self
 
 
 class LmHead(Head):
@@ -38,8 +55,10 @@ class LmHead(Head):
         vocabulary: Rows of the base's head; logits beyond the head's own rows are minus infinity.
         linear: The map.
         scaling: What the base does to its logits.
+        drafted: The tokens that are scored, where these are a part of the vocabulary.
     """
 
+    drafted: DraftVocabulary | None
     capabilities: ClassVar[frozenset[str]] = frozenset({"next-token"})
 
     def __init__(
@@ -59,6 +78,14 @@ class LmHead(Head):
         self.linear = linear
         self.vocabulary = vocabulary
         self.scaling = scaling or LogitScaling()
+        self.drafted = None
+
+    def cut_vocabulary(self, ids: Tensor) -> None:
+        """Score some tokens only, ``[rows]`` long; the others are never drafted."""
+        drafted = DraftVocabulary(ids.to(self.linear.weight.device), self.vocabulary)
+        rows = drafted.ids if self.drafted is None else self.drafted.rows_of(drafted.ids)
+        self.linear = cut_rows(self.linear, rows)
+        self.drafted = drafted
 
     @classmethod
     def grow(cls, spec: LmHeadSpec, stack: LayerStack) -> LmHead:
@@ -74,11 +101,17 @@ class LmHead(Head):
             linear.weight = nn.Parameter(linear.weight[:rows].clone())
             if linear.bias is not None:
                 linear.bias = nn.Parameter(linear.bias[:rows].clone())
-        return cls(linear, stack.vocabulary, stack.logit_scaling)
+        head = cls(linear, stack.vocabulary, stack.logit_scaling)
+        if spec.draft_vocabulary is not None:
+            head.cut_vocabulary(torch.arange(spec.draft_vocabulary))
+        return head
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return logits over the base's vocabulary, ``[batch, tokens, vocabulary]``."""
-        logits = self.scaling(apply_linear(self.linear, hidden))
+        logits: Tensor = self.scaling(apply_linear(self.linear, hidden))
+        if self.drafted is not None:
+            whole: Tensor = self.drafted(logits)
+            return whole
         missing = self.vocabulary - self.linear.out_features
         if missing:
             logits = nn.functional.pad(logits, (0, missing), value=float("-inf"))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from twigkit.interfaces import (
+    DraftVocabulary,
     Head,
     HeadSpec,
     LayerStack,
     LogitScaling,
     Register,
     apply_linear,
+    cut_rows,
     hookimpl,
 )
 
@@ -30,6 +32,12 @@ class MedusaHeadSpec(HeadSpec):
         le=16,
         description="Tokens to predict after the next one, which is the language-model head's.",
     )
+    draft_vocabulary: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens that are scored, where these are a part of the vocabulary; the "
+        "checkpoint says which. None for all. Others are never drafted.",
+    )
 
 
 class MedusaHead(Head):
@@ -43,10 +51,12 @@ class MedusaHead(Head):
             its input on.
         outputs: Maps to the base's vocabulary.
         scaling: What the base does to its logits.
+        drafted: The tokens that are scored, where these are a part of the vocabulary.
 
     Source: Cai et al. 2024, arXiv 2401.10774 §2.1.
     """
 
+    drafted: DraftVocabulary | None
     capabilities: ClassVar[frozenset[str]] = frozenset({"several-tokens"})
 
     def __init__(
@@ -62,13 +72,26 @@ class MedusaHead(Head):
         self.blocks = nn.ModuleList(blocks)
         self.outputs = nn.ModuleList(outputs)
         self.scaling = scaling or LogitScaling()
+        self.vocabulary = outputs[0].out_features
+        self.drafted = None
+
+    def cut_vocabulary(self, ids: Tensor) -> None:
+        """Score some tokens only, ``[rows]`` long; the others are never drafted."""
+        outputs = [cast(nn.Linear, output) for output in self.outputs]
+        drafted = DraftVocabulary(ids.to(outputs[0].weight.device), self.vocabulary)
+        rows = drafted.ids if self.drafted is None else self.drafted.rows_of(drafted.ids)
+        self.outputs = nn.ModuleList(cut_rows(output, rows) for output in outputs)
+        self.drafted = drafted
 
     @classmethod
     def grow(cls, spec: MedusaHeadSpec, stack: LayerStack) -> MedusaHead:
         """Start every output map as a copy of the base's head."""
         outputs = [stack.copy_head()]
         outputs += [copy.deepcopy(outputs[0]) for _ in range(1, spec.offsets)]
-        return cls(outputs[0].in_features, outputs, stack.logit_scaling)
+        head = cls(outputs[0].in_features, outputs, stack.logit_scaling)
+        if spec.draft_vocabulary is not None:
+            head.cut_vocabulary(torch.arange(spec.draft_vocabulary))
+        return head
 
     @property
     def offsets(self) -> int:
@@ -81,7 +104,8 @@ class MedusaHead(Head):
             apply_linear(output, hidden + nn.functional.silu(apply_linear(block, hidden)))
             for block, output in zip(self.blocks, self.outputs, strict=True)
         ]
-        return self.scaling(torch.stack(ahead, 2))
+        logits = self.scaling(torch.stack(ahead, 2))
+        return logits if self.drafted is None else self.drafted(logits)
 
 
 @hookimpl

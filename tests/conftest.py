@@ -12,10 +12,18 @@ import pytest
 
 def pytest_addoption(parser):
     parser.addoption("--hub", action="store_true", help="run the tests that need the model hub")
+    parser.addoption(
+        "--device", default="cuda", help="what tests/gpu runs on; cpu needs no accelerator"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    elsewhere = config.getoption("--device") != "cuda"
+    on_gpu = [
+        item
+        for item in items
+        if item.get_closest_marker("gpu") and not (elsewhere and "device" in item.fixturenames)
+    ]
     if on_gpu and not _has_gpu():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs an accelerator, and there is none"))
@@ -29,6 +37,14 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """What the tests of tests/gpu run on."""
+    import torch
+
+    return torch.device(request.config.getoption("--device"))
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from twigkit.backbone.attention_kernel import Attention
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CapabilityError
 from twigkit.generation.batch_pool import BatchPool
@@ -37,6 +38,7 @@ class BaseAttributes:
         twig: The twig, or ``None``.
         adapter: The adapter that serves the base's family.
         batches: Captured steps, which a move makes useless.
+        attention: What was asked to compute attention.
     """
 
     base: Any
@@ -44,6 +46,7 @@ class BaseAttributes:
     twig: Twig | None
     adapter: Adapter
     batches: BatchPool
+    attention: Attention
 
     @property
     def device(self) -> torch.device:
@@ -102,6 +105,7 @@ class BaseAttributes:
             self.twig.to(*args, **kwargs)
         self.batches.drop()
         self.stack = self.adapter.stack(self.base)
+        self.stack.choose_attention(self.attention)
         return self
 
     def half(self) -> Self:

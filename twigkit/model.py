@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twigkit.backbone.attention_kernel import Attention, kernels_for
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.base_attributes import BaseAttributes
 from twigkit.errors import CapabilityError, CheckpointError, InputError
@@ -29,6 +30,7 @@ from twigkit.twig.card import Result
 from twigkit.twig.checkpoint import load_twig, save_twig
 from twigkit.twig.hub import find_twig, push
 from twigkit.twig.module import Twig, grow
+from twigkit.twig.quantised_weights import TwigWeights, quantise_twig
 
 __all__ = ["TwigModel", "TwigOutput"]
 
@@ -46,6 +48,7 @@ class TwigModel(BaseAttributes):
         adapter: The adapter that serves the base's family.
         batches: Captured steps, kept from one call to the next; ``batches.mode`` says when steps
             are captured: ``"auto"`` (on a GPU), ``"on"`` or ``"off"``.
+        attention: What was asked to compute attention.
         memories: What drafters that learn keep from one call to the next, by spec and twig.
     """
 
@@ -77,6 +80,8 @@ class TwigModel(BaseAttributes):
         self.base: Any = base.eval()
         self.adapter = find_adapter(config.to_dict())
         self.stack: LayerStack = self.adapter.stack(base)
+        self.attention: Attention = "auto"
+        self.stack.choose_attention(self.attention)
         self.twig = twig
         self._compiled: Callable[..., Tensor] | None = None
         self.memories: Memories = {}
@@ -98,6 +103,8 @@ class TwigModel(BaseAttributes):
         twig_subfolder: str = "",
         attn_implementation: str = "sdpa",
         graphs: GraphMode = "auto",
+        attention: Attention = "auto",
+        twig_weights: TwigWeights = "plain",
         allow_other_base: bool = False,
         **hub: Any,
     ) -> TwigModel:
@@ -117,6 +124,8 @@ class TwigModel(BaseAttributes):
             twig_subfolder: Folder inside of what ``twig`` names.
             attn_implementation: What the base's own ``forward`` and ``generate`` use.
             graphs: Whether steps are CUDA graphs: ``"auto"`` (where possible), ``"on"``, ``"off"``.
+            attention: What twigkit's passes use; see :meth:`choose_attention`.
+            twig_weights: ``"int8"`` or ``"fp8"`` rounds those of the twig to eight bits.
             allow_other_base: Accept a twig that was grown on other weights of the same shapes.
             **hub: ``token``, ``cache_dir`` and ``local_files_only``, as transformers takes them.
 
@@ -137,12 +146,32 @@ class TwigModel(BaseAttributes):
             source, (base, alone) = base, _load(base, options, place, alone=twig is None)
             if alone:
                 twig, twig_place = source, place
-        model = cls(base)
+        model = cls(base).choose_attention(attention)
         model.batches.mode = graphs
         if twig is not None:
             more = {"allow_other_base": allow_other_base, **twig_place, **hub}
-            model.twig = load_twig(twig, model.stack, **more)
+            model.twig = quantise_twig(load_twig(twig, model.stack, **more), twig_weights)
         return model
+
+    def choose_attention(self, wanted: Attention) -> TwigModel:
+        """Choose what computes attention in twigkit's own passes.
+
+        Args:
+            wanted: ``"auto"`` takes ``flash-attn`` for prompts where it is installed and serves,
+                and torch's kernels elsewhere; ``"sdpa"`` takes those alone, ``"flash"`` insists,
+                ``"flex"`` computes drafted trees with torch's flex attention, and ``"eager"``
+                writes the weights out, as a reference.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            CapabilityError: If flash-attn cannot serve here; says why.
+        """
+        self.stack.choose_attention(wanted)
+        self.attention = wanted
+        self.batches.drop()
+        return self
 
     # -- twigs -------------------------------------------------------------------------------------
 
@@ -301,7 +330,22 @@ class TwigModel(BaseAttributes):
         request = GenerationRequest.resolve(
             self, inputs, kwargs, strategy, bucketed=bucketed, generator=generator, seed=seed
         )
-        with torch.inference_mode():
+        return self.respond(request, started)
+
+    def respond(
+        self, request: GenerationRequest, started: float | None = None
+    ) -> Tensor | TwigOutput:
+        """Answer a resolved request; :meth:`generate` resolves one from its arguments.
+
+        Args:
+            request: What is asked for.
+            started: ``time.perf_counter()`` when the call began; ``None`` for now.
+
+        Returns:
+            As :meth:`generate`.
+        """
+        started = time.perf_counter() if started is None else started
+        with torch.inference_mode(), kernels_for(self.device):
             prompt = request.embed(self.stack)
             generation = start(self.stack, prompt, request, self.twig, self._compiled, self.batches)
             request.stream_prompts(prompt)

@@ -39,7 +39,6 @@ EXCEPTIONS = {
     "socket_options": "httpcore passes it to whoever connects",
     "include_obfuscation": "clients of OpenAI's API may send it",
     "recompile_limit": "torch.compile reads it",
-    "decode_tokens_per_second": "a figure for users of the benchmark from Python",
     "draft_kv_bytes_allocated": "a figure for users of the statistics",
     "history": "what a training run returns to users from Python",
     "_old_forward": "accelerate's hooks call it in place of the forward that they replaced",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from twigkit.backbone.attention_kernel import SDPA, flash_function, flex_function
 from twigkit.backbone.layer_view import AttentionInputs
 from twigkit.backbone.masks import causal
 
@@ -28,6 +29,7 @@ def twig_attention(
     probe: AttentionInputs | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    kernel: str = SDPA,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend with scaled-dot-product attention.
@@ -46,22 +48,36 @@ def twig_attention(
         softcap: Soft limit of the logits that some families use; takes the unfused path.
         s_aux: Attention sinks, ``[heads]``: a logit of each head beside those of the keys, whose
             weight goes to no value. Takes the unfused path. The name is that of transformers.
+        kernel: What computes it (:func:`twigkit.backbone.attention_kernel.choose_kernel`): flash
+            serves where there is no mask, flex where there is one, and ``"sdpa"`` elsewhere.
 
     Returns:
         Output ``[batch, queries, heads, value_width]`` and ``None`` in place of the weights.
     """
-    heads, queries = query.shape[1], query.shape[2]
-    groups = key.shape[1]
+    queries = query.shape[2]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if probe is not None:
         probe.query, probe.key, probe.scaling = query, key, scale
         probe.softcap, probe.sinks = softcap, s_aux
-    if softcap is not None or s_aux is not None:
+    if softcap is not None or s_aux is not None or kernel == "eager":
         if attention_mask is not None:
             attention_mask = attention_mask[:, :, :queries]
         return _unfused(query, key, value, attention_mask, scale, dropout, softcap, s_aux), None
+    if kernel == "flash" and attention_mask is None and queries > 1 and not dropout:
+        return _flash(query, key, value, scale), None
+    if kernel == "flex" and attention_mask is not None and not dropout:
+        return _flex(query, key, value, attention_mask[:, :, :queries], scale), None
+    return _sdpa(query, key, value, attention_mask, scale, dropout), None
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float
+) -> Tensor:
+    """Attend with torch's kernels; grouped heads are packed into the query axis where they can."""
+    heads, queries = query.shape[1], query.shape[2]
+    groups = key.shape[1]
     repeat = heads // groups
-    packed = attention_mask is not None and attention_mask.shape[2] == repeat * queries
+    packed = mask is not None and mask.shape[2] == repeat * queries
     packs = repeat > 1 and (queries == 1 or packed)
     if packs:
         query = query.reshape(query.shape[0], groups, repeat * queries, -1)
@@ -69,13 +85,39 @@ def twig_attention(
         query,
         key,
         value,
-        attn_mask=attention_mask,
+        attn_mask=mask,
         dropout_p=dropout,
         scale=scale,
-        is_causal=attention_mask is None and queries > 1,
+        is_causal=mask is None and queries > 1,
         enable_gqa=repeat > 1 and not packs,
     )
-    return output.reshape(len(output), heads, queries, -1).transpose(1, 2), None
+    return output.reshape(len(output), heads, queries, -1).transpose(1, 2)
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Attend causally with flash-attn."""
+    states = (each.transpose(1, 2) for each in (query, key, value))
+    mixed: Tensor = flash_function("flash_attn_func")(*states, softmax_scale=scale, causal=True)
+    return mixed
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Attend with torch's flex attention, the mask added to the scores inside the kernel."""
+    additive = mask.dtype != torch.bool
+
+    def score(logit: Tensor, row: Tensor, head: Tensor, place: Tensor, slot: Tensor) -> Tensor:
+        seen = mask[row, 0, place, slot]
+        return logit + seen if additive else torch.where(seen, logit, torch.finfo(logit.dtype).min)
+
+    output: Tensor = flex_function(query.is_cuda)(
+        query,
+        key,
+        value,
+        score_mod=score,
+        scale=scale,
+        enable_gqa=query.shape[1] > key.shape[1],
+    )
+    return output.transpose(1, 2)
 
 
 def _unfused(

@@ -20,6 +20,7 @@ from twigkit.backbone.few_rows import Way, applies, fastest
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import unrotate
+from twigkit.backbone.row_spans import attend_rows
 from twigkit.backbone.unregistered import Unregistered
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -95,7 +96,7 @@ class FusedLayer(nn.Module):
         """
         query, key, value, output, gate, up, down = self._linears
         to_q, to_k, to_v, to_o, to_gate, to_up, to_down = self._ways(hidden.shape[:2].numel())
-        mask, table = context.masks[self.window], context.folded[self.rope_key]
+        table = context.folded[self.rope_key]
         batch, tokens, _ = hidden.shape
         states = _rms(hidden, *self._norms[0])
         q, k = to_q(states, *query), to_k(states, *key)
@@ -110,7 +111,7 @@ class FusedLayer(nn.Module):
             k, v = cache.update(k, v, self._index)
         if probe is not None:
             probe.take(q, k, self._scaling, states, context.rope[self.rope_key], self._unrotate)
-        mixed, _ = twig_attention(self.source.self_attn, q, k, v, mask, scaling=self._scaling)
+        mixed = self._attend(q, k, v, context)
         hidden = hidden + to_o(mixed.reshape(batch, tokens, -1), *output)
         states = _rms(hidden, *self._norms[1])
         inner = self._activation.value(to_gate(states, *gate)) * to_up(states, *up)
@@ -124,6 +125,22 @@ class FusedLayer(nn.Module):
         if key not in self._few:
             self._few[key] = tuple(fastest(rows, *one) for one in self._linears)
         return self._few[key]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: LayerContext) -> Tensor:
+        """Attend, ``[batch, tokens, heads, width]``: row by row where a prompt is padded."""
+        spans, kernel = context.spans(self.window), context.kernel
+        if spans is not None and kernel != "eager":
+            return attend_rows(query, key, value, spans, self._scaling, kernel)
+        mixed, _ = twig_attention(
+            self.source.self_attn,
+            query,
+            key,
+            value,
+            context.masks[self.window],
+            scaling=self._scaling,
+            kernel=kernel,
+        )
+        return mixed
 
 
 def fits(layer: Any) -> bool:

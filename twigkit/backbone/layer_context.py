@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from twigkit.backbone.attention_kernel import SDPA
 from twigkit.backbone.kv_cache import Segment
-from twigkit.backbone.masks import Masks
+from twigkit.backbone.masks import Masks, PromptMasks
 from twigkit.backbone.rotary import Rope, Table, fold
+from twigkit.backbone.row_spans import RowSpans
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,22 @@ class LayerContext:
         folded: The same as fused layers take them.
         masks: Attention masks by window.
         cache: Where keys and values go; ``None`` keeps none.
+        kernel: What computes attention.
     """
 
     rope: Rope
     folded: dict[str, Table]
     masks: Masks
     cache: Segment | None
+    kernel: str = SDPA
 
     @classmethod
-    def of(cls, rope: Rope, masks: Masks, cache: Segment | None = None) -> LayerContext:
+    def of(
+        cls, rope: Rope, masks: Masks, cache: Segment | None = None, kernel: str = SDPA
+    ) -> LayerContext:
         """Make the context of a pass."""
-        return cls(rope, fold(rope), masks, cache)
+        return cls(rope, fold(rope), masks, cache, kernel)
+
+    def spans(self, window: int | None) -> RowSpans | None:
+        """Return where each row's tokens lie, if that says all that a mask would; else ``None``."""
+        return self.masks.spans(window) if isinstance(self.masks, PromptMasks) else None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.attention import IMPLEMENTATION
+from twigkit.backbone.attention_kernel import SDPA, Attention, choose_kernel
 from twigkit.backbone.few_rows import apply_linear
 from twigkit.backbone.growing_rotary import GrowingRotary, tables_of_lengths
 from twigkit.backbone.kv_cache import Segment
@@ -61,6 +62,7 @@ class LayerStack(PromptEmbedding):
         depth: Number of decoder layers.
         logit_scaling: What the base does to the logits after its head.
         round: Changes whenever the layers were looked at.
+        kernel: What computes attention; see :meth:`choose_attention`.
         growing: The base's rotary module, if its tables depend on the length; else ``None``.
         vision: How the base's vision tower is read; ``None`` where the adapter does not say.
         norm_name: What the language model calls its final norm.
@@ -91,6 +93,7 @@ class LayerStack(PromptEmbedding):
         super().__init__(model, text, visual_ids, channels)
         self.vision = vision
         self.logit_scaling = logit_scaling or LogitScaling()
+        self.kernel = SDPA
         self.layers: list[Runner]
         self.layer_config = self.own_config()
         self._path = next((name for name, part in model.named_modules() if part is text), None)
@@ -120,6 +123,16 @@ class LayerStack(PromptEmbedding):
         self.depth = len(self.text.layers)
         self.round = next(_rounds)
         self.layers = self._choice.runners(self.text.layers, range(self.depth))
+
+    def choose_attention(self, wanted: Attention) -> None:
+        """Choose what computes attention; see :func:`choose_kernel`.
+
+        Raises:
+            CapabilityError: If it cannot serve this base here.
+        """
+        heads = int(self.config.num_attention_heads)
+        width = int(getattr(self.config, "head_dim", None) or self.config.hidden_size // heads)
+        self.kernel = choose_kernel(wanted, self.entry, self.dtype, width)
 
     def _refuse_hooks(self, path: str) -> None:
         """Refuse hooks on modules that are not run as a whole, which would be lost.
@@ -296,7 +309,7 @@ class LayerStack(PromptEmbedding):
         Returns:
             States after the last of these layers, ``[batch, tokens, width]``.
         """
-        context = LayerContext.of(rope, masks, cache)
+        context = LayerContext.of(rope, masks, cache, self.kernel)
         for number in range(first, last):
             probe = probes.get(number) if probes else None
             hidden = self.layers[number](hidden, context, probe)

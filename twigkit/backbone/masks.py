@@ -6,7 +6,7 @@ Every mask of the library is made here. A mask is bool, ``True`` where a key may
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.recurrent_states import RECURRENT
+from twigkit.backbone.row_spans import RowSpans
 
 Masks = Mapping[int | None, Tensor | None]
 """Attention masks by window; ``None`` as a key stands for layers that see everything.
@@ -25,7 +26,68 @@ What recurrent layers are given under :data:`RECURRENT` says which tokens are no
 # -- prompts ---------------------------------------------------------------------------------------
 
 
-def prompt_masks(prompt: Prompt, windows: Iterable[int | None]) -> dict[int | None, Tensor | None]:
+class PromptMasks(Mapping[int | None, Tensor | None]):
+    """Masks of a prompt's own tokens, each made when a layer first asks for it.
+
+    Layers that take rows one by one (:func:`twigkit.backbone.row_spans.attend_rows`) ask for none.
+    """
+
+    def __init__(self, prompt: Prompt, windows: Iterable[int | None]) -> None:
+        """Take the prompt and the windows of the layers that will run."""
+        self._prompt, self._windows = prompt, tuple(dict.fromkeys(windows))
+        self._made: dict[int | None, Tensor | None] = {}
+        self._seen: Tensor | None = None
+
+    def __getitem__(self, window: int | None) -> Tensor | None:
+        if window not in self._windows:
+            raise KeyError(window)
+        if window not in self._made:
+            self._made[window] = self._make(window)
+        return self._made[window]
+
+    def __iter__(self) -> Iterator[int | None]:
+        return iter(self._windows)
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def spans(self, window: int | None) -> RowSpans | None:
+        """Return where each row's tokens lie, if a row sees all of its own before it.
+
+        Args:
+            window: Window of the layer.
+
+        Returns:
+            ``None`` where no row is padded, so that the batch needs no mask either, and where a
+            mask says more.
+        """
+        prompt = self._prompt
+        if window == RECURRENT or prompt.unpadded or prompt.blocks is not None:
+            return None
+        if not self._reaches(window):
+            return None
+        return RowSpans.of(prompt.lengths, prompt.hidden.shape[1])
+
+    def _reaches(self, window: int | None) -> bool:
+        return window is None or self._prompt.span <= window
+
+    def _make(self, window: int | None) -> Tensor | None:
+        prompt, reaches = self._prompt, self._reaches(window)
+        if window == RECURRENT:
+            return None if prompt.unpadded else prompt.valid
+        if prompt.unpadded and prompt.blocks is None and reaches:
+            return None
+        if self._seen is None:
+            self._seen = _prompt_mask(prompt)
+        near = self._seen
+        if not reaches and window is not None:
+            near = near & within(window, prompt.index, prompt.index)
+            if prompt.blocks is not None:  # which see all of themselves, however far
+                near = near | (same_block(prompt.blocks) & prompt.valid[:, None, :])
+        return near[:, None]
+
+
+def prompt_masks(prompt: Prompt, windows: Iterable[int | None]) -> PromptMasks:
     """Make the masks of a prompt's own tokens.
 
     Args:
@@ -37,25 +99,7 @@ def prompt_masks(prompt: Prompt, windows: Iterable[int | None]) -> dict[int | No
         eligible), or ``[batch, 1, tokens, tokens]`` bool; for recurrent layers ``[batch,
         tokens]``.
     """
-    masks: dict[int | None, Tensor | None] = {}
-    seen: Tensor | None = None
-    for window in windows:
-        if window == RECURRENT:
-            masks[window] = None if prompt.unpadded else prompt.valid
-            continue
-        reaches = window is None or prompt.span <= window
-        if prompt.unpadded and prompt.blocks is None and reaches:
-            masks[window] = None
-            continue
-        if seen is None:
-            seen = _prompt_mask(prompt)
-        near = seen
-        if not reaches and window is not None:
-            near = seen & within(window, prompt.index, prompt.index)
-            if prompt.blocks is not None:  # which see all of themselves, however far
-                near = near | (same_block(prompt.blocks) & prompt.valid[:, None, :])
-        masks[window] = near[:, None]
-    return masks
+    return PromptMasks(prompt, windows)
 
 
 def _prompt_mask(prompt: Prompt) -> Tensor:

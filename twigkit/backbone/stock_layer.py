@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from twigkit.backbone.attention_kernel import SDPA
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.layer_view import AttentionInputs
 from twigkit.backbone.probes import Probe
@@ -50,7 +51,9 @@ class StockLayer(nn.Module):
         rope = context.rope[self.rope_key]
         attends = self.window != RECURRENT
         noted = AttentionInputs() if probe is not None and attends else None
-        more = {"probe": noted} if attends else {}
+        more: dict[str, Any] = {"probe": noted} if attends else {}
+        if attends and context.kernel != SDPA:
+            more["kernel"] = context.kernel
         output: Tensor = self._view.value(
             hidden,
             attention_mask=context.masks[self.window],

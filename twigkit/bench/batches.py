@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from twigkit.bench.methods import Inputs, Method
+from twigkit.bench.methods import Inputs, Method, respond
 from twigkit.model import TwigModel
 
 
@@ -42,21 +41,30 @@ def stack_prompts(prompts: Sequence[Inputs], padding: int = 0) -> Inputs:
     """Join prompts into one batch, padded on the left.
 
     Args:
-        prompts: The processor's outputs, one prompt each, with pictures of one size.
+        prompts: The processor's outputs, one prompt each, with pictures of one size. What has an
+            entry for each token, such as ``mm_token_type_ids`` and ``inputs_embeds``, is padded
+            with zeros; the rest is joined along its first dimension.
         padding: Token id in front of shorter prompts; nothing attends to it.
     """
     longest = max(inputs["input_ids"].shape[1] for inputs in prompts)
 
     def pad(tensor: Tensor, value: int) -> Tensor:
-        return torch.nn.functional.pad(tensor, (longest - tensor.shape[1], 0), value=value)
+        gap = tensor.new_full((1, longest - tensor.shape[1], *tensor.shape[2:]), value)
+        return torch.cat((gap, tensor), 1)
 
     joined: Inputs = {}
     for name in prompts[0]:
         parts = [inputs[name] for inputs in prompts]
-        if name in ("input_ids", "attention_mask"):
+        if all(_per_token(name, inputs) for inputs in prompts):
             parts = [pad(part, padding if name == "input_ids" else 0) for part in parts]
         joined[name] = torch.cat(parts)
     return joined
+
+
+def _per_token(name: str, inputs: Inputs) -> bool:
+    """Whether one of a processor's outputs has an entry for each token of the prompt."""
+    pixels = name.startswith(("pixel_", "image_", "video_"))
+    return not pixels and inputs[name].shape[:2] == inputs["input_ids"].shape
 
 
 def compare_batches(
@@ -116,14 +124,7 @@ def _answer(
     model: TwigModel, inputs: Inputs, method: Method, max_new_tokens: int
 ) -> tuple[float, list[list[int]]]:
     """Answer one batch on the clock: seconds, and the new tokens of each row."""
-    output: Any = model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        budget=method.budget,
-        pruner=method.pruner,
-        drafter=method.drafter,
-        return_dict_in_generate=True,
-    )
+    output = respond(model, inputs, method, max_new_tokens=max_new_tokens)
     stats, start = output.stats, inputs["input_ids"].shape[1]
     rows = [
         sequence[start : start + count].tolist()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
+
+import torch
 
 from twigkit.bench.methods import Answer, Inputs, Method, answer
 from twigkit.model import TwigModel
+
+ULPS = 8
+"""Steps of a precision within which two logits count as equal: states are rounded in every layer,
+and a pass over one node is not summed in the order of a pass over sixty."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +23,20 @@ class Difference:
     Attributes:
         prompt: Number of the prompt, from 0.
         token: Number of the new token, from 0.
+        gap: How far the target's logits at this place are apart, of its own token and of the
+            method's; ``None`` if nobody asked.
+        rounding: Gap that rounding alone may make there, in the target's precision.
     """
 
     prompt: int
     token: int
+    gap: float | None = None
+    rounding: float = 0.0
+
+    @property
+    def tie(self) -> bool:
+        """Whether the target's own logits do not tell the two tokens apart."""
+        return self.gap is not None and self.gap <= self.rounding
 
 
 @dataclass(frozen=True)
@@ -68,12 +84,26 @@ class Row:
 
     @property
     def same(self) -> str:
-        """What a table says about the tokens: ``yes``, ``no (...)``, or that it is a target."""
+        """What a table says about the tokens: ``yes``, ``no (...)``, or that it is a target.
+
+        A tie is a place where the target's logits of the two tokens lie within its rounding.
+        """
+        if self.method.synthetic is not None:
+            return f"synthetic, {self.method.synthetic:g} a step"
         if not self.checked:
             return "is a target"
         if self.difference is None:
             return "yes"
-        return f"no (prompt {self.difference.prompt + 1}, token {self.difference.token + 1})"
+        place = f"prompt {self.difference.prompt + 1}, token {self.difference.token + 1}"
+        if self.difference.tie:
+            return f"up to a tie ({place}, gap {self.difference.gap:.2g})"
+        gap = "" if self.difference.gap is None else f", gap {self.difference.gap:.2g}"
+        return f"no ({place}{gap})"
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the tokens leave the target's where it is sure of its own."""
+        return self.difference is not None and not self.difference.tie
 
 
 @dataclass(frozen=True)
@@ -90,8 +120,8 @@ class Comparison:
 
     @property
     def lossless(self) -> bool:
-        """Whether every method repeats its target, token for token."""
-        return all(row.difference is None for row in self.rows)
+        """Whether every method repeats its target, token for token or up to a tie."""
+        return not any(row.wrong for row in self.rows)
 
     def row(self, name: str) -> Row:
         """Return the row of a method."""
@@ -140,7 +170,14 @@ def compare(
                 given = answer(model, inputs, method, max_new_tokens=max_new_tokens)
                 runs[method.name][index].append(given)
             turn += 1
+    by_name = {method.name: method for method in methods}
     rows = [_row(method, runs) for method in methods]
+    rows = [
+        replace(row, difference=_judged(model, prompts, row, by_name, runs))
+        if row.difference is not None
+        else row
+        for row in rows
+    ]
     return Comparison(rows, {name: [many[-1] for many in found] for name, found in runs.items()})
 
 
@@ -185,6 +222,51 @@ def _difference(own: list[list[Answer]], target: list[list[Answer]]) -> Differen
             if place is not None:
                 return Difference(prompt, place)
     return None
+
+
+def _judged(
+    model: TwigModel,
+    prompts: Sequence[Inputs],
+    row: Row,
+    methods: Mapping[str, Method],
+    runs: Mapping[str, list[list[Answer]]],
+) -> Difference:
+    """Say how sure the target is where a method leaves it: one more run of the target, up to there.
+
+    A run whose tokens end where the other's go on differs in its length, and is no tie.
+    """
+    found = row.difference
+    assert found is not None
+    target = methods[row.method.target]
+    own = next(
+        run.tokens
+        for run in runs[row.method.name][found.prompt]
+        if first_difference(run.tokens, runs[target.name][found.prompt][0].tokens) == found.token
+    )
+    wanted = runs[target.name][found.prompt][0].tokens
+    if found.token >= min(len(own), len(wanted)):
+        return found
+    again = answer(
+        model, prompts[found.prompt], target, max_new_tokens=found.token + 1, keep_logits=True
+    )
+    if again.logits is None or again.tokens != wanted[: found.token + 1]:
+        return found
+    logits = again.logits.float()
+    gap = float(logits[wanted[found.token]] - logits[own[found.token]])
+    return replace(found, gap=gap, rounding=rounding(logits, model.dtype))
+
+
+def rounding(logits: torch.Tensor, dtype: torch.dtype) -> float:
+    """Return how far apart two logits may come to lie by rounding alone.
+
+    Args:
+        logits: Of one place, ``[vocabulary]``.
+        dtype: Precision that the model computes in.
+
+    Returns:
+        :data:`ULPS` steps of the precision at the largest logit.
+    """
+    return ULPS * torch.finfo(dtype).eps * float(logits.abs().max())
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:

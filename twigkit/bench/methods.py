@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from twigkit.bench.synthetic import SyntheticSelector
 from twigkit.generation.prefill import Kept
+from twigkit.generation.request import GenerationRequest
+from twigkit.generation.strategy import Strategy
 from twigkit.model import TwigModel
 
 Inputs = dict[str, Any]
@@ -28,6 +31,8 @@ class Method:
         budget: Average visual tokens per layer; ``None`` prunes nothing.
         pruner: Chooses the tokens that stay, by name or spec.
         drafter: Proposes tokens, by name or spec.
+        synthetic: Tokens that a step is made to gain on average, whatever the target says;
+            ``None`` for real answers.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Method:
     budget: int | float | None = None
     pruner: Any = "ttp"
     drafter: Any = "plain"
+    synthetic: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Answer:
         draft_kv_bytes: The twig's own, in use at the end.
         kept: What each stage of the pruner kept.
         step_seconds: What the steps took, by part; empty where nothing measures it.
+        logits: Of the last new token, ``[vocabulary]``, if they were asked for.
     """
 
     tokens: list[int]
@@ -66,6 +73,7 @@ class Answer:
     draft_kv_bytes: int = 0
     kept: tuple[Kept, ...] = ()
     step_seconds: dict[str, float] = field(default_factory=dict)
+    logits: Tensor | None = None
 
 
 def standard_methods(
@@ -92,7 +100,14 @@ def standard_methods(
     ]
 
 
-def answer(model: TwigModel, inputs: Inputs, method: Method, *, max_new_tokens: int) -> Answer:
+def answer(
+    model: TwigModel,
+    inputs: Inputs,
+    method: Method,
+    *,
+    max_new_tokens: int,
+    keep_logits: bool = False,
+) -> Answer:
     """Answer one prompt greedily, on the clock.
 
     Args:
@@ -100,20 +115,20 @@ def answer(model: TwigModel, inputs: Inputs, method: Method, *, max_new_tokens: 
         inputs: The processor's outputs for one prompt.
         method: How.
         max_new_tokens: Most tokens to generate.
+        keep_logits: Whether the last token's logits are kept.
 
     Returns:
         The tokens and what they took.
     """
     if method.engine == "hugging-face":
-        return _hugging_face(model, inputs, method, max_new_tokens)
-    output: Any = model.generate(
-        **inputs,
+        return _hugging_face(model, inputs, method, max_new_tokens, keep_logits)
+    output: Any = respond(
+        model,
+        inputs,
+        method,
         max_new_tokens=max_new_tokens,
-        budget=method.budget,
-        pruner=method.pruner,
-        drafter=method.drafter,
         generator=torch.Generator().manual_seed(0),  # every method's pruner draws the same
-        return_dict_in_generate=True,
+        output_logits=keep_logits,
     )
     stats = output.stats
     return Answer(
@@ -127,7 +142,35 @@ def answer(model: TwigModel, inputs: Inputs, method: Method, *, max_new_tokens: 
         draft_kv_bytes=stats.draft_kv_bytes,
         kept=tuple(output.kept),
         step_seconds=stats.step_seconds,
+        logits=output.logits[-1][0] if keep_logits else None,
     )
+
+
+def respond(
+    model: TwigModel, inputs: Inputs, method: Method, *, generator: Any = None, **options: Any
+) -> Any:
+    """Let twigkit answer prompts by a method.
+
+    Args:
+        model: Base and twig.
+        inputs: The processor's outputs.
+        method: How.
+        generator: Random numbers for the pruner.
+        **options: More arguments of ``generate``.
+
+    Returns:
+        What ``generate`` returns as a dictionary.
+    """
+    request = GenerationRequest.resolve(
+        model,
+        None,
+        {**inputs, **options, "return_dict_in_generate": True},
+        Strategy(budget=method.budget, pruner=method.pruner, drafter=method.drafter),
+        generator=generator,
+    )
+    if method.synthetic is not None:
+        request = replace(request, selector=SyntheticSelector(method.synthetic))
+    return model.respond(request)
 
 
 class _Clock:
@@ -148,7 +191,9 @@ class _Clock:
 
 
 @torch.inference_mode()
-def _hugging_face(model: TwigModel, inputs: Inputs, method: Method, max_new_tokens: int) -> Answer:
+def _hugging_face(
+    model: TwigModel, inputs: Inputs, method: Method, max_new_tokens: int, keep_logits: bool
+) -> Answer:
     """Let the base's own ``generate`` answer."""
     base: Any = model.base
     clock = _Clock()
@@ -160,6 +205,7 @@ def _hugging_face(model: TwigModel, inputs: Inputs, method: Method, max_new_toke
         cache_implementation=method.cache,
         streamer=clock,
         return_dict_in_generate=True,
+        output_logits=keep_logits,
     )
     ended = time.perf_counter()
     cache = output.past_key_values
@@ -177,4 +223,5 @@ def _hugging_face(model: TwigModel, inputs: Inputs, method: Method, max_new_toke
         kv_bytes=used,
         kv_bytes_prompt=0,
         kv_bytes_allocated=allocated,
+        logits=output.logits[-1][0] if keep_logits else None,
     )

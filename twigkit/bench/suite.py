@@ -214,9 +214,12 @@ def kept_bytes(model: TwigModel, inputs: Inputs, max_new_tokens: int) -> list[Me
 
 
 def best_drafter(decoding: Comparison) -> str:
-    """Name the fastest of the drafters that leave the unpruned answers as they are."""
-    rows = [row for row in decoding.rows if row.method.target == PLAIN and row.difference is None]
-    return max(rows, key=lambda row: row.tokens_per_second).method.name
+    """Name the fastest of the drafters that leave the unpruned answers as they are.
+
+    Where none does, that is plain decoding.
+    """
+    rows = [row for row in decoding.rows if row.method.target == PLAIN and not row.wrong]
+    return max(rows, key=lambda row: row.tokens_per_second, default=decoding.row(PLAIN)).method.name
 
 
 def ratios(decoding: Comparison, prefill: Comparison, batches: list[BatchRow]) -> list[Ratio]:
@@ -240,7 +243,8 @@ def ratios(decoding: Comparison, prefill: Comparison, batches: list[BatchRow]) -
         Ratio(f"best drafter ({best}) / {better}", decoding.speed(best, better), 2.5),
         Ratio(f"best drafter ({best}) / {PLAIN}", decoding.speed(best, PLAIN), 1.6),
         Ratio(f"accepted length, {TREE} / {SSD}, depth {DEPTH}", tree / path if path else 0.0, 1.0),
-        Ratio(f"gain of {best} in batches of {BATCH} / alone", batch_gain / gain, 0.7),
+        Ratio(f"gain of {best} in batches of {BATCH} / alone", batch_gain / gain if gain else 0.0,
+              0.7),
         Ratio(f"share of a step outside of model calls, {best}",
               decoding.row(best).overhead or 0.0, 0.15, most=True),
         Ratio(f"{TTP} / {better}", decoding.speed(TTP, better)),

@@ -60,6 +60,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also measure what training costs, in N rounds",
     )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="measure the shape of a preset (`twigkit presets`) instead of a checkpoint; with "
+        "--random-weights",
+    )
+    parser.add_argument(
+        "--random-weights", action="store_true", help="draw the weights of --preset"
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="with --preset: the family's tiny test model instead"
+    )
+    parser.add_argument(
+        "--parts",
+        metavar="NAMES",
+        help="with --preset: some of decoding,prefill,batches,training (default: all; training "
+        "only with --training)",
+    )
+    parser.add_argument(
+        "--synthetic-acceptance",
+        type=float,
+        metavar="TOKENS",
+        help="with --preset: also time drafting, the target made to agree so that a step gains so "
+        "many tokens on average; every table says synthetic",
+    )
     add_model_arguments(parser)
 
 
@@ -78,6 +103,14 @@ def run(args: argparse.Namespace) -> int:
     """
     _check_counts(args)
     folder = writable(args.out)
+    if args.preset is not None:
+        from twigkit.cli.bench_shape import run_preset
+
+        return run_preset(args, folder)
+    for name in ("random_weights", "tiny", "synthetic_acceptance", "parts"):
+        if getattr(args, name):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} is about the shape of a preset; name one with --preset")
     model = load_model(args)
     check_new_tokens(model, args.max_new_tokens)
     if model.twig is None:

@@ -56,6 +56,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", choices=DTYPES, default="auto", help="precision (default: the checkpoint's own)"
     )
+    group.add_argument(
+        "--attention",
+        choices=("auto", "sdpa", "flash", "flex", "eager"),
+        default="auto",
+        help="what computes attention (default: auto, flash-attn where it is installed and serves)",
+    )
+    group.add_argument(
+        "--twig-weights",
+        choices=("plain", "int8", "fp8"),
+        default="plain",
+        help="round the twig's weights to eight bits: drafts read less, answers stay the same",
+    )
     group.add_argument("--device", metavar="DEVICE", help="device, or 'auto' to spread over all")
 
 
@@ -82,6 +94,8 @@ def load_model(args: argparse.Namespace) -> TwigModel:
         device_map=args.device,
         revision=args.revision,
         twig_revision=args.twig_revision,
+        attention=args.attention,
+        twig_weights=args.twig_weights,
         allow_other_base=args.allow_other_base,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from twigkit.families.inference_memory import inference_memory
 from twigkit.families.sizing import Shape
 
 COLUMNS = (
@@ -62,6 +63,8 @@ def details(shape: Shape) -> str:
                  f"{shape.twig_parameters:,} parameters"),
         ("KV per token", f"{shape.kv_bytes:,} bytes, and {shape.twig_kv_bytes:,} in the twig"),
     ]  # fmt: skip
+    for name, count in inference_memory(shape).items():
+        lines.append(("memory", f"{count / 1e9:,.3f} GB  {name}"))
     if shape.visual:
         lines += [("wipe layer", _wipe(shape)), *_budgets(shape)]
     text = "\n".join(f"{name:<14} {value}" for name, value in lines)
@@ -101,7 +104,8 @@ def starter(shape: Shape) -> dict[str, Any]:
 
 def as_json(shape: Shape) -> dict[str, Any]:
     """Give a shape as plain data."""
-    return {**dataclasses.asdict(shape), "run": starter(shape)}
+    held = inference_memory(shape)
+    return {**dataclasses.asdict(shape), "memory": held, "run": starter(shape)}
 
 
 def dump(document: Any) -> str:

@@ -185,6 +185,13 @@ def _times(spec: TrainingSpec, found: DryRun) -> list[tuple[str, str]]:
         f"{timing.data:.3g} s per micro-batch and worker to prepare data"
     )
     lines = [("time per step", f"about {_duration(seconds)} ({parts})")]
+    rate = found.samples_per_second(spec.data.workers)
+    lines.append(("samples", f"about {rate:.3g} a second"))
+    share = found.utilisation()
+    known = "peak of this device not known" if share is None else f"{share:.1%} of the peak (MFU)"
+    rate_of_flops = timing.flops / timing.micro_batch / 1e12 if timing.micro_batch else 0.0
+    lines.append(("arithmetic", f"{timing.flops / 1e12:.3g} TFLOP per micro-batch, "
+                                f"{rate_of_flops:.3g} TFLOP/s, {known}"))  # fmt: skip
     if found.steps is not None:
         whole = _duration(seconds * found.steps)
         lines.append(("whole run", f"about {whole}, evaluations and checkpoints apart"))

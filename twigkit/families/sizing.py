@@ -28,7 +28,6 @@ BUDGETS = (1 / 3, 2 / 9, 1 / 9)
 """Shares of the visual tokens that the paper's tables ask for (arXiv 2503.14075, table 1)."""
 
 _BYTES = 2
-_LAYER_COUNTS = ("num_hidden_layers", "depth")
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ class Shape:
         twig_parameters: Weights of the twig with its norm and language-model head.
         kv_bytes: Keys and values of one token in all base layers.
         twig_kv_bytes: The same in the twig's layers.
+        inner: Width inside the MLPs.
+        base_parameters: Weights of the whole base, towers included.
         tried: Whether no adapter declares the family, so that the generic one will be tried.
     """
 
@@ -78,6 +79,8 @@ class Shape:
     twig_parameters: int
     kv_bytes: int
     twig_kv_bytes: int
+    inner: int
+    base_parameters: int
     tried: bool
 
 
@@ -158,7 +161,7 @@ def measure(
         raise InputError(f"{base} has {layers} layer; a twig needs a base of two or more")
     width, kv_heads = int(text.hidden_size), int(getattr(text, "num_key_value_heads", 0) or heads)
     head_width = int(getattr(text, "head_dim", None) or width // heads)
-    layer, rest, vocabulary = _parameters(adapter, config)
+    layer, rest, vocabulary, whole = _parameters(adapter, config)
     visual = adapter.visual_tokens(data)
     per_layer = 2 * kv_heads * head_width * _BYTES
     fraction = max(wipe_layer(layers, None), exit_layer + 1)
@@ -183,6 +186,8 @@ def measure(
         twig_parameters=depth * layer + rest,
         kv_bytes=layers * per_layer,
         twig_kv_bytes=depth * per_layer,
+        inner=int(getattr(text, "intermediate_size", None) or 4 * width),
+        base_parameters=whole,
         tried=isinstance(adapter, GenericAdapter),
     )
 
@@ -209,8 +214,8 @@ def _keep(visual: VisualTokens | None, layers: int, exit_layer: int, wipe: int) 
     }
 
 
-def _parameters(adapter: Adapter, config: Any) -> tuple[int, int, int]:
-    """Count the weights of one layer and of norm and head, and the head's rows."""
+def _parameters(adapter: Adapter, config: Any) -> tuple[int, int, int, int]:
+    """Count the weights of one layer, of norm and head, the head's rows, and all weights."""
     small = copy.deepcopy(config)
     text = small.get_text_config(decoder=True)
     for name in _LAYER_COUNTS:
@@ -225,4 +230,7 @@ def _parameters(adapter: Adapter, config: Any) -> tuple[int, int, int]:
     head: Mapping[str, Any] = stack.model.get_output_embeddings().state_dict()
     rest = [*getattr(stack.text, stack.norm_name).parameters(), *head.values()]
     layer = sum(parameter.numel() for parameter in stack.layers[0].parameters())
-    return layer, sum(tensor.numel() for tensor in rest), stack.vocabulary
+    outside = sum(tensor.numel() for tensor in rest)
+    more = config.get_text_config(decoder=True).num_hidden_layers - 1
+    whole = sum(parameter.numel() for parameter in model.parameters()) + more * layer
+    return layer, outside, stack.vocabulary, whole

@@ -136,6 +136,8 @@ def reason_against(stack: LayerStack, request: GenerationRequest) -> str:
     drafter, selection = request.drafter, request.selection
     if not in_levels(drafter):
         return f"{type(drafter).__name__} does not draft in levels"
+    if request.selector is not None:
+        return "the target's tokens are selected otherwise than by their logits"
     if request.outputs.scores or request.outputs.logits:
         return "scores or logits are wanted"
     if request.stop.joint:

@@ -112,7 +112,8 @@ class Generation:
         self, twig: Twig | None, compiled: Callable[..., Tensor] | None
     ) -> SpeculativeStep:
         """Put the parts of a step together."""
-        selection, cache, watch = self.request.selection, self.prefilled.cache, Stopwatch()
+        selection, cache = self.request.selection, self.prefilled.cache
+        watch = Stopwatch.on(self.prompt.ids.device)
         draft_model = CachedDraftModel(
             self.stack,
             twig,
@@ -124,7 +125,7 @@ class Generation:
             sampling=selection.sampling if selection.draws else None,
         )
         verifier = Verifier(self.stack, cache, self.positions, compiled=compiled)
-        selector: TokenSelector = GreedySelector()
+        selector: TokenSelector = self.request.selector or GreedySelector()
         if not selection.greedy:
             tokens = [sequence.tokens for sequence in self.sequences]
             texts = Texts(self.prompt.ids, self.prompt.valid, tokens, self._stop.padding)

@@ -30,7 +30,7 @@ from twigkit.generation.strategy import (
     make_drafter,
     make_pruner,
 )
-from twigkit.generation.token_selection import TokenSelection, row_seeds
+from twigkit.generation.token_selection import TokenSelection, TokenSelector, row_seeds
 from twigkit.interfaces.adapter import Adapter
 from twigkit.interfaces.drafter import Drafter
 from twigkit.interfaces.pruner import Pruner
@@ -93,6 +93,8 @@ class GenerationRequest:
         inputs: What the base's front end is given, on its device.
         outputs: What is returned.
         answers: Answers per prompt, next to each other.
+        selector: Selects the target's tokens where they are neither drawn nor processed; ``None``
+            for the most likely ones.
     """
 
     stop: StopConditions
@@ -110,6 +112,7 @@ class GenerationRequest:
     inputs: dict[str, Any] = field(default_factory=dict)
     outputs: Outputs = field(default_factory=Outputs)
     answers: int = 1
+    selector: TokenSelector | None = None
 
     @classmethod
     def resolve(

@@ -8,13 +8,26 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from twigkit.backbone.few_rows import apply_linear
+from twigkit.backbone.draft_vocabulary import DraftVocabulary, cut_rows
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.probes import RowProbe
 from twigkit.errors import PluginError
 from twigkit.specs.run import HeadSpec
+from twigkit.twig.cut_vocabulary import CutsVocabulary
 from twigkit.twig.module import Twig
 
-__all__ = ["Head", "HeadSpec", "LayerStack", "RowProbe", "Scorer", "Twig", "apply_linear"]
+__all__ = [
+    "CutsVocabulary",
+    "DraftVocabulary",
+    "Head",
+    "HeadSpec",
+    "LayerStack",
+    "RowProbe",
+    "Scorer",
+    "Twig",
+    "apply_linear",
+    "cut_rows",
+]
 
 
 class Head(nn.Module):

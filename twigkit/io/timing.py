@@ -3,39 +3,110 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, cast
 
 PARTS = ("draft", "verify", "propose", "accept", "host")
 """Parts of a step: the draft model's calls; the verifier's, with the layers that drafting left out;
 proposing the drafts; accepting; and all that lies between, keeping and dropping keys and values
 included. Only the first two call a model."""
 
+_HELD = 1024
+"""Device laps after which those that are over are added up."""
+
+
+class Mark(Protocol):
+    """A moment on a device's own clock, such as ``torch.cuda.Event(enable_timing=True)``."""
+
+    def record(self) -> Any:
+        """Let the device note the time when it has done what was asked of it before."""
+        ...
+
+    def synchronize(self) -> Any:
+        """Wait for that moment."""
+        ...
+
+    def elapsed_time(self, _later: Any, /) -> float:
+        """Return the milliseconds from this moment to a later one."""
+        ...
+
 
 class Stopwatch:
     """Adds up the time between laps by the part that each lap ends.
 
-    A lap costs a tenth of a microsecond and never waits for the device: on an accelerator the parts
-    say what launching takes, and the step's one synchronisation falls on ``"host"``.
+    Without marks a lap costs a tenth of a microsecond and takes the host's time, which is all the
+    time there is on a CPU. On an accelerator that is what launching takes; with marks the laps are
+    the device's own, and nothing waits for them before :attr:`seconds` is read.
 
     Attributes:
-        seconds: By part.
+        launching: Seconds of the host by part; the same as :attr:`seconds` without marks.
     """
 
-    def __init__(self, parts: Iterable[str] = PARTS) -> None:
+    def __init__(
+        self, parts: Iterable[str] = PARTS, mark: Callable[[], Mark] | None = None
+    ) -> None:
         """Start now.
 
         Args:
             parts: Names of the parts.
+            mark: Makes a moment of the device that is measured; ``None`` for the host's clock.
         """
-        self.seconds = dict.fromkeys(parts, 0.0)
+        self.launching = dict.fromkeys(parts, 0.0)
         self._last = time.perf_counter()
+        self._device = dict(self.launching)
+        self._make, self._marks = mark, list[tuple[str, Mark]]()
+        self.start()
+
+    @classmethod
+    def on(cls, device: Any, parts: Iterable[str] = PARTS) -> Stopwatch:
+        """Make a stopwatch of what a device does.
+
+        Args:
+            device: The ``torch.device``; on CUDA the laps are CUDA events.
+            parts: Names of the parts.
+        """
+        if device.type != "cuda":
+            return cls(parts)
+        import torch
+
+        event: Any = torch.cuda.Event
+        return cls(parts, lambda: cast(Mark, event(enable_timing=True)))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by part; with marks this waits for the last of them."""
+        if self._make is None:
+            return dict(self.launching)
+        self._add_up()
+        return dict(self._device)
 
     def start(self) -> None:
         """Start again; time since the last lap is discarded."""
         self._last = time.perf_counter()
+        self._mark("")
 
     def lap(self, part: str) -> None:
         """Give the time since the last lap to a part."""
         now = time.perf_counter()
-        self.seconds[part] += now - self._last
+        self.launching[part] += now - self._last
         self._last = now
+        self._mark(part)
+
+    def _mark(self, part: str) -> None:
+        if self._make is None:
+            return
+        mark = self._make()
+        mark.record()
+        self._marks.append((part, mark))
+        if len(self._marks) > _HELD:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        """Add the device's laps up and forget them, but for the last mark."""
+        if not self._marks:
+            return
+        self._marks[-1][1].synchronize()
+        for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
+            if part:
+                self._device[part] += before.elapsed_time(after) / 1000
+        self._marks = self._marks[-1:]

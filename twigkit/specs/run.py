@@ -31,6 +31,7 @@ from twigkit.errors import RegistryError
 from twigkit.plugins.discovery import default_registry
 from twigkit.plugins.registry import Entry, Registry
 from twigkit.specs.base import Spec, problem
+from twigkit.specs.runtime import RuntimeSpec
 
 
 class PluginSpec(Spec):
@@ -332,21 +333,6 @@ class GenerationSpec(Spec):
         kept = {"budget", "wipe_layer"}
         options = {k: v for k, v in options.items() if v is not None or k in kept}
         return {**options, "stop_strings": list(self.stop)} if self.stop else options
-
-
-class RuntimeSpec(Spec):
-    """Where and in which precision the model runs."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Precision of the weights; auto takes the checkpoint's own."
-    )
-    device_map: str | dict[str, int | str] | None = Field(
-        None, description="Devices as Hugging Face's device_map takes them; None for the CPU."
-    )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="Attention implementation of the base model."
-    )
-    graphs: Literal["auto", "on", "off"] = Field("auto", description="Steps as CUDA graphs.")
 
 
 class RunSpec(Spec):

@@ -21,6 +21,7 @@ from twigkit.training.loop.optimiser_step import OptimiserStep
 from twigkit.training.memory_estimate import base_bytes, estimate, sketch
 from twigkit.training.setup import accelerator_for, load_model, make_objective
 from twigkit.training.spec import TrainingSpec
+from twigkit.training.throughput import count_flops, utilisation
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Timing:
         update: Seconds of the optimiser and of what a step costs once.
         data: Seconds that preparing one micro-batch takes one worker.
         peak: Most memory that was in use on the device, bytes; ``None`` on a CPU.
+        flops: Floating-point operations of one micro-batch, forward and backward.
     """
 
     micro_batch: float
     update: float
     data: float
     peak: int | None
+    flops: int = 0
 
 
 @dataclass
@@ -94,6 +97,24 @@ class DryRun:
         work = self.timing.update + self.per_step * self.timing.micro_batch
         data = self.per_step * self.timing.data
         return max(work, data / workers) if workers else work + data
+
+    def samples_per_second(self, workers: int) -> float | None:
+        """Say how many samples all processes together learn from in a second.
+
+        Args:
+            workers: Processes that prepare data.
+        """
+        seconds = self.step_seconds(workers)
+        if not seconds:
+            return None
+        return self.size.rows * self.per_step * self.processes / seconds
+
+    def utilisation(self) -> float | None:
+        """Return the share of the device's peak that a micro-batch reached; ``None`` if unknown."""
+        if self.timing is None:
+            return None
+        device = torch.device(self.device)
+        return utilisation(self.timing.flops, self.timing.micro_batch, device)
 
 
 def dry_run(
@@ -213,13 +234,13 @@ def _measure(
     held = {weight.untyped_storage().data_ptr() for weight in weights}
     with worker_deaths():
         with _saved_bytes(held) as saved:
-            _take(optimiser_step, data, batches[:1], 0)
+            flops = count_flops(lambda: _take(optimiser_step, data, batches[:1], 0))
         one = _take(optimiser_step, data, batches[:1], 1)
         both = _take(optimiser_step, data, batches, 2) if count == 2 else None
     each = one if both is None else max(both - one, 0.0)
     update = 0.0 if both is None else max(one - each, 0.0)
     peak = torch.cuda.max_memory_allocated(accelerator.device) if cuda else None
-    return saved[0], Timing(each, update, prepared, peak)
+    return saved[0], Timing(each, update, prepared, peak, flops)
 
 
 def _take(optimiser_step: OptimiserStep, data: Data, batches: list[Batch], step: int) -> float:

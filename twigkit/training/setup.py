@@ -75,6 +75,11 @@ def load_model(spec: TrainingSpec, device: torch.device) -> TwigModel:
     Raises:
         TwigkitError: If the base or the twig cannot be loaded.
     """
+    if spec.runtime.twig_weights != "plain":
+        raise TrainingError(
+            f"runtime.twig_weights is {spec.runtime.twig_weights!r}, and rounded weights cannot be "
+            "trained; leave it out"
+        )
     given = spec.twig
     grown = read_spec(given) if isinstance(given, str) else given
     placed: Any = None if device.type == "cpu" else {"": device}
@@ -83,7 +88,8 @@ def load_model(spec: TrainingSpec, device: torch.device) -> TwigModel:
         dtype=spec.runtime.dtype,
         device_map=spec.runtime.device_map or placed,
         revision=None if spec.base else grown.revision,
-        attn_implementation=spec.runtime.attention,
+        attn_implementation="eager" if spec.runtime.attention == "eager" else "sdpa",
+        attention=spec.runtime.attention,
         graphs=spec.runtime.graphs,
         twig=given if isinstance(given, str) else None,
     )
@@ -106,9 +112,16 @@ def make_objective(spec: ObjectiveSpec, model: TwigModel) -> Objective:
     Raises:
         CapabilityError: If there is no twig, or it lacks what the objective needs.
         SpecError: If its settings do not fit the base.
+        TrainingError: If a head scores a part of the vocabulary only.
     """
     if model.twig is None:
         raise CapabilityError("there is no twig to train; grow or load one first")
+    for name, head in model.twig.spec.heads.items():
+        if getattr(head, "draft_vocabulary", None) is not None:
+            raise TrainingError(
+                f"the head {name!r} has a draft_vocabulary: it scores a part of the tokens, and an "
+                "answer may have others; train it whole and cut it afterwards"
+            )
     cls = default_registry().get("objective", spec.kind).cls
     objective: Objective = cls(spec, model.stack, model.twig)
     return objective

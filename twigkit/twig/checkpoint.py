@@ -34,6 +34,7 @@ from twigkit.twig.fingerprint import compare_fingerprints, fingerprint
 from twigkit.twig.hub import CARD, CODE, FILES, WEIGHTS, locate
 from twigkit.twig.manifest import FORMAT, MANIFEST, read_manifest
 from twigkit.twig.module import Twig, grow
+from twigkit.twig.quantised_weights import is_quantised_twig
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +178,11 @@ def _write(
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the files."""
+    if is_quantised_twig(twig):
+        raise CheckpointError(
+            "the twig's weights are rounded to eight bits in memory, which no checkpoint holds; "
+            "load it with plain weights to save it"
+        )
     weights = {**twig.state_dict(), **(state or {})}
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
     broken = [name for name, tensor in plain.items() if not bool(tensor.isfinite().all())]

@@ -10,8 +10,8 @@ from tests.support.broken import plant
 from tests.support.checkpoints import tiny_processor
 from twigkit import TwigModel
 from twigkit.bench import suite
-from twigkit.bench.batches import BatchRow, compare_batches
-from twigkit.bench.compare import Difference, compare, first_difference
+from twigkit.bench.batches import BatchRow, compare_batches, stack_prompts
+from twigkit.bench.compare import Difference, compare, first_difference, rounding
 from twigkit.bench.conditions import conditions
 from twigkit.bench.control import Answered, compare_control, judge, ratio
 from twigkit.bench.memory import measure_memory, token_bytes, visual_per_layer
@@ -346,3 +346,65 @@ def test_a_pruner_that_draws_draws_the_same_for_method_and_target(model, prompts
     for target, drafted in zip(answers["TTP"], answers["TTP + SSD"], strict=True):
         assert torch.equal(target.kept[0].positions, drafted.kept[0].positions)
         assert target.tokens == drafted.tokens
+
+
+def test_a_tie_is_told_from_an_error(model, prompts, monkeypatch):
+    """The same different token counts as a tie where the target's logits lie within rounding."""
+    plant(monkeypatch)
+    methods = [Method("plain"), Method("broken", target="plain", drafter="broken")]
+    found = compare(model, prompts, methods, max_new_tokens=9)
+    row = found.row("broken")
+    assert row.difference.gap > 100 * row.difference.rounding > 0
+    assert row.wrong
+    assert not found.lossless
+    assert f"gap {row.difference.gap:.2g}" in row.same
+    monkeypatch.setattr("twigkit.bench.compare.ULPS", 1e8)
+    tied = compare(model, prompts, methods, max_new_tokens=9)
+    assert tied.lossless
+    assert tied.row("broken").same.startswith("up to a tie (prompt 1, token ")
+
+
+def test_the_gap_is_the_targets_own(model, prompts):
+    given = answer(model, prompts[0], Method("plain"), max_new_tokens=3, keep_logits=True)
+    other = Method("hf", engine="hugging-face")
+    same = answer(model, prompts[0], other, max_new_tokens=3, keep_logits=True)
+    assert int(given.logits.argmax()) == given.tokens[-1]
+    torch.testing.assert_close(given.logits, same.logits)
+    logits = torch.tensor([4.0, -8.0])
+    assert rounding(logits, torch.bfloat16) == 8 * 2**-7 * 8
+    assert rounding(logits, torch.float32) == 8 * 2**-23 * 8
+
+
+def test_plain_decoding_is_best_where_every_drafter_is_wrong(measured):
+    decoding, prefill, batches = measured
+    wrong = [
+        dataclasses.replace(row, difference=Difference(0, 1)) if row.method.target else row
+        for row in decoding.rows
+    ]
+    decoding = dataclasses.replace(decoding, rows=wrong)
+    assert suite.best_drafter(decoding) == suite.PLAIN
+    assert suite.ratios(decoding, prefill, batches)
+    tie = dataclasses.replace(wrong[4], difference=Difference(0, 1, gap=0.01, rounding=0.1))
+    rows = [tie if row is wrong[4] else row for row in wrong]
+    assert suite.best_drafter(dataclasses.replace(decoding, rows=rows)) == tie.method.name
+
+
+def test_all_that_belongs_to_tokens_is_padded():
+    def prompt(tokens):
+        return {
+            "input_ids": torch.ones(1, tokens, dtype=torch.long),
+            "attention_mask": torch.ones(1, tokens, dtype=torch.long),
+            "mm_token_type_ids": torch.full((1, tokens), 2),
+            "inputs_embeds": torch.ones(1, tokens, 3),
+            "pixel_values": torch.ones(1, 3, 2, 2),  # as many channels as some prompts have tokens
+            "image_grid_thw": torch.ones(1, 3),
+        }
+
+    joined = stack_prompts([prompt(5), prompt(3)], padding=7)
+    assert joined["input_ids"][1].tolist() == [7, 7, 1, 1, 1]
+    assert joined["mm_token_type_ids"][1].tolist() == [0, 0, 2, 2, 2]
+    assert joined["attention_mask"].sum(1).tolist() == [5, 3]
+    assert joined["inputs_embeds"].sum((1, 2)).tolist() == [15, 9]
+    assert joined["image_grid_thw"].shape == (2, 3)
+    same = stack_prompts([prompt(3), prompt(3)])
+    assert same["pixel_values"].shape == (2, 3, 2, 2)

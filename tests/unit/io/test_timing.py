@@ -32,3 +32,57 @@ def test_time_before_a_start_is_discarded(clock):
     clock[0] += 0.25
     watch.lap("host")
     assert watch.seconds == dict.fromkeys(PARTS, 0.0) | {"host": 0.25}
+
+
+class Moment:
+    """A mark on a device that is ahead of the host by what the test says."""
+
+    now = 0.0
+    waited = 0
+
+    def record(self):
+        self.at = Moment.now
+
+    def synchronize(self):
+        Moment.waited += 1
+
+    def elapsed_time(self, later):
+        return 1000 * (later.at - self.at)
+
+
+def test_marks_take_the_devices_time_and_wait_only_when_asked(clock):
+    watch = Stopwatch(("draft", "verify"), Moment)
+    Moment.now, Moment.waited = 5.0, 0
+    watch.start()  # what the device did before is discarded
+    for part, host, device in (("draft", 0.1, 1.0), ("verify", 0.2, 4.0), ("draft", 0.1, 0.5)):
+        clock[0] += host
+        Moment.now += device
+        watch.lap(part)
+    assert Moment.waited == 0
+    assert watch.seconds == {"draft": 1.5, "verify": 4.0}
+    assert watch.launching == pytest.approx({"draft": 0.2, "verify": 0.2})
+    Moment.now += 1.0
+    watch.lap("verify")
+    assert watch.seconds == {"draft": 1.5, "verify": 5.0}
+
+
+def test_marks_do_not_pile_up(clock):
+    watch = Stopwatch(("draft",), Moment)
+    for _ in range(5000):
+        Moment.now += 0.25
+        watch.lap("draft")
+    assert len(watch._marks) < 1100
+    assert watch.seconds == {"draft": 1250.0}
+
+
+@pytest.mark.gpu
+def test_a_lap_on_a_gpu_is_the_kernels_own_time():
+    import torch
+
+    device = torch.device("cuda")
+    matrix = torch.randn(4096, 4096, device=device)
+    watch = Stopwatch.on(device, ("work",))
+    for _ in range(20):
+        matrix @ matrix
+    watch.lap("work")
+    assert watch.seconds["work"] > 2 * watch.launching["work"] > 0

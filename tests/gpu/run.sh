@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# What needs an accelerator, in four parts, each bounded, with results written as it goes:
+#   a  the tests marked gpu: every family, precision and drafter against the base on the device
+#   b  the benchmark at 7B shapes with random weights
+#   c  the built-in model's table
+#   d  training steps at 7B shapes
+# usage: tests/gpu/run.sh OUT      ONLY=a,b for some parts; WHEELS=DIR for packages that are missing
+# Without an accelerator the same parts run at tiny sizes. Needs no network.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+OUT=${1:?usage: tests/gpu/run.sh OUT}
+ONLY=${ONLY:-a,b,c,d}
+WHEELS=${WHEELS:-build/gpu-wheels}
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+SUMMARY=$OUT/summary.txt
+: > "$SUMMARY"
+
+say() { echo "$*" | tee -a "$SUMMARY"; }
+
+# The environment of `make`, or one beside the machine's own packages with the wheels it lacks.
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then return; fi
+    PYTHON=$PWD/.venv/bin/python
+    if "$PYTHON" -c 'import torch, twigkit' 2> "$OUT/setup.txt"; then return; fi
+    PYTHON=$PWD/build/gpu-venv/bin/python
+    [ -x "$PYTHON" ] || python3 -m venv --system-site-packages build/gpu-venv
+    for pair in pydantic:pydantic pytest:pytest PIL:pillow yaml:pyyaml tqdm:tqdm pluggy:pluggy \
+        setuptools:setuptools torch_geometric:torch-geometric; do
+        "$PYTHON" -c "import ${pair%%:*}" 2> /dev/null && continue
+        "$PYTHON" -m pip install --quiet --no-index --find-links "$WHEELS" "${pair##*:}"
+    done >> "$OUT/setup.txt" 2>&1
+    "$PYTHON" -m pip install --quiet --no-deps --no-build-isolation --no-index --editable . \
+        >> "$OUT/setup.txt" 2>&1
+}
+
+find_python
+if ! "$PYTHON" -c 'import torch, twigkit' 2>> "$OUT/setup.txt"; then
+    say "setup failed; see setup.txt (make gpu-wheels fills $WHEELS)"
+    exit 1
+fi
+CUDA=$("$PYTHON" -c 'import torch; print(int(torch.cuda.is_available()))')
+BENCH=("$PYTHON" -m twigkit bench --threads 1)
+SHAPE=("${BENCH[@]}" --preset llava-1.5-7b --random-weights)
+if [ "$CUDA" = 1 ]; then
+    DEVICE=cuda
+    SIZE=(--max-new-tokens 256 --rounds 1)
+    DEMO=(--device cuda --quick --max-new-tokens 128)
+    STEPS=3
+    SLOW=1
+else
+    DEVICE=cpu
+    SIZE=(--tiny --max-new-tokens 6 --rounds 1)
+    DEMO=(--quick --max-new-tokens 4)
+    STEPS=1
+    SLOW=5 # a machine that does other work too
+fi
+say "device: $DEVICE; $("$PYTHON" -c 'import torch, transformers as t; print("torch", torch.__version__, "transformers", t.__version__)')"
+
+FAILED=0
+part() { # part NAME SECONDS COMMAND...
+    local name=$1 limit=$(($2 * SLOW)) started=$SECONDS
+    shift 2
+    case ",$ONLY," in *",$name,"*) ;; *) return ;; esac
+    timeout --kill-after 10 "$limit" "$@" > "$OUT/$name.txt" 2>&1
+    local code=$?
+    [ $code = 0 ] || FAILED=1
+    say "$name: exit $code after $((SECONDS - started)) s (limit $limit s); $name.txt"
+}
+
+part a 150 "$PYTHON" -m pytest -q -p no:cacheprovider --device "$DEVICE" -m gpu ${TESTS:-tests/gpu tests/unit}
+part b 120 "${SHAPE[@]}" "${SIZE[@]}" --parts decoding,prefill,batches --synthetic-acceptance 3.5 --out "$OUT/b"
+part c 100 "${BENCH[@]}" "${DEMO[@]}" --out "$OUT/c"
+part d 60 "${SHAPE[@]}" "${SIZE[@]}" --parts training --training "$STEPS" --out "$OUT/d"
+exit $FAILED

@@ -1,0 +1,70 @@
+"""Every family on the device: each drafter, pruned and not, against the base's own generate there.
+
+``--device cpu`` runs the same checks without an accelerator.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from twigkit.bench.compare import compare
+from twigkit.bench.methods import Method
+from twigkit.interfaces.tiny_models import TinyRow, spread_weights
+from twigkit.model import TwigModel
+from twigkit.plugins.discovery import default_registry
+from twigkit.specs.run import TwigSpec
+
+pytestmark = pytest.mark.gpu
+
+DRAFTERS = ("ssd", "tree-ssd", "medusa-tree", "prompt-lookup")
+NEW = 16
+
+
+def families():
+    """Name and maker of every tiny model that can be generated with."""
+    for entry in default_registry().entries("adapter"):
+        for variant, make in entry.cls().variants().items():
+            yield pytest.param(make, id=f"{entry.name}-{variant}")
+
+
+def methods(prunes: bool) -> list[Method]:
+    """Each drafter against plain decoding, which is held against Hugging Face's generate."""
+    found = [Method("base", engine="hugging-face"), Method("plain", target="base")]
+    found += [Method(name, target="plain", drafter=name) for name in DRAFTERS]
+    if prunes:
+        found.append(Method("pruned", budget=0.5))
+        found += [
+            Method(f"pruned, {name}", target="pruned", budget=0.5, drafter=name)
+            for name in DRAFTERS
+        ]
+    return found
+
+
+def placed(inputs, model):
+    """The inputs on the model's device, pixels in its precision."""
+    return {
+        name: value.to(model.device, model.dtype)
+        if value.is_floating_point()
+        else value.to(model.device)
+        for name, value in inputs.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("make", families())
+def test_every_method_says_what_the_base_says(make, dtype, device):
+    family = make()
+    spread_weights(family.model, seed=3)
+    model = TwigModel(family.model.to(device, dtype))
+    heads = {"lm": "lm", "medusa": "medusa"}
+    model.grow(TwigSpec.parse({"base": "tiny", "exit_layer": 2, "depth": 2, "heads": heads})).eval()
+    pictures = "image" in model.adapter.capabilities
+    row = TinyRow(("image",) if pictures else (), words=6, seed=1)
+    prompt = placed(family.inputs([row]), model)
+    visual = model.stack.visual_positions(prompt["input_ids"], prompt)
+    prunes = "pruning" in model.adapter.capabilities and bool(visual.any())
+    found = compare(model, [prompt], methods(prunes), max_new_tokens=NEW)
+    assert {row.method.name: row.same for row in found.rows if row.wrong} == {}
+    if dtype == torch.float32:
+        assert all(row.difference is None for row in found.rows)

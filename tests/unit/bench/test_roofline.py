@@ -1,0 +1,24 @@
+"""What a token reads is counted from the weights and the cache."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.support.tiny import tiny_llava
+from twigkit import TwigModel
+from twigkit.bench.roofline import Roofline, copy_bandwidth, measure_roofline
+
+
+def test_weights_are_those_that_each_token_reads():
+    model = TwigModel(tiny_llava())
+    text = model.base.model.language_model
+    read = [*text.layers.parameters(), *text.norm.parameters(), *model.base.lm_head.parameters()]
+    found = measure_roofline(model, prompt=30, new=20)
+    assert found.weights == 4 * sum(p.numel() for p in read)
+    assert found.cache == 8 * (30 + 10) * 2 * 2 * 16 * 4
+    assert found.tokens_per_second == found.bandwidth / (found.weights + found.cache)
+    assert Roofline(1e12, 9 * 10**9, 10**9).tokens_per_second == 100
+
+
+def test_a_copy_takes_time():
+    assert 1e6 < copy_bandwidth(torch.device("cpu")) < 1e13

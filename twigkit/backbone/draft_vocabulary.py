@@ -1,0 +1,150 @@
+"""A part of the vocabulary that a draft head scores: its rows are all that a step reads.
+
+Most drafted tokens are among the most frequent few thousand, and the target decides anyway; so a
+head of fewer rows drafts nearly as well and costs a fraction. Tokens outside are never drafted.
+
+Source: FR-Spec, arXiv 2502.14856, for the choice by frequency.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twigkit.errors import CheckpointError, SpecError
+
+
+class DraftVocabulary(nn.Module):
+    """Puts the logits of some tokens where the whole vocabulary has them.
+
+    Attributes:
+        vocabulary: Rows of the base's head.
+        ids: Token of each of the head's rows, ``[rows]`` long; a part of the checkpoint.
+    """
+
+    ids: Tensor
+
+    def __init__(self, ids: Tensor, vocabulary: int) -> None:
+        """Take the tokens.
+
+        Args:
+            ids: One token id per row of the head, each once.
+            vocabulary: Rows of the base's head.
+
+        Raises:
+            SpecError: If there are more ids than tokens, or one is none of them or named twice.
+        """
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.register_buffer("ids", ids.detach().long().clone())
+        if problem := self._problem():
+            raise SpecError(problem)
+        hook: Any = self.register_load_state_dict_post_hook
+        hook(DraftVocabulary._check_loaded)
+
+    @classmethod
+    def first(cls, rows: int, vocabulary: int, device: torch.device) -> DraftVocabulary:
+        """Take the first tokens, until others are chosen or loaded.
+
+        Raises:
+            SpecError: If there are not so many.
+        """
+        return cls(torch.arange(rows, device=device), vocabulary)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Spread logits over the vocabulary, minus infinity for all other tokens.
+
+        Args:
+            logits: Of the head's rows, ``[..., rows]``.
+
+        Returns:
+            ``[..., vocabulary]``.
+        """
+        whole = logits.new_full((*logits.shape[:-1], self.vocabulary), float("-inf"))
+        return whole.index_copy(-1, self.ids, logits)
+
+    def rows_of(self, ids: Tensor) -> Tensor:
+        """Return which of the head's rows are of some tokens, ``[tokens]`` long.
+
+        Raises:
+            SpecError: If the head has no row of one of them.
+        """
+        place = torch.full((self.vocabulary,), -1, device=self.ids.device)
+        place[self.ids] = torch.arange(len(self.ids), device=self.ids.device)
+        rows = place[ids.to(place.device)]
+        if bool((rows < 0).any()):
+            raise SpecError(
+                "the head scores a part of the vocabulary already, which lacks some of the tokens "
+                "asked for; start from the twig with all of its rows"
+            )
+        return rows
+
+    def _problem(self) -> str:
+        """Say what is wrong with the ids, empty if nothing is."""
+        if self.ids.is_meta:
+            return ""
+        if not 1 <= self.ids.numel() <= self.vocabulary:
+            return (
+                f"a draft vocabulary of {self.ids.numel()} tokens does not fit the base's of "
+                f"{self.vocabulary}; ask for 1 to {self.vocabulary}"
+            )
+        low, high = int(self.ids.min()), int(self.ids.max())
+        if low < 0 or high >= self.vocabulary or len(set(self.ids.tolist())) != self.ids.numel():
+            return (
+                f"a draft vocabulary names tokens from {low} to {high}, perhaps twice; the base's "
+                f"are 0 to {self.vocabulary - 1}, each once"
+            )
+        return ""
+
+    @staticmethod
+    def _check_loaded(module: Any, keys: Any) -> None:
+        if problem := module._problem():
+            raise CheckpointError(f"{problem}; write the twig again")
+
+
+def cut_rows(linear: nn.Linear, ids: Tensor) -> nn.Linear:
+    """Return a linear map with some of another's rows, in the order given, trainable as that was.
+
+    Args:
+        linear: The map to the whole vocabulary.
+        ids: Rows to take, ``[rows]`` long.
+    """
+    picked = ids.to(linear.weight.device)
+    with torch.no_grad():
+        cut = nn.Linear(
+            linear.in_features,
+            len(ids),
+            bias=linear.bias is not None,
+            dtype=linear.weight.dtype,
+            device=linear.weight.device,
+        )
+        cut.weight.copy_(linear.weight[picked])
+        if linear.bias is not None:
+            cut.bias.copy_(linear.bias[picked])
+    return cut.requires_grad_(linear.weight.requires_grad)
+
+
+def frequent_tokens(texts: Any, rows: int, vocabulary: int) -> Tensor:
+    """Return the most frequent tokens of some texts, in ascending order.
+
+    Args:
+        texts: Token ids of each text.
+        rows: How many to return; those that no text has fill up, in order.
+        vocabulary: Rows of the base's head.
+
+    Returns:
+        ``[rows]`` long.
+
+    Example:
+        >>> frequent_tokens([[5, 3, 5], [7, 3, 5]], rows=2, vocabulary=10).tolist()
+        [3, 5]
+    """
+    counts = torch.zeros(vocabulary, dtype=torch.long)
+    for text in texts:
+        counts += torch.bincount(torch.tensor(text, dtype=torch.long), minlength=vocabulary)
+    return counts.argsort(descending=True, stable=True)[:rows].sort().values
+
+
+__all__ = ["DraftVocabulary", "cut_rows", "frequent_tokens"]
