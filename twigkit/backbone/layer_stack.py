@@ -178,8 +178,7 @@ class LayerStack(PromptEmbedding):
             prompt = self.embed_prompt(**inputs)
         if not any(prompt.visual_counts):
             return prompt
-        view = self.vision.view(calls, prompt.ids, prompt.visual, inputs)
-        return replace(prompt, vision=view)
+        return replace(prompt, vision=self.vision.view(calls, prompt.ids, prompt.visual, inputs))
 
     # -- what layers are ---------------------------------------------------------------------------
 
@@ -195,9 +194,7 @@ class LayerStack(PromptEmbedding):
             return None
         kinds = getattr(self.config, "layer_types", None)
         size: int | None = getattr(self.config, "sliding_window", None)
-        if kinds is not None:
-            return size if kinds[layer] == "sliding_attention" else None
-        return size
+        return size if kinds is None or kinds[layer] == "sliding_attention" else None
 
     @property
     def recurrent(self) -> frozenset[int]:
@@ -346,11 +343,8 @@ class LayerStack(PromptEmbedding):
     @functools.cached_property
     def mixes_rows(self) -> bool:
         """Whether the layers give a token other states beside other tokens, as LLM.int8 does."""
-        quantised = (
-            part
-            for part in self.text.layers[0].modules()
-            if map_size(part) is not None and is_quantised(part)
-        )
+        parts = self.text.layers[0].modules()
+        quantised = (part for part in parts if map_size(part) is not None and is_quantised(part))
         return any(mixes_rows(part, self.dtype) for part in itertools.islice(quantised, 1))
 
     def copy_head(self) -> nn.Linear:

@@ -28,6 +28,7 @@ BUDGETS = (1 / 3, 2 / 9, 1 / 9)
 """Shares of the visual tokens that the paper's tables ask for (arXiv 2503.14075, table 1)."""
 
 _BYTES = 2
+_LAYER_COUNTS = ("num_hidden_layers", "depth")
 
 
 @dataclass(frozen=True)
