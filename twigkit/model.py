@@ -111,8 +111,7 @@ class TwigModel(BaseAttributes):
         """Load a base model and a twig.
 
         Args:
-            base: Folder or Hub id of a model, of an adapter of peft, or of a twig, which names its
-                base; or a loaded model.
+            base: Folder or Hub id of a model, an adapter of peft or a twig; or a loaded model.
             twig: Folder or Hub id of the twig; ``None`` for none.
             dtype: Precision of the base, ``"auto"`` unless given; the twig follows.
             torch_dtype: The same by its older name.
@@ -133,10 +132,7 @@ class TwigModel(BaseAttributes):
             CheckpointError: If something is missing or damaged, or the twig is another base's.
             CapabilityError: If no adapter serves the base.
         """
-        if None not in (dtype, torch_dtype) and dtype != torch_dtype:
-            raise InputError(f"give one of dtype, {dtype}, and its older name, {torch_dtype}")
-        if strange := set(hub) - set(HUB):
-            raise InputError(f"from_pretrained takes no {min(strange)!r}; leave it out")
+        _check_arguments(dtype, torch_dtype, hub)
         twig_place = {"revision": twig_revision, "subfolder": twig_subfolder}
         if isinstance(base, str | Path):
             options = {"dtype": dtype or torch_dtype or "auto", "device_map": device_map}
@@ -351,6 +347,14 @@ class TwigModel(BaseAttributes):
             request.stream_prompts(prompt)
             generation.run(started)
         return answer(request, generation)
+
+
+def _check_arguments(dtype: Any, torch_dtype: Any, hub: dict[str, Any]) -> None:
+    """Refuse two precisions at once, and what no loader takes."""
+    if None not in (dtype, torch_dtype) and dtype != torch_dtype:
+        raise InputError(f"give one of dtype, {dtype}, and its older name, {torch_dtype}")
+    if strange := set(hub) - set(HUB):
+        raise InputError(f"from_pretrained takes no {min(strange)!r}; leave it out")
 
 
 def _load(

@@ -12,6 +12,29 @@ from pathlib import Path
 _FLOOR = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*>=\s*(?P<version>[0-9][0-9.]*)")
 
 
+def wanted(project: dict[str, object], extras: tuple[str, ...] = ("test",)) -> list[str]:
+    """Return what the project and some extras need; an extra may name others of the project.
+
+    Args:
+        project: The table ``project`` of pyproject.toml.
+        extras: Extras whose dependencies are wanted too.
+    """
+    found = list(project["dependencies"])  # type: ignore[call-overload]
+    todo, done = list(extras), set()
+    while todo:
+        extra = todo.pop()
+        if extra in done:
+            continue
+        done.add(extra)
+        for line in project["optional-dependencies"][extra]:  # type: ignore[index]
+            own = re.fullmatch(rf"{project['name']}\[([^]]*)\]", line)
+            if own:
+                todo += [name.strip() for name in own[1].split(",")]
+            else:
+                found.append(line)
+    return found
+
+
 def lowest(project: dict[str, object], extras: tuple[str, ...] = ("test",)) -> list[str]:
     """Return one ``name==version`` per dependency that has a lower bound.
 
@@ -19,10 +42,7 @@ def lowest(project: dict[str, object], extras: tuple[str, ...] = ("test",)) -> l
         project: The table ``project`` of pyproject.toml.
         extras: Extras whose dependencies are wanted too.
     """
-    wanted = list(project["dependencies"])  # type: ignore[call-overload]
-    for extra in extras:
-        wanted += project["optional-dependencies"][extra]  # type: ignore[index]
-    found = [_FLOOR.match(line) for line in wanted]
+    found = [_FLOOR.match(line) for line in wanted(project, extras)]
     return [f"{match['name']}=={match['version']}" for match in found if match]
 
 

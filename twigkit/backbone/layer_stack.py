@@ -337,8 +337,7 @@ class LayerStack(PromptEmbedding):
     def vocabulary(self) -> int:
         """Rows of the base's head."""
         head = self.model.get_output_embeddings()
-        size = map_size(head)
-        return int(head.weight.shape[0]) if size is None else size[0]
+        return int((map_size(head) or head.weight.shape)[0])
 
     @functools.cached_property
     def mixes_rows(self) -> bool:
