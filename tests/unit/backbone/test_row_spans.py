@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
 from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.recurrent_states import RECURRENT
 from twigkit.backbone.row_spans import RowSpans, attend_rows
 
 
@@ -55,8 +56,12 @@ def test_spans_stand_for_a_mask_only_where_they_say_all(prompt):
     assert masks.spans(None) == masks.spans(1000) == spans
     assert masks.spans(4) is None
     assert prompt_masks(replace(prompt, blocks=prompt.index), {None}).spans(None) is None
+    recurrent = prompt_masks(prompt, {RECURRENT})
+    assert recurrent.spans(RECURRENT) is None
+    assert recurrent[RECURRENT] is prompt.valid
     one = TwigModel(tiny_llava()).stack.embed_prompt(**llava_inputs([(3, 1, 2)]))
     assert prompt_masks(one, {None}).spans(None) is None
+    assert prompt_masks(one, {RECURRENT})[RECURRENT] is None
 
 
 def test_a_padded_prompt_makes_no_mask_for_fused_layers(model, prompt):

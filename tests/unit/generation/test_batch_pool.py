@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.support.capturing import ALONE, OTHER, both, capturing_model, recorded
 from twigkit import CapabilityError
-from twigkit.generation.batch_pool import BatchPool
+from twigkit.bench.synthetic import SyntheticSelector
+from twigkit.generation.batch_pool import BatchPool, reason_against
+from twigkit.generation.request import GenerationRequest
+from twigkit.generation.strategy import Strategy
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,24 @@ def test_a_change_of_the_base_drops_what_was_captured(model, runners):
     assert torch.equal(want, got)
     assert not torch.equal(before, got)
     assert len(runners) == 4
+
+
+def test_another_kernel_drops_what_was_captured(model, runners):
+    options = {"drafter": "plain", "max_new_tokens": 5}
+    model.generate(**ALONE, **options)
+    assert len(model.batches) == 1
+    model.choose_attention("eager")
+    assert len(model.batches) == 0
+    assert torch.equal(*both(model, **ALONE, **options))
+    model.choose_attention("auto")
+
+
+def test_steps_whose_tokens_are_selected_otherwise_are_not_captured(model):
+    settings = {**ALONE, "max_new_tokens": 3}
+    request = GenerationRequest.resolve(model, None, settings, Strategy())
+    assert "selected otherwise" not in reason_against(model.stack, request)
+    other = replace(request, selector=SyntheticSelector(2.0))
+    assert "selected otherwise" in reason_against(model.stack, other)
 
 
 def test_what_cannot_be_captured_is_refused_or_left_alone(model, runners):
