@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from twigkit.backbone.few_rows import apply_linear
 from twigkit.backbone.draft_vocabulary import DraftVocabulary, cut_rows
+from twigkit.backbone.few_rows import apply_linear
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.probes import RowProbe
 from twigkit.errors import PluginError
