@@ -21,7 +21,8 @@ _MODULES = {
     "interfaces.drafter": "BeginsAnswers Candidates Decides DraftModel DraftTree Drafter "
     "LevelDrafting NgramTable PathShape RankPath Remembers Sampling Topology add_paths "
     "ordered_paths process_logits propose_ngrams static_tree",
-    "interfaces.head": "CutsVocabulary DraftVocabulary Head RowProbe Scorer Twig cut_rows",
+    "interfaces.head": "CutsVocabulary DraftVocabulary Head RowProbe Scorer Twig apply_linear "
+    "cut_rows",
     "interfaces.learning": "NEVER_DRAWN Answers Divergence TeacherRows ahead_sums "
     "answer_rewards attention_divergence base_precision draw_log_probability "
     "draw_without_replacement embed_batch find_answers head_name_for in_chunks pick_rows "

@@ -186,7 +186,7 @@ def _times(spec: TrainingSpec, found: DryRun) -> list[tuple[str, str]]:
     )
     lines = [("time per step", f"about {_duration(seconds)} ({parts})")]
     rate = found.samples_per_second(spec.data.workers)
-    lines.append(("samples", f"about {rate:.3g} a second"))
+    lines.append(("throughput", f"about {rate:.3g} samples a second"))
     share = found.utilisation()
     known = "peak of this device not known" if share is None else f"{share:.1%} of the peak (MFU)"
     rate_of_flops = timing.flops / timing.micro_batch / 1e12 if timing.micro_batch else 0.0
