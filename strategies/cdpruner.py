@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from twigkit.interfaces import (
-    PromptLayout,
+    FirstLayerPruner,
     PruneContext,
     Pruner,
-    PrunerSpec,
     Register,
     Selection,
     Stage,
+    WipingPrunerSpec,
     cosine_similarity,
-    cut_and_wipe,
     hookimpl,
     question_places,
     ranked_scores,
@@ -27,20 +25,13 @@ _LEAST = 1e-6
 """Relevance of the least relevant token, so that it can still be taken."""
 
 
-class CdprunerPrunerSpec(PrunerSpec):
+class CdprunerPrunerSpec(WipingPrunerSpec):
     """Settings of CDPruner (Zhang et al. 2025, arXiv 2506.10967 §3)."""
 
     kind: Literal["cdpruner"] = "cdpruner"
-    wipe_layer: int | float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base layers, or a fraction of them, after which no visual token is left; the "
-        "depth itself, as published, wipes nothing.",
-    )
 
 
-class CdprunerPruner:
+class CdprunerPruner(FirstLayerPruner[CdprunerPrunerSpec]):
     """Keeps, before the first layer, tokens that are diverse and relevant to the question.
 
     Relevance is the cosine of a token and the question's tokens as the language model embeds them,
@@ -48,16 +39,6 @@ class CdprunerPruner:
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe"})
-    needs_twig: ClassVar[bool] = False
-    heads: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, spec: CdprunerPrunerSpec) -> None:
-        """Take the spec."""
-        self.spec = spec
-
-    def stages(self, layout: PromptLayout) -> list[Stage]:
-        """Plan one cut before the first layer."""
-        return cut_and_wipe(layout, 0, self.spec.wipe_layer)
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:
         """Take the most probable set of tokens, one after the other."""

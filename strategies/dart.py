@@ -12,10 +12,10 @@ from twigkit.interfaces import (
     PromptLayout,
     PruneContext,
     Pruner,
-    PrunerSpec,
     Register,
     Selection,
     Stage,
+    WipingPrunerSpec,
     cosine_similarity,
     cut_and_wipe,
     hookimpl,
@@ -24,20 +24,13 @@ from twigkit.interfaces import (
 )
 
 
-class DartPrunerSpec(PrunerSpec):
+class DartPrunerSpec(WipingPrunerSpec):
     """Settings of DART (Wen et al. 2025, arXiv 2502.11494 §4)."""
 
     kind: Literal["dart"] = "dart"
     layer: int = Field(2, ge=1, description="Base layers that run before the cut.")
     image_pivots: int = Field(4, ge=1, description="Pivots among the visual tokens.")
     text_pivots: int = Field(4, ge=0, description="Pivots among the question's tokens.")
-    wipe_layer: int | float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base layers, or a fraction of them, after which no visual token is left; the "
-        "depth itself, as published, wipes nothing.",
-    )
 
 
 class DartPruner:

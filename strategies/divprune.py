@@ -5,51 +5,32 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from twigkit.interfaces import (
-    PromptLayout,
+    FirstLayerPruner,
     PruneContext,
     Pruner,
-    PrunerSpec,
     Register,
     Selection,
     Stage,
+    WipingPrunerSpec,
     cosine_similarity,
-    cut_and_wipe,
     hookimpl,
     ranked_scores,
 )
 
 
-class DivprunePrunerSpec(PrunerSpec):
+class DivprunePrunerSpec(WipingPrunerSpec):
     """Settings of DivPrune (Alvar et al. 2025, arXiv 2503.02175 §3)."""
 
     kind: Literal["divprune"] = "divprune"
-    wipe_layer: int | float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base layers, or a fraction of them, after which no visual token is left; the "
-        "depth itself, as published, wipes nothing.",
-    )
 
 
-class DivprunePruner:
+class DivprunePruner(FirstLayerPruner[DivprunePrunerSpec]):
     """Keeps, before the first layer, tokens whose smallest distance to each other is largest."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe"})
-    needs_twig: ClassVar[bool] = False
-    heads: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, spec: DivprunePrunerSpec) -> None:
-        """Take the spec."""
-        self.spec = spec
-
-    def stages(self, layout: PromptLayout) -> list[Stage]:
-        """Plan one cut before the first layer."""
-        return cut_and_wipe(layout, 0, self.spec.wipe_layer)
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:
         """Take one token after the other, each the farthest from those taken."""

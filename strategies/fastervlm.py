@@ -9,15 +9,14 @@ from pydantic import Field
 from torch import Tensor
 
 from twigkit.interfaces import (
-    PromptLayout,
+    FirstLayerPruner,
     PruneContext,
     Pruner,
-    PrunerSpec,
     Register,
     Selection,
     Stage,
+    WipingPrunerSpec,
     cosine_similarity,
-    cut_and_wipe,
     hookimpl,
     ranked_scores,
 )
@@ -26,7 +25,7 @@ _AT_ONCE = 8
 """Duplicates that a round removes, as published."""
 
 
-class FastervlmPrunerSpec(PrunerSpec):
+class FastervlmPrunerSpec(WipingPrunerSpec):
     """Settings of FasterVLM and VisPruner (Zhang et al. 2024, arXiv 2412.01818 v1 and v2)."""
 
     kind: Literal["fastervlm"] = "fastervlm"
@@ -37,29 +36,12 @@ class FastervlmPrunerSpec(PrunerSpec):
         description="Share of what stays that is taken by attention; the rest are those of the "
         "others that are least alike. 1 is FasterVLM, 0.5 VisPruner.",
     )
-    wipe_layer: int | float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base layers, or a fraction of them, after which no visual token is left; the "
-        "depth itself, as published, wipes nothing.",
-    )
 
 
-class FastervlmPruner:
+class FastervlmPruner(FirstLayerPruner[FastervlmPrunerSpec]):
     """Keeps, before the first layer, what the class token of the vision tower attends to."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe", "vision"})
-    needs_twig: ClassVar[bool] = False
-    heads: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, spec: FastervlmPrunerSpec) -> None:
-        """Take the spec."""
-        self.spec = spec
-
-    def stages(self, layout: PromptLayout) -> list[Stage]:
-        """Plan one cut before the first layer."""
-        return cut_and_wipe(layout, 0, self.spec.wipe_layer)
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:
         """Take the most attended tokens, and of the others those that are least alike."""

@@ -10,16 +10,16 @@ from twigkit.interfaces import (
     PromptLayout,
     PruneContext,
     Pruner,
-    PrunerSpec,
     Register,
     Selection,
     Stage,
+    WipingPrunerSpec,
     cut_and_wipe,
     hookimpl,
 )
 
 
-class FastvPrunerSpec(PrunerSpec):
+class FastvPrunerSpec(WipingPrunerSpec):
     """Settings of FastV (Chen et al. 2024, arXiv 2403.06764 §4.1)."""
 
     kind: Literal["fastv"] = "fastv"
@@ -29,13 +29,6 @@ class FastvPrunerSpec(PrunerSpec):
         ge=1,
         description="Base layer whose attention scores, counted from 1; by default the last one "
         "before the cut. A later one is run ahead (TwigVLM, Table 4a: layer K + T).",
-    )
-    wipe_layer: int | float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base layers, or a fraction of them, after which no visual token is left; the "
-        "depth itself, as published, wipes nothing.",
     )
 
 

@@ -14,10 +14,10 @@ from twigkit.interfaces import (
     PromptLayout,
     PruneContext,
     Pruner,
-    PrunerSpec,
     Register,
     Selection,
     Stage,
+    WipingPrunerSpec,
     hookimpl,
     question_places,
     several_cuts,
@@ -28,7 +28,7 @@ _EDGE = 3
 """Edge of the windows that merge, in tokens."""
 
 
-class MustdropPrunerSpec(PrunerSpec):
+class MustdropPrunerSpec(WipingPrunerSpec):
     """Settings of MustDrop (Liu et al. 2024, arXiv 2411.10803 §3)."""
 
     kind: Literal["mustdrop"] = "mustdrop"
@@ -57,13 +57,6 @@ class MustdropPrunerSpec(PrunerSpec):
         ge=0.0,
         description="Weight of the largest attention from a single text token beside the share of "
         "the attention of all.",
-    )
-    wipe_layer: int | float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base layers, or a fraction of them, after which no visual token is left; the "
-        "depth itself, as published, wipes nothing.",
     )
 
 

@@ -10,17 +10,17 @@ from twigkit.interfaces import (
     PromptLayout,
     PruneContext,
     Pruner,
-    PrunerSpec,
     Register,
     Selection,
     Stage,
+    WipingPrunerSpec,
     hookimpl,
     several_cuts,
     wipe_layer,
 )
 
 
-class PyramiddropPrunerSpec(PrunerSpec):
+class PyramiddropPrunerSpec(WipingPrunerSpec):
     """Settings of PyramidDrop (Xing et al. 2024, arXiv 2410.17247 §3.2)."""
 
     kind: Literal["pyramiddrop"] = "pyramiddrop"
@@ -29,13 +29,6 @@ class PyramiddropPrunerSpec(PrunerSpec):
         min_length=1,
         description="Base layers, or fractions of them, that run before each cut. The paper cuts "
         "after each quarter; with a cut after layer 2, budgets below a quarter can be met.",
-    )
-    wipe_layer: int | float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base layers, or a fraction of them, after which no visual token is left; the "
-        "depth itself, as published, wipes nothing.",
     )
 
 

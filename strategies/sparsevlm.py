@@ -12,10 +12,10 @@ from twigkit.interfaces import (
     PromptLayout,
     PruneContext,
     Pruner,
-    PrunerSpec,
     Register,
     Selection,
     Stage,
+    WipingPrunerSpec,
     hookimpl,
     question_places,
     ranked_scores,
@@ -24,7 +24,7 @@ from twigkit.interfaces import (
 )
 
 
-class SparsevlmPrunerSpec(PrunerSpec):
+class SparsevlmPrunerSpec(WipingPrunerSpec):
     """Settings of SparseVLM (Zhang et al. 2024, arXiv 2410.04417 §3)."""
 
     kind: Literal["sparsevlm"] = "sparsevlm"
@@ -44,13 +44,6 @@ class SparsevlmPrunerSpec(PrunerSpec):
         0.3, ge=0.0, le=1.0, description="Share of the dropped tokens that is recycled, best first."
     )
     cluster: int = Field(10, ge=1, description="Recycled tokens that become one, about.")
-    wipe_layer: int | float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base layers, or a fraction of them, after which no visual token is left; the "
-        "depth itself, as published, wipes nothing.",
-    )
 
     @model_validator(mode="after")
     def _fits(self) -> SparsevlmPrunerSpec:

@@ -9,21 +9,20 @@ from pydantic import Field
 from torch import Tensor
 
 from twigkit.interfaces import (
-    PromptLayout,
+    FirstLayerPruner,
     PruneContext,
     Pruner,
-    PrunerSpec,
     Register,
     Selection,
     Stage,
+    WipingPrunerSpec,
     cosine_similarity,
-    cut_and_wipe,
     hookimpl,
     ranked_scores,
 )
 
 
-class VisionzipPrunerSpec(PrunerSpec):
+class VisionzipPrunerSpec(WipingPrunerSpec):
     """Settings of VisionZip (Yang et al. 2024, arXiv 2412.04467 §3)."""
 
     kind: Literal["visionzip"] = "visionzip"
@@ -33,16 +32,9 @@ class VisionzipPrunerSpec(PrunerSpec):
         lt=1.0,
         description="Share of what stays that is merged of the others: 10 of 64, as published.",
     )
-    wipe_layer: int | float = Field(
-        1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Base layers, or a fraction of them, after which no visual token is left; the "
-        "depth itself, as published, wipes nothing.",
-    )
 
 
-class VisionzipPruner:
+class VisionzipPruner(FirstLayerPruner[VisionzipPrunerSpec]):
     """Keeps, before the first layer, the most attended tokens, and averages of the others.
 
     Merging is done on the tower's states, before the projector, as published; the class token,
@@ -50,16 +42,6 @@ class VisionzipPruner:
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe", "merge", "vision"})
-    needs_twig: ClassVar[bool] = False
-    heads: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, spec: VisionzipPrunerSpec) -> None:
-        """Take the spec."""
-        self.spec = spec
-
-    def stages(self, layout: PromptLayout) -> list[Stage]:
-        """Plan one cut before the first layer."""
-        return cut_and_wipe(layout, 0, self.spec.wipe_layer)
 
     def select(self, stage: Stage, context: PruneContext) -> Selection:
         """Take the dominant tokens, and merge the others into evenly spread ones of them."""

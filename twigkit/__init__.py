@@ -31,8 +31,9 @@ _MODULES = {
     "interfaces.objective": "IGNORED Batch BatchSize CountOrFraction Loss LossTerm Objective "
     "ObjectiveSpec Turn Workload",
     "interfaces.presets": "Preset VisualTokens",
-    "interfaces.pruner": "PromptLayout PruneContext Pruner Selection Stage VisionView",
-    "interfaces.pruning_schedules": "cut_and_wipe several_cuts twig_stages",
+    "interfaces.pruner": "PromptLayout PruneContext Pruner Selection Stage VisionView "
+    "WipingPrunerSpec",
+    "interfaces.pruning_schedules": "FirstLayerPruner cut_and_wipe several_cuts twig_stages",
     "interfaces.pruning_scores": "cosine_similarity question_places ranked_scores",
     "interfaces.scoring": "consensus_accuracy infer_option normalise_answer relaxed_match "
     "said_yes_or_no vqa_accuracy",

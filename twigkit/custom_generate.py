@@ -43,9 +43,9 @@ class CustomGenerate:
     transformers hands no callable the streamer or the tokenizer of a call: to stream, and for
     ``stop_strings``, use the directory form or :meth:`TwigModel.generate`.
 
-    Example:
-        >>> decode = CustomGenerate(model)  # doctest: +SKIP
-        >>> base.generate(**inputs, custom_generate=decode, budget=0.5)  # doctest: +SKIP
+    With a loaded base and its :class:`TwigModel`::
+
+        base.generate(**inputs, custom_generate=CustomGenerate(model), budget=0.5)
     """
 
     def __init__(self, model: TwigModel) -> None:

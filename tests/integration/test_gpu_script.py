@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,7 @@ def test_all_parts_run_and_write_their_results(tmp_path):
     assert [line[0] for line in summary.splitlines()[1:]] == ["a", "b", "c", "d"]
     assert summary.startswith("device: cpu")
     told = (tmp_path / "a.txt").read_text()
-    assert "[100%]" in told
-    assert "failed" not in told
+    assert re.search(r"^\.{2,} +\[100%\]$", told, re.MULTILINE)  # two at least, all passed
     assert "## Decoding (drafting: synthetic)" in (tmp_path / "b" / "shape.md").read_text()
     assert "# Benchmark" in (tmp_path / "c" / "bench.md").read_text()
     assert "stage 2" in (tmp_path / "d" / "shape.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import shutil
 import signal
 import socket
 import time
@@ -94,6 +95,20 @@ def test_a_run_that_is_killed_at_random(processes, undisturbed, tmp_path):
     out = tmp_path / "twig"
     codes = [launch(processes, out, until=step) for step in (2, 4, 4, 8, 10)]
     assert -signal.SIGKILL in codes
+    assert launch(processes, out) == 0
+    assert_as_undisturbed(out, undisturbed)
+
+
+def test_what_a_run_left_that_was_killed_at_its_very_end_is_cleared(
+    processes, undisturbed, tmp_path
+):
+    """There is nothing to train then, so no snapshot is written that would clear it."""
+    out = tmp_path / "twig"
+    shutil.copytree(undisturbed, out)
+    folder = out / "training"
+    (folder / "writing").mkdir()
+    (folder / "writing" / "half").write_bytes(b"half a file")
+    shutil.copy(folder / "snapshot-00000009.safetensors", folder / "snapshot-00000006.safetensors")
     assert launch(processes, out) == 0
     assert_as_undisturbed(out, undisturbed)
 

@@ -8,6 +8,7 @@ is from then on, with one warning that says why.
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
@@ -62,7 +63,7 @@ class PieceRunner:
         """Forget what was captured."""
 
 
-class CapturedPieces(PieceRunner):
+class CapturedPieces(PieceRunner, ABC):
     """Captures pieces and replays them; :meth:`record` says how.
 
     Attributes:
@@ -77,12 +78,15 @@ class CapturedPieces(PieceRunner):
         self._seen: set[Hashable] = set()
         self._captured: OrderedDict[Hashable, Piece] = OrderedDict()
 
+    @abstractmethod
     def record(self, piece: Piece) -> Piece:
         """Capture a piece; return what replays it.
 
         Whether the piece runs meanwhile does not matter.
+
+        Raises:
+            RuntimeError: If it cannot be captured.
         """
-        raise NotImplementedError
 
     def warm_up(self, piece: Piece) -> None:
         """Run a piece that will be captured next time."""
@@ -120,7 +124,7 @@ class CapturedPieces(PieceRunner):
             replay()
             wrong = expected.differs(step.save())
             problem = f"its replay gave other {wrong}" if wrong else ""
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:
             problem = str(error).strip().splitlines()[0]
         if problem:
             self._give_up(problem)

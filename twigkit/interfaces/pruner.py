@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from twigkit.backbone.probes import RowProbe
@@ -23,7 +24,20 @@ __all__ = [
     "Stage",
     "Twig",
     "VisionView",
+    "WipingPrunerSpec",
 ]
+
+
+class WipingPrunerSpec(PrunerSpec):
+    """Settings of a pruner that wipes what is left only if it is asked to."""
+
+    wipe_layer: int | float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Base layers, or a fraction of them, after which no visual token is left; the "
+        "depth itself, as published, wipes nothing.",
+    )
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from twigkit.errors import BudgetError, CapabilityError
 from twigkit.interfaces.budget import keep_counts, wipe_layer
-from twigkit.interfaces.pruner import PromptLayout, Stage
+from twigkit.interfaces.pruner import PromptLayout, Stage, WipingPrunerSpec
 
-__all__ = ["cut_and_wipe", "several_cuts", "twig_stages"]
+__all__ = ["FirstLayerPruner", "cut_and_wipe", "several_cuts", "twig_stages"]
 
 _ROUNDING = 1e-6
+
+SpecT = TypeVar("SpecT", bound=WipingPrunerSpec)
+
+
+class FirstLayerPruner(Generic[SpecT]):
+    """Base class of pruners that cut once, before the first layer, and need no twig.
+
+    Attributes:
+        spec: The settings.
+    """
+
+    needs_twig: ClassVar[bool] = False
+    heads: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, spec: SpecT) -> None:
+        """Take the spec."""
+        self.spec = spec
+
+    def stages(self, layout: PromptLayout) -> list[Stage]:
+        """Plan the cut, and the wipe if one was asked for."""
+        return cut_and_wipe(layout, 0, self.spec.wipe_layer)
 
 
 def twig_stages(

@@ -147,11 +147,16 @@ class Checkpointer:
             broadcast_object_list(text)
         state = RunState(**json.loads(text[0] or "{}"))
         if state.step:
-            path = self.snapshots.path(state.step)
-            tensors = self.in_main(lambda: self.snapshots.read(path)) or {}
+            tensors = self.in_main(lambda: self._read(state.step)) or {}
             module, optimiser = self._optimiser_step.module, self._optimiser_step.optimiser
             spread(module, optimiser, self._optimiser_step.names, tensors, state.step)
         return state
+
+    def _read(self, step: int) -> dict[str, Tensor]:
+        """Read a snapshot; once it is known to be whole, clear away what a killed run has left."""
+        tensors = self.snapshots.read(self.snapshots.path(step))
+        self.snapshots.clear()
+        return tensors
 
     def _last(self) -> RunState:
         """Read where the last snapshot stands, and make sure that it is of this run."""

@@ -36,6 +36,9 @@ except ImportError:  # not a POSIX system: two runs in one folder go unnoticed
 FOLDER = "training"
 """Folder within a run's ``out`` that all but the twig lies in."""
 
+_ASIDE = "writing"
+"""Folder in which a file is written before it gets its name."""
+
 FORMAT = 2
 _RECORD, _CHECKSUM = "twigkit", "sha256"
 
@@ -120,7 +123,7 @@ class Snapshots:
         """
         path = self.path(record.state.step)
         self._write(path, tensors, {"standing": asdict(record.state), "run": record.run})
-        self._clear()
+        self.clear()
         return path
 
     def save_best(self, tensors: Mapping[str, Tensor], step: int) -> Path:
@@ -178,7 +181,7 @@ class Snapshots:
 
     def _write(self, path: Path, tensors: Mapping[str, Tensor], held: dict[str, Any]) -> None:
         """Write a file aside, force it to the disk, and give it its name."""
-        writing = self.folder / "writing"
+        writing = self.folder / _ASIDE
         flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
             shutil.rmtree(writing, ignore_errors=True)  # a killed run's, perhaps gigabytes of it
@@ -210,8 +213,13 @@ class Snapshots:
             f"folder, then give the same command again; {intact}"
         )
 
-    def _clear(self) -> None:
-        """Remove snapshots beyond the newest, and best parameters that none of these names."""
+    def clear(self) -> None:
+        """Remove what is superfluous, which a run that was killed may have left.
+
+        That is half a file, snapshots beyond the newest, and best parameters that none of these
+        names.
+        """
+        shutil.rmtree(self.folder / _ASIDE, ignore_errors=True)
         for step in self.steps[: -self.keep]:
             self.path(step).unlink(missing_ok=True)
         try:
