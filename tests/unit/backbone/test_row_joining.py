@@ -8,8 +8,9 @@ import random
 import pytest
 import torch
 
+from tests.support.segments import segment
 from twigkit.backbone import kv_cache, row_joining
-from twigkit.backbone.kv_cache import LayerCache, Segment
+from twigkit.backbone.kv_cache import LayerCache
 from twigkit.backbone.row_joining import append_rows, split
 
 
@@ -17,18 +18,6 @@ from twigkit.backbone.row_joining import append_rows, split
 def small_buckets(monkeypatch):
     monkeypatch.setattr(kv_cache, "BUCKET", 8)
     monkeypatch.setattr(row_joining, "BUCKET", 8)
-
-
-def segment(first, last, lengths, start=0):
-    """A prefilled segment; the key of a token is its layer, row and index in one number."""
-    filled = Segment(first, last, 100)
-    index = torch.arange(max(lengths)).expand(len(lengths), -1)
-    filled.begin_prefill(index, index < torch.tensor(lengths)[:, None], list(lengths))
-    for layer in range(first, last):
-        rows = torch.arange(len(lengths))[:, None] + start
-        states = (layer * 10000 + rows * 100 + index)[:, None, :, None].float()
-        filled.update(states.expand(-1, 2, -1, 3).contiguous(), states.expand(-1, 2, -1, 4), layer)
-    return filled
 
 
 def prefilled(bounds, lengths, start=0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.segments import segment
 from twigkit import CapabilityError
 from twigkit.backbone import kv_cache, slot_cache, slot_segment
 from twigkit.backbone.kv_cache import LayerCache, Segment
@@ -16,18 +17,6 @@ def small_buckets(monkeypatch):
     monkeypatch.setattr(kv_cache, "BUCKET", 8)
     monkeypatch.setattr(slot_cache, "BUCKET", 8)
     monkeypatch.setattr(slot_segment, "BUCKET", 8)
-
-
-def segment(first, last, lengths, start=0):
-    """A prefilled segment; the key of a token is its layer, row and index in one number."""
-    filled = Segment(first, last, 100)
-    index = torch.arange(max(lengths)).expand(len(lengths), -1)
-    filled.begin_prefill(index, index < torch.tensor(lengths)[:, None], list(lengths))
-    for layer in range(first, last):
-        rows = torch.arange(len(lengths))[:, None] + start
-        states = (layer * 10000 + rows * 100 + index)[:, None, :, None].float()
-        filled.update(states.expand(-1, 2, -1, 3).contiguous(), states.expand(-1, 2, -1, 4), layer)
-    return filled
 
 
 def prefilled(shallow=(5, 3), deep=(4, 2), start=0):
