@@ -18,8 +18,8 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # lmms-eval declares many packages that it does not need to run; these it does.
-LMMS_EVAL := lmms-eval chardet dataproperty evaluate loguru lxml mbstrdecoder pathvalidate portalocker \
-	pytablewriter pytz sacrebleu tabledata tabulate tcolorpy tenacity typepy
+LMMS_EVAL := lmms-eval chardet colorama dataproperty evaluate loguru lxml mbstrdecoder pathvalidate \
+	portalocker pytablewriter pytz sacrebleu tabledata tabulate tcolorpy tenacity typepy
 
 # Packages whose import would slow every start of the others' tests lie beside the environment.
 integration: $(BUILD)/integration/.installed

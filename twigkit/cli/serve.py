@@ -39,6 +39,9 @@ _FIELDS = {
 _KEEP_ALIVE = 75
 """Seconds for which an idle connection stays open: longer than clients reuse one."""
 
+_BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+
 _LONGEST_KEY = 4096
 """Most bytes of a file with an API key."""
 
@@ -121,12 +124,14 @@ def run(args: argparse.Namespace) -> int:
         app = create_app(model, _processor(args), spec)
         host, port = listener.getsockname()[:2]
         place = f"[{host}]" if ":" in host else host
+        listener.listen(_BACKLOG)  # or whoever reads the line and connects at once is refused
         print(f"serving {spec.model_name} at http://{place}:{port}", flush=True)
         config = uvicorn.Config(
             app,
             log_level="warning",
             timeout_graceful_shutdown=args.shutdown_timeout,
             timeout_keep_alive=_KEEP_ALIVE,
+            backlog=_BACKLOG,
             server_header=False,
         )
         uvicorn.Server(config).run(sockets=[listener])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import socket
+
 import pytest
+import uvicorn
 
 from twigkit.cli.main import main, parse
 from twigkit.cli.serve import _given
@@ -41,3 +46,17 @@ def test_what_cannot_be_used_ends_on_one_line(words, told, capsys):
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_whoever_reads_that_it_serves_can_connect_at_once(monkeypatch, capsys):
+    def run(server, sockets):
+        said = capsys.readouterr().out
+        port = int(re.search(r":(\d+)\n$", said)[1])
+        assert port == sockets[0].getsockname()[1]
+        with contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=5)):
+            connected.append(said)
+
+    connected = []
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    assert main(["serve", "--port", "0"]) == 0
+    assert len(connected) == 1
