@@ -252,13 +252,13 @@ def _arm(death: str, count: int) -> None:
 
         setattr(os, death, deadly)
     elif death == "clear":
-        cleared = snapshot.Snapshots._clear
+        cleared = snapshot.Snapshots.clear
 
         def clear(self):
             die()
             cleared(self)
 
-        snapshot.Snapshots._clear = clear
+        snapshot.Snapshots.clear = clear
     elif death == "step":
         stepped = torch.optim.AdamW.step
 
