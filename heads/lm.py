@@ -108,13 +108,18 @@ class LmHead(Head):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return logits over the base's vocabulary, ``[batch, tokens, vocabulary]``."""
-        logits: Tensor = self.scaling(apply_linear(self.linear, hidden))
+        logits = self.scored(hidden)
         if self.drafted is not None:
             whole: Tensor = self.drafted(logits)
             return whole
         missing = self.vocabulary - self.linear.out_features
         if missing:
             logits = nn.functional.pad(logits, (0, missing), value=float("-inf"))
+        return logits
+
+    def scored(self, hidden: Tensor) -> Tensor:
+        """Return logits of the head's own rows alone, ``[batch, tokens, rows]``."""
+        logits: Tensor = self.scaling(apply_linear(self.linear, hidden))
         return logits
 
 

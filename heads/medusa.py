@@ -100,12 +100,17 @@ class MedusaHead(Head):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return logits of all offsets, ``[batch, tokens, offsets, vocabulary]``."""
+        logits = self.scored(hidden)
+        return logits if self.drafted is None else self.drafted(logits)
+
+    def scored(self, hidden: Tensor) -> Tensor:
+        """Return logits of the outputs' own rows alone, ``[batch, tokens, offsets, rows]``."""
         ahead = [
             apply_linear(output, hidden + nn.functional.silu(apply_linear(block, hidden)))
             for block, output in zip(self.blocks, self.outputs, strict=True)
         ]
-        logits = self.scaling(torch.stack(ahead, 2))
-        return logits if self.drafted is None else self.drafted(logits)
+        logits: Tensor = self.scaling(torch.stack(ahead, 2))
+        return logits
 
 
 @hookimpl

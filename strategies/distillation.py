@@ -6,6 +6,7 @@ layer runs; with the attention alone they run up to the teacher's; only the pred
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -300,11 +301,12 @@ class Distillation(Objective):
             return
         normed = self.twig.norm(answers.states(states))
         if weights["next_token"] or weights["prediction"]:
-            head = self._head("next-token")
+            taught_by_base = taught.states is not None
+            to_logits, targets = self._scored("next-token", answers.targets, whole=taught_by_base)
             entropy, apart, right, same = token_sums(
                 normed,
-                answers.targets.to(normed.device),
-                lambda part: head(part[None])[0],
+                targets.to(normed.device),
+                to_logits,
                 chunk=self.spec.chunk,
                 teacher=None if taught.states is None else (taught.states, self._base_logits),
                 divergence=self._divergence,
@@ -316,15 +318,26 @@ class Distillation(Objective):
                 parts["prediction"] = LossTerm(apart, "tokens", weights["prediction"])
                 figures["agree/tokens"] = same.detach()
         if weights["medusa"]:
-            further = self._head("several-tokens")
-            targets = answers.ahead.to(normed.device)
-            sums = ahead_sums(
-                normed, targets, lambda part: further(part[None])[0], chunk=self.spec.chunk
-            )
+            to_logits, targets = self._scored("several-tokens", answers.ahead)
+            sums = ahead_sums(normed, targets.to(normed.device), to_logits, chunk=self.spec.chunk)
             for number, (entropy, right) in enumerate(sums.unbind(1), 1):
                 weight = weights["medusa"] * self.spec.medusa_decay ** (number - 1)
                 parts[f"medusa_{number}"] = LossTerm(entropy, f"ahead_{number}", weight)
                 figures[f"right_{number}/ahead_{number}"] = right.detach()
+
+    def _scored(
+        self, capability: str, targets: Tensor, whole: bool = False
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """Return what makes logits of states, and the targets by their places among the logits.
+
+        A head that scores a part of the vocabulary makes logits of that part alone, unless they are
+        compared with the base's; targets beyond it count nothing.
+        """
+        head: Any = self._head(capability)
+        drafted, scored = getattr(head, "drafted", None), getattr(head, "scored", None)
+        if drafted is None or scored is None or whole:
+            return lambda part: head(part[None])[0], targets
+        return lambda part: scored(part[None])[0], drafted.places(targets, missing=IGNORED)
 
     def _base_logits(self, states: Tensor) -> Tensor:
         """Apply the base's norm and head, as at inference."""

@@ -65,15 +65,31 @@ class DraftVocabulary(nn.Module):
         whole = logits.new_full((*logits.shape[:-1], self.vocabulary), float("-inf"))
         return whole.index_copy(-1, self.ids, logits)
 
+    def places(self, tokens: Tensor, missing: int) -> Tensor:
+        """Return which of the head's rows each token has.
+
+        Args:
+            tokens: Token ids of any shape; what is below 0 is no token.
+            missing: Stands where the head has no row of a token.
+
+        Returns:
+            As ``tokens``, on the same device.
+
+        Example:
+            >>> DraftVocabulary(torch.tensor([3, 5]), 10).places(torch.tensor([5, 4, -100]), -1)
+            tensor([ 1, -1, -1])
+        """
+        place = torch.full((self.vocabulary,), missing, device=tokens.device)
+        place[self.ids.to(place.device)] = torch.arange(len(self.ids), device=place.device)
+        return place[tokens.clamp(min=0)].masked_fill(tokens < 0, missing)
+
     def rows_of(self, ids: Tensor) -> Tensor:
         """Return which of the head's rows are of some tokens, ``[tokens]`` long.
 
         Raises:
             SpecError: If the head has no row of one of them.
         """
-        place = torch.full((self.vocabulary,), -1, device=self.ids.device)
-        place[self.ids] = torch.arange(len(self.ids), device=self.ids.device)
-        rows = place[ids.to(place.device)]
+        rows = self.places(ids.to(self.ids.device), missing=-1)
         if bool((rows < 0).any()):
             raise SpecError(
                 "the head scores a part of the vocabulary already, which lacks some of the tokens "

@@ -116,7 +116,8 @@ def ahead_sums(states: Tensor, targets: Tensor, to_logits: ToLogits, *, chunk: i
     Args:
         states: The twig's normed states, ``[tokens, width]``.
         targets: What comes at each offset, ``[tokens, offsets]`` long.
-        to_logits: The head, ``[tokens, width]`` to ``[tokens, offsets, vocabulary]``.
+        to_logits: The head, ``[tokens, width]`` to ``[tokens, offsets, vocabulary]``; a target to
+            which it gives minus infinity counts nothing.
         chunk: Predictions at a time.
 
     Returns:
@@ -126,6 +127,7 @@ def ahead_sums(states: Tensor, targets: Tensor, to_logits: ToLogits, *, chunk: i
     def work(part: Tensor, target: Tensor) -> Tensor:
         logits = to_logits(part).float().transpose(1, 2)
         entropy = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
+        entropy = entropy.masked_fill(entropy.isinf(), 0.0)
         right = (logits.detach().argmax(1) == target).float()
         return torch.stack((entropy.sum(0), right.sum(0)))
 

@@ -13,7 +13,7 @@ from twigkit.errors import CapabilityError, TrainingError
 from twigkit.interfaces.objective import Objective
 from twigkit.model import TwigModel
 from twigkit.plugins.discovery import default_registry
-from twigkit.specs.run import ObjectiveSpec
+from twigkit.specs.run import ObjectiveSpec, TwigSpec
 from twigkit.training.checkpointing.snapshot_files import FOLDER
 from twigkit.training.spec import TrainingSpec
 from twigkit.twig.checkpoint import read_spec
@@ -73,6 +73,8 @@ def load_model(spec: TrainingSpec, device: torch.device) -> TwigModel:
         The model.
 
     Raises:
+        TrainingError: If a head to be grown has a draft vocabulary, of which a spec cannot say
+            which tokens it holds.
         TwigkitError: If the base or the twig cannot be loaded.
     """
     if spec.runtime.twig_weights != "plain":
@@ -82,6 +84,8 @@ def load_model(spec: TrainingSpec, device: torch.device) -> TwigModel:
         )
     given = spec.twig
     grown = read_spec(given) if isinstance(given, str) else given
+    if not isinstance(given, str):
+        _check_heads(given)
     placed: Any = None if device.type == "cpu" else {"": device}
     model = TwigModel.from_pretrained(
         spec.base or grown.base,
@@ -99,6 +103,17 @@ def load_model(spec: TrainingSpec, device: torch.device) -> TwigModel:
     return model
 
 
+def _check_heads(grown: TwigSpec) -> None:
+    """Refuse to grow heads for tokens that nobody has chosen."""
+    for name, head in grown.heads.items():
+        if getattr(head, "draft_vocabulary", None) is not None:
+            raise TrainingError(
+                f"the head {name!r} has a draft_vocabulary, and a spec cannot say which tokens "
+                "those are; grow the twig whole, cut it with cut_vocabulary, save it, and name its "
+                "folder as the twig"
+            )
+
+
 def make_objective(spec: ObjectiveSpec, model: TwigModel) -> Objective:
     """Make the objective that a spec names.
 
@@ -112,16 +127,9 @@ def make_objective(spec: ObjectiveSpec, model: TwigModel) -> Objective:
     Raises:
         CapabilityError: If there is no twig, or it lacks what the objective needs.
         SpecError: If its settings do not fit the base.
-        TrainingError: If a head scores a part of the vocabulary only.
     """
     if model.twig is None:
         raise CapabilityError("there is no twig to train; grow or load one first")
-    for name, head in model.twig.spec.heads.items():
-        if getattr(head, "draft_vocabulary", None) is not None:
-            raise TrainingError(
-                f"the head {name!r} has a draft_vocabulary: it scores a part of the tokens, and an "
-                "answer may have others; train it whole and cut it afterwards"
-            )
     cls = default_registry().get("objective", spec.kind).cls
     objective: Objective = cls(spec, model.stack, model.twig)
     return objective

@@ -186,6 +186,24 @@ def test_tokens_ahead_are_compared_offset_by_offset():
         assert int(found[1, offset]) == int(right)
 
 
+def test_a_target_ahead_that_the_head_lacks_counts_nothing():
+    states = torch.randn(3, WIDTH, requires_grad=True)
+    head, lacked = nn.Linear(WIDTH, WORDS), torch.tensor([7])
+    targets = torch.tensor([[4], [7], [9]])
+    found = ahead_sums(
+        states,
+        targets,
+        lambda part: head(part).index_fill(-1, lacked, float("-inf"))[:, None],
+        chunk=2,
+    )
+    found[0].sum().backward()
+    assert bool(states.grad.isfinite().all())
+    rest = [word for word in range(WORDS) if word != 7]
+    logits = head(states)[[0, 2]][:, rest]
+    entropy = F.cross_entropy(logits, torch.tensor([4, 8]), reduction="sum")
+    assert float(found[0].detach()) == pytest.approx(float(entropy.detach()), rel=1e-5)
+
+
 def test_chunks_are_computed_again_in_the_backward_pass():
     calls = []
     weight = torch.ones((), requires_grad=True)

@@ -11,10 +11,14 @@ from tests.support.tiny import tiny_llava
 from twigkit import CapabilityError, SpecError, TwigModel, TwigSpec
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.learning.attention_targets import teacher_layer
+from twigkit.learning.answer_tokens import find_answers
 from twigkit.learning.batch import IGNORED, Batch, Turn
+from twigkit.learning.forward import embed_batch, run_base, run_twig
+from twigkit.learning.losses import ahead_sums, token_sums
 from twigkit.plugins.discovery import default_registry
 from twigkit.strategies.distillation import Distillation, DistillationSpec
 from twigkit.testing.watch import LayerWatch
+from twigkit.twig.cut_vocabulary import cut_vocabulary
 
 DEPTH, EXIT, TWIG = 8, 2, 2
 EVERY = {"lm": {"kind": "lm"}, "pruning": {"kind": "pruning"}, "medusa": {"kind": "medusa"}}
@@ -381,3 +385,38 @@ def test_a_base_in_half_precision_teaches_a_twig_in_full():
             float(exact[name].total.detach()), rel=0.1, abs=0.05
         )
     assert all(p.grad.dtype == torch.float32 for p in objective.parameters())
+
+
+# -- a part of the vocabulary ----------------------------------------------------------------------
+
+
+def test_heads_of_a_part_of_the_vocabulary_learn_the_tokens_that_they_score():
+    model, batch = grown(), batch_of(*ROWS)
+    answers = find_answers(batch, 3)
+    lacked = answers.targets.unique()[::2]
+    ids = [n for n in range(model.stack.vocabulary) if n not in lacked.tolist()]
+    cut_vocabulary(model.twig, ids)
+    objective, parts, figures = learn(model, batch, prediction=0.0, attention=0.0)
+    shared, _ = run_base(model.stack, embed_batch(model.stack, batch), 0, EXIT)
+    normed = model.twig.norm(answers.states(run_twig(model.stack, model.twig, shared)[0]))
+    heads = model.twig.heads
+    one = token_sums(normed, answers.targets, lambda part: heads["lm"](part[None])[0], chunk=4)
+    more = ahead_sums(normed, answers.ahead, lambda part: heads["medusa"](part[None])[0], chunk=4)
+    assert float(parts["next_token"].total.detach()) == pytest.approx(float(one[0].detach()), rel=1e-5)
+    assert int(figures["right/tokens"]) == int(one[2])
+    for number in range(3):
+        total = float(parts[f"medusa_{number + 1}"].total.detach())
+        assert total == pytest.approx(float(more[0, number].detach()), rel=1e-5)
+    loss_of(objective, parts, batch).backward()
+    gradient = heads["lm"].linear.weight.grad
+    assert gradient.shape[0] == len(ids)
+    assert bool(gradient.isfinite().all())
+    assert float(gradient.abs().max()) > 0.0
+
+
+def test_compared_with_the_base_such_a_head_learns_the_same_next_tokens():
+    model, batch = grown(), batch_of(*ROWS)
+    cut_vocabulary(model.twig, range(0, model.stack.vocabulary, 2))
+    found = [learn(model, batch, prediction=weight, attention=0.0)[1] for weight in (0.0, 0.1)]
+    alone, beside = (float(parts["next_token"].total.detach()) for parts in found)
+    assert alone == pytest.approx(beside, rel=1e-5)

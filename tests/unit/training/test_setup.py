@@ -14,6 +14,7 @@ from twigkit import (
     LossTerm,
     ObjectiveSpec,
     SpecError,
+    TrainingError,
     TrainingSpec,
     TwigModel,
     TwigSpec,
@@ -21,7 +22,7 @@ from twigkit import (
 from twigkit.plugins import discovery as plugins
 from twigkit.plugins.registry import Entry, Registry
 from twigkit.strategies.distillation import Distillation, DistillationSpec
-from twigkit.training.setup import make_objective
+from twigkit.training.setup import load_model, make_objective
 
 SETTINGS = {"twig": {"base": "tiny"}, "data": {"path": "x"}}
 
@@ -102,3 +103,10 @@ def test_an_objective_of_another_package_trains_from_python(planted, tmp_path):
     assert model.twig.norm.weight.max() < 3.0
     assert torch.equal(model.twig.head("lm").linear.weight, before)
     assert (result.steps, (result.out / "twig.json").exists()) == (5, True)
+
+
+def test_heads_are_not_grown_for_tokens_that_nobody_chose():
+    heads = {"lm": {"kind": "lm", "draft_vocabulary": 9}}
+    spec = TrainingSpec.parse({**SETTINGS, "twig": {"base": "tiny", "heads": heads}})
+    with pytest.raises(TrainingError, match="cut_vocabulary"):
+        load_model(spec, torch.device("cpu"))

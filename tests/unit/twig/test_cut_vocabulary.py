@@ -7,10 +7,8 @@ import torch
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
-from twigkit.errors import CapabilityError, SpecError, TrainingError
+from twigkit.errors import CapabilityError, SpecError
 from twigkit.interfaces.tiny_models import spread_weights
-from twigkit.specs.run import ObjectiveSpec
-from twigkit.training.setup import make_objective
 from twigkit.twig.cut_vocabulary import cut_vocabulary
 
 HEADS = {"lm": "lm", "medusa": "medusa", "pruning": "pruning"}
@@ -81,11 +79,9 @@ def test_the_checkpoint_holds_the_tokens(model, tmp_path):
     torch.testing.assert_close(again.twig.head("lm")(states), model.twig.head("lm")(states))
 
 
-def test_what_cannot_be_cut_or_trained_is_refused(model):
+def test_what_cannot_be_cut_is_refused(model):
     with pytest.raises(SpecError, match="lacks some of the tokens"):
         cut_vocabulary(model.twig, [3, 4])
-    with pytest.raises(TrainingError, match="draft_vocabulary"):
-        make_objective(ObjectiveSpec(kind="distillation"), model)
     other = TwigModel(tiny_llava())
     heads = {"pruning": "pruning"}
     other.grow(TwigSpec.parse({"base": "t", "exit_layer": 2, "depth": 2, "heads": heads}))
