@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -31,6 +32,8 @@ class Method:
         budget: Average visual tokens per layer; ``None`` prunes nothing.
         pruner: Chooses the tokens that stay, by name or spec.
         drafter: Proposes tokens, by name or spec.
+        options: More arguments of Hugging Face's ``generate``, such as ``prompt_lookup_num_tokens``
+            or ``assistant_early_exit``, which need its dynamic cache.
         synthetic: Tokens that a step is made to gain on average, whatever the target says;
             ``None`` for real answers.
     """
@@ -42,6 +45,7 @@ class Method:
     budget: int | float | None = None
     pruner: Any = "ttp"
     drafter: Any = "plain"
+    options: Mapping[str, Any] = field(default_factory=dict)
     synthetic: float | None = None
 
 
@@ -202,10 +206,11 @@ def _hugging_face(
         **inputs,
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        cache_implementation=method.cache,
         streamer=clock,
         return_dict_in_generate=True,
         output_logits=keep_logits,
+        # Drafts of its own take no cache by name; the dynamic one is what they get.
+        **(method.options or {"cache_implementation": method.cache}),
     )
     ended = time.perf_counter()
     cache = output.past_key_values

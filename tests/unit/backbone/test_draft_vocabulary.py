@@ -27,7 +27,10 @@ def test_rows_are_those_of_the_whole_map():
 
 def test_a_token_has_its_row_or_what_stands_for_none():
     table = DraftVocabulary(torch.tensor([4, 1]), vocabulary=6)
-    assert table.places(torch.tensor([[1, 4], [0, -100]]), missing=-9).tolist() == [[1, 0], [-9, -9]]
+    assert table.places(torch.tensor([[1, 4], [0, -100]]), missing=-9).tolist() == [
+        [1, 0],
+        [-9, -9],
+    ]
 
 
 @pytest.mark.parametrize("ids", [[], [0, 0], [-1], [6], list(range(7))])

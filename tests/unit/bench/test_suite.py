@@ -9,6 +9,7 @@ import torch
 from tests.support.broken import plant
 from tests.support.checkpoints import tiny_processor
 from twigkit import TwigModel
+from twigkit.adapters.causal_lm import tiny_causal_lm
 from twigkit.bench import suite
 from twigkit.bench.batches import BatchRow, compare_batches, stack_prompts
 from twigkit.bench.compare import Difference, compare, first_difference, rounding
@@ -90,6 +91,23 @@ def test_a_static_cache_says_the_same(model, prompts):
     assert static.tokens == dynamic.tokens
     assert static.kv_bytes == dynamic.kv_bytes
     assert static.kv_bytes_allocated >= static.kv_bytes
+
+
+@pytest.mark.parametrize("options", [{"prompt_lookup_num_tokens": 3}, {"assistant_early_exit": 4}])
+def test_the_drafts_of_hugging_face_are_measured(options):
+    """Its early exit knows language models only."""
+    model = TwigModel(tiny_causal_lm("llama").model)
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8, 9, 10]])}
+    methods = [Method("hf", engine="hugging-face")]
+    methods.append(Method("drafts", engine="hugging-face", target="hf", options=options))
+    passes = []
+    hook = model.base.model.layers[-1].register_forward_pre_hook(
+        lambda layer, states: passes.append(states[0].shape[1])
+    )
+    found = compare(model, [inputs], methods, max_new_tokens=9)
+    hook.remove()
+    assert found.row("drafts").same == "yes"
+    assert any(1 < tokens < 6 for tokens in passes)  # verified together; the prompt has 6
 
 
 def test_a_broken_drafter_is_seen(model, prompts, monkeypatch):

@@ -10,8 +10,8 @@ from tests.support.samples import batch_of
 from tests.support.tiny import tiny_llava
 from twigkit import CapabilityError, SpecError, TwigModel, TwigSpec
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
-from twigkit.learning.attention_targets import teacher_layer
 from twigkit.learning.answer_tokens import find_answers
+from twigkit.learning.attention_targets import teacher_layer
 from twigkit.learning.batch import IGNORED, Batch, Turn
 from twigkit.learning.forward import embed_batch, run_base, run_twig
 from twigkit.learning.losses import ahead_sums, token_sums
@@ -402,7 +402,9 @@ def test_heads_of_a_part_of_the_vocabulary_learn_the_tokens_that_they_score():
     heads = model.twig.heads
     one = token_sums(normed, answers.targets, lambda part: heads["lm"](part[None])[0], chunk=4)
     more = ahead_sums(normed, answers.ahead, lambda part: heads["medusa"](part[None])[0], chunk=4)
-    assert float(parts["next_token"].total.detach()) == pytest.approx(float(one[0].detach()), rel=1e-5)
+    assert float(parts["next_token"].total.detach()) == pytest.approx(
+        float(one[0].detach()), rel=1e-5
+    )
     assert int(figures["right/tokens"]) == int(one[2])
     for number in range(3):
         total = float(parts[f"medusa_{number + 1}"].total.detach())

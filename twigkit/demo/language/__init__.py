@@ -1,0 +1,1 @@
+"""A twig for a real language model: prompts, the model's own answers, training, measurement."""
