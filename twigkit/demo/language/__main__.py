@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,7 @@ class Recipe:
                 prompts,
                 self.work / f"{name}.jsonl",
                 max_new_tokens=options.answer_tokens,
-                progress=lambda done, name=name, count=count: print(
-                    f"{name}: {done} of {count}", flush=True
-                ),
+                progress=_counter(name, count),
             )
             write_records(found[name], self.work / f"{name}-records.jsonl")
         return found
@@ -176,6 +174,11 @@ class Recipe:
         figures = {name: value for name, value in last.items() if isinstance(value, float)}
         prompts = {"prompts": self.options.prompts, "answer_tokens": self.options.answer_tokens}
         return {"steps": last["step"], **prompts, "held_out": figures}
+
+
+def _counter(name: str, whole: int) -> Callable[[int], None]:
+    """Return what tells how many answers there are."""
+    return lambda done: print(f"{name}: {done} of {whole}", flush=True)
 
 
 def table(data: dict[str, Any]) -> str:
