@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from tests.support.asked import Listening
 from tests.support.family_reference import additive
 from twigkit import CapabilityError, FamilyWarning, TwigModel, TwigSpec
+from twigkit.inflight.engine import Engine
+from twigkit.inflight.request import InflightRequest
 from twigkit.interfaces.tiny_models import spread_weights
+from twigkit.specs.run import GenerationSpec
 
 TEXT = {
     "vocab_size": 100,
@@ -132,6 +138,20 @@ def test_rows_of_a_batch_do_not_mix(kind, text):
     assert torch.equal(model.generate(**inputs, **options), own)  # rows leave the batch on the way
     drawn = [model.generate(**inputs, max_new_tokens=5, do_sample=True, seed=3) for _ in range(2)]
     assert torch.equal(*drawn)
+
+
+def test_rows_of_a_running_batch_do_not_mix(family):
+    model, inputs = family
+    plain, ngram = (GenerationSpec(drafter=name).drafter for name in ("plain", "ngram"))
+    settings = [{"max_new_tokens": most, "eos_token_id": None} for most in (9, 4, 12, 9, 5)]
+    asked = [InflightRequest(inputs, plain, each) for each in settings]
+    free = model.generate(**inputs, **settings[2])[0, inputs["input_ids"].shape[1] :].tolist()
+    with Engine(model, rows=3, queue=9) as engine:
+        heard = [Listening.to(engine, each) for each in asked]
+        answers = [each.answer() for each in heard]
+        assert answers == [free[: each["max_new_tokens"]] for each in settings]
+        with pytest.raises(CapabilityError, match="cannot be rolled back"):
+            Listening.to(engine, replace(asked[0], drafter=ngram)).wait()
 
 
 @pytest.mark.parametrize("pruner", ["random", "fastv"])

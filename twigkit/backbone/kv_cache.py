@@ -59,8 +59,7 @@ class Segment(RecurrentStates):
         staged: Nodes that lie after the committed tokens in every row.
         node_slots: Slots of the nodes staged last, ``[batch, nodes]`` long.
         gone: Committed tokens of rows that were dropped.
-        roomy: Storages with rows to spare, whose first rows are this segment's, if rows were
-            appended (:mod:`twigkit.backbone.row_joining`).
+        recurrent: Layers of the base that have no keys and values.
     """
 
     def __init__(
@@ -82,6 +81,7 @@ class Segment(RecurrentStates):
             recurrent: Layers among them that have no keys and values.
         """
         super().__init__(recurrent)
+        self.recurrent = recurrent
         attending = [layer for layer in range(first, last) if layer not in recurrent]
         self._places = {layer: place for place, layer in enumerate(attending)}
         self.first, self.last, self.bucketed = first, last, bucketed
@@ -97,7 +97,6 @@ class Segment(RecurrentStates):
         self._layers_v: tuple[Tensor, ...] = ()
         self._slots: Tensor | None = None
         self._prefill = True
-        self.roomy: tuple[Tensor, Tensor] | None = None
 
     @property
     def limit(self) -> int:
@@ -114,6 +113,16 @@ class Segment(RecurrentStates):
         if self._k is None or self._v is None:
             raise CapabilityError("nothing was stored in this segment yet; prefill first")
         return self._k, self._v
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """The same two, or none where nothing is stored, as where all layers are recurrent."""
+        return () if self._k is None or self._v is None else (self._k, self._v)
+
+    def places(self, first: int, last: int) -> slice:
+        """Return where the storages hold the layers ``first .. last - 1``."""
+        held = [self._places[layer] for layer in range(first, last) if layer in self._places]
+        return slice(held[0], held[-1] + 1) if held else slice(0)
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -216,7 +225,7 @@ class Segment(RecurrentStates):
                 setattr(self, name, grown)
         if self._k is not None and self._v is not None:
             self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
-        self.capacity, self.roomy = capacity, None
+        self.capacity = capacity
 
     # -- committing --------------------------------------------------------------------------------
 
@@ -265,22 +274,9 @@ class Segment(RecurrentStates):
             setattr(self, name, kept)
         index = self.index.new_zeros(self.index.shape[0], capacity)
         index[:, :longest] = self.index.gather(1, source)
-        self.index, self.capacity, self.roomy = index, capacity, None
+        self.index, self.capacity = index, capacity
         self.lengths = RowCounts(alive.sum(1), list(lengths))
         self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
-
-    def hold(self, keys: Tensor, values: Tensor, index: Tensor, lengths: list[int]) -> None:
-        """Take over storages that somebody filled, between two steps.
-
-        Args:
-            keys: All layers' keys, ``[layers, batch, kv_heads, capacity, width]``.
-            values: All layers' values, likewise.
-            index: Original sequence index of each slot's token, ``[batch, capacity]``.
-            lengths: Committed tokens of each row.
-        """
-        self._k, self._v, self.index, self._prefill = keys, values, index, False
-        self.capacity, self.lengths = index.shape[1], RowCounts.of(lengths, index.device)
-        self._layers_k, self._layers_v = keys.unbind(0), values.unbind(0)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep some of the rows and drop the others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -84,6 +85,40 @@ class RecurrentStates:
                 for number, held in states.items():
                     if held is not None:
                         states[number] = held[torch.tensor(rows, device=held.device)]
+
+    def carry_like(self, other: RecurrentStates, layers: range, rows: int) -> None:
+        """Begin with states of zero in the layers of others.
+
+        Args:
+            other: Whose; gives shapes.
+            layers: Which layers.
+            rows: Rows.
+        """
+        held = {layer: states for layer, states in other._carried.items() if layer in layers}
+        self._carried = copy.deepcopy(held)
+        for layer in self._carried.values():
+            for states in (layer.conv_states, layer.recurrent_states):
+                for number, held in states.items():
+                    if held is not None:
+                        states[number] = held.new_zeros(rows, *held.shape[1:])
+
+    def carry_row(self, row: int, other: RecurrentStates, place: int) -> None:
+        """Copy the states of one row of the same layers.
+
+        Args:
+            row: Where to.
+            other: Whose; it may have more layers.
+            place: Its row.
+        """
+        for layer, own in self._carried.items():
+            theirs = other._carried[layer]
+            for mine, source in (
+                (own.conv_states, theirs.conv_states),
+                (own.recurrent_states, theirs.recurrent_states),
+            ):
+                for number, held in mine.items():
+                    if held is not None:
+                        held[row] = source[number][place]
 
     def carried(self) -> Iterator[Tensor]:
         """Yield all states."""

@@ -26,6 +26,7 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from twigkit.backbone.kv_cache import BUCKET, LayerCache, Segment
 from twigkit.backbone.slot_segment import SlotSegment
@@ -70,18 +71,28 @@ class SlotCache(LayerCache):
         self.rows, self.free = rows, list(range(rows))
 
     @classmethod
-    def like(cls, cache: LayerCache, rows: int, room: Room) -> SlotCache:
+    def like(cls, cache: LayerCache, rows: int, room: Room, *, bucketed: bool = True) -> SlotCache:
         """Allocate slots for what a prefilled cache holds.
 
         Args:
             cache: The cache of a prefilled prompt; gives layers, shapes and dtypes.
             rows: Rows of the running batch.
             room: Slots that a step needs.
+            bucketed: Whether steps read whole buckets, so that they have few different shapes;
+                otherwise they read what is there.
         """
 
         def make(segment: Segment, room: int) -> SlotSegment:
             size = slot_bucket(segment.limit + room + 1)
-            return SlotSegment(segment, segment.first, segment.last, rows, size, room)
+            return SlotSegment(
+                segment,
+                segment.first,
+                segment.last,
+                rows=rows,
+                size=size,
+                room=room,
+                bucketed=bucketed,
+            )
 
         shallow = [make(segment, room.staged) for segment in cache.shallow]
         deep = [make(segment, room.verified) for segment in cache.deep]
@@ -109,6 +120,7 @@ class SlotCache(LayerCache):
         return all(self._source(cache, own) is not None for own in self.segments)
 
     def _source(self, cache: LayerCache, own: SlotSegment) -> Segment | None:
+        """Return the segment of a cache that holds the layers of one of these; None if none."""
         if own is self.twig:
             return cache.twig
         for segment in cache.base:
@@ -116,10 +128,54 @@ class SlotCache(LayerCache):
                 same = [
                     (mine.dtype, mine.device, mine.shape[2::2])
                     == (theirs.dtype, theirs.device, theirs.shape[2::2])
-                    for mine, theirs in zip(own.storages, segment.storages, strict=True)
+                    for mine, theirs in zip(own.stored, segment.stored, strict=False)
                 ]
                 return segment if all(same) else None
         return None
+
+    def split_like(self, cache: LayerCache) -> SlotCache:
+        """Split segments where another cache's layers hold other tokens.
+
+        Which visual tokens a prompt keeps, and up to which layer, is its own affair. So a prompt
+        that was pruned elsewhere than those before it can join after a split.
+
+        Args:
+            cache: Cache of a prompt that would join.
+
+        Returns:
+            These slots, or others with the same rows and more segments.
+        """
+        bounds = sorted({segment.first for segment in cache.base})
+        if not any(own.first < b < own.last for own in self.shallow + self.deep for b in bounds):
+            return self
+
+        def parts(own: SlotSegment) -> list[SlotSegment]:
+            edges = [own.first, *(b for b in bounds if own.first < b < own.last), own.last]
+            return [
+                self._copy(own, first, last, self.rows, own.size) for first, last in pairwise(edges)
+            ]
+
+        shallow = [part for own in self.shallow for part in parts(own)]
+        return self._with(shallow, [part for own in self.deep for part in parts(own)], self.twig)
+
+    def _copy(self, own: SlotSegment, first: int, last: int, rows: int, size: int) -> SlotSegment:
+        """Copy the rows in use of some layers of a segment into slots of another size."""
+        copied = SlotSegment(
+            own, first, last, rows=rows, size=size, room=own.room, bucketed=own.bucketed
+        )
+        for row in range(self.rows):
+            if row not in self.free:
+                copied.join(row, own, row)
+        return copied
+
+    def _with(
+        self, shallow: list[SlotSegment], deep: list[SlotSegment], twig: SlotSegment | None
+    ) -> SlotCache:
+        """Return the same rows in other segments, which may have more rows."""
+        rows = [*shallow, *deep][0].rows
+        cache = SlotCache(shallow, deep, twig, rows)
+        cache.free = [*self.free, *range(self.rows, rows)]
+        return cache
 
     def lacks(self, cache: LayerCache | None = None, place: int = 0) -> bool:
         """Say whether a row has no room for a step, or one that would join has none.
@@ -176,28 +232,39 @@ class SlotCache(LayerCache):
             segment.leave(row)
         self.free = sorted([*self.free, row])
 
-    def grown(self, cache: LayerCache | None = None, place: int = 0) -> SlotCache:
-        """Copy all rows into slots that have room: those that lack it move up a bucket.
+    def move(self, row: int, to: int) -> None:
+        """Move a row to a free one with a lower number.
+
+        Raises:
+            CapabilityError: If one is free, or the other is not.
+        """
+        if row in self.free or to not in self.free:
+            raise CapabilityError(f"row {row} cannot move to {to}; free are {self.free}")
+        for segment in self.segments:
+            segment.join(to, segment, row)
+        self.free.remove(to)
+        self.leave(row)
+
+    def grown(
+        self, cache: LayerCache | None = None, place: int = 0, rows: int | None = None
+    ) -> SlotCache:
+        """Copy all rows into slots that have room: segments that lack it move up a bucket.
 
         Args:
             cache: Cache of a prompt that shall fit too, if any.
             place: Its row.
+            rows: How many rows there shall be; ``None`` for as many as there are.
         """
+        wanted = self.rows if rows is None else rows
 
         def make(own: SlotSegment) -> SlotSegment:
             source = None if cache is None else self._source(cache, own)
             longest = max([*own.used, 0 if source is None else source.lengths.host[place]])
             size = max(own.size, slot_bucket(longest + own.room + 1))
-            bigger = SlotSegment(own, own.first, own.last, self.rows, size, own.room)
-            bigger.take(own)
-            return bigger
+            return self._copy(own, own.first, own.last, wanted, size)
 
         twig = None if self.twig is None else make(self.twig)
-        grown = SlotCache(
-            list(map(make, self.shallow)), list(map(make, self.deep)), twig, self.rows
-        )
-        grown.free = list(self.free)
-        return grown
+        return self._with(list(map(make, self.shallow)), list(map(make, self.deep)), twig)
 
     def narrowed(self, rows: int) -> SlotCache:
         """Return the first ``rows`` rows, over the same storage: what a step of few rows reads."""

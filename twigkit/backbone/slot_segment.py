@@ -22,42 +22,54 @@ class SlotSegment(Segment):
     """
 
     def __init__(
-        self, source: Segment, first: int, last: int, rows: int, size: int, room: int
+        self,
+        source: Segment,
+        first: int,
+        last: int,
+        *,
+        rows: int,
+        size: int,
+        room: int,
+        bucketed: bool,
     ) -> None:
         """Allocate storage.
 
         Args:
-            source: A prefilled segment of layers of the same kind; gives shapes and dtypes.
+            source: A segment of these layers, and perhaps more; gives shapes and dtypes.
             first: Index of the first layer.
             last: Index after the last layer.
             rows: Rows.
             size: Slots of each row, the trash slot included.
             room: Slots that a step needs after the committed tokens.
+            bucketed: Whether views have few different lengths, whatever the rows hold.
         """
-        super().__init__(first, last, size - 1, bucketed=True)
+        super().__init__(first, last, size - 1, bucketed=bucketed, recurrent=source.recurrent)
         self.rows, self.size, self.room = rows, size, room
         self.most = self.capacity = size - 1
-        keys, values = source.storages
-        device = keys.device
+        device = source.index.device
         self.index = torch.zeros(rows, size, dtype=torch.long, device=device)
         self.used = [0] * rows
         self.lengths = RowCounts(torch.zeros(rows, dtype=torch.long, device=device), self.used)
-        for name, like in (("_k", keys), ("_v", values)):
+        layers = len(range(*source.places(first, last).indices(last)))
+        for name, like in zip(("_k", "_v"), source.stored if layers else (), strict=False):
             # What is masked must be a number: 0 * NaN is NaN.
-            shape = (last - first, rows, like.shape[2], size, like.shape[4])
+            shape = (layers, rows, like.shape[2], size, like.shape[4])
             setattr(self, name, like.new_zeros(shape))
-        self._prefill = False
+        self.carry_like(source, range(first, last), rows)
+        self._prefill, self._longest = False, 0
         self._bind()
 
     def _bind(self) -> None:
-        keys, values = self.storages
-        self._layers_k, self._layers_v = keys.unbind(0), values.unbind(0)
+        if self.stored:
+            keys, values = self.storages
+            self._layers_k, self._layers_v = keys.unbind(0), values.unbind(0)
 
     def narrowed(self, rows: int) -> SlotSegment:
         """Return the first ``rows`` rows, over the same storage."""
         view: SlotSegment = object.__new__(SlotSegment)
         view.__dict__.update(self.__dict__)
-        view._k, view._v = (storage.narrow(1, 0, rows) for storage in self.storages)
+        if self.stored:
+            view._k, view._v = (storage.narrow(1, 0, rows) for storage in self.storages)
         view.index = self.index[:rows]
         view.lengths = RowCounts(self.lengths.device[:rows], self.used)
         view.rows = rows
@@ -67,36 +79,30 @@ class SlotSegment(Segment):
     # -- rows --------------------------------------------------------------------------------------
 
     def join(self, row: int, source: Segment, place: int) -> None:
-        """Copy what a prefilled segment holds of one of its rows into a free row.
+        """Copy what a segment holds of one of its rows into a free row.
 
         Args:
             row: The free row.
-            source: A segment that holds these layers and perhaps more.
+            source: A segment that holds these layers and perhaps more, between two steps; it may
+                be this one.
             place: Row of the source.
         """
         count = source.lengths.host[place]
-        layers = slice(self.first - source.first, self.last - source.first)
-        for mine, theirs in zip(self.storages, source.storages, strict=True):
+        layers = source.places(self.first, self.last)
+        for mine, theirs in zip(self.stored, source.stored, strict=False):
             mine[:, row, :, :count] = theirs[layers, place, :, :count]
         self.index[row, :count] = source.index[place, :count]
-        self.lengths.device[row] = count
+        self.lengths.device[row] = source.lengths.device[place]
         self.used[row] = count
+        self.carry_row(row, source, place)
 
     def leave(self, row: int) -> None:
         """Free a row; what it held is wiped, so that nothing of it can reach another answer."""
-        for storage in self.storages:
+        for storage in self.stored:
             storage[:, row].zero_()
         self.index[row].zero_()
         self.lengths.device[row] = 0
         self.used[row] = 0
-
-    def take(self, other: SlotSegment) -> None:
-        """Copy all rows of a smaller segment."""
-        for mine, theirs in zip(self.storages, other.storages, strict=True):
-            mine[:, : other.rows, :, : other.capacity] = theirs[:, :, :, : other.capacity]
-        self.index[: other.rows, : other.capacity] = other.index[:, : other.capacity]
-        self.lengths.device[: other.rows] = other.lengths.device
-        self.used[: other.rows] = other.used
 
     # -- steps -------------------------------------------------------------------------------------
 
@@ -112,7 +118,9 @@ class SlotSegment(Segment):
         needed = max(self.used[:rows], default=0) + self.room
         if needed > self.capacity:
             raise CapabilityError(f"{needed} tokens do not fit {self.capacity} slots")
-        self.view = min(self.size, -(-needed // BUCKET) * BUCKET)
+        if self.bucketed:
+            self.view = min(self.size, -(-needed // BUCKET) * BUCKET)
+        self._longest = max(self.used[:rows], default=0)
         self.rest()
 
     def begin_step(self, index: Tensor) -> None:
@@ -123,6 +131,8 @@ class SlotSegment(Segment):
         self.index.scatter_(1, slots, index)
         self.node_slots, self._slots = slots, slots[:, None, :, None]
         self.staged += nodes
+        if not self.bucketed:
+            self.view = min(self._longest + self.staged, self.size)
 
     def settle(self, count: Tensor, offsets: Tensor | None, width: int) -> None:
         """Keep some staged nodes as tokens, as many as the device says, and roll back the rest.
@@ -139,7 +149,7 @@ class SlotSegment(Segment):
             source = (length + offsets[:, :width]).clamp(max=self.capacity)
             target = (length + place).clamp(max=self.capacity)
             target = target.masked_fill(place >= count[:, None], self.capacity)
-            for storage in self.storages:
+            for storage in self.stored:
                 moved = storage.gather(3, _spread(source, storage))
                 storage.scatter_(3, _spread(target, storage), moved)
             self.index.scatter_(1, target, self.index.gather(1, source))
@@ -158,7 +168,7 @@ class SlotSegment(Segment):
     def tail(self) -> tuple[Tensor, ...]:
         """Copy what a step may write: the slots after the committed tokens, and the lengths."""
         where = self._tail_slots()
-        parts = [storage.gather(3, _spread(where, storage)) for storage in (*self.storages,)]
+        parts = [storage.gather(3, _spread(where, storage)) for storage in self.stored]
         return (*parts, self.index.gather(1, where), self.lengths.device.clone())
 
     def restore(self, tail: tuple[Tensor, ...]) -> None:
@@ -166,7 +176,7 @@ class SlotSegment(Segment):
         *parts, index, lengths = tail
         self.lengths.device.copy_(lengths)
         where = self._tail_slots()
-        for storage, part in zip(self.storages, parts, strict=True):
+        for storage, part in zip(self.stored, parts, strict=True):
             storage.scatter_(3, _spread(where, storage), part)
         self.index.scatter_(1, where, index)
 

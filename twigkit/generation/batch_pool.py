@@ -18,7 +18,6 @@ from twigkit.generation.captured_pieces import PieceRunner
 from twigkit.generation.cuda_graphs import CudaGraphs
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.slot_batch import SlotBatch, obstacle
-from twigkit.speculative.level_drafting import in_levels
 from twigkit.twig.module import Twig
 
 GraphMode = Literal["auto", "on", "off"]
@@ -31,12 +30,14 @@ MOST_BATCHES = 4
 class BatchPool:
     """Keeps running batches from one call of ``generate`` to the next.
 
-    A batch serves calls with the same drafter, ways to select tokens, end tokens and bucket of
-    rows. All go when the base or the twig is no longer what it was.
+    A batch serves calls with the same drafter, ways to select tokens and bucket of rows, or the
+    requests of a server with the same drafter. All go when the base or the twig is no longer what
+    it was.
 
     Attributes:
         mode: Whether steps are captured.
         most: Batches that are kept at once.
+        make_runner: Makes what captures and replays, for a device.
     """
 
     def __init__(
@@ -54,13 +55,31 @@ class BatchPool:
             most: Batches that are kept at once.
         """
         self.mode, self.most = mode, most
-        self._make_runner = make_runner
+        self.make_runner = make_runner
         self._kept: OrderedDict[Hashable, SlotBatch] = OrderedDict()
         self._model: Look | None = None
 
     def __len__(self) -> int:
         """How many batches are kept."""
         return len(self._kept)
+
+    def captures(self, stack: LayerStack, reason: str) -> bool:
+        """Say whether steps are to be captured.
+
+        Args:
+            stack: The base.
+            reason: Why they cannot be; empty if they can.
+
+        Raises:
+            CapabilityError: If they must be and cannot.
+        """
+        if self.mode == "off" or (self.mode == "auto" and stack.entry.type != "cuda"):
+            return False
+        if reason and self.mode == "on":
+            raise CapabilityError(
+                f"runtime.graphs is 'on', but steps cannot be captured: {reason}; set it to 'auto'"
+            )
+        return not reason
 
     def serves(self, stack: LayerStack, request: GenerationRequest) -> bool:
         """Say whether the steps of a call are to be captured.
@@ -70,12 +89,7 @@ class BatchPool:
         """
         if self.mode == "off" or (self.mode == "auto" and stack.entry.type != "cuda"):
             return False
-        reason = reason_against(stack, request)
-        if reason and self.mode == "on":
-            raise CapabilityError(
-                f"runtime.graphs is 'on', but steps cannot be captured: {reason}; set it to 'auto'"
-            )
-        return not reason
+        return self.captures(stack, reason_against(stack, request))
 
     @contextmanager
     def batch(
@@ -98,14 +112,10 @@ class BatchPool:
             compiled: A compiled verification step.
         """
         used = twig if request.drafter.heads else None
-        now = Look(stack, used)
-        if self._model is None or not self._model.same(now):
-            self.drop()
-            self._model = now
         rows = row_bucket(len(cache.base[0].lengths.host))
         layers = tuple((segment.first, segment.last) for segment in cache.base)
         key = (rows, layers, cache.twig is None, *_kind(request), compiled)
-        batch = self._kept.pop(key, None)
+        batch = self.take(key, stack, twig)
         if batch is None or not batch.accepts(cache):
             batch = SlotBatch(
                 stack,
@@ -113,14 +123,31 @@ class BatchPool:
                 request.drafter,
                 rows=rows,
                 selection=request.selection,
-                ends=request.stop.eos,
-                runner=self._make_runner(stack.entry),
+                runner=self.make_runner(stack.entry),
                 compiled=compiled,
             )
         del cache  # whose storage may be freed once its rows have joined
         yield batch
-        for row in batch.numbers:
-            batch.leave(row)
+        for number in batch.numbers:
+            batch.leave(number)
+        self.keep(key, batch)
+
+    def take(self, key: Hashable, stack: LayerStack, twig: Twig | None) -> SlotBatch | None:
+        """Take a batch that was kept under a key, unless base or twig are no longer what they were.
+
+        Args:
+            key: The key.
+            stack: The base.
+            twig: The twig, if there is one.
+        """
+        now = Look(stack, twig)
+        if self._model is None or not self._model.same(now):
+            self.drop()
+            self._model = now
+        return self._kept.pop(key, None)
+
+    def keep(self, key: Hashable, batch: SlotBatch) -> None:
+        """Keep a batch whose rows have all left; the one that was not used for longest goes."""
         self._kept[key] = batch
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
@@ -134,8 +161,6 @@ class BatchPool:
 def reason_against(stack: LayerStack, request: GenerationRequest) -> str:
     """Say why the steps of a call cannot be captured; empty if they can."""
     drafter, selection = request.drafter, request.selection
-    if not in_levels(drafter):
-        return f"{type(drafter).__name__} does not draft in levels"
     if request.selector is not None:
         return "the target's tokens are selected otherwise than by their logits"
     if request.outputs.scores or request.outputs.logits:
@@ -153,7 +178,7 @@ def _kind(request: GenerationRequest) -> tuple[Hashable, ...]:
     made_of = spec.to_json() if hasattr(spec, "to_json") else id(request.drafter)
     steps = tuple(step.settings for step in request.selection.steps)
     chosen = (request.selection.draws, request.selection.sampling, steps)
-    return type(request.drafter), made_of, chosen, request.stop.eos
+    return type(request.drafter), made_of, chosen
 
 
 class Look:

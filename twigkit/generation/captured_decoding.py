@@ -28,11 +28,10 @@ def join_all(
     Returns:
         The number of the sequence of every row.
     """
-    return {
-        batch.join(cache, number, entry): number
-        for number, entry in enumerate(entries)
-        if not sequences[number].done
-    }
+    going = [number for number, sequence in enumerate(sequences) if not sequence.done]
+    if going:
+        batch.reserve(cache, entries[going[0]], len(going))
+    return {batch.join(cache, number, entries[number]): number for number in going}
 
 
 def decode(
@@ -60,7 +59,7 @@ def decode(
             stats.accepted_lengths[rows[row]].append(count)
             stats.drafted_tokens += gain.drafted
             # A step that ends the sequence may emit no token of the target's own.
-            stats.accepted_tokens += min(max(len(gain.tokens) - 1, 0), count)
+            stats.accepted_tokens += min(gain.accepted, count)
             if sequence.done or not gain.goes_on:
                 batch.leave(row)
                 del rows[row]
@@ -74,6 +73,7 @@ def entries_of(
     noise: Tensor,
     seen: Tensor | None,
     sequences: list[GrowingSequence],
+    ends: frozenset[int],
 ) -> list[Entry]:
     """Make the entries of a batch whose first tokens were selected.
 
@@ -84,6 +84,7 @@ def entries_of(
         noise: States of the rows' random numbers, ``[batch]``.
         seen: Tokens that the rows hold, ``[batch, vocabulary + 1]``, if a selection asks.
         sequences: The sequences.
+        ends: Tokens that end them.
     """
     return [
         Entry(
@@ -91,6 +92,7 @@ def entries_of(
             rope=rope[row],
             index=index[row],
             left=sequence.left,
+            ends=ends,
             noise=noise[row],
             seen=None if seen is None else seen[row],
         )

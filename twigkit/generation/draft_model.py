@@ -9,7 +9,6 @@ from torch import Tensor
 
 from twigkit.backbone.kv_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
-from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.errors import CapabilityError
 from twigkit.generation.pending_tokens import PendingTokens
@@ -239,17 +238,6 @@ class CachedDraftModel:
     def restart(self, cache: LayerCache) -> None:
         """Go on with a cache that holds every token before the root."""
         self.cache, self.pending = cache, None
-
-    def join(self, prompt: Prompt) -> None:
-        """Take rows that were prefilled just now; :class:`LayerCache` has its own.
-
-        Args:
-            prompt: Their prompt, without padding.
-        """
-        self.positions.join(prompt)
-        self.gained = []
-        if self.pending is not None:
-            self.pending = self.pending.join(len(prompt.lengths))
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in the order given; :class:`LayerCache` has its own."""

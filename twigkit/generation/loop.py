@@ -204,6 +204,7 @@ class Generation:
             self._noise.state if self.request.seeds else torch.zeros_like(root),
             seen,
             self.sequences,
+            self._stop.eos,
         )
         lent = batches.batch(self.stack, self._twig, self.request, cache, self._compiled)
         with lent as batch:

@@ -87,12 +87,6 @@ class PendingTokens:
         """Positions relative to the root, ``[batch, columns]``, all negative."""
         return torch.arange(-self.columns, 0, device=self.real.device).expand(self.real.shape)
 
-    def join(self, rows: int) -> PendingTokens:
-        """Append rows in which nothing is pending."""
-        hidden = torch.cat((self.hidden, self.hidden.new_zeros(rows, *self.hidden.shape[1:])))
-        real = torch.cat((self.real, self.real.new_zeros(rows, self.columns)))
-        return PendingTokens(hidden, real, self.lengths + [0] * rows)
-
     def keep_rows(self, rows: Sequence[int]) -> PendingTokens | None:
         """Return what is pending in some of the rows; ``None`` if nothing is."""
         lengths = [self.lengths[row] for row in rows]

@@ -20,22 +20,28 @@ class Positions:
     Attributes:
         rope: Rotary position of the root, ``[batch]`` long.
         index: Sequence index of the root without padding, ``[batch]`` long.
+        least: Length that rotary tables are of at least, where they depend on the length: that of
+            the longest prompt.
     """
 
     def __init__(self, prompt: Prompt) -> None:
         """Start after a prompt."""
         self.rope, self.index = prompt.next_rope.clone(), prompt.next_index.clone()
         # transformers counts the length of a batch: that of its longest row.
-        self._shorter, self._least = self.rope.amax() - self.rope, prompt.rope.amax() + 1
+        self._shorter, self.least = self.rope.amax() - self.rope, prompt.rope.amax() + 1
 
     @classmethod
-    def at(cls, rope: Tensor, index: Tensor) -> Positions:
-        """Start where some tensors say, which then move on in place.
+    def at(cls, rope: Tensor, index: Tensor, least: Tensor) -> Positions:
+        """Start where some tensors say, which then move on in place; every row is by itself.
 
-        Only for bases whose rotary tables do not depend on the length.
+        Args:
+            rope: Rotary position of the roots, ``[batch]`` long.
+            index: Their sequence indices, ``[batch]`` long.
+            least: As :attr:`least` of each row, ``[batch]`` long.
         """
         positions: Positions = object.__new__(cls)
         positions.rope, positions.index = rope, index
+        positions._shorter, positions.least = torch.zeros_like(rope), least[:, None]
         return positions
 
     def indices(self, steps: Tensor) -> Tensor:
@@ -58,7 +64,7 @@ class Positions:
         positions = self.rope[:, None] + steps
         if stack.growing is None:
             return stack.rope(hidden, positions.expand(stack.channels, -1, -1))
-        lengths = (positions + self._shorter[:, None] + 1).clamp(min=self._least)
+        lengths = (positions + self._shorter[:, None] + 1).clamp(min=self.least)
         return stack.rope_at(hidden, positions.expand(stack.channels, -1, -1), lengths)
 
     def advance(self, count: Tensor) -> None:
@@ -66,29 +72,11 @@ class Positions:
         self.rope.add_(count)
         self.index.add_(count)
 
-    def join(self, prompt: Prompt) -> None:
-        """Append the rows of another prompt, between two steps.
-
-        From then on every row is counted by itself, as if it were alone.
-
-        Args:
-            prompt: The prompt that joins, without padding.
-        """
-        other = Positions(prompt)
-        rows = len(self.rope)
-        least = [self._least.expand(rows, 1), other._least.expand(len(other.rope), 1)]
-        self._least = torch.cat(least)
-        self.rope = torch.cat((self.rope, other.rope))
-        self.index = torch.cat((self.index, other.index))
-        self._shorter = torch.zeros_like(self.rope)
-
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in the order given."""
         order = torch.tensor(rows, device=self.index.device)
         self.rope, self.index = self.rope[order], self.index[order]
         self._shorter = self._shorter[order]
-        if self._least.ndim:
-            self._least = self._least[order]
 
 
 __all__ = ["Positions"]

@@ -153,7 +153,7 @@ class GenerationRequest:
             check_needs_no_ids(settings)
         ids = ids.repeat_interleave(settings.answers, 0)[:, : 0 if embedded else None]
         chosen = _in_lockstep(drafter, settings.selection)
-        _check_drafts(model.stack, chosen, ids.shape[0])
+        check_drafts(model.stack, chosen, ids.shape[0])
         made = NoDrafter() if chosen is None else make_drafter(chosen, model.twig, model.memories)
         prunes = spec.budget is not None
         check_names(model.base, settings.inputs, model.generate)
@@ -218,8 +218,17 @@ def _with_prompt(arguments: dict[str, Any], inputs: Tensor | None) -> dict[str, 
     return {**arguments, "input_ids": inputs}
 
 
-def _check_drafts(stack: LayerStack, drafter: DrafterSpec | Drafter | None, rows: int) -> None:
-    """Refuse drafts that the base cannot verify, and rows that it mixes."""
+def check_drafts(stack: LayerStack, drafter: DrafterSpec | Drafter | None, rows: int) -> None:
+    """Refuse drafts that the base cannot verify, and rows that it mixes.
+
+    Args:
+        stack: The base.
+        drafter: Proposes tokens; ``None`` for nobody.
+        rows: Rows of the batch.
+
+    Raises:
+        CapabilityError: If they cannot be had.
+    """
     _check_rolls_back(stack, drafter)
     _check_rows_apart(stack, drafter, rows)
 
@@ -265,4 +274,4 @@ def _in_lockstep(
     return None
 
 
-__all__ = ["GenerationRequest", "NoDrafter", "Wrapped"]
+__all__ = ["GenerationRequest", "NoDrafter", "Wrapped", "check_drafts"]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+
+from twigkit.generation.token_selection import TokenSelector
+
+MOST_ENDS = 8
+"""End tokens of a row that the device knows; it is the host that ends a row at any others."""
 
 
 @dataclass(frozen=True)
@@ -18,18 +23,28 @@ class Entry:
         rope: Its rotary position, 0-dimensional long.
         index: Its sequence index, 0-dimensional long.
         left: Tokens that may still come.
+        ends: Tokens that end the row.
+        least: Length that the rotary tables are of at least, 0-dimensional long; only for bases
+            whose tables depend on the length.
         noise: State of the row's random numbers (``Noise.state``), 0-dimensional long.
         seen: Tokens that the row holds, ``[vocabulary + 1]`` bool, if a step of the selection asks.
-        text: Prompt and answer as drafters see them; the caller lets the list grow.
+        selector: Selects the row's tokens on the host, for a batch of one; ``None`` for a row whose
+            tokens are selected as the batch does.
+        logits: Whether the logits are wanted that its tokens are selected from.
+        text: Returns prompt and answer as drafters see them: the same list every time, which grows.
     """
 
     root: Tensor
     rope: Tensor
     index: Tensor
     left: int
+    ends: frozenset[int] = frozenset()
+    least: Tensor | None = None
     noise: Tensor | None = None
     seen: Tensor | None = None
-    text: Sequence[int] = field(default_factory=list)
+    selector: TokenSelector | None = None
+    logits: bool = False
+    text: Callable[[], list[int]] = list
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,8 @@ class RowState:
         left: Tokens that may still come, ``[rows]`` long.
         rope: Rotary position of the root, ``[rows]`` long.
         index: Its sequence index, ``[rows]`` long.
+        least: Length that the rotary tables are of at least, ``[rows]`` long.
+        ends: Tokens that end the row, then -1, ``[rows, MOST_ENDS]`` long.
         place: Tokens generated so far, ``[rows]`` long.
         noise: State of the random numbers, ``[rows]`` long.
         pending: Exit-layer states of accepted tokens that the twig lacks, padded on the left,
@@ -55,6 +72,8 @@ class RowState:
     left: Tensor
     rope: Tensor
     index: Tensor
+    least: Tensor
+    ends: Tensor
     place: Tensor
     noise: Tensor
     pending: Tensor | None
@@ -86,6 +105,8 @@ class RowState:
             left=zeros(),
             rope=zeros(),
             index=zeros(),
+            least=zeros(),
+            ends=torch.zeros(rows, MOST_ENDS, dtype=torch.long, device=device),
             place=zeros(),
             noise=zeros(),
             pending=pending,
@@ -108,11 +129,29 @@ class RowState:
         self.root[row], self.rope[row], self.index[row] = entry.root, entry.rope, entry.index
         self.left[row], self.place[row] = entry.left, 1
         self.running[row] = entry.left > 0
+        self.least[row] = 0 if entry.least is None else entry.least
+        ends = sorted(entry.ends)[:MOST_ENDS]
+        ends += [-1] * (MOST_ENDS - len(ends))
+        self.ends[row] = torch.tensor(ends, dtype=torch.long)
         self.noise[row] = 0 if entry.noise is None else entry.noise
         if self.real is not None:
             self.real[row] = False
         if self.seen is not None and entry.seen is not None:
             self.seen[row] = entry.seen
+
+    def move(self, row: int, to: int) -> None:
+        """Move the state of a row to a free one."""
+        for tensor in self.tensors.values():
+            tensor[to] = tensor[row]
+        self.leave(row)
+
+    def grown(self, rows: int) -> RowState:
+        """Return the state of more rows; the new ones are free."""
+        larger = {}
+        for name, tensor in self.tensors.items():
+            larger[name] = tensor.new_zeros(rows, *tensor.shape[1:])
+            larger[name][: len(tensor)] = tensor
+        return replace(self, **larger)
 
     def leave(self, row: int) -> None:
         """Wipe a row's state."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,11 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.slot_cache import Room, SlotCache, row_bucket
 from twigkit.errors import CapabilityError
 from twigkit.generation.captured_pieces import Piece, PieceRunner
+from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry, RowState
-from twigkit.generation.slot_step import HEADER, SlotStep, StepParts
+from twigkit.generation.slot_step import SlotStep, StepParts
 from twigkit.generation.token_selection import TokenSelection
+from twigkit.speculative.level_drafting import in_levels
 from twigkit.twig.module import Twig
 
 
@@ -28,25 +30,46 @@ class Gain:
 
     Attributes:
         tokens: The tokens that it gained.
+        accepted: How many of them were drafts; the first ones.
         drafted: Drafts that were proposed.
         goes_on: Whether the row still generates: it has not reached an end or its last token.
+        logits: What the tokens were selected from, unprocessed, ``[tokens, vocabulary]``, if the
+            row wants them.
     """
 
     tokens: list[int]
+    accepted: int
     drafted: int
     goes_on: bool
+    logits: Tensor | None = None
+
+
+@dataclass
+class _Member:
+    """A row that has joined, on the host.
+
+    Attributes:
+        number: What it is called outside, wherever it lies.
+        entry: What it joined with.
+        left: Tokens that may still come.
+    """
+
+    number: int
+    entry: Entry
+    left: int
 
 
 class SlotBatch:
-    """Rows of one drafter and one way to select tokens, stepping together.
+    """Rows of one drafter, stepping together.
 
     A prompt is prefilled and its first token selected outside; then it joins. Between two steps any
-    row may join or leave. No address changes unless a row outgrows its slots: then all of them move
-    up a bucket, and what was captured is captured anew.
+    row may join or leave. No address changes unless a row outgrows its slots, or more rows join
+    than ever before, or one whose layers hold other tokens: then all rows move, and what was
+    captured is captured anew.
 
     Attributes:
         parts: What all steps have in common.
-        rows: Rows, used or not.
+        most: Most rows at once.
         runner: Runs or replays the pieces of a step.
         cache: The slots; there once the first row has joined.
         steps: Steps that were made.
@@ -63,7 +86,6 @@ class SlotBatch:
         *,
         rows: int,
         selection: TokenSelection | None = None,
-        ends: frozenset[int] = frozenset(),
         runner: PieceRunner | None = None,
         compiled: Callable[..., Tensor] | None = None,
     ) -> None:
@@ -73,38 +95,38 @@ class SlotBatch:
             stack: The base.
             twig: The twig, if the drafter uses one.
             drafter: Proposes tokens, in all rows.
-            rows: Most rows at once.
-            selection: How tokens are selected; ``None`` takes the most likely ones.
-            ends: Tokens that end a row.
-            runner: Runs the pieces of a step; ``None`` runs them as they are.
+            rows: Most rows at once; storage is for a power of two of those that there are.
+            selection: How tokens are selected, but in rows that have their own selector; ``None``
+                takes the most likely ones.
+            runner: Captures the pieces of a step; ``None`` runs them as they are.
             compiled: A compiled verification step.
 
         Raises:
-            CapabilityError: If such steps cannot run over slots; see :func:`obstacle`.
+            CapabilityError: If steps are to be captured and cannot be (:func:`obstacle`).
         """
         selection = selection or TokenSelection()
-        reason = obstacle(stack, drafter, selection)
+        reason = obstacle(stack, drafter, selection) if runner is not None else ""
         if reason:
-            raise CapabilityError(f"a running batch cannot be made: {reason}")
-        device = stack.entry
+            raise CapabilityError(f"the steps of a running batch cannot be captured: {reason}")
         self.parts = StepParts(
             stack,
             twig,
             drafter,
             selection,
-            torch.tensor(sorted(ends), dtype=torch.long, device=device),
+            runner is not None or compiled is not None or stack.entry.type != "cpu",
             _texts_of(self),
             compiled,
         )
-        self.rows, self.runner, self.steps = rows, runner or PieceRunner(), 0
+        self.most, self.runner, self.steps = rows, runner or PieceRunner(), 0
         self._steps: dict[int, SlotStep] = {}
-        self._texts: dict[int, Any] = {}
-        self._left: dict[int, int] = {}
+        self._members: dict[int, _Member] = {}
+        self._joined = self._unseen = 0
+        self._gained: list[int] = []
 
     @property
     def free(self) -> int:
         """Rows that may still join."""
-        return len(self.cache.free) if hasattr(self, "cache") else self.rows
+        return self.most - len(self._members)
 
     @property
     def slots(self) -> SlotCache | None:
@@ -114,20 +136,35 @@ class SlotBatch:
     @property
     def numbers(self) -> list[int]:
         """Numbers of the rows that are in the batch."""
-        return sorted(self._texts)
+        return sorted(member.number for member in self._members.values())
 
     @property
     def texts(self) -> list[list[int]]:
         """Texts of the rows of the step that runs; a free row has a list of one token."""
-        return [self._texts.get(row, _NOTHING) for row in range(self._width())]
+        rows = range(self._width())
+        return [self._members[row].entry.text() if row in self._members else [0] for row in rows]
 
     # -- rows --------------------------------------------------------------------------------------
 
     def accepts(self, cache: LayerCache) -> bool:
-        """Say whether a prefilled row can join: one is free, and the layers are the same."""
+        """Say whether a prefilled row can join: one is free, and it has keys and values alike."""
+        if not self.free:
+            return False
+        return not hasattr(self, "cache") or self.cache.split_like(cache).accepts(cache)
+
+    def reserve(self, cache: LayerCache, entry: Entry, rows: int) -> None:
+        """Make room for rows that will join, so that they need not make it one by one.
+
+        Args:
+            cache: What prefill filled for them.
+            entry: One of them.
+            rows: How many there are.
+        """
+        wanted = min(row_bucket(len(self._members) + rows), self.most)
         if not hasattr(self, "cache"):
-            return True
-        return bool(self.cache.free) and self.cache.accepts(cache)
+            self._allocate(cache, entry, wanted)
+        elif wanted > self.cache.rows:
+            self._replace(self.cache.grown(rows=wanted))
 
     def join(self, cache: LayerCache, place: int, entry: Entry) -> int:
         """Let a prefilled row join.
@@ -138,53 +175,86 @@ class SlotBatch:
             entry: The row's first token, and what else is known of it.
 
         Returns:
-            The number of its row, which is its own until it leaves.
+            The number of the row, which no other row of this batch ever has.
 
         Raises:
-            CapabilityError: If no row is free, or the prompt was prefilled with other layers.
+            CapabilityError: If no row is free, or the prompt was prefilled with another precision.
         """
-        if not hasattr(self, "cache"):
-            self._allocate(cache, entry)
-        elif self.cache.free and self.cache.accepts(cache) and self.cache.lacks(cache, place):
-            self._grow(cache, place)
+        if not self.free:
+            raise CapabilityError(f"all {self.most} rows are in use; let one leave first")
+        self.reserve(cache, entry, 1)
+        split = self.cache.split_like(cache)
+        if split is not self.cache:
+            self._replace(split)
+        if self.cache.accepts(cache) and self.cache.lacks(cache, place):
+            self._replace(self.cache.grown(cache, place))
         row = self.cache.join(cache, place)
         self.state.join(row, entry)
-        self._texts[row], self._left[row] = entry.text or _NOTHING, entry.left
-        return row
+        self._members[row] = _Member(self._joined, entry, entry.left)
+        self._joined += 1
+        self._gained = []
+        return self._members[row].number
 
-    def leave(self, row: int) -> None:
+    def leave(self, number: int) -> None:
         """Let a row leave, whether it has ended or not.
 
         Raises:
             CapabilityError: If there is no such row.
         """
-        self.cache.leave(row)
-        self.state.leave(row)
-        del self._texts[row], self._left[row]
+        rows = [row for row, member in self._members.items() if member.number == number]
+        if not rows:
+            raise CapabilityError(f"row {number} is not in use; those are {self.numbers}")
+        self.cache.leave(rows[0])
+        self.state.leave(rows[0])
+        del self._members[rows[0]]
 
-    def _allocate(self, cache: LayerCache, entry: Entry) -> None:
+    def _allocate(self, cache: LayerCache, entry: Entry, rows: int) -> None:
         """Allocate slots and state in the shape of the first row that joins."""
         drafter, parts = self.parts.drafter, self.parts
         columns = parts.columns if cache.twig is not None else 0
         room = Room(int(drafter.capacity + drafter.size) + columns, int(drafter.size))
-        self.cache = SlotCache.like(cache, self.rows, room)
+        self.cache = SlotCache.like(cache, rows, room, bucketed=parts.fixed)
         device, pending, seen = entry.root.device, None, None
         if cache.twig is not None:
-            width = int(parts.stack.config.hidden_size)
-            shape = (self.rows, columns, width)
-            twig = cache.twig.storages[0].device
+            shape = (rows, columns, int(parts.stack.config.hidden_size))
+            twig = cache.twig.index.device
             pending = torch.zeros(shape, dtype=parts.stack.dtype, device=twig)
         if entry.seen is not None:
-            seen = entry.seen.new_zeros(self.rows, len(entry.seen))
-        self.state = RowState.allocate(self.rows, device, pending, seen)
+            seen = entry.seen.new_zeros(rows, len(entry.seen))
+        self.state = RowState.allocate(rows, device, pending, seen)
 
-    def _grow(self, cache: LayerCache | None = None, place: int = 0) -> None:
-        """Move all rows to larger slots; what was captured reads the old ones."""
+    def _replace(self, cache: SlotCache) -> None:
+        """Go on with other slots; what was captured reads the old ones."""
         self._steps.clear()
         self.runner.drop()
-        self.cache = self.cache.grown(cache, place)
+        if cache.rows > self.cache.rows:
+            self.state = self.state.grown(cache.rows)
+        self.cache = cache
+
+    def _close_gaps(self) -> None:
+        """Move the last rows to free places, if the step is then about fewer rows."""
+        live = len(self._members)
+        while self._bucket(self.cache.in_use) > self._bucket(live):
+            last, to = self.cache.in_use - 1, self.cache.free[0]
+            self.cache.move(last, to)
+            self.state.move(last, to)
+            self._members[to] = self._members.pop(last)
+
+    def _bucket(self, rows: int) -> int:
+        """Return how many rows a step has for so many that are used."""
+        return min(self.cache.rows, row_bucket(max(rows, 1)) if self.parts.fixed else rows)
+
+    def _width(self) -> int:
+        """Rows that a step is about: where shapes are fixed a power of two."""
+        return self.cache.rows if self.parts.stack.recurrent else self._bucket(self.cache.in_use)
 
     # -- steps -------------------------------------------------------------------------------------
+
+    def renew(self, drafter: Any) -> None:
+        """Go on with another drafter of the same settings, which has learnt nothing yet."""
+        self.parts = replace(self.parts, drafter=drafter)
+        self._steps.clear()
+        self.runner.drop()
 
     @torch.inference_mode()
     def step(self) -> dict[int, Gain]:
@@ -193,56 +263,83 @@ class SlotBatch:
         Returns:
             What every row that was still running gained, by its number.
         """
+        self._close_gaps()
         if self.cache.lacks():
-            self._grow()
+            self._replace(self.cache.grown())
         rows = self._width()
-        if rows not in self._steps:
-            whole = rows == self.rows
-            cache = self.cache if whole else self.cache.narrowed(rows)
-            state = self.state if whole else self.state.narrowed(rows)
-            self._steps[rows] = SlotStep(self.parts, cache, state)
-        step = self._steps[rows]
+        step = self._step_of(rows)
+        step.open(self._unseen)
         key = (rows, step.cache.open(rows))
-        if self.parts.in_levels:
-            self._play_levels(step, key)
-        else:
-            step.uncaptured(self.parts.drafter.height)
+        self._make(step, key, self._select(step, rows))
         self.steps += 1
         return self._read(step)
 
-    def _play_levels(self, step: SlotStep, key: tuple[Any, ...]) -> None:
+    def _step_of(self, rows: int) -> SlotStep:
+        """Return the step of the first rows."""
+        if rows not in self._steps:
+            whole = rows == self.cache.rows
+            cache = self.cache if whole else self.cache.narrowed(rows)
+            state = self.state if whole else self.state.narrowed(rows)
+            self._steps[rows] = SlotStep(self.parts, cache, state)
+        return self._steps[rows]
+
+    def _select(self, step: SlotStep, rows: int) -> bool:
+        """Prepare how tokens are selected; return whether such a step can be captured."""
+        entries = [
+            self._members[row].entry if row in self._members else None for row in range(rows)
+        ]
+        own = [None if entry is None else entry.selector for entry in entries]
+        step.own = RowSelectors(own, step.selector) if any(own) else None
+        step.keep_logits = any(entry is not None and entry.logits for entry in entries)
+        return step.own is None and not step.keep_logits
+
+    def _make(self, step: SlotStep, key: tuple[Any, ...], capturable: bool) -> None:
         """Draft and verify, piece by piece; ask between two levels whether another pays."""
-        drafter = self.parts.drafter
-        levels = drafter.levels(drafter.height)
+        drafter, runner = self.parts.drafter, self.runner if capturable else PieceRunner()
+        room = max((member.left for member in self._members.values()), default=1) - 1
+        decide = getattr(drafter, "decide", None)  # see interfaces.drafter.Decides
+        if decide is not None:
+            decide(self._gained, room)
+        if not self.parts.in_levels:
+            step.uncaptured(drafter.height if self.parts.fixed else room)
+            return
+        levels = drafter.levels(drafter.height if self.parts.fixed else room)
         if levels < 2 or not drafter.stops_early:
-            self._play(step, (*key, "whole"), partial(step.whole, levels), [])
+            self._play(runner, step, (*key, "whole"), partial(step.whole, levels), [])
             return
         replayed: list[Piece] = []
         for level in range(levels):
-            self._play(step, (*key, "level", level), partial(step.level, level), replayed)
+            self._play(runner, step, (*key, "level", level), partial(step.level, level), replayed)
             if level + 1 < levels and not bool(step.goes_on):
                 break
-        self._play(step, (*key, "verify", level), partial(step.verify, level + 1), replayed)
+        verify = partial(step.verify, level + 1)
+        self._play(runner, step, (*key, "verify", level), verify, replayed)
 
     def _play(
-        self, step: SlotStep, key: tuple[Any, ...], piece: Piece, replayed: list[Piece]
+        self,
+        runner: PieceRunner,
+        step: SlotStep,
+        key: tuple[Any, ...],
+        piece: Piece,
+        replayed: list[Piece],
     ) -> None:
         """Replay a piece, or run it.
 
         Args:
+            runner: Replays or runs.
             step: The step.
             key: Of the piece.
             piece: The piece.
             replayed: Pieces of this step that were replayed, so that Python knows nothing of them.
                 They run again before one that cannot be replayed; they give the same once more.
         """
-        if self.runner.replay(key, step):
+        if runner.replay(key, step):
             replayed.append(piece)
             return
         for earlier in replayed:
             earlier()
         replayed.clear()
-        self.runner.run(key, piece, step)
+        runner.run(key, piece, step)
 
     def _read(self, step: SlotStep) -> dict[int, Gain]:
         """Read the report of a step."""
@@ -250,22 +347,17 @@ class SlotBatch:
         counts = [line[0] for line in report]
         for segment in step.cache.segments:
             segment.note(counts)  # of the twig's, no less than it holds
+        self._gained = counts
+        self._unseen = max(line[4] for line in report)
         gains = {}
-        for row, line in enumerate(report):
-            if not self._left.get(row):
+        for row, (count, accepted, drafted, goes_on, _, *tokens) in enumerate(report):
+            member = self._members.get(row)
+            if member is None or not member.left:
                 continue
-            tokens = line[HEADER : HEADER + line[0]]
-            self._left[row] = self._left[row] - line[0] if line[2] else 0
-            gains[row] = Gain(tokens, line[1], bool(line[2]))
+            member.left = member.left - count if goes_on else 0
+            logits = step.logits[row, :count] if member.entry.logits else None
+            gains[member.number] = Gain(tokens[:count], accepted, drafted, bool(goes_on), logits)
         return gains
-
-    def _width(self) -> int:
-        """Rows that a step is about: a power of two, up to the last one in use."""
-        return min(self.rows, row_bucket(max(self.cache.in_use, 1)))
-
-
-_NOTHING = [0]
-"""Text of a row that is free."""
 
 
 def _texts_of(batch: SlotBatch) -> Callable[[], list[list[int]]]:
@@ -280,13 +372,13 @@ def _texts_of(batch: SlotBatch) -> Callable[[], list[list[int]]]:
 
 
 def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
-    """Say why steps cannot run over slots; empty if they can."""
+    """Say why steps cannot be captured; empty if they can."""
     if stack.growing is not None:
         return "the base's rotary tables depend on the length of the text"
     if stack.recurrent:
         return "the base has recurrent layers, whose states lie in no slots"
-    if hasattr(drafter, "decide"):
-        return "its drafter chooses anew before each step"
+    if not in_levels(drafter):
+        return f"{type(drafter).__name__} does not draft in levels"
     if selection.lockstep or any(step.needs in ("ids", "batch") for step in selection.steps):
         return "a logits processor needs the ids of the text on the host"
     if len({stack.device(layer) for layer in range(stack.depth)}) > 1:

@@ -21,13 +21,16 @@ from twigkit.backbone.slot_cache import SlotCache
 from twigkit.generation.draft_model import CachedDraftModel
 from twigkit.generation.pending_tokens import PendingTokens
 from twigkit.generation.positions import Positions
+from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import RowState
-from twigkit.generation.staged_nodes import Mark, NodeBuffers, StagedNodes
+from twigkit.generation.staged_nodes import NodeBuffers
+from twigkit.generation.step_snapshot import Progress, Saved
 from twigkit.generation.token_selection import (
     GreedySelector,
     ProcessedSelector,
     TokenSelection,
     TokenSelector,
+    along,
 )
 from twigkit.generation.verifier import Verifier
 from twigkit.plugins.blame import blamed_on
@@ -38,8 +41,12 @@ from twigkit.speculative.level_drafting import finished, in_levels
 from twigkit.speculative.sampling import Noise
 from twigkit.twig.module import Twig
 
-HEADER = 3
-"""Numbers at the head of a row's report: tokens gained, drafts proposed, whether it goes on."""
+HEADER = 5
+"""Numbers at the head of a row's report: tokens gained, drafts among them, drafts proposed, whether
+it goes on, and tokens that the twig has not passed."""
+
+_PENDING = 8
+"""Tokens that the twig may have to catch up on where steps with and without drafts take turns."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,8 @@ class StepParts:
         stack: The base.
         twig: The twig, if the drafter uses one.
         drafter: Proposes tokens.
-        selection: How the target's tokens are selected.
-        ends: Tokens that end a row, ``[ends]`` long.
+        selection: How the target's tokens are selected, but in rows that have their own selector.
+        fixed: Whether every step has the same shapes, whatever the values; it may be captured then.
         texts: Returns the texts of the first rows, for drafters that read them.
         compiled: A compiled verification step, if any.
     """
@@ -60,7 +67,7 @@ class StepParts:
     twig: Twig | None
     drafter: Any
     selection: TokenSelection
-    ends: Tensor
+    fixed: bool
     texts: Callable[[], list[list[int]]] = list
     compiled: Callable[..., Tensor] | None = None
 
@@ -72,7 +79,8 @@ class StepParts:
     @property
     def columns(self) -> int:
         """Most accepted tokens that a step can leave the twig to catch up on."""
-        return max(int(self.drafter.height), 1)
+        least = 1 if self.fixed else _PENDING
+        return max(int(self.drafter.height), least)
 
 
 class SlotStep:
@@ -82,9 +90,15 @@ class SlotStep:
         cache: Keys and values of the rows.
         state: State of the rows.
         candidates: The step's nodes.
+        own: Selectors of rows whose tokens are not selected as the batch does; ``None`` if there
+            are none. Steps with them cannot be captured.
+        keep_logits: Whether :attr:`logits` is wanted; such steps cannot be captured either.
+        logits: What the last step's tokens were selected from, ``[rows, height + 1, vocabulary]``.
         goes_on: Whether another level of drafting is worthwhile in any row, one bool.
         report: What the step did, ``[rows, HEADER + height + 1]`` long: :data:`HEADER`, tokens.
     """
+
+    candidates: Candidates
 
     def __init__(self, parts: StepParts, cache: SlotCache, state: RowState) -> None:
         """Allocate what the steps of so many rows need.
@@ -97,16 +111,12 @@ class SlotStep:
         self.parts, self.cache, self.state = parts, cache, state
         drafter, device = parts.drafter, state.root.device
         rows = len(state.root)
-        self.positions = Positions.at(state.rope, state.index)
-        noise = Noise.over(state.noise)
-        capacity = int(drafter.capacity)
-
-        def numbers() -> Tensor:
-            return noise.numbers("draft", state.index, capacity)
-
-        allocate = Candidates.path if drafter.linear else Candidates.tree
-        root = torch.zeros_like(state.root)
-        self.candidates = allocate(root, capacity, numbers=numbers, ends=parts.ends)
+        self.positions = Positions.at(state.rope, state.index, state.least)
+        self._noise = noise = Noise.over(state.noise)
+        self._tables: dict[bool, Candidates] = {}
+        self.candidates = self._table(bool(drafter.linear))
+        self.own: RowSelectors | None = None
+        self.keep_logits, self.logits = False, torch.empty(0)
         self.goes_on = torch.zeros(1, dtype=torch.bool, device=device)
         self._sure = torch.zeros(rows, dtype=torch.bool, device=device)
         width = HEADER + int(drafter.height) + 1
@@ -117,15 +127,26 @@ class SlotStep:
             parts.twig,
             cache,
             self.positions,
-            fixed_shapes=True,
+            fixed_shapes=parts.fixed,
             may_ask=not parts.in_levels,
             texts=parts.texts,
             sampling=parts.selection.sampling if parts.selection.draws else None,
-            buffers=self._make_buffers(rows),
+            buffers=self._make_buffers(rows) if parts.fixed else None,
         )
-        if state.pending is not None and state.real is not None:
-            self.draft_model.pending = PendingTokens(state.pending, state.real, [0] * rows)
         self.verifier = Verifier(parts.stack, cache, self.positions, compiled=parts.compiled)
+
+    def _table(self, linear: bool) -> Candidates:
+        """Return the storage of a step's nodes; a drafter may choose anew what it proposes."""
+        if linear not in self._tables:
+            state, capacity, noise = self.state, int(self.parts.drafter.capacity), self._noise
+
+            def numbers() -> Tensor:
+                return noise.numbers("draft", state.index, capacity)
+
+            allocate = Candidates.path if linear else Candidates.tree
+            root = torch.zeros_like(state.root)
+            self._tables[linear] = allocate(root, capacity, numbers=numbers, ends=state.ends)
+        return self._tables[linear]
 
     def _make_selector(self, noise: Noise) -> TokenSelector:
         if self.parts.selection.greedy:
@@ -147,10 +168,27 @@ class SlotStep:
 
     # -- pieces ------------------------------------------------------------------------------------
 
+    def open(self, unseen: int) -> None:
+        """Prepare the host for a step.
+
+        Args:
+            unseen: Most tokens of a row that the twig has not passed; counts only where shapes
+                follow what is there.
+        """
+        state = self.state
+        if state.pending is None or state.real is None:
+            return
+        columns = state.real.shape[1]
+        first = 0 if self.parts.fixed else columns - unseen
+        real, rows = state.real[:, first:], len(state.real)
+        held = PendingTokens(state.pending[:, first:], real, [0] * rows)
+        self.draft_model.pending = held if first < columns else None
+
     def begin(self) -> None:
         """Start a step: nothing is staged, the candidates hold the roots alone."""
         for segment in self.cache.segments:
             segment.rest()
+        self.candidates = self._table(bool(self.parts.drafter.linear))
         self.candidates.size = self.candidates.capacity  # clear all, whatever Python saw last
         self.candidates.reset(self.state.root, self.state.running)
         self.draft_model.begin(self.candidates)
@@ -192,20 +230,22 @@ class SlotStep:
 
     def _close(self, tree: DraftTree) -> None:
         """Verify a tree, accept, and keep what was accepted."""
-        state, draft_model = self.state, self.draft_model
+        parts, state, draft_model = self.parts, self.state, self.draft_model
+        tree = tree if parts.fixed else tree.in_use()
         if self.cache.twig is not None and not draft_model.staged.by_twig:
-            draft_model.expand(self.candidates, range(1))  # or more and more would be pending
+            held = 0 if draft_model.pending is None else draft_model.pending.columns
+            if parts.fixed or held + tree.height >= parts.columns:  # or too many would be pending
+                draft_model.expand(self.candidates, range(1))
         if tree.sampled:  # how many draws count must not depend on the other rows
             tree.alive &= tree.depth < state.left[:, None]
         logits = self.verifier.logits(draft_model.exit_states(tree), tree)
-        accepted = self.selector.accept(tree, logits, int(self.parts.drafter.height))
+        accepted = (self.own or self.selector).accept(tree, logits, int(parts.drafter.height))
+        if self.keep_logits:
+            self.logits = along(logits, accepted.path)
         emitted = accepted.emitted(tree.tokens)
         count, goes_on = self._count(accepted, emitted)
         self._commit(tree, accepted.path, count)
-        self.report[:, 0] = count
-        self.report[:, 1] = tree.alive.sum(1) - 1
-        self.report[:, 2] = goes_on
-        self.report[:, HEADER : HEADER + emitted.shape[1]] = emitted
+        self._tell(tree, accepted, emitted, count, goes_on)
         state.root.copy_(accepted.next_token)
         state.left.sub_(count)
         state.running.copy_(goes_on)
@@ -215,19 +255,27 @@ class SlotStep:
         draft_model.staged.release()
         del draft_model.staged
 
+    def _tell(
+        self, tree: DraftTree, accepted: Accepted, emitted: Tensor, count: Tensor, goes_on: Tensor
+    ) -> None:
+        """Write the report."""
+        self.report[:, 0] = count
+        self.report[:, 1] = torch.minimum(accepted.count, count)
+        self.report[:, 2] = tree.alive.sum(1) - 1
+        self.report[:, 3] = goes_on
+        if self.state.real is not None:
+            self.report[:, 4] = self.state.real.sum(1)
+        self.report[:, HEADER : HEADER + emitted.shape[1]] = emitted
+
     def _count(self, accepted: Accepted, emitted: Tensor) -> tuple[Tensor, Tensor]:
         """Say how many tokens each row gains, ``[rows]`` long, and which rows go on, bool."""
-        state, ends = self.state, self.parts.ends
+        state = self.state
         count = torch.minimum(accepted.count + 1, state.left)
-        if ends.numel():
-            place = torch.arange(emitted.shape[1], device=emitted.device)
-            is_end = (emitted[:, :, None] == ends).any(2)
-            end = torch.where(is_end, place, emitted.shape[1]).amin(1)
-            ended = end < count
-            count = torch.minimum(count, end + 1)
-        else:
-            ended = torch.zeros_like(state.running)
-        count = count * state.running
+        place = torch.arange(emitted.shape[1], device=emitted.device)
+        is_end = (emitted[:, :, None] == state.ends[:, None]).any(2)
+        end = torch.where(is_end, place, emitted.shape[1]).amin(1)
+        ended = end < count
+        count = torch.minimum(count, end + 1) * state.running
         return count, state.running & ~ended & (count < state.left)
 
     def _commit(self, tree: DraftTree, path: Tensor, count: Tensor) -> None:
@@ -246,29 +294,44 @@ class SlotStep:
         self, path: Tensor, slots: Tensor | None, count: Tensor, by_twig: Tensor
     ) -> None:
         """Keep what the twig has passed, and remember what it has not."""
-        state, staged, twig = self.state, self.draft_model.staged, self.cache.twig
-        assert twig is not None
+        state, staged, pending = self.state, self.draft_model.staged, self.draft_model.pending
+        assert self.cache.twig is not None
         assert state.pending is not None
         assert state.real is not None
         assert staged.verified is not None
-        columns, width = state.real.shape[1], path.shape[1]
-        place = torch.arange(width, device=path.device)
-        own = torch.arange(columns, device=path.device).expand(len(path), -1)
-        nodes = place.expand_as(path) if slots is None else slots.clamp(max=staged.by_twig - 1)
-        everything = torch.cat((own, nodes + columns), 1)
-        keep = torch.cat((state.real, place < by_twig[:, None]), 1)
-        offsets = everything.gather(1, real_first(keep))
-        twig.settle(state.real.sum(1) + by_twig, offsets, columns + width)
+        place = torch.arange(path.shape[1], device=path.device)
         fresh = (place >= by_twig[:, None]) & (place < count[:, None])
-        states = staged.verified.gather(
-            1, path[:, :, None].expand(-1, -1, staged.verified.shape[2])
-        )
-        if width < columns:
-            fresh = torch.nn.functional.pad(fresh, (columns - width, 0))
-            states = torch.nn.functional.pad(states, (0, 0, columns - width, 0))
+        states = along(staged.verified, path)
+        if staged.by_twig:
+            self._settle_twig(path, slots, by_twig)
+        elif pending is not None:
+            fresh = torch.cat((pending.real, fresh), 1)
+            states = torch.cat((pending.hidden, states), 1)
+        columns = state.real.shape[1]
+        if fresh.shape[1] < columns:
+            missing = columns - fresh.shape[1]
+            fresh = torch.nn.functional.pad(fresh, (missing, 0))
+            states = torch.nn.functional.pad(states, (0, 0, missing, 0))
         order = real_last(fresh, columns)
         state.real.copy_(fresh.gather(1, order))
-        state.pending.copy_(states.gather(1, order[:, :, None].expand(-1, -1, states.shape[2])))
+        state.pending.copy_(along(states, order))
+
+    def _settle_twig(self, path: Tensor, slots: Tensor | None, by_twig: Tensor) -> None:
+        """Keep the tokens that were pending, and those of the path that the twig has passed."""
+        twig, pending, staged = self.cache.twig, self.draft_model.pending, self.draft_model.staged
+        assert twig is not None
+        width = path.shape[1]
+        place = torch.arange(width, device=path.device)
+        nodes = place.expand_as(path) if slots is None else slots.clamp(max=staged.by_twig - 1)
+        if pending is None:
+            twig.settle(by_twig, None if slots is None else nodes, width)
+            return
+        columns = pending.columns
+        own = torch.arange(columns, device=path.device).expand(len(path), -1)
+        everything = torch.cat((own, nodes + columns), 1)
+        keep = torch.cat((pending.real, place < by_twig[:, None]), 1)
+        offsets = everything.gather(1, real_first(keep))
+        twig.settle(pending.real.sum(1) + by_twig, offsets, columns + width)
 
     # -- what a piece may change -------------------------------------------------------------------
 
@@ -331,54 +394,4 @@ class SlotStep:
         return found
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far Python is in a step.
-
-    Attributes:
-        staged: Nodes staged in each segment.
-        candidates: Size and height of the candidates, and whether they were sampled.
-        nodes: The staged nodes, if a step has begun.
-        nodes_mark: How many of them there are.
-    """
-
-    staged: list[int]
-    candidates: tuple[int, int, bool]
-    nodes: StagedNodes | None
-    nodes_mark: Mark | None
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What :meth:`SlotStep.save` copied.
-
-    Attributes:
-        tensors: Values of the small tensors, by name.
-        tails: What a step may write of the keys and values, by segment.
-        python: How far Python is.
-    """
-
-    tensors: dict[str, Tensor]
-    tails: list[tuple[Tensor, ...]]
-    python: Progress
-
-    def differs(self, other: Saved) -> str:
-        """Name what differs from what was saved another time; empty if nothing does."""
-        for name, tensor in self.tensors.items():
-            if not _same(tensor, other.tensors[name]):
-                return name
-        for tail, theirs in zip(self.tails, other.tails, strict=True):
-            if not all(map(_same, tail, theirs)):
-                return "keys or values"
-        return ""
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
-    """Say whether two tensors are equal, up to what the order of a sum may change."""
-    if not first.is_floating_point():
-        return torch.equal(first, second)
-    tolerance = 16 * torch.finfo(first.dtype).eps
-    return torch.allclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-__all__ = ["HEADER", "Progress", "Saved", "SlotStep", "StepParts"]
+__all__ = ["HEADER", "SlotStep", "StepParts"]

@@ -1,67 +1,79 @@
-"""A running batch: rows join it after their prefill, and leave it when they end."""
+"""Requests in a running batch: they join it after their prefill, and leave it when they end."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from twigkit.backbone.row_counts import RowCounts
-from twigkit.backbone.row_joining import append_rows
-from twigkit.generation.draft_model import CachedDraftModel
-from twigkit.generation.loop import staying
 from twigkit.generation.positions import Positions
-from twigkit.generation.step import SpeculativeStep
+from twigkit.generation.request import check_drafts
+from twigkit.generation.row_selectors import RowSelectors
+from twigkit.generation.row_state import Entry
+from twigkit.generation.slot_batch import SlotBatch, obstacle
 from twigkit.generation.strategy import make_drafter
-from twigkit.generation.token_selection import along
-from twigkit.generation.verifier import Verifier
+from twigkit.generation.token_selection import TokenSelection
 from twigkit.inflight.request import Gained
 from twigkit.inflight.row import Joining, Row, prefill_request
-from twigkit.inflight.selection import RowSelectors
 from twigkit.inflight.ticket import Ticket
-from twigkit.io.timing import Stopwatch
+from twigkit.interfaces.drafter import Drafter
 from twigkit.model import TwigModel
 from twigkit.specs.run import DrafterSpec
-from twigkit.speculative.acceptance import Accepted
-from twigkit.speculative.candidates import Candidates
-from twigkit.speculative.draft_tree import DraftTree
-
-_UNBOUNDED = 2**40
-"""Slots that a row of a running batch may take: each row has its own bound on tokens."""
+from twigkit.speculative.level_drafting import in_levels
 
 _JOINS = 64
 """Requests after which the drafter is made anew, so that what it learnt from texts stays small."""
 
 
 class RunningBatch:
-    """Rows of any requests that have the same drafter.
+    """Rows of any requests that have the same drafter, over the slots of a :class:`SlotBatch`.
 
     Each row is pruned, selected and stopped in the way of its own request. Drafts are chosen, never
-    drawn, so that a row's tokens are those that it has alone, whoever its neighbours are.
-
-    Attributes:
-        rows: The rows, in the batch's order.
+    drawn, so that a row's tokens are those that it has alone, whoever its neighbours are. The slots
+    and what was captured of their steps stay with the model when the last row has left.
     """
 
-    def __init__(self, model: TwigModel, drafter: DrafterSpec) -> None:
+    def __init__(self, model: TwigModel, drafter: DrafterSpec, rows: int) -> None:
         """Start without rows.
 
         Args:
             model: Base and twig.
             drafter: Proposes the tokens of all rows.
+            rows: Most rows at once.
 
         Raises:
-            CapabilityError: If the twig lacks what the drafter needs.
+            CapabilityError: If the twig lacks what the drafter needs, the base cannot verify
+                drafts, or steps are to be captured and cannot be.
         """
+        check_drafts(model.stack, drafter, 1)
         self._model, self._spec = model, drafter
-        self._drafter = make_drafter(drafter, model.twig, model.memories)
-        self.rows: list[Row] = []
+        self._key = ("running", drafter.to_json(), rows)
+        self._slots = self._take(rows)
+        self._rows: dict[int, Row] = {}
         self._joins = 0
-        self._step: SpeculativeStep | None = None
-        self._selectors = RowSelectors()
-        self._root: Tensor | None = None
-        self._tables: dict[bool, Candidates] = {}
+
+    def _take(self, rows: int) -> SlotBatch:
+        """Take the slots that an earlier batch left with the model, or make others."""
+        model, pool = self._model, self._model.batches
+        kept = pool.take(self._key, model.stack, model.twig)
+        if kept is not None:
+            return kept
+        drafter = make_drafter(self._spec, model.twig, model.memories)
+        captured = pool.captures(model.stack, obstacle(model.stack, drafter, TokenSelection()))
+        runner = pool.make_runner(model.stack.entry) if captured else None
+        twig = model.twig if drafter.heads else None
+        return SlotBatch(model.stack, twig, drafter, rows=rows, runner=runner)
+
+    @property
+    def drafter(self) -> Drafter:
+        """The drafter."""
+        drafter: Drafter = self._slots.parts.drafter
+        return drafter
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows."""
+        return list(self._rows.values())
 
     @property
     def tickets(self) -> set[Ticket]:
@@ -71,7 +83,7 @@ class RunningBatch:
     # -- joining and leaving -----------------------------------------------------------------------
 
     def join(self, ticket: Ticket) -> None:
-        """Prefill a request, report its first tokens, and append the rows that go on.
+        """Prefill a request, report its first tokens, and let the rows join that go on.
 
         Args:
             ticket: The request.
@@ -80,152 +92,83 @@ class RunningBatch:
             TwigkitError: If the request cannot be answered; the batch is as it was.
         """
         stack = self._model.stack
-        joining = prefill_request(self._model, ticket, self._drafter)
+        joining = prefill_request(self._model, ticket, self.drafter)
         logits = stack.head(stack.norm(joining.prefilled.hidden))
         root = RowSelectors([row.selector for row in joining.rows]).first(logits)
         ticket.tell(joining.begun)
-        tokens = root.tolist()
-        for number, (row, token) in enumerate(zip(joining.rows, tokens, strict=True)):
+        entries = self._entries(joining, root)
+        going = []
+        for number, (row, token) in enumerate(zip(joining.rows, root.tolist(), strict=True)):
             row.sequence.push([token])
             logprobs = row.logprobs(logits[number : number + 1], [token])
             ticket.tell(Gained(row.answer, (token,), logprobs=logprobs))
-        active = self._told(joining.rows)
-        if any(active):
-            self._append(joining, root, active)
-
-    def _append(self, joining: Joining, root: Tensor, active: list[bool]) -> None:
-        """Append the rows of a prefilled request that have not ended."""
-        order = staying(active)
-        prompt, cache = joining.prompt, joining.prefilled.cache
-        if not all(active):
-            everything = torch.arange(prompt.hidden.shape[1], device=prompt.hidden.device)
-            picked = torch.tensor(order, device=prompt.hidden.device)
-            prompt = prompt.select(
-                everything.expand(len(order), -1),
-                prompt.valid[picked],
-                [prompt.lengths[row] for row in order],
-                [prompt.visual_counts[row] for row in order],
-                picked,
-            )
-            cache.keep_rows(order)
-            root = root[picked]
-        for segment in [*cache.base, *([] if cache.twig is None else [cache.twig])]:
-            segment.most = _UNBOUNDED
-        if self._step is None or self._root is None:
-            self._step = self._make_step(joining, Positions(prompt))
-            self._root = root
-        else:
-            self._step.draft_model.join(prompt)
-            append_rows(self._step.draft_model.cache, cache)
-            self._root = torch.cat((self._root, root))
-        new = [joining.rows[number] for number in order]
-        self._selectors.extend([row.selector for row in new])
-        self.rows = self.rows + new
-        self._tables = {}
+            if not _told(row):
+                going.append(number)
+        if going:
+            cache = joining.prefilled.cache
+            self._slots.reserve(cache, entries[going[0]], len(going))
+            for number in going:
+                joined = self._slots.join(cache, number, entries[number])
+                self._rows[joined] = joining.rows[number]
         self._joins += 1
-        if self._joins % _JOINS == 0:
-            self._drafter = make_drafter(self._spec, self._model.twig, self._model.memories)
-            self._step = replace(self._step, drafter=self._drafter)
+        if self._joins % _JOINS == 0 and not in_levels(self.drafter):
+            self._slots.renew(make_drafter(self._spec, self._model.twig, self._model.memories))
 
-    def _make_step(self, joining: Joining, positions: Positions) -> SpeculativeStep:
-        """Put the parts of a step together around the first rows' cache."""
-        stack, cache, watch = self._model.stack, joining.prefilled.cache, Stopwatch()
-        draft_model = CachedDraftModel(
-            stack,
-            self._model.twig,
-            cache,
-            positions,
-            fixed_shapes=joining.prompt.ids.device.type != "cpu",
-            watch=watch,
-            texts=lambda: [row.sequence.text for row in self.rows],
-        )
-        verifier = Verifier(stack, cache, positions)
-        return SpeculativeStep(self._drafter, draft_model, verifier, self._selectors, watch)
+    @staticmethod
+    def _entries(joining: Joining, root: Tensor) -> list[Entry]:
+        """Describe the rows of a prefilled request to the slots."""
+        positions = Positions(joining.prompt)
+        return [
+            Entry(
+                root=root[number],
+                rope=positions.rope[number],
+                index=positions.index[number],
+                left=row.most - 1,
+                ends=row.eos,
+                least=positions.least,
+                selector=row.selector,
+                logits=row.ticket.request.logprobs is not None,
+                text=partial(getattr, row.sequence, "text"),
+            )
+            for number, row in enumerate(joining.rows)
+        ]
 
     def drop_cancelled(self) -> None:
         """Let the rows leave whose request was cancelled."""
-        self._keep([not row.ticket.cancelled for row in self.rows])
+        for number, row in list(self._rows.items()):
+            if row.ticket.cancelled:
+                self._leave(number)
 
-    def _keep(self, active: list[bool]) -> None:
-        """Let the other rows leave; they cost nothing any more."""
-        if all(active):
-            return
-        if not any(active):
-            self.rows, self._step, self._root, self._tables = [], None, None, {}
-            self._selectors = RowSelectors()
-            return
-        assert self._step is not None
-        assert self._root is not None
-        order = staying(active)
-        self.rows = [self.rows[row] for row in order]
-        self._step.draft_model.cache.keep_rows(order)
-        self._step.draft_model.keep_rows(order)
-        self._selectors.keep_rows(order)
-        self._root = self._root[torch.tensor(order, device=self._root.device)]
-        self._tables = {}
+    def _leave(self, number: int) -> None:
+        """Let a row leave; it costs nothing any more."""
+        self._slots.leave(number)
+        del self._rows[number]
+
+    def close(self) -> None:
+        """Leave the slots with the model, for another batch; only once all rows have left."""
+        if in_levels(self.drafter):  # others know the texts that they have drafted for
+            self._model.batches.keep(self._key, self._slots)
 
     # -- steps -------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Draft, verify and accept in all rows; report what they gained; who has ended leaves."""
-        assert self._step is not None
-        assert self._root is not None
-        step, rooms = self._step, [row.sequence.left - 1 for row in self.rows]
-        decide = getattr(self._drafter, "decide", None)
-        if decide is not None:
-            decide(step.draft_model.gained, max(rooms))
-        table = self._table(self._root, self._drafter.linear)
-        table.reset(self._root)
-        tree, logits, accepted = step.run(table, max(rooms), rooms)
-        gained = self._emit(step, tree, accepted)
-        path = along(logits, accepted.path)
-        for number, (tokens, drafted, count) in enumerate(gained):
-            row = self.rows[number]
-            logprobs = row.logprobs(path[number], tokens)
-            row.ticket.tell(Gained(row.answer, tuple(tokens), drafted, count, logprobs))
-        self._root = accepted.next_token
-        self._keep(self._told(self.rows))
+        for number, gain in self._slots.step().items():
+            row = self._rows[number]
+            tokens = gain.tokens[: row.sequence.push(gain.tokens)]
+            logprobs = None if gain.logits is None else row.logprobs(gain.logits, tokens)
+            accepted = min(gain.accepted, len(tokens))
+            row.ticket.tell(Gained(row.answer, tuple(tokens), gain.drafted, accepted, logprobs))
+            if _told(row):
+                self._leave(number)
 
-    def _emit(
-        self, step: SpeculativeStep, tree: DraftTree, accepted: Accepted
-    ) -> list[tuple[list[int], int, int]]:
-        """Append what was accepted to the answers, and keep its keys and values.
 
-        Returns:
-            For each row the tokens it gained, how many were drafted, and how many of the tokens
-            were drafts.
-        """
-        count = accepted.count + 1
-        by_twig = step.draft_model.staged.count_by_twig(accepted.path, count)
-        proposed = tree.alive.sum(1) - 1
-        numbers = torch.stack((count, by_twig, proposed), 1)
-        report = torch.cat((numbers, accepted.emitted(tree.tokens)), 1).tolist()
-        gained = []
-        for row, (own, _, drafted, *tokens) in zip(self.rows, report, strict=True):
-            took = row.sequence.push(tokens[:own])
-            gained.append((tokens[:took], drafted, min(own - 1, took)))
-        kept = RowCounts(count, [line[0] for line in report])
-        step.commit(tree, accepted, kept, RowCounts(by_twig, [line[1] for line in report]))
-        return gained
-
-    def _told(self, rows: list[Row]) -> list[bool]:
-        """Report which rows have ended; return which go on."""
-        active = []
-        for row in rows:
-            ended = row.ended()
-            if ended is not None:
-                row.ticket.tell(ended)
-            active.append(ended is None)
-        return active
-
-    def _table(self, root: Tensor, linear: bool) -> Candidates:
-        """Return the table of the next step's nodes."""
-        if linear not in self._tables:
-            eos = sorted(frozenset[int]().union(*(row.eos for row in self.rows)))
-            ends = torch.tensor(eos, dtype=torch.long, device=root.device)
-            allocate = Candidates.path if linear else Candidates.tree
-            self._tables[linear] = allocate(root, self._drafter.capacity, ends=ends)
-        return self._tables[linear]
+def _told(row: Row) -> bool:
+    """Report it if a row has ended; return whether it has."""
+    ended = row.ended()
+    if ended is not None:
+        row.ticket.tell(ended)
+    return ended is not None
 
 
 __all__ = ["RunningBatch"]

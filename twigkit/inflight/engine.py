@@ -198,7 +198,7 @@ class Engine:
         try:
             batch = self._batches.get(name)
             if batch is None:
-                batch = RunningBatch(self.model, ticket.request.drafter)
+                batch = RunningBatch(self.model, ticket.request.drafter, self.rows)
             batch.join(ticket)
         except Exception as error:  # of this request alone; the others go on
             self._fail([ticket], error)
@@ -206,6 +206,8 @@ class Engine:
         with self._changed:
             if batch.rows:
                 self._batches[name] = batch
+            else:
+                batch.close()
         self._finish([ticket] if ticket not in batch.tickets else [])
 
     def _step(self, name: str) -> None:
@@ -224,6 +226,7 @@ class Engine:
         with self._changed:
             if not batch.rows:
                 del self._batches[name]
+                batch.close()
         self._finish(before - batch.tickets)
 
     def _finish(self, tickets: Iterable[Ticket]) -> None:

@@ -131,11 +131,10 @@ def prefill_request(model: TwigModel, ticket: Ticket, drafter: Drafter) -> Joini
     request = _before_restart(request, stack, prompt)
     check_length(stack.text, prompt.span + request.stop.max_new_tokens)
     stages = plan_stages(stack, prompt, request, model.twig)
-    room = request.stop.max_new_tokens + drafter.capacity
     prefilled = prefill(
         stack,
         prompt,
-        Storage(room, drafts=bool(drafter.heads)),
+        Storage(0, drafts=bool(drafter.heads)),  # the batch has slots for the answer
         twig=model.twig,
         pruner=request.pruner,
         stages=stages,

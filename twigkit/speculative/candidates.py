@@ -28,7 +28,8 @@ class Candidates(DraftTree):
     with :meth:`add` or :meth:`sample`, and returns it, or what :meth:`cut` keeps of it.
 
     Attributes:
-        ends: Tokens that end a row, ``[e]`` long, or None: nothing below one of them is alive.
+        ends: Tokens that end a row, ``[e]`` long or ``[B, e]`` with those of each, or None:
+            nothing below one of them is alive.
         numbers: Gives the uniform numbers of this step, ``[B, n]`` float64 in [0, 1): number i
             decides which token a sampled node i gets. The core sets it; None where nothing is
             sampled.
@@ -105,7 +106,7 @@ class Candidates(DraftTree):
             root: Last accepted token per row, ``[B]``.
             capacity: Nodes that fit, root included.
             numbers: Gives the numbers that :meth:`sample` samples with; see the attribute.
-            ends: Tokens that end a row, ``[e]``; an empty one is as good as None.
+            ends: Tokens that end a row, ``[e]`` or ``[B, e]``; an empty one is as good as None.
 
         Returns:
             The candidates, on the root's device, holding the root alone.
@@ -332,8 +333,9 @@ class Candidates(DraftTree):
         """Whether anything follows such tokens: all but those that end a row."""
         assert self.ends is not None
         if self.ends.numel() == 1:
-            return tokens != self.ends
-        return (tokens.unsqueeze(-1) != self.ends).all(-1)
+            return tokens != self.ends.reshape(())
+        ends = self.ends if self.ends.ndim == 1 else self.ends[:, None]
+        return (tokens.unsqueeze(-1) != ends).all(-1)
 
     def best(self, nodes: range, count: int) -> Tensor:
         """Pick the nodes of a range with the highest scores, to expand them.

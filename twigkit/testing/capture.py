@@ -209,6 +209,11 @@ class CaptureRecorder(CapturedPieces):
         self.captured = 0
         self._shadow: Any = None
 
+    def drop(self) -> None:
+        """Forget what was captured, and where Python was; the next steps are others."""
+        super().drop()
+        self._shadow = None
+
     def record(self, piece: Piece) -> Piece:
         """Record a piece."""
         self.captured += 1

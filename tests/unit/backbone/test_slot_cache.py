@@ -147,6 +147,52 @@ def test_a_row_that_outgrows_its_slots_moves_up_one_bucket():
     assert bigger.grown(longer).join(longer) == 1
 
 
+def test_a_prompt_whose_layers_hold_other_tokens_splits_the_slots():
+    whole = LayerCache([segment(0, 2, (5,))], [segment(2, 5, (4,))], None)
+    slots = SlotCache.like(whole, rows=2, room=Room(1, 1))
+    slots.join(whole)
+    assert slots.split_like(whole) is slots
+    parts = [segment(2, 4, (3,), start=7), segment(4, 5, (1,), start=7)]
+    wiped = LayerCache([segment(0, 2, (5,), start=7)], parts, None)
+    assert not slots.accepts(wiped)
+    split = slots.split_like(wiped)
+    assert [(part.first, part.last) for part in split.segments] == [(0, 2), (2, 4), (4, 5)]
+    assert split.join(wiped) == 1
+    assert held(split.deep[0], 0, layer=1) == held(slots.deep[0], 0, layer=1)
+    assert held(split.deep[1], 0) == [40000.0 + i for i in range(4)]
+    assert held(split.deep[1], 1) == [40700.0]
+    assert split.deep[1].lengths.device.tolist() == [4, 1]
+
+
+def test_a_row_moves_and_more_rows_are_made():
+    cache = prefilled()
+    slots = SlotCache.like(cache, rows=2, room=Room(3, 2))
+    slots.join(cache, 0)
+    slots.join(cache, 1)
+    slots.leave(0)
+    with pytest.raises(CapabilityError, match="cannot move"):
+        slots.move(0, 1)
+    slots.move(1, 0)
+    assert (slots.free, slots.in_use) == ([1], 1)
+    assert held(slots.deep[0], 0) == [20100.0, 20101.0]
+    assert not slots.deep[0].storages[0][:, 1].any()
+    assert slots.deep[0].lengths.device.tolist() == [2, 0]
+    larger = slots.grown(rows=4)
+    assert larger.free == [1, 2, 3]
+    assert held(larger.twig, 0) == held(slots.twig, 0)
+
+
+def test_a_view_holds_what_is_there_where_shapes_may_differ():
+    cache = prefilled()
+    slots = SlotCache.like(cache, rows=2, room=Room(3, 2), bucketed=False)
+    slots.join(cache, 0)
+    deep = slots.narrowed(1).deep[0]
+    deep.open(1)
+    assert stage(deep, 2).shape[2] == deep.view == 6
+    slots.open(2)
+    assert stage(slots.deep[0], 1).shape[2] == 5
+
+
 def test_rows_beyond_their_slots_write_to_the_trash_slot():
     cache = prefilled()
     slots = SlotCache.like(cache, rows=2, room=Room(3, 2))

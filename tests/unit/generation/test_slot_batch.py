@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.support.capturing import ALONE, OTHER, both, capturing_model, recorded
 from tests.support.tiny import llava_inputs
+from twigkit import CapabilityError
 from twigkit.backbone import kv_cache, slot_cache, slot_segment
 from twigkit.generation.prefill import Storage, prefill
 from twigkit.generation.row_state import Entry
@@ -53,11 +56,16 @@ class Joining:
         self.entry = Entry(root[0], prompt.next_rope[0], prompt.next_index[0], left=count - 1)
 
 
+def made(model, runner, rows=2, name="ssd", **settings):
+    kind = default_registry().get("drafter", name)
+    drafter = make_drafter(kind.spec(**settings), model.twig, {})
+    return SlotBatch(model.stack, model.twig, drafter, rows=rows, runner=runner)
+
+
+@pytest.mark.parametrize("runner", [CaptureRecorder, lambda: None], ids=["captured", "eager"])
 @torch.inference_mode()
-def test_rows_join_while_others_run(model):
-    kind = default_registry().get("drafter", "ssd")
-    drafter = make_drafter(kind.spec(threshold=0.05), model.twig, {})
-    batch = SlotBatch(model.stack, model.twig, drafter, rows=2, runner=CaptureRecorder())
+def test_rows_join_while_others_run(model, runner):
+    batch = made(model, runner(), threshold=0.05)
     waiting = [
         Joining(model, ALONE, 14),
         Joining(model, llava_inputs([(1, 0, 9)]), 5),
@@ -75,3 +83,52 @@ def test_rows_join_while_others_run(model):
                 del rows[row]
     assert [one.tokens for one in served] == [one.want for one in served]
     assert batch.free == 2
+
+
+@pytest.mark.parametrize("runner", [CaptureRecorder, lambda: None], ids=["captured", "eager"])
+@torch.inference_mode()
+def test_a_step_is_about_no_more_rows_than_there_are(model, runner):
+    batch, asked = made(model, runner(), rows=4), [Joining(model, ALONE, n) for n in (4, 5, 6, 18)]
+    rows = {batch.join(one.cache, 0, one.entry): one for one in asked}
+    assert batch.slots.rows == 4
+    batch.leave(0)
+    batch.leave(1)
+    batch.leave(2)
+    one = rows[3]
+    while True:
+        gain = batch.step()[3]
+        assert batch.slots.in_use == 1  # it has moved to the first place, and kept its number
+        one.tokens += gain.tokens
+        if not gain.goes_on:
+            break
+    assert one.tokens == one.want
+
+
+@torch.inference_mode()
+def test_logits_are_those_that_tokens_were_selected_from(model):
+    batch, one = made(model, CaptureRecorder(), rows=1), Joining(model, ALONE, 9)
+    batch.join(one.cache, 0, replace(one.entry, logits=True))
+    while True:
+        gain = batch.step()[0]
+        assert gain.logits.argmax(-1).tolist() == gain.tokens
+        assert gain.accepted in (len(gain.tokens) - 1, len(gain.tokens))
+        if not gain.goes_on:
+            break
+    assert not batch.runner.captured
+
+
+def test_what_cannot_be_captured_is_refused(model):
+    with pytest.raises(CapabilityError, match="AutoDrafter does not draft in levels"):
+        made(model, CaptureRecorder(), name="auto")
+    made(model, None, name="auto")
+
+
+@torch.inference_mode()
+def test_a_full_batch_takes_no_more_rows(model):
+    batch, one = made(model, None, rows=1), Joining(model, ALONE, 3)
+    batch.join(one.cache, 0, one.entry)
+    assert not batch.accepts(one.cache)
+    with pytest.raises(CapabilityError, match="all 1 rows are in use"):
+        batch.join(one.cache, 0, one.entry)
+    with pytest.raises(CapabilityError, match=r"row 7 is not in use; those are \[0\]"):
+        batch.leave(7)

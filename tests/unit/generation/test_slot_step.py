@@ -10,7 +10,7 @@ import torch
 from twigkit.generation.slot_step import SlotStep
 from twigkit.speculative.acceptance import Accepted
 
-ENDS = torch.tensor([90, 91])
+ENDS = torch.tensor([[90, 91, -1]])
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ ENDS = torch.tensor([90, 91])
     ],
 )
 def test_counts_and_ends(emitted, accepted, left, running, count, goes_on):
-    state = SimpleNamespace(left=torch.tensor([left]), running=torch.tensor([running]))
-    step = SimpleNamespace(state=state, parts=SimpleNamespace(ends=ENDS))
+    state = SimpleNamespace(left=torch.tensor([left]), running=torch.tensor([running]), ends=ENDS)
+    step = SimpleNamespace(state=state)
     path = Accepted(torch.tensor([[0, 1, 2]]), torch.tensor([accepted]), torch.tensor([3]))
     found = SlotStep._count(step, path, torch.tensor([emitted]))
     assert [each.tolist() for each in found] == [[count], [goes_on]]

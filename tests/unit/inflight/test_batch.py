@@ -49,7 +49,7 @@ def alone(model, number, tokens):
 
 @torch.inference_mode()
 def test_rows_join_and_leave_between_steps(model):
-    batch, heard = RunningBatch(model, PLAIN), [[], [], []]
+    batch, heard = RunningBatch(model, PLAIN, 4), [[], [], []]
     first, second, third = (ticket(n, 4 + n, heard[n]) for n in range(3))
     batch.join(first)
     batch.step()
@@ -70,7 +70,7 @@ def test_rows_join_and_leave_between_steps(model):
 
 @torch.inference_mode()
 def test_an_answer_of_one_token_never_joins(model):
-    batch, heard = RunningBatch(model, PLAIN), []
+    batch, heard = RunningBatch(model, PLAIN, 4), []
     batch.join(ticket(0, 1, heard))
     assert batch.rows == []
     assert said(heard) == alone(model, 0, 1)
@@ -78,7 +78,7 @@ def test_an_answer_of_one_token_never_joins(model):
 
 @torch.inference_mode()
 def test_a_request_that_fails_leaves_the_batch_as_it_was(model):
-    batch, heard = RunningBatch(model, PLAIN), []
+    batch, heard = RunningBatch(model, PLAIN, 4), []
     running = ticket(0, 6, heard)
     batch.join(running)
     with pytest.raises(InputError):
@@ -92,12 +92,12 @@ def test_a_request_that_fails_leaves_the_batch_as_it_was(model):
 def test_a_drafter_that_learns_is_made_anew_after_some_requests(model, monkeypatch):
     monkeypatch.setattr(module, "_JOINS", 2)
     spec = GenerationSpec(drafter="ngram").drafter
-    batch, heard = RunningBatch(model, spec), [[], [], []]
-    made = [batch._drafter]
+    batch, heard = RunningBatch(model, spec, 4), [[], [], []]
+    made = [batch.drafter]
     for number in range(3):
         batch.join(ticket(number, 8, heard[number]))
         batch.step()
-        made.append(batch._drafter)
+        made.append(batch.drafter)
     assert made[0] is made[1]
     assert made[1] is not made[2] is made[3]
     while batch.rows:
@@ -107,4 +107,4 @@ def test_a_drafter_that_learns_is_made_anew_after_some_requests(model, monkeypat
 
 def test_a_drafter_without_its_twig_is_refused(model):
     with pytest.raises(CapabilityError, match="twig"):
-        RunningBatch(model, GenerationSpec(drafter="ssd").drafter)
+        RunningBatch(model, GenerationSpec(drafter="ssd").drafter, 4)

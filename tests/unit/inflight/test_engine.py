@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 
 from tests.support.asked import Listening
+from tests.support.capturing import recorded
 from tests.support.tiny import llava_inputs, tiny_llava
+from tests.unit.backbone.test_growing_rotary import NEW, inputs_of, model_of
 from twigkit import TwigModel, TwigSpec
 from twigkit.errors import CapabilityError, TwigkitError
 from twigkit.inflight.batch import RunningBatch
@@ -23,6 +25,7 @@ DRAFTERS = {
     "tree-ssd": {"kind": "tree-ssd", "children": 3, "expanded": 2, "levels": 3, "nodes": 7},
     "medusa-tree": "medusa-tree",
     "ngram": "ngram",
+    "auto": {"kind": "auto", "drafters": [{"kind": "ssd", "length": 2}, {"kind": "ngram"}]},
 }
 SETTINGS = [
     {"max_new_tokens": 24},
@@ -88,6 +91,40 @@ def test_an_answer_does_not_depend_on_its_neighbours(model, engine, name):
     heard = [first, *(Listening.to(engine, each) for each in asked[1:])]
     assert [each.answer() for each in heard] == expected
     assert max(sizes) >= 3, "neighbours joined while the first one ran"
+
+
+@pytest.mark.parametrize("name", ["plain", "ssd", "tree-ssd", "medusa-tree"])
+def test_answers_stay_what_they_are_where_steps_are_captured(model, name):
+    asked = [question(number, name) for number in (0, 2, 4, 0, 6, 0)]
+    expected = [alone(model, each) for each in asked]
+    with recorded(model) as runners, Engine(model, rows=4, queue=100) as engine:
+        first = [Listening.to(engine, each) for each in asked]
+        assert [each.answer() for each in first] == expected
+        until(lambda: len(model.batches) == 1)
+        again = [Listening.to(engine, each) for each in asked]
+        assert [each.answer() for each in again] == expected
+        until(lambda: len(model.batches) == 1)
+        assert len(runners) == 1, "requests share what was captured"
+        assert runners.replays > runners.captured > 0
+
+
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_rows_of_other_lengths_have_their_own_rotary_tables(rope):
+    model, asked = model_of(rope), []
+    for prompt in ("past", "before", "past", "before"):
+        spec = GenerationSpec(drafter={"kind": "tree-ssd", "threshold": 0.0}).drafter
+        settings = {"max_new_tokens": NEW, "eos_token_id": None}
+        asked.append(InflightRequest(inputs_of(prompt), spec, settings))
+    with Engine(model, rows=3, queue=4) as engine:
+        heard = [Listening.to(engine, each) for each in asked]
+        assert [each.answer() for each in heard] == [alone(model, each) for each in asked]
+
+
+def test_what_cannot_be_captured_is_refused_where_it_must_be(model):
+    with recorded(model), Engine(model, rows=1, queue=1) as engine:
+        with pytest.raises(CapabilityError, match="does not draft in levels"):
+            Listening.to(engine, question(0, "ngram")).wait()
+        assert Listening.to(engine, question(4, "plain")).answer()
 
 
 def test_answers_to_one_prompt_are_drawn_apart(model, engine):

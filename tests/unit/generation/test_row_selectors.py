@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from twigkit.generation.row_selectors import RowSelectors, row_of
 from twigkit.generation.token_selection import ProcessedSelector, Texts, TokenSelection
-from twigkit.inflight.selection import RowSelectors, row_of
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.sampling import Noise, Sampling
 
@@ -52,12 +52,24 @@ def test_rows_accept_what_they_accept_alone():
 
 def test_rows_that_leave_take_their_selectors_along():
     logits = torch.randn(2, 12, generator=torch.Generator().manual_seed(2))
-    selectors = RowSelectors([drawing(1), None])
-    selectors.extend([drawing(2)])
+    selectors = RowSelectors([drawing(1), None, drawing(2)])
     selectors.keep_rows([2, 1])
     first = selectors.first(logits)
     assert first[0] == drawing(2).first(logits[:1])[0]
     assert first[1] == logits[1].argmax()
+
+
+def test_the_other_rows_are_selected_as_the_batch_does():
+    logits = torch.randn(2, 12, generator=torch.Generator().manual_seed(3))
+    texts = Texts(torch.tensor([[1], [2]]), torch.ones(2, 1).bool(), [[], []])
+    selection = TokenSelection.drawing(Sampling(temperature=3.0))
+    noise = Noise.of([4, 5], torch.device("cpu"))
+    selectors = RowSelectors(
+        [None, drawing(7)], ProcessedSelector(selection, texts, noise, eager=True)
+    )
+    first = selectors.first(logits)
+    assert first[0] == drawing(4).first(logits[:1])[0]
+    assert first[1] == drawing(7).first(logits[1:])[0]
 
 
 def test_a_row_of_a_tree_is_a_view():

@@ -1,4 +1,4 @@
-"""Token selection in a batch whose rows belong to different requests."""
+"""Token selection in a batch whose rows belong to different requests: each in its own way."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ from twigkit.speculative.draft_tree import DraftTree
 
 
 class RowSelectors:
-    """Selects the tokens of each row in the way of its own request.
+    """Selects the tokens of some rows in their own way, and of the others as the batch does.
 
-    Greedy rows are decided at once. Every other row has a selector of its own, for a batch of one,
-    so that what it selects does not depend on the other rows.
+    A selector of a row is for a batch of one, so that what it selects does not depend on the other
+    rows.
     """
 
     scores: None = None
 
-    def __init__(self, selectors: Sequence[TokenSelector | None] = ()) -> None:
+    def __init__(
+        self, own: Sequence[TokenSelector | None], others: TokenSelector | None = None
+    ) -> None:
         """Start with some rows.
 
         Args:
-            selectors: One per row, each for a batch of one; ``None`` for a greedy row.
+            own: One per row; ``None`` for a row of which the batch decides.
+            others: Decides in those; ``None`` takes the most likely tokens.
         """
-        self._own = list(selectors)
-        self._greedy = GreedySelector()
-
-    def extend(self, selectors: Sequence[TokenSelector | None]) -> None:
-        """Append rows whose first tokens have been selected."""
-        self._own += selectors
+        self._own, self._others = list(own), others or GreedySelector()
 
     def first(self, logits: Tensor) -> Tensor:
         """Select the token after the prompt, ``[batch, vocabulary]`` to ``[batch]``."""
-        tokens = self._greedy.first(logits)
+        tokens = self._others.first(logits)
         for row, selector in enumerate(self._own):
             if selector is not None:
                 tokens[row] = selector.first(logits[row : row + 1])[0]
@@ -45,7 +43,7 @@ class RowSelectors:
 
     def accept(self, tree: DraftTree, logits: Tensor, longest: int) -> Accepted:
         """Walk down a tree of candidates as far as the target of each row agrees."""
-        accepted = self._greedy.accept(tree, logits, longest)
+        accepted = self._others.accept(tree, logits, longest)
         width = max(accepted.path.shape[1], tree.height + 1)
         path = torch.nn.functional.pad(accepted.path, (0, width - accepted.path.shape[1]))
         for row, selector in enumerate(self._own):
@@ -61,6 +59,7 @@ class RowSelectors:
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows only, in the order given."""
         self._own = [self._own[row] for row in rows]
+        self._others.keep_rows(rows)
 
 
 def row_of(tree: DraftTree, row: int) -> DraftTree:

@@ -1,0 +1,63 @@
+"""What a piece of a step may change, copied so that it can be put back and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from twigkit.generation.staged_nodes import Mark, StagedNodes
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far Python is in a step.
+
+    Attributes:
+        staged: Nodes staged in each segment.
+        candidates: Size and height of the candidates, and whether they were sampled.
+        nodes: The staged nodes, if a step has begun.
+        nodes_mark: How many of them there are.
+    """
+
+    staged: list[int]
+    candidates: tuple[int, int, bool]
+    nodes: StagedNodes | None
+    nodes_mark: Mark | None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What :meth:`SlotStep.save` copied.
+
+    Attributes:
+        tensors: Values of the small tensors, by name.
+        tails: What a step may write of the keys and values, by segment.
+        python: How far Python is.
+    """
+
+    tensors: dict[str, Tensor]
+    tails: list[tuple[Tensor, ...]]
+    python: Progress
+
+    def differs(self, other: Saved) -> str:
+        """Name what differs from what was saved another time; empty if nothing does."""
+        for name, tensor in self.tensors.items():
+            if not _same(tensor, other.tensors[name]):
+                return name
+        for tail, theirs in zip(self.tails, other.tails, strict=True):
+            if not all(map(_same, tail, theirs)):
+                return "keys or values"
+        return ""
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Say whether two tensors are equal, up to what the order of a sum may change."""
+    if not first.is_floating_point():
+        return torch.equal(first, second)
+    tolerance = 16 * torch.finfo(first.dtype).eps
+    return torch.allclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+__all__ = ["Progress", "Saved"]
