@@ -62,22 +62,23 @@ def doubled(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return transposed(twice, weight, bias)[0].view(*states.shape[:-1], weight.shape[0])
 
 
-def applies(rows: int, weight: Tensor) -> bool:
-    """Say whether other ways than torch's own are considered.
+def few_rows(states: Tensor) -> int | None:
+    """Return the number of rows where other ways than torch's own are considered, else ``None``.
 
-    They are for at most ``MOST_ROWS`` rows and weights on a CPU, where no gradients are recorded.
+    They are for at most ``MOST_ROWS`` rows on a CPU, where no gradients are recorded.
 
     Args:
-        rows: Number of rows.
-        weight: ``[outputs, inputs]``.
+        states: ``[..., width]``.
     """
-    return not (
+    rows = states.shape[:-1].numel()
+    stock = (
         rows > MOST_ROWS
         or not _switch[0]
         or torch.compiler.is_compiling()
         or torch.is_grad_enabled()
-        or weight.device.type != "cpu"
+        or states.device.type != "cpu"
     )
+    return None if stock else rows
 
 
 def fastest(rows: int, weight: Tensor, bias: Tensor | None = None) -> Way:
@@ -109,8 +110,8 @@ def apply_linear(module: nn.Module, states: Tensor) -> Tensor:
     """
     if type(module) is nn.Linear and not _observed(module):
         weight, bias = module.weight, module.bias
-        rows = states.shape[:-1].numel()
-        if type(weight) is nn.Parameter and applies(rows, weight):
+        rows = few_rows(states)
+        if type(weight) is nn.Parameter and weight.device == states.device and rows is not None:
             return fastest(rows, weight, bias)(states, weight, bias)
     found: Tensor = module(states)
     return found
@@ -150,10 +151,10 @@ def _measure(rows: int, weight: Tensor, bias: Tensor | None) -> Way:
 __all__ = [
     "MOST_ROWS",
     "Way",
-    "applies",
     "apply_linear",
     "doubled",
     "fastest",
+    "few_rows",
     "stock_products",
     "transposed",
 ]

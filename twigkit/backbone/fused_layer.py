@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twigkit.backbone.attention import twig_attention
-from twigkit.backbone.few_rows import Way, applies, fastest
+from twigkit.backbone.few_rows import Way, fastest
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import unrotate
@@ -30,6 +30,9 @@ _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 Weights = tuple[Tensor, Tensor | None]
 """Weight and bias of a linear map."""
+
+_STOCK: tuple[Way, ...] = (F.linear,) * 7
+"""How torch computes the seven products."""
 
 
 class FusedLayer(nn.Module):
@@ -95,7 +98,7 @@ class FusedLayer(nn.Module):
             ``[batch, tokens, width]``.
         """
         query, key, value, output, gate, up, down = self._linears
-        to_q, to_k, to_v, to_o, to_gate, to_up, to_down = self._ways(hidden.shape[:2].numel())
+        to_q, to_k, to_v, to_o, to_gate, to_up, to_down = self._ways(context.rows)
         table = context.folded[self.rope_key]
         batch, tokens, _ = hidden.shape
         states = _rms(hidden, *self._norms[0])
@@ -117,10 +120,10 @@ class FusedLayer(nn.Module):
         inner = self._activation.value(to_gate(states, *gate)) * to_up(states, *up)
         return hidden + to_down(inner, *down)
 
-    def _ways(self, rows: int) -> tuple[Way, ...]:
+    def _ways(self, rows: int | None) -> tuple[Way, ...]:
         """Return how each of the seven products is computed for a number of rows."""
-        if not applies(rows, self._linears[0][0]):
-            return (F.linear,) * len(self._linears)
+        if rows is None:
+            return _STOCK
         key = rows, torch.get_num_threads()
         if key not in self._few:
             self._few[key] = tuple(fastest(rows, *one) for one in self._linears)

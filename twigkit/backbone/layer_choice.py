@@ -141,7 +141,7 @@ class LayerChoice:
         shape = (stack.channels, 2, 7)
         positions = torch.randint(0, 99, shape, generator=random, device="cpu").sort(-1).values
         rope = stack.rope(hidden, positions.to(weight.device))
-        context = LayerContext.of(rope, {stock.window: None})
+        context = LayerContext.of(hidden, rope, {stock.window: None})
         expected: Tensor = stock(hidden, context)
         try:
             found: Tensor = fused(hidden, context)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from twigkit.backbone.attention_kernel import SDPA
+from twigkit.backbone.few_rows import few_rows
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.masks import Masks, PromptMasks
 from twigkit.backbone.rotary import Rope, Table, fold
@@ -21,6 +24,8 @@ class LayerContext:
         masks: Attention masks by window.
         cache: Where keys and values go; ``None`` keeps none.
         kernel: What computes attention.
+        rows: Rows of the pass where their products may be computed in another way than torch's
+            own, see :func:`~twigkit.backbone.few_rows.few_rows`; else ``None``.
     """
 
     rope: Rope
@@ -28,13 +33,19 @@ class LayerContext:
     masks: Masks
     cache: Segment | None
     kernel: str = SDPA
+    rows: int | None = None
 
     @classmethod
     def of(
-        cls, rope: Rope, masks: Masks, cache: Segment | None = None, kernel: str = SDPA
+        cls,
+        hidden: Tensor,
+        rope: Rope,
+        masks: Masks,
+        cache: Segment | None = None,
+        kernel: str = SDPA,
     ) -> LayerContext:
-        """Make the context of a pass."""
-        return cls(rope, fold(rope), masks, cache, kernel)
+        """Make the context of a pass of states, ``[batch, tokens, width]``."""
+        return cls(rope, fold(rope), masks, cache, kernel, few_rows(hidden))
 
     def spans(self, window: int | None) -> RowSpans | None:
         """Return where each row's tokens lie, if that says all that a mask would; else ``None``."""

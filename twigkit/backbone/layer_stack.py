@@ -60,6 +60,7 @@ class LayerStack(PromptEmbedding):
     Attributes:
         layers: What runs each decoder layer; chosen anew for every prompt, see :meth:`refresh`.
         depth: Number of decoder layers.
+        recurrent: Layers that carry a state from token to token and have no keys and values.
         logit_scaling: What the base does to the logits after its head.
         round: Changes whenever the layers were looked at.
         kernel: What computes attention; see :meth:`choose_attention`.
@@ -95,6 +96,8 @@ class LayerStack(PromptEmbedding):
         self.logit_scaling = logit_scaling or LogitScaling()
         self.kernel = SDPA
         self.layers: list[Runner]
+        self.recurrent: frozenset[int]
+        self._windows: dict[tuple[int, int], frozenset[int | None]]
         self.layer_config = self.own_config()
         self._path = next((name for name, part in model.named_modules() if part is text), None)
         self._choice = LayerChoice(self, config=self.layer_config, frozen=True)
@@ -121,6 +124,9 @@ class LayerStack(PromptEmbedding):
             self._refuse_hooks(self._path)
         self.growing = GrowingRotary.of(getattr(self.text, "rotary_emb", None))
         self.depth = len(self.text.layers)
+        kinds = getattr(self.config, "layer_types", None) or ()
+        self.recurrent = frozenset(n for n, kind in enumerate(kinds) if kind in RECURRENT_KINDS)
+        self._windows = {}
         self.round = next(_rounds)
         self.layers = self._choice.runners(self.text.layers, range(self.depth))
 
@@ -195,12 +201,6 @@ class LayerStack(PromptEmbedding):
         kinds = getattr(self.config, "layer_types", None)
         size: int | None = getattr(self.config, "sliding_window", None)
         return size if kinds is None or kinds[layer] == "sliding_attention" else None
-
-    @property
-    def recurrent(self) -> frozenset[int]:
-        """Layers that carry a state from token to token and have no keys and values."""
-        kinds = getattr(self.config, "layer_types", None) or ()
-        return frozenset(n for n, kind in enumerate(kinds) if kind in RECURRENT_KINDS)
 
     def rope_key(self, layer: int) -> str:
         """Return which rotary table a layer uses; families with one table have one key."""
@@ -306,7 +306,7 @@ class LayerStack(PromptEmbedding):
         Returns:
             States after the last of these layers, ``[batch, tokens, width]``.
         """
-        context = LayerContext.of(rope, masks, cache, self.kernel)
+        context = LayerContext.of(hidden, rope, masks, cache, self.kernel)
         for number in range(first, last):
             probe = probes.get(number) if probes else None
             hidden = self.layers[number](hidden, context, probe)
@@ -320,9 +320,12 @@ class LayerStack(PromptEmbedding):
         heads = int(self.config.num_attention_heads)
         return heads // int(getattr(self.config, "num_key_value_heads", None) or heads)
 
-    def windows(self, first: int, last: int) -> set[int | None]:
+    def windows(self, first: int, last: int) -> frozenset[int | None]:
         """Return the windows of a range of layers."""
-        return {self.window(layer) for layer in range(first, last)}
+        span = first, last
+        if span not in self._windows:
+            self._windows[span] = frozenset(self.window(layer) for layer in range(first, last))
+        return self._windows[span]
 
     def norm(self, hidden: Tensor) -> Tensor:
         """Apply the base's final norm."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import torch
@@ -194,7 +195,7 @@ def stage_segment(
     segment: Segment,
     index: Tensor,
     visible: Tensor | None,
-    windows: set[int | None],
+    windows: Set[int | None],
     dtype: torch.dtype,
 ) -> Masks:
     """Stage nodes in a segment and render the masks of the layers that will run over them.

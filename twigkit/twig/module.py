@@ -104,7 +104,7 @@ class Twig(nn.Module):
         Returns:
             States after the last layer, before the norm, ``[batch, tokens, width]``.
         """
-        context = LayerContext.of(rope, masks, cache, stack.kernel)
+        context = LayerContext.of(hidden, rope, masks, cache, stack.kernel)
         runners = self.runners(stack)
         for source, layer in zip(self.sources, runners, strict=True):
             hidden = layer(hidden, context, probe if layer is runners[-1] else None)
