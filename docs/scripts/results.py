@@ -1,7 +1,7 @@
 """Writes every measured figure of README and docs from the JSON files of docs/results.
 
-``make results`` writes docs/results.md, the table of README.md and docs/images/speed.svg; a test
-writes them again and compares. The files come from these commands, with ``--out docs/results``:
+``make results`` writes docs/results.md, docs/choosing.md, the table of README.md and
+docs/images/speed.svg; a test writes them again and compares. The files come from these commands, with ``--out docs/results``:
 
 - ``accuracy.json``: ``python -m twigkit.demo.recipe.accuracy``
 - ``acceptance.json``: ``python -m twigkit.demo.recipe.acceptance``
@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from twigkit.training.loop.run_log import read_lines
 FOLDER = DOCS / "results"
 PAGE = DOCS / "results.md"
 TEMPLATE = DOCS / "scripts" / "results.md.jinja"
+GUIDE = DOCS / "choosing.md"
+GUIDE_TEMPLATE = DOCS / "scripts" / "choosing.md.jinja"
 README = DOCS.parent / "README.md"
 BASE = DOCS.parent / "twigkit" / "demo" / "weights" / "base" / "figures.json"
 STAGES = ("next-token", "distil", "reinforce")
@@ -116,6 +119,17 @@ def method_rows(bench: Data) -> dict[str, Data]:
         row["method"]["name"]: {**row, "speed": row["tokens_per_second"] / first}
         for row in bench["decoding"]
     }
+
+
+def cache_share(rows: dict[str, Data]) -> float:
+    """Return the part of the KV cache that a pruned answer has."""
+    share: float = rows[BOTH]["kv_bytes"] / rows[DYNAMIC]["kv_bytes"]
+    return share
+
+
+def steps(acceptance: Data, kind: str) -> str:
+    """Return the tokens that a step of the first drafter gives in texts of a kind."""
+    return Tally(**acceptance["kinds"][kind][0]).cells[1]
 
 
 def speed_table(bench: Data) -> str:
@@ -229,6 +243,9 @@ def values(data: Data) -> Data:
         "lossless": "All methods gave the tokens of their target." if same else
         "Not every method gave the tokens of its target.",
         "speed_table": speed_table(bench),
+        "expected": speed_region(data),
+        "cache": f"{100 * cache_share(rows):.0f}%",
+        "steps": partial(steps, data["acceptance"]),
         "batch_gain": rates[1] / rates[0],
         "prefill": f"{prefill[0]:.0f}",
         "prefill_pruned": f"{prefill[1]:.0f}",
@@ -241,10 +258,15 @@ def values(data: Data) -> Data:
     }  # fmt: skip
 
 
-def render(data: Data) -> str:
-    """Return docs/results.md."""
+def render(data: Data, template: Path = TEMPLATE) -> str:
+    """Return docs/results.md, or another page.
+
+    Args:
+        data: What :func:`load` read.
+        template: The page with gaps.
+    """
     room = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    return room.from_string(TEMPLATE.read_text()).render(values(data)).rstrip("\n") + "\n"
+    return room.from_string(template.read_text()).render(values(data)).rstrip("\n") + "\n"
 
 
 def speed_region(data: Data) -> str:
@@ -252,7 +274,7 @@ def speed_region(data: Data) -> str:
     rows, accuracy = method_rows(data["bench"]), Accuracy(data["accuracy"])
     best = accuracy.order[0]
     kept = relative_accuracy(accuracy.share(best), accuracy.whole).value
-    cache = rows[BOTH]["kv_bytes"] / rows[DYNAMIC]["kv_bytes"]
+    cache = cache_share(rows)
     pruner = best.rpartition(", ")[2]
     cells = [
         ["Hugging Face's `generate`", f"{rows[DYNAMIC]['speed']:.2f}x", "100%", ""],
@@ -285,9 +307,10 @@ def drawing(data: Data) -> str:
 
 
 def main() -> None:
-    """Write page, README's table and picture."""
+    """Write the pages, README's table and the picture."""
     data = load(FOLDER)
     PAGE.write_text(render(data))
+    GUIDE.write_text(render(data, GUIDE_TEMPLATE))
     README.write_text(readme(README.read_text(), data))
     (IMAGES / "speed.svg").write_text(drawing(data))
 

@@ -30,6 +30,8 @@ HIDDEN = ("cli", "demo")
 
 ROLE = re.compile(r":(?:class|meth|func|data|attr|mod):`~?([^`]+)`")
 
+EXAMPLE = re.compile(r"^(\s*)Example:$", re.MULTILINE)
+
 FENCE = re.compile(r"^```(\w+) ([\w./-]+)$", re.MULTILINE)
 
 LINK = re.compile(r"(\]\()([^)#\s]+)([^)]*\))")
@@ -69,8 +71,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def plain(docstring: str) -> str:
-    """Turn the roles of a docstring, such as ``:class:`Twig```, into code."""
-    return ROLE.sub(r"`\1`", docstring)
+    """Turn the roles of a docstring, such as ``:class:`Twig```, into code, and name its examples.
+
+    mkdocstrings shows the prompts of a section ``Examples:`` as code, and knows no ``Example:``.
+    """
+    return EXAMPLE.sub(r"\1Examples:", ROLE.sub(r"`\1`", docstring))
 
 
 def titled(fence: re.Match[str]) -> str:

@@ -26,6 +26,7 @@ def data():
 
 def test_page_table_and_picture_are_current(data):
     assert results.PAGE.read_text() == results.render(data), RUN
+    assert results.GUIDE.read_text() == results.render(data, results.GUIDE_TEMPLATE), RUN
     text = results.README.read_text()
     assert text == results.readme(text, data), RUN
     assert (IMAGES / "speed.svg").read_text() == results.drawing(data), RUN
@@ -46,6 +47,7 @@ def test_other_measurements_change_page_table_and_picture(data):
     page = results.render(other)
     assert "| 4.25x |" in page
     assert "unpruned base answers 100.0%" in page
+    assert '(`drafter="ssd"`) | 4.25x |' in results.render(other, results.GUIDE_TEMPLATE)
     assert "| 4.25x |" in results.readme(results.README.read_text(), other)
     texts = xml.dom.minidom.parseString(results.drawing(other)).getElementsByTagName("text")
     shown = [node.firstChild.data for node in texts]
@@ -77,7 +79,7 @@ def figures(text):
 def test_no_other_page_has_figures_of_its_own(page):
     root = results.README.parent
     pages = [root / page] if page.endswith(".md") else sorted(DOCS.rglob("*.md"))
-    found = {p.name: figures(p.read_text()) for p in pages if p != results.PAGE}
+    found = {p.name: figures(p.read_text()) for p in pages if p not in (results.PAGE, results.GUIDE)}
     assert {name: many for name, many in found.items() if many} == {}, (
         "measured figures belong into docs/results.md; link to it"
     )
@@ -90,8 +92,9 @@ def test_a_figure_in_a_page_would_be_noticed():
     assert figures("```text\n3.0x\n```\na 4x4 grid, R_avg 64, LLaVA-1.5") == []
 
 
-def test_the_template_holds_no_figure_but_those_that_it_is_given():
-    prose = re.sub(r"\{[{%].*?[}%]\}", "", results.TEMPLATE.read_text(), flags=re.DOTALL)
+@pytest.mark.parametrize("template", [results.TEMPLATE, results.GUIDE_TEMPLATE])
+def test_the_template_holds_no_figure_but_those_that_it_is_given(template):
+    prose = re.sub(r"\{[{%].*?[}%]\}", "", FENCE.sub("", template.read_text()), flags=re.DOTALL)
     prose = prose.replace("95% intervals", "")
     assert MEASURED.findall(prose) == []
     decimals = re.findall(r"(?<![-\w.])\d+\.\d+", prose)

@@ -50,3 +50,8 @@ def test_the_reference_has_every_folder_and_every_public_name():
 
 def test_roles_become_code():
     assert plain("a :class:`~twigkit.Twig` and :meth:`run`") == "a `twigkit.Twig` and `run`"
+
+
+def test_an_example_is_shown_as_code():
+    assert plain("A.\n\n    Example:\n        >>> 1\n") == "A.\n\n    Examples:\n        >>> 1\n"
+    assert plain("For Example: no section") == "For Example: no section"
