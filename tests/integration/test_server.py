@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +139,25 @@ def test_what_runs_is_finished_before_the_server_stops(pool):
         with pytest.raises(openai.APIConnectionError):
             openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0).models.list()
         assert server.errors == []
+
+
+def test_who_leaves_or_idles_holds_nothing_up():
+    """Idle clients keep their connections, one goes away in the midst of its request."""
+    with ServerProcess("--shutdown-timeout", "60") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        assert client.models.list().data
+        host, _, port = server.url.rpartition("/")[2].partition(":")
+        silent = socket.create_connection((host, int(port)))
+        leaving = socket.create_connection((host, int(port)))
+        head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        leaving.sendall(f"{head}Content-Length: 99\r\n\r\n{{".encode())
+        leaving.close()
+        assert client.models.list().data
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) in (0, -signal.SIGTERM)
+        assert server.errors == []
+        silent.close()
+        client.close()
 
 
 def test_a_key_is_asked_for(tmp_path):

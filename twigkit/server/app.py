@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from twigkit.errors import TwigkitError
 from twigkit.inflight.engine import Engine, OverdueError, QueueFullError
@@ -22,7 +23,7 @@ from twigkit.server.media import MediaReader
 from twigkit.server.metrics import Metrics
 from twigkit.server.prompt import PromptReader
 from twigkit.server.refusal import RefusedError, body_of, busy, refusal_of
-from twigkit.server.service import Service
+from twigkit.server.service import CLIENT_GONE, Service
 from twigkit.server.settings import ServerSpec
 
 _PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
@@ -137,8 +138,12 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
             return answer(RefusedError(str(error.detail), status=error.status_code))
         return answer(refusal_of(error))
 
+    async def gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
     for kind in (TwigkitError, HTTPException):
         app.add_exception_handler(kind, failed)
+    app.add_exception_handler(ClientDisconnect, gone)  # before its request was complete
 
 
 __all__ = ["create_app"]

@@ -188,17 +188,16 @@ class Service:
             raise RefusedError(
                 f"the body is {content[:50] or 'of no type'}; send application/json", status=415
             )
-        raw = bytearray()
-        async for part in request.stream():
-            raw += part
-            if len(raw) > self.spec.most_body_bytes:
-                raise RefusedError(
-                    f"the request has more than {self.spec.most_body_bytes:,} bytes; send smaller "
-                    "or fewer pictures",
-                    status=413,
-                )
         try:
-            body = kind.model_validate_json(bytes(raw))
+            async with asyncio.timeout(self.spec.request_seconds):
+                raw = await self._bytes(request)
+        except TimeoutError:
+            raise RefusedError(
+                f"the request did not arrive within {self.spec.request_seconds:g} s; send it again",
+                status=408,
+            ) from None
+        try:
+            body = kind.model_validate_json(raw)
         except ValidationError as error:
             raise _refused(error) from None
         if body.model not in (None, self.spec.model_name):
@@ -208,6 +207,19 @@ class Service:
                 param="model",
             )
         return body
+
+    async def _bytes(self, request: Request) -> bytes:
+        """Read a body that is not too large."""
+        raw = bytearray()
+        async for part in request.stream():
+            raw += part
+            if len(raw) > self.spec.most_body_bytes:
+                raise RefusedError(
+                    f"the request has more than {self.spec.most_body_bytes:,} bytes; send smaller "
+                    "or fewer pictures",
+                    status=413,
+                )
+        return bytes(raw)
 
 
 def _sent(chunk: dict[str, Any] | None) -> str:

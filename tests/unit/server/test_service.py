@@ -27,6 +27,17 @@ def read(*parts, kind=b"application/json; charset=utf-8"):
     return asyncio.run(SERVICE._body(request, ChatBody))
 
 
+def test_a_body_that_stays_away_is_not_waited_for():
+    service = Service(None, None, ServerSpec(request_seconds=0.05), Metrics("m", int, int))
+    request = Request(
+        {"type": "http", "headers": [(b"content-type", b"application/json")]},
+        lambda: asyncio.sleep(60),
+    )
+    with pytest.raises(RefusedError, match=r"did not arrive within 0\.05 s") as refused:
+        asyncio.run(service._body(request, ChatBody))
+    assert refused.value.status == 408
+
+
 def test_a_body_may_come_in_parts():
     assert read(GOOD[:7], GOOD[7:]).messages[0].content == "hello"
 
