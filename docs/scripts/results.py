@@ -1,7 +1,8 @@
 """Writes every measured figure of README and docs from the JSON files of docs/results.
 
 ``make results`` writes docs/results.md, docs/choosing.md, the table of README.md and
-docs/images/speed.svg; a test writes them again and compares. The files come from these commands, with ``--out docs/results``:
+docs/images/speed.svg; a test writes them again and compares. The files come from these commands,
+with ``--out docs/results``:
 
 - ``accuracy.json``: ``python -m twigkit.demo.recipe.accuracy``
 - ``acceptance.json``: ``python -m twigkit.demo.recipe.acceptance``

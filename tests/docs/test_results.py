@@ -79,7 +79,9 @@ def figures(text):
 def test_no_other_page_has_figures_of_its_own(page):
     root = results.README.parent
     pages = [root / page] if page.endswith(".md") else sorted(DOCS.rglob("*.md"))
-    found = {p.name: figures(p.read_text()) for p in pages if p not in (results.PAGE, results.GUIDE)}
+    found = {
+        p.name: figures(p.read_text()) for p in pages if p not in (results.PAGE, results.GUIDE)
+    }
     assert {name: many for name, many in found.items() if many} == {}, (
         "measured figures belong into docs/results.md; link to it"
     )

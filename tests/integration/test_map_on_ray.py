@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -10,6 +11,7 @@ from twigkit import TwigModel
 from twigkit.bulk.on_ray import Worker, answer_on_ray
 from twigkit.bulk.records import Journal, Record
 from twigkit.bulk.run import answer_records
+from twigkit.cli.main import main
 from twigkit.io.processors import load_processor
 from twigkit.specs.run import GenerationSpec
 
@@ -62,3 +64,17 @@ def test_a_killed_workers_records_are_done_again_and_each_is_there_once(cluster,
     processor = load_processor(folders.base)
     here = answer_records(model, processor, records, GenerationSpec(**SETTINGS), rows=2)
     assert {a["id"]: a["answer"] for a in journal.answers()} == {a["id"]: a["answer"] for a in here}
+
+
+def test_the_command_takes_a_twig_alone(cluster, folders, tmp_path, capsys):
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"id": "{n}", "prompt": "what ?"}}\n' for n in range(3)))
+    given = ["map", str(data), "--base", str(folders.twig), "--max-new-tokens", "4"]
+    for name, more in (("ray", ["--ray", "1"]), ("here", [])):
+        assert main([*given, "--out", str(tmp_path / name), *more]) == 0
+    found = [
+        sorted((tmp_path / name).read_text().splitlines(), key=lambda line: json.loads(line)["id"])
+        for name in ("ray", "here")
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) == 3

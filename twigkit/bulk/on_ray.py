@@ -23,7 +23,7 @@ class Worker:
 
         Args:
             load: Arguments of ``TwigModel.from_pretrained``.
-            settings: Of the generation spec.
+            settings: Of the generation spec; without a drafter, a twig drafts if there is one.
             rows: Answers that are generated at the same time.
         """
         from twigkit.io.processors import load_processor
@@ -32,7 +32,8 @@ class Worker:
 
         self.model = TwigModel.from_pretrained(**load)
         self.processor = load_processor(self.model.base.name_or_path)
-        self.spec, self.rows = GenerationSpec(**settings), rows
+        drafter = "plain" if self.model.twig is None else "ssd"
+        self.spec, self.rows = GenerationSpec(**{"drafter": drafter, **settings}), rows
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
         """Answer a batch of records, each given and returned as a line of JSON."""
@@ -65,7 +66,7 @@ def answer_on_ray(
     Args:
         records: What to answer; the paths of their pictures must exist on every worker.
         load: Arguments of ``TwigModel.from_pretrained``, the same on all.
-        settings: Of the generation spec.
+        settings: Of the generation spec; without a drafter, a twig drafts if there is one.
         workers: How many; each holds a model.
         rows: Answers that each generates at the same time.
         batch: Records that a worker is given at a time.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from twigkit.cli.loading import (
     add_model_arguments,
-    base_folder,
     check_new_tokens,
     load_model,
+    processor_of,
     progress,
     writable,
 )
@@ -121,9 +121,8 @@ def run(args: argparse.Namespace) -> int:
 
     from twigkit.bench import report
     from twigkit.io.files import write_whole
-    from twigkit.io.processors import load_processor
 
-    processor = load_processor(base_folder(args.base), revision=args.revision)
+    processor = processor_of(args, model)
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from twigkit.cli.generate import count_or_fraction
-from twigkit.cli.loading import add_model_arguments, base_folder, load_model
+from twigkit.cli.loading import add_model_arguments, load_model, processor_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +44,11 @@ def run(args: argparse.Namespace, kind: str) -> int:
     """
     from twigkit.demo.decoding_image import render_decoding, written_tokens
     from twigkit.io.files import write_whole
-    from twigkit.io.processors import load_processor, open_picture, prepare
+    from twigkit.io.processors import open_picture, prepare
 
     pictures = [open_picture(path) for path in args.image]
     model = load_model(args)
-    processor = load_processor(base_folder(args.base), revision=args.revision)
+    processor = processor_of(args, model)
     inputs = prepare(processor, args.prompt, pictures)
     output: Any = model.generate(
         **inputs,

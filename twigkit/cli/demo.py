@@ -8,9 +8,9 @@ from pathlib import Path
 from twigkit.cli.generate import count_or_fraction
 from twigkit.cli.loading import (
     add_model_arguments,
-    base_folder,
     check_new_tokens,
     load_model,
+    processor_of,
     progress,
     writable,
 )
@@ -63,9 +63,8 @@ def run(args: argparse.Namespace) -> int:
     from twigkit.demo import page, report, show
     from twigkit.demo.unseen import unseen
     from twigkit.io.files import write_whole
-    from twigkit.io.processors import load_processor
 
-    processor = load_processor(base_folder(args.base), revision=args.revision)
+    processor = processor_of(args, model)
     samples = unseen(args.scenes, seed=args.seed)
     with progress() as tell:
         shown = show.run(

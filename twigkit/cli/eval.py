@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twigkit.cli.loading import add_model_arguments, base_folder, load_model, writable
+from twigkit.cli.loading import add_model_arguments, load_model, processor_of, writable
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ def run(args: argparse.Namespace) -> int:
     judge = _judge(args, out)
     model = load_model(args)
     from twigkit.evaluation.evaluate import evaluate
-    from twigkit.io.processors import load_processor
 
-    processor = load_processor(base_folder(args.base), revision=args.revision)
+    processor = processor_of(args, model)
     settings = {"base": str(args.base), "twig": str(args.twig), "dtype": args.dtype}
     evaluate(model, processor, spec, out, settings=settings, judge=judge, progress=_bar)
     print((out / "eval.md").read_text(encoding="utf-8"))

@@ -112,18 +112,19 @@ def twig_source(args: argparse.Namespace) -> str | None:
     return None if twig == NONE else str(demo_folder("twig")) if twig == DEMO else str(twig)
 
 
-def processor_of(args: argparse.Namespace, model: TwigModel) -> Any:
+def processor_of(args: argparse.Namespace, model: TwigModel, *, pictures: bool = True) -> Any:
     """Load the processor of the base, also where ``--base`` names a twig alone.
 
     Args:
         args: The parsed options of :func:`add_model_arguments`.
         model: What :func:`load_model` returned.
+        pictures: Whether it must take pictures; otherwise that of a text model will do.
     """
     from twigkit.io.processors import load_processor
 
     if args.twig is None and args.base != DEMO and model.twig is not None:
-        return load_processor(model.base.name_or_path)
-    return load_processor(base_folder(args.base), revision=args.revision)
+        return load_processor(model.base.name_or_path, pictures=pictures)
+    return load_processor(base_folder(args.base), revision=args.revision, pictures=pictures)
 
 
 def base_folder(base: str) -> str | Path:

@@ -100,7 +100,7 @@ def _answers(args: argparse.Namespace, todo: list[Record]) -> Iterator[dict[str,
     load = {"base": str(base_folder(args.base)), "twig": twig_source(args), "dtype": args.dtype}
     load |= {"revision": args.revision, "twig_revision": args.twig_revision}
     load |= {"device_map": args.device, "allow_other_base": args.allow_other_base}
-    chosen.setdefault("drafter", "plain" if load["twig"] is None else "ssd")
+    load |= {"attention": args.attention, "twig_weights": args.twig_weights}
     return answer_on_ray(
         todo, load, chosen, workers=args.ray, rows=args.rows, gpus=args.gpus_per_worker
     )

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from twigkit.cli.generate import count_or_fraction
-from twigkit.cli.loading import add_model_arguments, base_folder, load_model
+from twigkit.cli.loading import add_model_arguments, load_model, processor_of
 from twigkit.errors import InputError
 
 
@@ -63,11 +63,11 @@ def run(args: argparse.Namespace, kind: str) -> int:
         usable_pruners,
     )
     from twigkit.io.files import write_whole
-    from twigkit.io.processors import load_processor, open_picture, prepare
+    from twigkit.io.processors import open_picture, prepare
 
     pictures = [open_picture(path) for path in args.frames or [args.image]]
     model = load_model(args)
-    processor = load_processor(base_folder(args.base), revision=args.revision)
+    processor = processor_of(args, model)
     media: dict[str, Any] = {"video": pictures} if args.frames else {"pictures": pictures}
     inputs = prepare(processor, args.prompt, **media)
     asked = [name.strip() for name in args.pruners.split(",") if name.strip()]

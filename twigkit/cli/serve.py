@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from twigkit.cli.generate import count_or_fraction
-from twigkit.cli.loading import add_model_arguments, base_folder, load_model
+from twigkit.cli.loading import add_model_arguments, load_model, processor_of
 from twigkit.errors import CapabilityError, InputError
 from twigkit.io.files import read_regular
 
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         model = load_model(args)
         spec = _spec(given, args, drafts=model.twig is not None)
-        app = create_app(model, _processor(args), spec)
+        app = create_app(model, processor_of(args, model, pictures=False), spec)
         host, port = listener.getsockname()[:2]
         place = f"[{host}]" if ":" in host else host
         listener.listen(_BACKLOG)  # or whoever reads the line and connects at once is refused
@@ -163,13 +163,6 @@ def _spec(given: dict[str, Any], args: argparse.Namespace, *, drafts: bool) -> S
 
     name = str(args.base).rstrip("/").rsplit("/", 1)[-1] or "twigkit"
     return ServerSpec(**{"model_name": name, "drafter": "ssd" if drafts else "plain", **given})
-
-
-def _processor(args: argparse.Namespace) -> Any:
-    """Load the processor; that of a base without pictures is its tokenizer."""
-    from twigkit.io.processors import load_processor
-
-    return load_processor(base_folder(args.base), revision=args.revision, pictures=False)
 
 
 def _media_limits(text: str | None) -> dict[str, int]:

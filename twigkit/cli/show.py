@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from twigkit.cli import decoding, pruning
 from twigkit.cli.generate import count_or_fraction
-from twigkit.cli.loading import add_model_arguments, base_folder, load_model
+from twigkit.cli.loading import add_model_arguments, load_model, processor_of
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--step is {args.step}; the first one is 1")
     from twigkit.bench.accepted_paths import acceptance_line, accepted_paths, inspect_answer
     from twigkit.io.files import write_whole
-    from twigkit.io.processors import load_processor, open_picture, prepare
+    from twigkit.io.processors import open_picture, prepare
     from twigkit.speculative.tree_image import render_step
 
     pictures = [open_picture(path) for path in args.image]
     model = load_model(args)
-    processor = load_processor(base_folder(args.base), revision=args.revision)
+    processor = processor_of(args, model)
     inputs = prepare(processor, args.prompt, pictures)
     options = {"budget": args.budget, "max_new_tokens": args.max_new_tokens}
     steps = inspect_answer(model, inputs, args.drafter, **options)

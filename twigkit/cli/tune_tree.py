@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from twigkit.cli.generate import count_or_fraction
-from twigkit.cli.loading import add_model_arguments, base_folder, load_model
+from twigkit.cli.loading import add_model_arguments, load_model, processor_of
 from twigkit.errors import InputError
 
 
@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"{len(args.image)} --image for {len(args.prompt)} --prompt; give none, or one for each"
         )
-    from twigkit.io.processors import load_processor, open_picture, prepare
+    from twigkit.io.processors import open_picture, prepare
 
     pictures = [[open_picture(path)] for path in args.image] or [[] for _ in args.prompt]
     model = load_model(args)
-    processor = load_processor(base_folder(args.base), revision=args.revision)
+    processor = processor_of(args, model)
     from twigkit.bench.tree_tuning import accuracies, guessed_paths
     from twigkit.io.files import write_whole
     from twigkit.specs.run import GenerationSpec
