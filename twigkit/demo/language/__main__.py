@@ -23,7 +23,7 @@ from twigkit.bench.table import markdown_table
 from twigkit.demo.language import timing
 from twigkit.demo.language.answers import prompt_ids, write_answers
 from twigkit.demo.language.base import packaged_gguf, unpack
-from twigkit.demo.language.prompts import KINDS, make_prompts
+from twigkit.demo.language.prompts import KINDS, LanguagePrompt, make_prompts, read_prompts
 from twigkit.demo.language.training import (
     Shape,
     start_twig,
@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     made.add_argument("--base", type=Path, metavar="DIR", help="another model, as a folder")
     group = made.add_argument_group("answers")
+    group.add_argument(
+        "--own", type=Path, metavar="FILE", help="your own prompts, JSONL with prompt and kind"
+    )
     group.add_argument("--prompts", type=int, default=300, metavar="N", help="trained on (300)")
     group.add_argument("--held-out", type=int, default=40, metavar="N", help="others (40)")
     group.add_argument("--answer-tokens", type=int, default=96, metavar="N", help="most (96)")
@@ -86,14 +89,14 @@ class Recipe:
         options, model = self.options, self._model()
         found = {}
         for name, count in (("answers", options.prompts), ("held-out", options.held_out)):
-            prompts = make_prompts(count, held_out=name == "held-out")
+            prompts = self._prompts(count, held_out=name == "held-out")
             found[name] = write_answers(
                 model,
                 self.tokenizer,
                 prompts,
                 self.work / f"{name}.jsonl",
                 max_new_tokens=options.answer_tokens,
-                progress=_counter(name, count),
+                progress=_counter(name, len(prompts)),
             )
             write_records(found[name], self.work / f"{name}-records.jsonl")
         return found
@@ -120,7 +123,7 @@ class Recipe:
         ways = timing.methods(
             timing.drafters(paths, options.length, options.threshold), options.exit_layer
         )
-        prompts = make_prompts(options.per_kind * len(KINDS), held_out=True)
+        prompts = self._prompts(options.per_kind * len(KINDS), held_out=True)
         lines = timing.time_answers(
             model,
             [(prompt.kind, self._inputs(prompt.text)) for prompt in prompts],
@@ -147,6 +150,12 @@ class Recipe:
     def _model(self, twig: Path | None = None) -> TwigModel:
         return TwigModel.from_pretrained(self.base, twig=twig, dtype=torch.float32)
 
+    def _prompts(self, count: int, *, held_out: bool = False) -> list[LanguagePrompt]:
+        """Return prompts of the word lists, or as many of the user's own as there are."""
+        if self.options.own is None:
+            return make_prompts(count, held_out=held_out)
+        return read_prompts(self.options.own, held_out=held_out)[:count]
+
     def _inputs(self, text: str) -> dict[str, Any]:
         ids = torch.tensor([prompt_ids(self.tokenizer, text)])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -157,7 +166,7 @@ class Recipe:
             return None
         path = self.twig / "tree.json"
         if not path.exists():
-            prompts = [self._inputs(prompt.text) for prompt in make_prompts(len(KINDS))]
+            prompts = [self._inputs(prompt.text) for prompt in self._prompts(len(KINDS))]
             paths, shares = tuned_tree(
                 model, prompts, self.options.nodes, self.options.answer_tokens
             )

@@ -1,11 +1,13 @@
-"""Prompts of several kinds, composed of the word lists; each is asked once."""
+"""Prompts of several kinds, composed of the word lists, or a user's own; each is asked once."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from twigkit.demo.language.words import (
     ACTIVITIES,
@@ -23,6 +25,7 @@ from twigkit.demo.language.words import (
     TEXTS,
     THINGS,
 )
+from twigkit.errors import InputError
 
 T = TypeVar("T")
 
@@ -252,3 +255,37 @@ def make_prompts(count: int, *, held_out: bool = False, seed: int = 0) -> list[L
             known.add(text)
             found.append(LanguagePrompt(kind, text))
     return found
+
+
+def read_prompts(path: Path, *, held_out: bool = False) -> list[LanguagePrompt]:
+    """Read a user's own prompts; every fifth one is held out.
+
+    Args:
+        path: JSONL file; each line has a ``prompt`` and, if wanted, its ``kind``.
+        held_out: Which of them are returned.
+
+    Raises:
+        InputError: If the file cannot be read, or a line is no such record.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; check the path") from None
+    found = [_own(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    unique = list(dict.fromkeys(found))
+    return [p for n, p in enumerate(unique) if (n % EVERY == EVERY - 1) == held_out]
+
+
+def _own(line: str, place: str) -> LanguagePrompt:
+    """Read one line of a user's prompts."""
+    try:
+        record: Any = json.loads(line)
+        text, kind = record["prompt"], record.get("kind", "own")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text = kind = None
+    if not (isinstance(text, str) and text.strip() and isinstance(kind, str)):
+        raise InputError(
+            f'{place} is no prompt; expected one mapping a line, such as {{"prompt": "...", '
+            '"kind": "..."}'
+        )
+    return LanguagePrompt(kind, text)
