@@ -69,6 +69,38 @@ def test_the_logs_of_the_stages_are_shown_where_they_are(data, tmp_path):
     assert table in results.render({**data, "logs": logs})
 
 
+def test_a_language_model_is_shown_where_it_was_measured(data):
+    def row(method, speed, same):
+        found = {"method": method, "tokens_per_second": 10 * speed, "speed": speed}
+        return {
+            **found,
+            "accepted_length": None,
+            "same": same,
+            "answers": 4,
+            "kinds": {"list": speed},
+        }
+
+    language = {
+        "conditions": {"threads": "2", "base": "134.5 M parameters"},
+        "shape": {"exit_layer": 4, "depth": 2, "rows": 4096, "offsets": 3},
+        "training": {"prompts": 200, "steps": 75, "held_out": {"right": 0.375}},
+        "prompts": 4,
+        "max_new_tokens": 16,
+        "rounds": 3,
+        "rows": [
+            row("Hugging Face generate", 1.0, 4),
+            row("Hugging Face, prompt lookup", 3.5, 4),
+            row("path", 2.25, 3),
+            row("tree", 1.75, 4),
+        ],
+    }
+    page = results.render({**data, "language": language})
+    assert "| tree | 17.5 | 1.75x | - | 4 of 4 | 1.75x |" in page
+    assert "with the same tokens: tree, 1.75 times" in page.replace("\n", " ")
+    assert "right in 37.5% of the places" in page.replace("\n", " ")
+    assert "language model" not in results.render({**data, "language": None})
+
+
 def figures(text):
     """Measured figures outside of code and of what `make results` writes."""
     text = results.REGION.sub("", FENCE.sub("", text)).replace("95% intervals", "")

@@ -20,6 +20,7 @@ from accelerate.commands.launch import launch_command_parser
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
 from twigkit.cli.main import main, parse
+from twigkit.demo.language.__main__ import parser as language_parser
 from twigkit.evaluation.spec import EvaluationSpec
 from twigkit.plugins.discovery import default_registry, discover
 from twigkit.specs.run import RunSpec
@@ -151,6 +152,9 @@ def test_a_command_that_needs_the_hub_is_at_least_spelt_right():
                 words = _launched(shlex.split(command))
                 if words[:3] == ["python", "-m", "lmms_eval"]:
                     continue  # another program's options; the integration tests run it
+                if words[:3] == ["python", "-m", "twigkit.demo.language"]:
+                    assert language_parser().parse_args(words[3:]).work
+                    continue
                 assert words[0] == "twigkit"
                 assert parse(words[1:])[0], name(block)
 
