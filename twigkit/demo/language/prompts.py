@@ -32,6 +32,9 @@ T = TypeVar("T")
 EVERY = 5
 """One word in so many is for held-out prompts."""
 
+TRIES = 2000
+"""Draws after which no further prompt of a kind is expected."""
+
 
 @dataclass(frozen=True)
 class LanguagePrompt:
@@ -239,21 +242,29 @@ def make_prompts(count: int, *, held_out: bool = False, seed: int = 0) -> list[L
     ends.
 
     Args:
-        count: How many; a few thousand at most, since the word lists have an end.
+        count: How many; about two thousand at most, since the word lists have an end.
         held_out: Whether for measuring: such prompts are about things, subjects, texts and tasks
             that no other prompt is about.
         seed: Of what is drawn.
+
+    Raises:
+        InputError: If the word lists do not hold so many.
     """
     draw = Draw(random.Random(seed), held_out)
     found: list[LanguagePrompt] = []
     known: set[str] = set()
     kinds = list(KINDS)
-    while len(found) < count:
-        kind = kinds[len(found) % len(kinds)]
-        text = KINDS[kind](draw)
-        if text not in known:
-            known.add(text)
-            found.append(LanguagePrompt(kind, text))
+    for number in range(count):
+        kind = kinds[number % len(kinds)]
+        drawn = (KINDS[kind](draw) for _ in range(TRIES))
+        text = next((text for text in drawn if text not in known), None)
+        if text is None:
+            raise InputError(
+                f"the word lists do not hold {count} prompts: after {number} no other one of the "
+                f"kind {kind!r} is found; ask for fewer, or add words"
+            )
+        known.add(text)
+        found.append(LanguagePrompt(kind, text))
     return found
 
 

@@ -56,11 +56,14 @@ def write_records(answers: Sequence[Mapping[str, Any]], path: Path) -> int:
         How many there are.
     """
     records = [
-        {"id": f"{line['kind']}-{line['number']}", "question": line["prompt"],
-         "answer": line["answer"]}
-        for line in answers
+        {
+            "id": f"{line['kind']}-{number}",
+            "question": line["prompt"],
+            "answer": line["answer"],
+        }
+        for number, line in enumerate(answers)
         if line["answer"].strip()
-    ]  # fmt: skip
+    ]
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_whole(path, text)
     return len(records)

@@ -16,7 +16,6 @@ def write(model, tokenizer, path, count=7, **options):
 
 def test_each_answer_is_the_models_own(chat_model, chat_tokenizer, tmp_path):
     lines = write(chat_model, chat_tokenizer, tmp_path / "a" / "answers.jsonl")
-    assert [line["number"] for line in lines] == list(range(7))
     for line, prompt in zip(lines, make_prompts(7), strict=True):
         ids = torch.tensor([prompt_ids(chat_tokenizer, prompt.text)])
         alone = chat_model.base.generate(ids, max_new_tokens=6, do_sample=False)
@@ -43,4 +42,5 @@ def test_a_run_goes_on_where_it_was_killed(chat_model, chat_tokenizer, tmp_path)
     assert len(read_answers(path)) == 2
     assert write(chat_model, chat_tokenizer, path, progress=counts.append) == whole
     assert counts == [5, 7]
-    assert sorted(line["number"] for line in read_answers(path)) == list(range(7))
+    assert len(read_answers(path)) == 7
+    assert write(chat_model, chat_tokenizer, path, count=3) == whole[:3]

@@ -22,6 +22,11 @@ def test_a_longer_list_goes_on_where_a_shorter_one_ends():
     assert make_prompts(20, seed=1) != make_prompts(20)
 
 
+def test_the_word_lists_have_an_end():
+    with pytest.raises(InputError, match="no other one of the kind"):
+        make_prompts(2000, held_out=True)
+
+
 def about(prompts, words):
     """Which of some words the prompts mention."""
     return {w for w in words if any(w in p.text for p in prompts)}

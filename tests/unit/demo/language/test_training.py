@@ -21,19 +21,19 @@ from twigkit.training.trainer import train
 SHAPE = Shape(exit_layer=3, depth=1, rows=40, offsets=2)
 
 
-def line(number, answer, tokens=()):
-    return {"number": number, "kind": "list", "prompt": "What", "answer": answer, "tokens": tokens}
+def line(answer, tokens=()):
+    return {"kind": "list", "prompt": "What", "answer": answer, "tokens": tokens}
 
 
 def test_records_are_what_training_reads_without_empty_answers(tmp_path):
     path = tmp_path / "records.jsonl"
-    assert write_records([line(0, "the w20"), line(1, " \n")], path) == 1
+    assert write_records([line("the w20"), line(" \n")], path) == 1
     record = json.loads(path.read_text())
     assert record == {"id": "list-0", "question": "What", "answer": "the w20"}
 
 
 def test_the_heads_score_the_frequent_tokens(chat_base, tmp_path):
-    answers = [line(0, "", [50, 50, 60]), line(1, "", [60, 50, 70])]
+    answers = [line("", [50, 50, 60]), line("", [60, 50, 70])]
     shape = Shape(exit_layer=3, depth=1, rows=3, offsets=0)
     start_twig(TwigModel.from_pretrained(chat_base), chat_base, shape, answers, tmp_path / "twig")
     twig = TwigModel.from_pretrained(chat_base, twig=tmp_path / "twig").twig
