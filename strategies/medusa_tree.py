@@ -99,7 +99,7 @@ class MedusaTreeDrafter(LevelDrafting):
         logprobs, tokens = [], []
         self._move(hidden.device)
         for level, logits in enumerate(self._logits(draft_model, hidden, levels)):
-            best = logits.float().log_softmax(-1).topk(self._guesses[level])
+            best = logits.log_softmax(-1, dtype=torch.float32).topk(self._guesses[level])
             logprobs.append(best.values[:, self._ranks[level]])
             tokens.append(best.indices[:, self._ranks[level]])
         topology = self._topologies[levels - 1]

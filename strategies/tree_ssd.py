@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -103,7 +104,8 @@ class TreeDrafter(LevelDrafting):
             last = range(candidates.size - self._width(level), candidates.size)
             nodes = candidates.best(last, self.spec.expanded)
         hidden = draft_model.expand(candidates, nodes)
-        logprobs = draft_model.logits(hidden, self.spec.head).float().log_softmax(-1)
+        logits = draft_model.logits(hidden, self.spec.head)
+        logprobs = logits.log_softmax(-1, dtype=torch.float32)  # no copy of the logits besides
         best, tokens = logprobs.topk(self.spec.children)
         added = candidates.add(tokens.flatten(1), self._parents(nodes, tokens), best.flatten(1))
         score = candidates.score[:, added.start : added.stop]

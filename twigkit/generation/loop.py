@@ -274,8 +274,9 @@ class Generation:
     ) -> None:
         """Emit what was accepted and keep its keys and values; the step's one synchronisation."""
         stats, draft_model = self.stats, self._step.draft_model
-        running = torch.tensor(active, device=accepted.count.device)
-        count = (accepted.count + 1) * running
+        count = accepted.count + 1
+        if not all(active):  # or a copy from the host would wait for the device, too
+            count = count * torch.tensor(active, device=count.device)
         by_twig = draft_model.staged.count_by_twig(accepted.path, count)
         proposed = tree.alive.sum(1) - 1
         report = torch.cat(

@@ -59,9 +59,11 @@ class LevelDrafting(ABC):
     def draft(self, draft_model: Any, candidates: Candidates, room: int) -> DraftTree:
         """Draft level after level, until none is left or no row is sure enough."""
         levels, sure = self.levels(room), None
+        # Where shapes are fixed, as on a GPU, asking waits for the device.
+        asks = draft_model.may_ask and (self.stops_early or not draft_model.fixed_shapes)
         for level in range(levels):
             sure = self.draft_level(draft_model, candidates, level, sure)
-            if level + 1 < levels and draft_model.may_ask and not bool(sure.any()):
+            if asks and level + 1 < levels and not bool(sure.any()):
                 break
         return finished(self, draft_model, candidates)
 

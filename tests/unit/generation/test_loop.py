@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from tests.support.capturing import ALONE, capturing_model
 from tests.support.tiny import llava_inputs, tiny_llava
+from tests.support.waits import Waits
 from twigkit import TwigModel, TwigSpec
+from twigkit.generation.request import GenerationRequest
+from twigkit.generation.start import start
+from twigkit.generation.strategy import Strategy
+from twigkit.specs.run import GenerationSpec
 
 MARGIN = 1e-4
 ROWS = [(3, 1, 5), (6, 2, 2), (1, 0, 9), (2, 1, 3)]
@@ -255,3 +262,27 @@ def test_the_verification_step_compiles_without_recompiling():
     assert output.stats.steps >= 50
     assert dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert torch.equal(output, expected)
+
+
+@pytest.mark.parametrize(
+    "drafter",
+    ["plain", {"kind": "ssd", "threshold": 0.0}, {"kind": "tree-ssd", "threshold": 0.0}],
+    ids=["plain", "ssd", "tree-ssd"],
+)
+def test_the_host_waits_once_per_step(drafter):
+    """As on a GPU, where every wait drains the queue of kernels."""
+    model = capturing_model()
+
+    def waits(tokens):
+        settings = {**ALONE, "max_new_tokens": tokens, "eos_token_id": None}
+        request = GenerationRequest.resolve(
+            model, None, settings, Strategy(drafter=GenerationSpec(drafter=drafter).drafter)
+        )
+        prompt = model.stack.embed_prompt(**ALONE)
+        generation = start(model.stack, prompt, replace(request, bucketed=True), model.twig)
+        with Waits() as counted:
+            return generation.run().steps, len(counted.found)
+
+    with torch.inference_mode():
+        (few, before), (many, after) = waits(8), waits(40)
+    assert after - before == many - few > 5
