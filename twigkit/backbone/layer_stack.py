@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -35,6 +34,7 @@ from twigkit.backbone.probes import Probe
 from twigkit.backbone.prompt import Prompt, PromptEmbedding
 from twigkit.backbone.recurrent_states import RECURRENT
 from twigkit.backbone.rotary import Rope, unrotate
+from twigkit.backbone.sliding_window import layer_window
 from twigkit.backbone.vision import VisionTower
 from twigkit.errors import CapabilityError
 
@@ -45,9 +45,6 @@ RECURRENT_KINDS = frozenset({"conv", "linear_attention", "mamba"})
 
 _TRUSTED = frozenset({"accelerate", "torch", "transformers", "twigkit"})
 """Packages whose own hooks on a whole model change nothing that it computes."""
-
-_WINDOW_MASK = "create_sliding_window_causal_mask"
-"""What the families of transformers whose layers have sliding windows import."""
 
 
 class LayerStack(PromptEmbedding):
@@ -189,18 +186,10 @@ class LayerStack(PromptEmbedding):
     # -- what layers are ---------------------------------------------------------------------------
 
     def window(self, layer: int) -> int | None:
-        """Return how many tokens back a layer sees: ``None`` for all, 0 of a recurrent layer.
-
-        A window in the configuration counts only where the family's code makes a mask of it:
-        many families read ``sliding_window`` and make no use of it.
-        """
+        """Return how many tokens back a layer sees: ``None`` for all, 0 of a recurrent layer."""
         if layer in self.recurrent:
             return RECURRENT
-        if not _masks_windows(type(self.text)):
-            return None
-        kinds = getattr(self.config, "layer_types", None)
-        size: int | None = getattr(self.config, "sliding_window", None)
-        return size if kinds is None or kinds[layer] == "sliding_attention" else None
+        return layer_window(self.text, self.config, layer)
 
     def rope_key(self, layer: int) -> str:
         """Return which rotary table a layer uses; families with one table have one key."""
@@ -391,13 +380,3 @@ class LayerStack(PromptEmbedding):
             )
         attention.layer_idx = local
         return twig.requires_grad_(True)
-
-
-def _masks_windows(cls: type[nn.Module]) -> bool:
-    """Say whether a text model of transformers makes masks of sliding windows.
-
-    Other models may make them as they like; of those the configuration is believed.
-    """
-    modules = [sys.modules[kind.__module__] for kind in cls.__mro__]
-    own = [module for module in modules if module.__name__.startswith("transformers.models.")]
-    return not own or any(hasattr(module, _WINDOW_MASK) for module in own)

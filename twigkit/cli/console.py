@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import unicodedata
-from typing import IO, Any
+import warnings
+from typing import IO, Any, TextIO
 
-__all__ = ["Console", "harmless", "prepare"]
+__all__ = ["Console", "HarmlessFormatter", "harmless", "prepare"]
 
 _KEPT = "\n\t"
 _BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -57,14 +59,39 @@ class Console:
         return getattr(self._stream, name)
 
 
+class HarmlessFormatter(logging.Formatter):
+    """Formats what is logged as :func:`harmless` text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return harmless(super().format(record))
+
+
 def prepare() -> None:
-    """Let standard output show any text, whatever the console's encoding.
+    """Let standard output and error show any text, whatever the console's encoding.
 
     What the encoding lacks is escaped; on a terminal, so is what would control it. A pipe or file
-    gets the text as it is.
+    gets the text as it is. Warnings and what is logged are escaped everywhere; progress bars, which
+    do control the terminal, share standard error with them.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     if sys.stdout is not None and sys.stdout.isatty():
         sys.stdout = Console(sys.stdout)
+    warnings.showwarning = _show_warning
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(HarmlessFormatter())
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning, as the module ``warnings`` lets an application do."""
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    print(harmless(text), end="", file=file or sys.stderr)

@@ -21,10 +21,10 @@ import textwrap
 from collections.abc import Sequence
 from importlib import metadata
 from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import twigkit
-from twigkit.cli.console import harmless, prepare
+from twigkit.cli.console import HarmlessFormatter, harmless, prepare
 from twigkit.errors import InputError, PluginError, TwigkitError
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ class Parser(argparse.ArgumentParser):
             InputError: Always.
         """
         raise InputError(f"{message}; see `{self.prog} --help`")
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; a stream that takes nothing more is an error, as for any other text."""
+        print(self.format_help(), end="", file=file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,18 +158,35 @@ def _run(module: ModuleType, args: argparse.Namespace) -> int:
         raise
     except Exception as error:
         origin = getattr(args, "command_origin", None)
-        if origin is None:
-            raise
+        if origin is not None:
+            raise PluginError(
+                f"the command of {origin} failed: {type(error).__name__}: {error}; report it to "
+                "its authors"
+            ) from error
+        _name_unreadable(error)
+        raise
+
+
+def _name_unreadable(error: Exception) -> None:
+    """Name the distributions whose entry points may have stopped an import of ours.
+
+    Raises:
+        PluginError: If there are any.
+    """
+    from twigkit.plugins.discovery import unreadable
+
+    if broken := unreadable():
         raise PluginError(
-            f"the command of {origin} failed: {type(error).__name__}: {error}; report it to its "
-            "authors"
+            f"the entry points of {'; '.join(broken)} cannot be read, which stops the import of "
+            f"packages that read all there are: {type(error).__name__}: {error}. Uninstall it or "
+            "mend its entry_points.txt"
         ) from error
 
 
 def _log_to_stderr() -> None:
     """Show what twigkit logs, and what of its own it tells no one else."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(HarmlessFormatter("%(name)s: %(message)s"))
     logger = logging.getLogger("twigkit")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
@@ -193,7 +214,7 @@ def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
         if name in extra:
             origin = f"{extra[name].distribution} {extra[name].version}"
             subparsers[name].set_defaults(command_origin=origin)
-        module.add_arguments(subparsers[name])
+        _add_arguments(module, subparsers[name])
     elif name is not None:
         close = difflib.get_close_matches(name, subparsers, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -205,6 +226,20 @@ def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
     if module is None:
         parser.print_help()
     return module, args
+
+
+def _add_arguments(module: ModuleType, parser: argparse.ArgumentParser) -> None:
+    """Let a command add its options; an exception of a plug-in's names the distribution."""
+    origin = parser.get_default("command_origin")
+    try:
+        module.add_arguments(parser)
+    except (Exception, SystemExit) as error:
+        if origin is None:
+            raise
+        raise PluginError(
+            f"the command of {origin} cannot say what it takes: {type(error).__name__}: {error}; "
+            "report it to its authors"
+        ) from error
 
 
 class _Version(argparse.Action):
@@ -268,9 +303,10 @@ def _plugin_commands() -> dict[str, Source]:
     found = commands()
     for name in sorted(set(COMMANDS) & set(found)):
         source = found.pop(name)
+        origin = harmless(f"{source.distribution} {source.version}")
         print(
-            f"twigkit: warning: {source.distribution} {source.version} brings the command "
-            f"{name!r}, which is built in; uninstall it or ask its authors to rename the command",
+            f"twigkit: warning: {origin} brings the command {name!r}, which is built in; "
+            "uninstall it or ask its authors to rename the command",
             file=sys.stderr,
         )
     return found

@@ -15,6 +15,7 @@ from twigkit.backbone.kv_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.row_counts import RowCounts
+from twigkit.backbone.sliding_window import warn_of_unused_window
 from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.captured_decoding import decode, entries_of, join_all
 from twigkit.generation.draft_model import CachedDraftModel
@@ -163,6 +164,7 @@ class Generation:
         self.stats.new_tokens = counts
         longest = max(map(sum, zip(self.prompt.lengths, counts, strict=True)))
         warn_of_length(self.stack.config, longest, before=self.prompt.span)
+        warn_of_unused_window(self.stack.text, self.stack.config, longest)
         logger.debug("%s", self.stats)
         return self.stats
 

@@ -228,6 +228,28 @@ def sources(group: str, path: Sequence[str] | None = None) -> Iterator[Source]:
         yield from first[key]
 
 
+def unreadable(path: Sequence[str] | None = None) -> list[str]:
+    """Name the distributions whose entry points cannot be read.
+
+    One such file stops what reads all entry points of an environment, as torch and pydantic do when
+    they are imported.
+
+    Args:
+        path: Folders to search for distributions instead of ``sys.path``.
+
+    Returns:
+        Name, version and cause of each.
+    """
+    found = metadata.distributions() if path is None else metadata.distributions(path=list(path))
+    broken = []
+    for distribution in found:
+        try:
+            distribution.entry_points  # noqa: B018 - reads and parses the file
+        except Exception as error:  # a file that anybody wrote
+            broken.append(f"{distribution.name} {distribution.version} ({_one_line(error)})")
+    return broken
+
+
 def _load(source: Source) -> list[Entry]:
     """Import one plug-in and collect all that its hooks register."""
     module = source.load()

@@ -137,17 +137,3 @@ def test_prompts_that_cannot_be_used_are_refused(model, change, message):
     change(inputs)
     with pytest.raises(InputError, match=message):
         model.stack.embed_prompt(**inputs)
-
-
-@torch.inference_mode()
-def test_a_window_that_the_family_ignores_is_ignored():
-    """A Llama's configuration may carry one; transformers makes no mask of it.
-
-    Without a cache: transformers would make one that holds the window only.
-    """
-    base = tiny_llava(layers=4)
-    base.config.text_config.sliding_window = 8
-    inputs = llava_inputs([(3, 1, 5), (6, 1, 2)])
-    own = base.generate(**inputs, max_new_tokens=8, do_sample=False, use_cache=False)
-    assert torch.equal(TwigModel(base).generate(**inputs, max_new_tokens=8), own)
-    assert TwigModel(base).stack.windows(0, 4) == {None}

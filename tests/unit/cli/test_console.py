@@ -56,3 +56,14 @@ def test_a_terminal_gets_nothing_that_controls_it():
     code = PLUGIN.format(text="\x1b[31mred")
     subprocess.run([sys.executable, "-c", code], stdout=child, check=True)
     assert os.read(parent, 100) == b"\\x1b[31mred\r\n"
+
+
+def test_warnings_and_what_is_logged_control_no_terminal():
+    code = (
+        "import logging, warnings\nfrom twigkit.cli import console\nconsole.prepare()\n"
+        "warnings.warn('\x1b[31mred')\nlogging.getLogger('twigkit').warning('\x1b[32mgreen')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stderr
+    assert "\\x1b[31mred" in done.stderr
+    assert "\\x1b[32mgreen" in done.stderr

@@ -225,6 +225,8 @@ def test_a_plugins_command_is_listed_unimported_and_runs(fake_distribution, caps
     [
         ("import no_such_module_at_all", "does not load: ModuleNotFoundError"),
         ("def run(args): pass", "has no `add_arguments`"),
+        ("def add_arguments(parser): 1 / 0\ndef run(args): pass", "cannot say what it takes"),
+        ("def add_arguments(parser): pass\ndef run(args): 1 / 0", "failed: ZeroDivisionError"),
     ],
 )
 def test_a_broken_command_names_its_distribution(fake_distribution, capsys, source, said):
@@ -233,6 +235,24 @@ def test_a_broken_command_names_its_distribution(fake_distribution, capsys, sour
     line = told(capsys)
     assert "gadget-kit 1.0" in line
     assert said in line
+
+
+def test_entry_points_that_stop_imports_are_named(fake_distribution):
+    """Torch reads all entry points when it is imported, whoever wrote them."""
+    site = fake_distribution("gadget-kit")
+    next(site.glob("*.dist-info/entry_points.txt")).write_text("[console_scripts]\nfoo\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "twigkit", "presets"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("twigkit: error: the entry points of gadget-kit 1.0 (TypeError: ")
+    assert said.endswith("Uninstall it or mend its entry_points.txt")
 
 
 def test_a_plugin_cannot_take_a_built_in_command(fake_distribution, capsys):
@@ -282,7 +302,7 @@ def _limit_files():
 
 
 def test_output_that_cannot_be_written_is_told_on_one_line(tmp_path):
-    for words in (["--help"], ["presets", "--json"]):
+    for words, buffered in (["--help"], ""), (["--help"], "1"), (["presets", "--json"], ""):
         (tmp_path / "out").write_bytes(bytes(10**6))
         with (tmp_path / "out").open("a") as full:
             done = subprocess.run(
@@ -292,7 +312,7 @@ def test_output_that_cannot_be_written_is_told_on_one_line(tmp_path):
                 text=True,
                 check=False,
                 preexec_fn=_limit_files,
-                env={**os.environ, "PYTHONUNBUFFERED": ""},  # argparse hides errors of writing
+                env={**os.environ, "PYTHONUNBUFFERED": buffered},
             )
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
