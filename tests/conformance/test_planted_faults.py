@@ -137,6 +137,16 @@ FAULTS = {
         "test_its_steps_can_be_captured",
         r"AskingDrafter cannot be captured: aten.(item|_local_scalar_dense) waits for the",
     ),
+    "a file that a drafter removes": (
+        "TestTidiesUp",
+        "test_leaves_files_alone",
+        r"TidyingDrafter removed no-such-file; a plug-in leaves files and programs alone",
+    ),
+    "a program that a pruner starts": (
+        "TestCallsAProgram",
+        "test_leaves_files_alone",
+        r"CallingPruner started true; a plug-in leaves files and programs alone",
+    ),
     "a class that takes no spec": (
         "TestTakesNoSpec",
         "test_has_what_its_contract_lists",

@@ -166,6 +166,36 @@ def test_inspect_shows_a_language_model_and_a_family_without_an_adapter(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("kind", "recurrent"),
+    [("qwen3_5", "linear_attention"), ("qwen3_next", "linear_attention"), ("lfm2_vl", "conv")],
+)
+def test_inspect_shows_no_twig_where_none_can_be_grown(kind, recurrent, tmp_path, capsys):
+    config = AutoConfig.for_model(kind)
+    text = config.get_text_config(decoder=True)
+    text.update({"hidden_size": 64, "num_hidden_layers": 4, "intermediate_size": 96})
+    text.layer_types = [recurrent, recurrent, "full_attention", recurrent]
+    config.save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["run"], found["depth"], found["twig_parameters"], found["keep"]) == (
+        None,
+        0,
+        0,
+        {},
+    )
+    assert found["recurrent"] == 3
+    assert found["kv_bytes"] == 2 * 2 * found["kv_heads"] * found["head_width"]
+    assert not any("twig" in name or "step" in name for name in found["memory"])
+    adapter = find_adapter(config.to_dict())
+    whole = sum(p.numel() for p in on_meta(adapter, config).parameters())
+    assert found["base_parameters"] == whole
+    assert main(["inspect", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^twig +none: \d+ of the layers carry a state", said, re.MULTILINE)
+    assert f"twigkit generate --base {tmp_path} --twig none" in said
+
+
+@pytest.mark.parametrize(
     ("config", "cause", "way_out"),
     [
         ({"model_type": "qwen", "visual": {}}, "code from its own", "Qwen2.5-VL-3B"),

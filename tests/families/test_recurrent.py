@@ -50,6 +50,12 @@ CONV = TEXT | {
     "conv_L_cache": 3,
     "block_auto_adjust_ff_dim": False,
 }
+SPARSE = CONV | {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "num_dense_layers": 2,
+}
 QWEN_EYE = {
     "depth": 2,
     "hidden_size": 32,
@@ -122,7 +128,8 @@ def test_plain_decoding_gives_the_base_s_tokens(family):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [("qwen3_5_text", LINEAR), ("lfm2", CONV), ("qwen3_next", EXPERTS)]
+    ("kind", "text"),
+    [("qwen3_5_text", LINEAR), ("lfm2", CONV), ("lfm2_moe", SPARSE), ("qwen3_next", EXPERTS)],
 )
 def test_rows_of_a_batch_do_not_mix(kind, text):
     if kind == "qwen3_next":

@@ -5,7 +5,9 @@ planted in a plug-in; one that only the core can have is planted by wrapping the
 length of the class.
 """
 
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,6 +200,19 @@ class TestOffByOneBudget(PrunerConformance):
         return GenerousPruner(TTP.spec())
 
 
+class CallingPruner(TTP.cls):
+    def select(self, context, stage):
+        subprocess.run(["true"], check=True)
+        return super().select(context, stage)
+
+
+class TestCallsAProgram(PrunerConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pruner(cls):
+        return CallingPruner(TTP.spec())
+
+
 class StingyPruner(TTP.cls):
     def stages(self, layout):
         first, *rest = super().stages(layout)
@@ -306,6 +321,16 @@ class TestTakesNoSpec(DrafterFault):
     @classmethod
     def drafter(cls):
         return SpecLessDrafter()
+
+
+class TidyingDrafter(ShapedDrafter):
+    def draft(self, draft_model, candidates, room):
+        Path("no-such-file").unlink(missing_ok=True)
+        return super().draft(draft_model, candidates, room)
+
+
+class TestTidiesUp(DrafterFault):
+    drafter_class = TidyingDrafter
 
 
 class RepeatingDrafter(ShapedDrafter):

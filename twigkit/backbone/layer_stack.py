@@ -64,9 +64,10 @@ class LayerStack(PromptEmbedding):
         growing: The base's rotary module, if its tables depend on the length; else ``None``.
         vision: How the base's vision tower is read; ``None`` where the adapter does not say.
         norm_name: What the language model calls its final norm.
+        rotary_name: What it calls its rotary module.
     """
 
-    norm_name = "norm"
+    norm_name, rotary_name = "norm", "rotary_emb"
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class LayerStack(PromptEmbedding):
         if self._path:
             self.text = self.model.get_submodule(self._path)
             self._refuse_hooks(self._path)
-        self.growing = GrowingRotary.of(getattr(self.text, "rotary_emb", None))
+        self.growing = GrowingRotary.of(getattr(self.text, self.rotary_name, None))
         self.depth = len(self.text.layers)
         kinds = getattr(self.config, "layer_types", None) or ()
         self.recurrent = frozenset(n for n, kind in enumerate(kinds) if kind in RECURRENT_KINDS)
@@ -237,7 +238,7 @@ class LayerStack(PromptEmbedding):
     @property
     def rotary(self) -> Any:
         """What computes rotary tables: the base's own module, or a copy without a memory of it."""
-        return self.text.rotary_emb if self.growing is None else self.growing
+        return getattr(self.text, self.rotary_name) if self.growing is None else self.growing
 
     def prompt_rope(self, prompt: Prompt) -> Rope:
         """Compute the rotary tables of a prompt."""

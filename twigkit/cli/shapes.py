@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,16 +60,42 @@ def details(shape: Shape) -> str:
         ("heads", f"{shape.heads}, {shape.head_width} wide; {shape.kv_heads} of keys and values"),
         ("vocabulary", f"{shape.vocabulary:,}"),
         ("visual tokens", _visual(shape)),
-        ("twig", f"{shape.depth} layers after layer {shape.exit_layer}, "
-                 f"{shape.twig_parameters:,} parameters"),
-        ("KV per token", f"{shape.kv_bytes:,} bytes, and {shape.twig_kv_bytes:,} in the twig"),
+        ("twig", _twig(shape)),
+        ("KV per token", _kv(shape)),
     ]  # fmt: skip
     for name, count in inference_memory(shape).items():
         lines.append(("memory", f"{count / 1e9:,.3f} GB  {name}"))
     if shape.visual:
         lines += [("wipe layer", _wipe(shape)), *_budgets(shape)]
     text = "\n".join(f"{name:<14} {value}" for name, value in lines)
-    return f"{text}\n\n# A run to start from:\n{yaml.safe_dump(starter(shape), sort_keys=False)}"
+    run = starter(shape)
+    if run is None:
+        return f"{text}\n\n# To start from:\n{_plain_command(shape)}\n"
+    return f"{text}\n\n# A run to start from:\n{yaml.safe_dump(run, sort_keys=False)}"
+
+
+def _twig(shape: Shape) -> str:
+    """Say how large a twig is, or why there can be none."""
+    if shape.recurrent:
+        return (
+            f"none: {shape.recurrent} of the layers carry a state from token to token, which "
+            "cannot be rolled back when a draft is rejected"
+        )
+    return (
+        f"{shape.depth} layers after layer {shape.exit_layer}, {shape.twig_parameters:,} parameters"
+    )
+
+
+def _kv(shape: Shape) -> str:
+    """Say what a token's keys and values take."""
+    if shape.recurrent:
+        return f"{shape.kv_bytes:,} bytes in the other layers"
+    return f"{shape.kv_bytes:,} bytes, and {shape.twig_kv_bytes:,} in the twig"
+
+
+def _plain_command(shape: Shape) -> str:
+    """Return a command that answers without a twig."""
+    return f"twigkit generate --base {shlex.quote(shape.base)} --twig none --prompt QUESTION"
 
 
 def _wipe(shape: Shape) -> str:
@@ -91,8 +118,10 @@ def _budgets(shape: Shape) -> list[tuple[str, str]]:
     return lines
 
 
-def starter(shape: Shape) -> dict[str, Any]:
-    """Return a run spec to start from, as plain data."""
+def starter(shape: Shape) -> dict[str, Any] | None:
+    """Return a run spec to start from, as plain data; ``None`` where no twig can be grown."""
+    if shape.recurrent:
+        return None
     run: dict[str, Any] = {
         "twig": {"base": shape.base, "exit_layer": shape.exit_layer, "depth": shape.depth},
         "generation": {"drafter": "ssd"},

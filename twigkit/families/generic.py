@@ -41,6 +41,8 @@ _HALF_TOLERANCE = 5e-2
 _PROBE = (7, 4)
 _NORMS = ("norm", "embedding_norm")
 """What language models call the norm after their last layer."""
+_ROTARIES = ("rotary_emb", "pos_emb")
+"""What they call the module of rotary tables."""
 _MISSING = (
     "install a plug-in that brings an adapter for it, or write one (see CONTRIBUTING.md, and "
     "`twigkit plugins` for those that are installed)"
@@ -108,6 +110,7 @@ class GenericStack(LayerStack):
         self.kind = kind
         text = _language_model(model, kind)
         self.norm_name = next(name for name in _NORMS if hasattr(text, name))
+        self.rotary_name = next(name for name in _ROTARIES if hasattr(text, name))
         rope = getattr(text.config, "rope_parameters", None) or {}
         channels = 3 if "mrope_section" in rope else 1
         super().__init__(model, text, visual_ids=_placeholders(model), channels=channels)
@@ -298,8 +301,8 @@ def _language_model(model: nn.Module, kind: str) -> nn.Module:
     """Find the module that holds the decoder layers."""
     text_config = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
     for module in model.modules():
-        whole = hasattr(module, "layers") and hasattr(module, "rotary_emb")
-        if whole and any(hasattr(module, n) for n in _NORMS) and module.config is text_config:
+        named = all(any(hasattr(module, n) for n in names) for names in (_NORMS, _ROTARIES))
+        if named and hasattr(module, "layers") and module.config is text_config:
             return module
     raise CapabilityError(
         f"no adapter serves model type {kind!r}, and the generic one finds no language model with "

@@ -27,15 +27,17 @@ def inference_memory(shape: Shape) -> dict[str, int]:
         Bytes by what they hold.
     """
     visual = 0 if shape.visual is None else shape.visual.count
-    found = {
-        "weights of the base": HALF * shape.base_parameters,
-        "weights of the twig": HALF * shape.twig_parameters,
-        f"KV, {visual + TEXT} prompt and {NEW} new tokens": shape.kv_bytes * (visual + TEXT + NEW),
-    }
+    found = {"weights of the base": HALF * shape.base_parameters}
+    if shape.depth:
+        found["weights of the twig"] = HALF * shape.twig_parameters
+    tokens = visual + TEXT + NEW
+    found[f"KV, {visual + TEXT} prompt and {NEW} new tokens"] = shape.kv_bytes * tokens
     if shape.keep:
         budget = min(shape.keep)
         found[f"KV, the same pruned to {budget} visual tokens per layer"] = _pruned(shape, budget)
-    found["KV of the twig"] = shape.twig_kv_bytes * (visual + TEXT + NEW)
+    if not shape.depth:  # nothing drafts
+        return found
+    found["KV of the twig"] = shape.twig_kv_bytes * tokens
     found["KV slots of a step"] = (shape.kv_bytes + shape.twig_kv_bytes) * NODES
     found[f"buffers of a captured step of {NODES} nodes"] = step_bytes(shape, NODES)
     return found

@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig
 
+from twigkit.backbone.layer_stack import RECURRENT_KINDS
 from twigkit.errors import FamilyWarning, InputError, PluginError, TwigkitError
 from twigkit.families.generic import GenericAdapter
 from twigkit.families.loading import read_config, unloadable
@@ -59,6 +60,8 @@ class Shape:
         inner: Width inside the MLPs.
         base_parameters: Weights of the whole base, towers included.
         tried: Whether no adapter declares the family, so that the generic one will be tried.
+        recurrent: Layers that carry a state from token to token. No twig is grown where there are
+            any: the figures of a twig are 0 then, and there are no keep counts.
     """
 
     base: str
@@ -83,6 +86,7 @@ class Shape:
     inner: int
     base_parameters: int
     tried: bool
+    recurrent: int
 
 
 def all_presets() -> dict[str, tuple[Preset, str]]:
@@ -162,7 +166,10 @@ def measure(
         raise InputError(f"{base} has {layers} layer; a twig needs a base of two or more")
     width, kv_heads = int(text.hidden_size), int(getattr(text, "num_key_value_heads", 0) or heads)
     head_width = int(getattr(text, "head_dim", None) or width // heads)
-    layer, rest, vocabulary, whole = _parameters(adapter, config)
+    recurrent = sum(kind in RECURRENT_KINDS for kind in getattr(text, "layer_types", None) or ())
+    layer, rest, vocabulary, whole = _parameters(adapter, config, shortened=not recurrent)
+    if recurrent:
+        exit_layer = depth = rest = 0
     visual = adapter.visual_tokens(data)
     per_layer = 2 * kv_heads * head_width * _BYTES
     fraction = max(wipe_layer(layers, None), exit_layer + 1)
@@ -181,15 +188,16 @@ def measure(
         exit_layer=exit_layer,
         depth=depth,
         wipe_layer=wipe,
-        keep=_keep(visual, layers, exit_layer, wipe),
+        keep={} if recurrent else _keep(visual, layers, exit_layer, wipe),
         fraction_wipe=fraction,
-        fraction_keep=_keep(visual, layers, exit_layer, fraction),
+        fraction_keep={} if recurrent else _keep(visual, layers, exit_layer, fraction),
         twig_parameters=depth * layer + rest,
-        kv_bytes=layers * per_layer,
+        kv_bytes=(layers - recurrent) * per_layer,
         twig_kv_bytes=depth * per_layer,
         inner=int(getattr(text, "intermediate_size", None) or 4 * width),
         base_parameters=whole,
         tried=isinstance(adapter, GenericAdapter),
+        recurrent=recurrent,
     )
 
 
@@ -215,15 +223,22 @@ def _keep(visual: VisualTokens | None, layers: int, exit_layer: int, wipe: int) 
     }
 
 
-def _parameters(adapter: Adapter, config: Any) -> tuple[int, int, int, int]:
-    """Count the weights of one layer, of norm and head, the head's rows, and all weights."""
+def _parameters(adapter: Adapter, config: Any, *, shortened: bool) -> tuple[int, int, int, int]:
+    """Count the weights of one layer, of norm and head, the head's rows, and all weights.
+
+    Args:
+        adapter: Wraps the model.
+        config: Its configuration.
+        shortened: Whether one layer stands for all, which is fast where all are alike.
+    """
     small = copy.deepcopy(config)
     text = small.get_text_config(decoder=True)
-    for name in _LAYER_COUNTS:
-        if isinstance(getattr(text, name, None), int):
-            setattr(text, name, 1)
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:1]
+    if shortened:
+        for name in _LAYER_COUNTS:
+            if isinstance(getattr(text, name, None), int):
+                setattr(text, name, 1)
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:1]
     model = on_meta(adapter, small)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FamilyWarning)
@@ -232,6 +247,6 @@ def _parameters(adapter: Adapter, config: Any) -> tuple[int, int, int, int]:
     rest = [*getattr(stack.text, stack.norm_name).parameters(), *head.values()]
     layer = sum(parameter.numel() for parameter in stack.layers[0].parameters())
     outside = sum(tensor.numel() for tensor in rest)
-    more = config.get_text_config(decoder=True).num_hidden_layers - 1
+    more = config.get_text_config(decoder=True).num_hidden_layers - stack.depth
     whole = sum(parameter.numel() for parameter in model.parameters()) + more * layer
     return layer, outside, stack.vocabulary, whole

@@ -11,6 +11,7 @@ from twigkit.interfaces.tiny_models import TinyFamily, TinyRow
 from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
+from twigkit.testing.disk_watch import leaving_files_alone
 from twigkit.testing.lab import MEDIA, Lab, Trace, parameters_of, variants
 from twigkit.testing.layer_stack import LayerStackChecks
 from twigkit.testing.shapes import ScoredPruner, ShapedDrafter
@@ -133,6 +134,12 @@ class AdapterConformance(LayerStackChecks):
                     f"two pictures have {found} visual tokens in a batch, {min(counts)} and "
                     f"{max(counts)} alone"
                 )
+
+    def test_leaves_files_alone(self, adapter: Any, lab: Lab) -> None:
+        """Nothing is written, moved or removed while it works, and no program is started."""
+        with leaving_files_alone(type(adapter).__name__):
+            adapter.stack(lab.family.model)
+            lab.run(lab.batch()[-1:], new_tokens=2)
 
     # -- decoding ----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
 from twigkit.testing.capture import CaptureError
 from twigkit.testing.chance import DRAWN, check_distribution
+from twigkit.testing.disk_watch import leaving_files_alone
 from twigkit.testing.lab import Lab, Trace, captured_tokens, plainest_adapter, variants
 from twigkit.testing.scripted import AGREEMENTS, Agreement, Script, ScriptedDrafter
 from twigkit.testing.shapes import ScoredPruner
@@ -136,6 +137,11 @@ class DrafterConformance:
             "drafting on one prompt",
             "Propose tokens only; a table that does not describe its own tree breaks verification",
         )
+
+    def test_leaves_files_alone(self, drafter: Any, lab: Lab, twig: Twig | None) -> None:
+        """Nothing is written, moved or removed while it works, and no program is started."""
+        with leaving_files_alone(type(drafter).__name__):
+            lab.run([lab.visual_row()], drafter, twig=twig, new_tokens=3)
 
     @pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
     def test_equals_plain_decoding_in_a_batch(

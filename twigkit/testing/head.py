@@ -14,6 +14,7 @@ from twigkit.errors import CheckpointError
 from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities
+from twigkit.testing.disk_watch import leaving_files_alone
 from twigkit.testing.lab import Lab, parameters_of, plainest_adapter, variants
 from twigkit.twig.checkpoint import load_state
 
@@ -97,6 +98,11 @@ class HeadConformance:
         frozen = [name for name, p in head.named_parameters() if not p.requires_grad]
         if frozen:
             pytest.fail(f"the weights {', '.join(frozen[:3])} cannot be trained")
+
+    def test_leaves_files_alone(self, head_class: Any, spec: Any, hidden: Tensor, lab: Lab) -> None:
+        """Nothing is written, moved or removed while it works, and no program is started."""
+        with leaving_files_alone(head_class.__name__), torch.inference_mode():
+            self.use(head_class.grow(spec, lab.stack), hidden, lab)
 
     def test_output_has_the_declared_shape(self, head: nn.Module, hidden: Tensor, lab: Lab) -> None:
         """Logits cover the base's vocabulary; what each token gets depends on its state alone."""

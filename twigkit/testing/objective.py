@@ -14,6 +14,7 @@ from twigkit.learning.batch import IGNORED, Batch, Turn
 from twigkit.plugins.contracts import check_class
 from twigkit.specs.run import TwigSpec
 from twigkit.testing import checks
+from twigkit.testing.disk_watch import leaving_files_alone
 from twigkit.testing.lab import Lab, parameters_of, plainest_adapter, variants
 from twigkit.testing.watch import LayerWatch
 from twigkit.twig.module import Twig, grow
@@ -92,6 +93,11 @@ class ObjectiveConformance:
             )
         if not any(p.requires_grad and id(p) in registered for p in twig.values()):
             pytest.fail("nothing of the twig trains; let at least one parameter require a gradient")
+
+    def test_leaves_files_alone(self, objective: Objective, lab: Lab) -> None:
+        """Nothing is written, moved or removed while it works, and no program is started."""
+        with leaving_files_alone(type(objective).__name__):
+            call(objective, batch_of(lab))
 
     def test_loss_and_gradients_are_finite(self, objective: Objective, lab: Lab) -> None:
         """Every term is a finite scalar, gradients are finite, and some are not zero."""

@@ -12,6 +12,7 @@ from twigkit.interfaces.pruner import PromptLayout, Stage
 from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
+from twigkit.testing.disk_watch import leaving_files_alone
 from twigkit.testing.lab import Lab, PictureLast, Trace, plainest_adapter, variants
 from twigkit.testing.shapes import ShapedDrafter
 from twigkit.twig.module import Twig
@@ -169,6 +170,13 @@ class PrunerConformance:
         checks.audited(trace)
         if trace.pruner is not None and "look-ahead" not in trace.pruner.capabilities:
             checks.computed_once(trace, 0)
+
+    def test_leaves_files_alone(
+        self, pruner: Any, lab: Lab, twig: Twig, budget: int | float
+    ) -> None:
+        """Nothing is written, moved or removed while it works, and no program is started."""
+        with leaving_files_alone(type(pruner).__name__):
+            lab.run([lab.visual_row()], pruner=pruner, twig=twig, budget=budget, new_tokens=1)
 
     def test_chooses_the_same_twice(
         self, pruner: Any, lab: Lab, twig: Twig, trace: Trace, budget: int | float

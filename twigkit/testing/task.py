@@ -14,6 +14,7 @@ from twigkit.interfaces.task import Example, Response, Task, Totals
 from twigkit.io.processors import open_picture
 from twigkit.plugins.contracts import check_class
 from twigkit.testing.capabilities import check_capabilities
+from twigkit.testing.disk_watch import leaving_files_alone
 
 
 class TaskConformance:
@@ -69,6 +70,13 @@ class TaskConformance:
         first, again = task.examples(), task.examples()
         if _asked(first) != _asked(again):
             pytest.fail("examples() gave other questions, or another order, the second time")
+
+    def test_leaves_files_alone(self, task: Task, known: tuple[list[str], float]) -> None:
+        """Nothing is written, moved or removed while it works, and no program is started."""
+        with leaving_files_alone(type(task).__name__):
+            responses = _responses(task, known[0])
+            task.value(_totals(task, responses))
+            task.submission(responses)
 
     def test_scores_answers_as_known(self, task: Task, known: tuple[list[str], float]) -> None:
         """The score of known answers is the one that was worked out by hand."""
