@@ -24,6 +24,7 @@ EXCEPTIONS = {
     "is_recording_past": "recurrent layers of transformers call it",
     "push_to_hub": "for users from Python, as in transformers",
     "relative_speed": "the template of the model card reads it",
+    "showwarning": "the module warnings calls it, as its documentation says",
     "__dir__": "Python calls it for dir(twigkit)",
     "__pydantic_base_init__": "pydantic reads it",
     "prediction": "a loss weight, read by its name",
