@@ -24,7 +24,7 @@ from twigkit.generation.positions import Positions
 from twigkit.generation.prefill import Prefilled
 from twigkit.generation.pruning_plan import visual_per_layer
 from twigkit.generation.request import GenerationRequest
-from twigkit.generation.restart import restart_length, with_answer
+from twigkit.generation.restart import restart_length, warn_of_restart, with_answer
 from twigkit.generation.sequences import GrowingSequence, joined
 from twigkit.generation.stats import GenerationStats, kept_tokens
 from twigkit.generation.step import SpeculativeStep
@@ -319,6 +319,7 @@ class Generation:
 
         Every row that has not stopped has equally many tokens.
         """
+        warn_of_restart(self.stack.model)
         rows = [self.sequences[number] for number in self.live]
         longest = max(len(row.tokens) for row in rows)
         tails = [row.tokens + [self._stop.padding] * (longest - len(row.tokens)) for row in rows]

@@ -5,16 +5,20 @@ Some bases with two rotary tables do, so that no keys of the first table are lef
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from twigkit.backbone.prompt import Prompt
+from twigkit.errors import FamilyWarning
 
 _FIELD = "original_max_position_embeddings"
+_ALONE = "next_sequence_length"
 
 
 def restart_length(model: nn.Module) -> int | None:
@@ -30,12 +34,37 @@ def restart_length(model: nn.Module) -> int | None:
         The number, or ``None`` if it never does.
     """
     config: Any = getattr(model, "config", None)
-    method = getattr(type(model), "prepare_inputs_for_generation", None)
-    code = getattr(method, "__code__", None)
     before = getattr(config, _FIELD, None)
-    if code is None or before is None or _FIELD not in (*code.co_names, *code.co_consts):
+    if before is None or _FIELD not in _words(model):
         return None
     return int(before) + 1
+
+
+def warn_of_restart(model: nn.Module) -> None:
+    """Warn where a base's own ``generate`` passes the last token alone when it begins anew.
+
+    Some versions of transformers do: they throw the cache away, but their
+    ``prepare_inputs_for_generation`` leaves ``next_sequence_length`` as it is.
+
+    Args:
+        model: A base that begins anew.
+    """
+    if _ALONE not in _words(model):
+        warnings.warn(
+            f"transformers {transformers.__version__} forgets the prompt where "
+            f"{type(model).__name__} changes its rotary table: its own generate passes the last "
+            "token alone from there on. Here the whole text is passed, as later versions do; "
+            "upgrade transformers to compare the two",
+            FamilyWarning,
+            stacklevel=3,
+        )
+
+
+def _words(model: nn.Module) -> tuple[object, ...]:
+    """Return the names and constants of how a base prepares the inputs of a step."""
+    method = getattr(type(model), "prepare_inputs_for_generation", None)
+    code = getattr(method, "__code__", None)
+    return () if code is None else (*code.co_names, *code.co_consts)
 
 
 def with_answer(
@@ -97,4 +126,4 @@ def _longer(values: Tensor, count: int) -> Tensor:
     return torch.cat((values, values.new_zeros(len(values), count, *values.shape[2:])), 1)
 
 
-__all__ = ["restart_length", "with_answer"]
+__all__ = ["restart_length", "warn_of_restart", "with_answer"]

@@ -39,7 +39,12 @@ DRAFTERS = {
 }
 
 
+WHOLE = "next_sequence_length" in Phi3ForCausalLM.prepare_inputs_for_generation.__code__.co_consts
+
+
 def base_of(rope: str) -> PreTrainedModel:
+    if rope == "restart" and not WHOLE:
+        pytest.skip("this transformers forgets the prompt where Phi-3 begins anew")
     named = 4 * BEFORE if ROPES[rope] is LONG else BEFORE
     settings = tiny_text_config(max_position_embeddings=named)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

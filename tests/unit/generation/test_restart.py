@@ -12,7 +12,8 @@ from transformers import LlamaConfig, PreTrainedModel
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
 from twigkit.adapters.qwen3_vl import Qwen3VlAdapter
-from twigkit.generation.restart import restart_length, with_answer
+from twigkit.errors import FamilyWarning
+from twigkit.generation.restart import restart_length, warn_of_restart, with_answer
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.testing.reference import extended
 
@@ -30,10 +31,29 @@ class Restarting(PreTrainedModel):
         return {} if input_ids.shape[1] > switch else kwargs
 
 
+class Whole(Restarting):
+    """Passes the whole text then."""
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: object) -> dict:
+        """Drop the cache at the switch, and what says that only the last token is passed."""
+        if input_ids.shape[1] > self.config.original_max_position_embeddings:
+            kwargs["next_sequence_length"] = None
+        return kwargs
+
+
 def test_a_base_that_compares_with_the_switch_begins_anew_after_it():
     config = LlamaConfig(original_max_position_embeddings=32)
     assert restart_length(Restarting(config)) == 33
     assert restart_length(Restarting(LlamaConfig())) is None, "the configuration names no switch"
+
+
+def test_a_base_that_forgets_its_prompt_there_is_warned_of(recwarn):
+    config = LlamaConfig(original_max_position_embeddings=32)
+    with pytest.warns(FamilyWarning, match="forgets the prompt where Restarting"):
+        warn_of_restart(Restarting(config))
+    recwarn.clear()
+    warn_of_restart(Whole(config))
+    assert not recwarn
 
 
 def test_other_bases_never_do():
