@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--steps", type=int, default=2400, metavar="N", help="optimiser steps (2400)"
     )
+    group.add_argument("--batch", type=int, default=8, metavar="N", help="answers of a step (8)")
     group.add_argument("--rate", type=float, default=1e-3, metavar="R", help="of learning (1e-3)")
     group = made.add_argument_group("measurement")
     group.add_argument("--per-kind", type=int, default=2, metavar="N", help="prompts (2)")
@@ -110,12 +112,10 @@ class Recipe:
             start_twig(self._model(), self.base, self.shape, self.answers()["answers"], start)
         records, held_out = (self.work / f"{n}-records.jsonl" for n in ("answers", "held-out"))
         optimiser = {"rate": self.options.rate, "warmup": 0.05, "floor": 0.05}
-        steps = self.options.steps
-        train(
-            training_spec(
-                self.base, start, records, held_out, self.twig, steps=steps, optimiser=optimiser
-            )
-        )
+        batch = self.options.batch
+        settings = {"steps": self.options.steps, "batch": batch, "optimiser": optimiser}
+        settings["micro_batch"] = math.gcd(batch, 8)
+        train(training_spec(self.base, start, records, held_out, self.twig, **settings))
 
     def measure(self) -> dict[str, Any]:
         """Tune the static tree on trained prompts, time all ways on held-out ones, write it up."""
