@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--length", type=int, default=3, metavar="N", help="of a path (3)")
     group.add_argument("--threshold", type=float, default=0.4, metavar="P", help="of a path (0.4)")
     group.add_argument("--seconds", type=float, metavar="N", help="begin no prompt after these")
+    group.add_argument("--again", action="store_true", help="time what was timed already")
     group.add_argument("--out", type=Path, metavar="DIR", help="where language.json goes")
     return made
 
@@ -126,6 +127,8 @@ class Recipe:
             timing.drafters(paths, options.length, options.threshold), options.exit_layer
         )
         prompts = self._prompts(options.per_kind * len(KINDS), held_out=True)
+        if options.again:
+            (self.twig / "timings.jsonl").unlink(missing_ok=True)
         lines = timing.time_answers(
             model,
             [(prompt.kind, self._inputs(prompt.text)) for prompt in prompts],
@@ -137,7 +140,10 @@ class Recipe:
             progress=lambda text: print(text, flush=True),
         )
         data = {
-            "conditions": {**conditions(model), "load": f"{load:.1f} at the start"},
+            "conditions": {
+                **conditions(model),
+                "load": f"{load:.1f} before, {os.getloadavg()[0]:.1f} after",
+            },
             "shape": vars(self.shape),
             "prompts": len({line["prompt"] for line in lines}),
             "max_new_tokens": options.tokens,

@@ -91,7 +91,8 @@ def time_answers(
         model: Base and twig.
         prompts: Kind and inputs of each prompt.
         ways: What is compared.
-        path: JSONL file with a line per answer.
+        path: JSONL file with a line per answer; answers that were asked for with other settings
+            stay in it and do not count.
         max_new_tokens: Most tokens of an answer.
         rounds: How often everything is answered.
         seconds: No prompt is begun once so much time has passed; ``None`` for no limit.
@@ -101,7 +102,9 @@ def time_answers(
         The lines of those prompts that were answered in all ways.
     """
     began = time.perf_counter()
-    lines = [json.loads(text) for text in _whole_lines(path)]
+    asked = {way.name: _asked(way, max_new_tokens) for way in ways}
+    read = [json.loads(text) for text in _whole_lines(path)]
+    lines = [line for line in read if line["asked"] == asked.get(line["method"])]
     done = {(line["round"], line["prompt"], line["method"]) for line in lines}
     left = [
         (number, index)
@@ -128,6 +131,7 @@ def time_answers(
                     "prompt": index,
                     "kind": prompts[index][0],
                     "method": way.name,
+                    "asked": asked[way.name],
                     "tokens": given.tokens,
                     "seconds": given.prefill_seconds + given.decode_seconds,
                     "accepted_lengths": given.accepted_lengths,
@@ -140,6 +144,11 @@ def time_answers(
     for line in lines:
         seen.setdefault((line["round"], line["prompt"]), set()).add(line["method"])
     return [line for line in lines if seen[line["round"], line["prompt"]] >= names]
+
+
+def _asked(way: Method, max_new_tokens: int) -> str:
+    """Say in a line what a way is asked for, to tell its answers from those of other settings."""
+    return json.dumps([max_new_tokens, way.drafter, dict(way.options)])
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -51,6 +51,12 @@ def test_a_measurement_goes_on_where_it_stopped(model, tmp_path):
     )
     assert told == ["round 2 of 2, prompt 1 of 2", "round 2 of 2, prompt 2 of 2"]
     assert len(lines) == 8
+    told.clear()
+    others = methods(drafters([[0]], length=1, threshold=0.9), exit_layer=3)
+    options = {"max_new_tokens": 4, "rounds": 1, "progress": told.append}
+    time_answers(model, INPUTS, WAYS[4:5], path, **options)
+    time_answers(model, INPUTS, others[4:5], path, **options)  # a path of other settings
+    assert len(told) == 4
     assert path.read_text().startswith("".join(rest[:5]))
 
 
