@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from twigkit.interfaces import (
-    Candidates,
     Drafter,
     DrafterSpec,
-    DraftModel,
     NgramTable,
-    PathShape,
     Register,
-    add_paths,
+    TextDrafting,
     hookimpl,
     propose_ngrams,
 )
@@ -36,7 +34,7 @@ class NgramDrafterSpec(DrafterSpec):
     )
 
 
-class NgramDrafter(PathShape):
+class NgramDrafter(TextDrafting):
     """Drafts a path by what followed most often; needs no twig.
 
     Attributes:
@@ -62,18 +60,15 @@ class NgramDrafter(PathShape):
             self.memory["table"] = NgramTable.load(self.spec.table)
         return [self._seen, self.memory["table"]]
 
-    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
+    def propose(self, texts: Sequence[list[int]], length: int) -> list[list[int]]:
         """Count what is new, and propose what most often followed."""
-        length, texts = min(self.spec.length, room), draft_model.texts
         if self.spec.learn:
             # A list stays the same while its row generates: count from where it ended last time.
             known = {id(text): self._read.get(id(text), (text, 0))[1] for text in texts}
             for text in texts:
                 self._seen.read(text, known[id(text)])
             self._read = {id(text): (text, len(text)) for text in texts}
-        drafts = [propose_ngrams(self.tables, text, length) for text in texts]
-        add_paths(candidates, drafts, length, fixed_shapes=draft_model.fixed_shapes)
-        return candidates
+        return [propose_ngrams(self.tables, text, length) for text in texts]
 
 
 @hookimpl

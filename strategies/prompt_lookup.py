@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from twigkit.interfaces import (
-    Candidates,
     Drafter,
     DrafterSpec,
-    DraftModel,
-    PathShape,
     Register,
-    add_paths,
+    TextDrafting,
     hookimpl,
 )
 
@@ -76,7 +74,7 @@ class Occurrences:
         return []
 
 
-class PromptLookupDrafter(PathShape):
+class PromptLookupDrafter(TextDrafting):
     """Drafts a path from the text alone; needs no twig.
 
     Source: Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding. Of several occurrences the
@@ -91,18 +89,14 @@ class PromptLookupDrafter(PathShape):
         self.spec = spec
         self._known: dict[int, Occurrences] = {}
 
-    def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> Candidates:
+    def propose(self, texts: Sequence[list[int]], length: int) -> list[list[int]]:
         """Look the last tokens of every row up."""
-        length = min(self.spec.length, room)
         # A list stays the same while its row generates, and no other list takes its id meanwhile.
-        texts = {id(text): text for text in draft_model.texts}
         self._known = {
-            key: self._known.get(key) or Occurrences(text, self.spec.longest)
-            for key, text in texts.items()
+            id(text): self._known.get(id(text)) or Occurrences(text, self.spec.longest)
+            for text in texts
         }
-        drafts = [self._known[key].following(length) for key in texts]
-        add_paths(candidates, drafts, length, fixed_shapes=draft_model.fixed_shapes)
-        return candidates
+        return [self._known[id(text)].following(length) for text in texts]
 
 
 @hookimpl

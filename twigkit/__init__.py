@@ -19,8 +19,8 @@ _MODULES = {
     "interfaces.budget": "WIPE_FRACTION keep_counts leaves_all wipe_layer",
     "interfaces.capabilities": "ADAPTER_CAPABILITIES PICTURES VIDEOS",
     "interfaces.drafter": "BeginsAnswers Candidates Decides DraftModel DraftTree Drafter "
-    "LevelDrafting NgramTable PathShape RankPath Remembers Sampling Topology add_paths "
-    "ordered_paths process_logits propose_ngrams static_tree",
+    "LevelDrafting NgramTable PathShape RankPath Remembers Sampling TextDrafting Topology "
+    "add_paths ordered_paths process_logits propose_ngrams static_tree",
     "interfaces.head": "CutsVocabulary DraftVocabulary Head RowProbe Scorer Twig apply_linear "
     "cut_rows",
     "interfaces.learning": "NEVER_DRAWN Answers Divergence TeacherRows ahead_sums "

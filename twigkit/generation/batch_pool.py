@@ -18,6 +18,7 @@ from twigkit.generation.captured_pieces import PieceRunner
 from twigkit.generation.cuda_graphs import CudaGraphs
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.slot_batch import SlotBatch, obstacle
+from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
 
 GraphMode = Literal["auto", "on", "off"]
@@ -126,6 +127,8 @@ class BatchPool:
                 runner=self.make_runner(stack.entry),
                 compiled=compiled,
             )
+        elif from_texts(request.drafter):
+            batch.renew(request.drafter)  # which knows the texts of its own call
         del cache  # whose storage may be freed once its rows have joined
         yield batch
         for number in batch.numbers:

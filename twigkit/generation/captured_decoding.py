@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from twigkit.backbone.kv_cache import LayerCache
@@ -95,6 +97,7 @@ def entries_of(
             ends=ends,
             noise=noise[row],
             seen=None if seen is None else seen[row],
+            text=partial(getattr, sequence, "text"),
         )
         for row, sequence in enumerate(sequences)
     ]

@@ -18,9 +18,12 @@ from twigkit.errors import CapabilityError
 from twigkit.generation.captured_pieces import Piece, PieceRunner
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry, RowState
-from twigkit.generation.slot_step import SlotStep, StepParts
+from twigkit.generation.slot_step import SlotStep
+from twigkit.generation.step_parts import StepParts
 from twigkit.generation.token_selection import TokenSelection
+from twigkit.plugins.blame import blamed_on
 from twigkit.speculative.level_drafting import in_levels
+from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
 
 
@@ -63,9 +66,8 @@ class SlotBatch:
     """Rows of one drafter, stepping together.
 
     A prompt is prefilled and its first token selected outside; then it joins. Between two steps any
-    row may join or leave. No address changes unless a row outgrows its slots, or more rows join
-    than ever before, or one whose layers hold other tokens: then all rows move, and what was
-    captured is captured anew.
+    row may join or leave. Addresses change only where a row outgrows its slots, more rows join than
+    ever before, or one whose layers hold other tokens: then what was captured is captured anew.
 
     Attributes:
         parts: What all steps have in common.
@@ -121,6 +123,7 @@ class SlotBatch:
         self._steps: dict[int, SlotStep] = {}
         self._members: dict[int, _Member] = {}
         self._joined = self._unseen = 0
+        self._free = [[0] for _ in range(rows)]  # a text of its own for each row that is free
         self._gained: list[int] = []
 
     @property
@@ -142,7 +145,8 @@ class SlotBatch:
     def texts(self) -> list[list[int]]:
         """Texts of the rows of the step that runs; a free row has a list of one token."""
         rows = range(self._width())
-        return [self._members[row].entry.text() if row in self._members else [0] for row in rows]
+        members = self._members
+        return [members[row].entry.text() if row in members else self._free[row] for row in rows]
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -252,9 +256,11 @@ class SlotBatch:
 
     def renew(self, drafter: Any) -> None:
         """Go on with another drafter of the same settings, which has learnt nothing yet."""
+        captured = self.parts.fixed and from_texts(drafter)  # then steps only read its proposals
         self.parts = replace(self.parts, drafter=drafter)
-        self._steps.clear()
-        self.runner.drop()
+        if not captured:
+            self._steps.clear()
+            self.runner.drop()
 
     @torch.inference_mode()
     def step(self) -> dict[int, Gain]:
@@ -300,6 +306,11 @@ class SlotBatch:
         decide = getattr(drafter, "decide", None)  # see interfaces.drafter.Decides
         if decide is not None:
             decide(self._gained, room)
+        if self.parts.fixed and from_texts(drafter):
+            with blamed_on("drafter", drafter):
+                step.load(drafter.propose(self.texts, int(drafter.height)))
+            self._play(runner, step, (*key, "copied"), step.copied, [])
+            return
         if not self.parts.in_levels:
             step.uncaptured(drafter.height if self.parts.fixed else room)
             return
@@ -377,8 +388,8 @@ def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
         return "the base's rotary tables depend on the length of the text"
     if stack.recurrent:
         return "the base has recurrent layers, whose states lie in no slots"
-    if not in_levels(drafter):
-        return f"{type(drafter).__name__} does not draft in levels"
+    if not (in_levels(drafter) or from_texts(drafter)):
+        return f"{type(drafter).__name__} drafts neither in levels nor from texts alone"
     if selection.lockstep or any(step.needs in ("ids", "batch") for step in selection.steps):
         return "a logits processor needs the ids of the text on the host"
     if len({stack.device(layer) for layer in range(stack.depth)}) > 1:

@@ -8,14 +8,11 @@ and how long a row is then is decided on the device. The host reads one small re
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.packing import real_first, real_last
 from twigkit.backbone.slot_cache import SlotCache
 from twigkit.generation.draft_model import CachedDraftModel
@@ -24,11 +21,11 @@ from twigkit.generation.positions import Positions
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import RowState
 from twigkit.generation.staged_nodes import NodeBuffers
+from twigkit.generation.step_parts import StepParts
 from twigkit.generation.step_snapshot import Progress, Saved
 from twigkit.generation.token_selection import (
     GreedySelector,
     ProcessedSelector,
-    TokenSelection,
     TokenSelector,
     along,
 )
@@ -37,50 +34,13 @@ from twigkit.plugins.blame import blamed_on
 from twigkit.speculative.acceptance import Accepted
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
-from twigkit.speculative.level_drafting import finished, in_levels
+from twigkit.speculative.level_drafting import finished
+from twigkit.speculative.path_drafting import path_tensors
 from twigkit.speculative.sampling import Noise
-from twigkit.twig.module import Twig
 
 HEADER = 5
 """Numbers at the head of a row's report: tokens gained, drafts among them, drafts proposed, whether
 it goes on, and tokens that the twig has not passed."""
-
-_PENDING = 8
-"""Tokens that the twig may have to catch up on where steps with and without drafts take turns."""
-
-
-@dataclass(frozen=True)
-class StepParts:
-    """What all steps of a running batch have in common.
-
-    Attributes:
-        stack: The base.
-        twig: The twig, if the drafter uses one.
-        drafter: Proposes tokens.
-        selection: How the target's tokens are selected, but in rows that have their own selector.
-        fixed: Whether every step has the same shapes, whatever the values; it may be captured then.
-        texts: Returns the texts of the first rows, for drafters that read them.
-        compiled: A compiled verification step, if any.
-    """
-
-    stack: LayerStack
-    twig: Twig | None
-    drafter: Any
-    selection: TokenSelection
-    fixed: bool
-    texts: Callable[[], list[list[int]]] = list
-    compiled: Callable[..., Tensor] | None = None
-
-    @property
-    def in_levels(self) -> bool:
-        """Whether the drafter drafts in levels, so that its part can be captured."""
-        return in_levels(self.drafter)
-
-    @property
-    def columns(self) -> int:
-        """Most accepted tokens that a step can leave the twig to catch up on."""
-        least = 1 if self.fixed else _PENDING
-        return max(int(self.drafter.height), least)
 
 
 class SlotStep:
@@ -120,6 +80,8 @@ class SlotStep:
         self.goes_on = torch.zeros(1, dtype=torch.bool, device=device)
         self._sure = torch.zeros(rows, dtype=torch.bool, device=device)
         width = HEADER + int(drafter.height) + 1
+        self._tokens = torch.zeros(rows, width - HEADER - 1, dtype=torch.long, device=device)
+        self._real = torch.zeros_like(self._tokens, dtype=torch.bool)
         self.report = torch.zeros(rows, width, dtype=torch.long, device=device)
         self.selector = self._make_selector(noise)
         self.draft_model = CachedDraftModel(
@@ -219,6 +181,19 @@ class SlotStep:
         for number in range(levels):
             self.level(number)
         self.verify(levels)
+
+    def load(self, drafts: Sequence[Sequence[int]]) -> None:
+        """Copy paths that are known on the host to where :meth:`copied` reads them."""
+        tokens, real = path_tensors(drafts, self._tokens.shape[1], self._tokens.device)
+        self._tokens.copy_(tokens)
+        self._real.copy_(real)
+
+    def copied(self) -> None:
+        """Run the step of a drafter that proposes from texts; its paths were copied before."""
+        self.begin()
+        chance = torch.zeros_like(self._tokens, dtype=torch.float32)
+        self.candidates.add(self._tokens, None, chance, self._real)
+        self._close(self.candidates)
 
     def uncaptured(self, room: int) -> None:
         """Run the whole step of a drafter that does not draft in levels."""
@@ -394,4 +369,4 @@ class SlotStep:
         return found
 
 
-__all__ = ["HEADER", "SlotStep", "StepParts"]
+__all__ = ["HEADER", "SlotStep"]

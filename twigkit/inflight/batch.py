@@ -20,6 +20,7 @@ from twigkit.interfaces.drafter import Drafter
 from twigkit.model import TwigModel
 from twigkit.specs.run import DrafterSpec
 from twigkit.speculative.level_drafting import in_levels
+from twigkit.speculative.path_drafting import from_texts
 
 _JOINS = 64
 """Requests after which the drafter is made anew, so that what it learnt from texts stays small."""
@@ -55,10 +56,12 @@ class RunningBatch:
     def _take(self, rows: int) -> SlotBatch:
         """Take the slots that an earlier batch left with the model, or make others."""
         model, pool = self._model, self._model.batches
+        drafter = make_drafter(self._spec, model.twig, model.memories)
         kept = pool.take(self._key, model.stack, model.twig)
         if kept is not None:
+            if from_texts(drafter):
+                kept.renew(drafter)
             return kept
-        drafter = make_drafter(self._spec, model.twig, model.memories)
         captured = pool.captures(model.stack, obstacle(model.stack, drafter, TokenSelection()))
         runner = pool.make_runner(model.stack.entry) if captured else None
         twig = model.twig if drafter.heads else None
@@ -146,7 +149,7 @@ class RunningBatch:
 
     def close(self) -> None:
         """Leave the slots with the model, for another batch; only once all rows have left."""
-        if in_levels(self.drafter):  # others know the texts that they have drafted for
+        if in_levels(self.drafter) or from_texts(self.drafter):
             self._model.batches.keep(self._key, self._slots)
 
     # -- steps -------------------------------------------------------------------------------------

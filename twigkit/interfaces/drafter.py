@@ -12,7 +12,7 @@ from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree, Topology
 from twigkit.speculative.level_drafting import LevelDrafting
 from twigkit.speculative.ngrams import NgramTable, propose_ngrams
-from twigkit.speculative.path_drafting import PathShape, add_paths
+from twigkit.speculative.path_drafting import PathShape, TextDrafting, add_paths
 from twigkit.speculative.sampling import Sampling, process_logits
 from twigkit.speculative.static_trees import RankPath, ordered_paths, static_tree
 
@@ -31,6 +31,7 @@ __all__ = [
     "RankPath",
     "Remembers",
     "Sampling",
+    "TextDrafting",
     "Topology",
     "add_paths",
     "ordered_paths",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from twigkit.speculative.candidates import Candidates
 
@@ -34,6 +36,39 @@ class PathShape:
     def height(self) -> int:
         """Drafts of a full path."""
         return int(self.spec.length)
+
+
+class TextDrafting(PathShape, ABC):
+    """Base class of drafters that know nothing but the texts; makes their ``draft``.
+
+    What they propose is known on the host before the step begins. So the core may copy it to where
+    a captured step reads it.
+    """
+
+    @abstractmethod
+    def propose(self, texts: Sequence[list[int]], length: int) -> list[list[int]]:
+        """Propose a path for each row.
+
+        Args:
+            texts: Prompt and answer so far of each row, as ``DraftModel.texts``: the same lists in
+                every step, which grow.
+            length: Most tokens of a path.
+
+        Returns:
+            One path per text, which may be shorter or empty.
+        """
+
+    def draft(self, draft_model: Any, candidates: Candidates, room: int) -> Candidates:
+        """Add what is proposed for the texts."""
+        length = min(self.height, room)
+        drafts = self.propose(draft_model.texts, length)
+        add_paths(candidates, drafts, length, fixed_shapes=draft_model.fixed_shapes)
+        return candidates
+
+
+def from_texts(drafter: object) -> bool:
+    """Say whether a drafter proposes from texts, and does nothing besides."""
+    return isinstance(drafter, TextDrafting) and type(drafter).draft is TextDrafting.draft
 
 
 def add_paths(
@@ -66,9 +101,28 @@ def add_paths(
         length = min(length, max(map(len, drafts)))
     if length < 1:
         return range(candidates.size, candidates.size)
-    device = candidates.tokens.device
+    known, real = path_tensors(drafts, length, candidates.tokens.device)
+    return candidates.add(known, None, torch.zeros_like(known, dtype=torch.float32), real)
+
+
+def path_tensors(
+    drafts: Sequence[Sequence[int]], length: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Lay paths side by side.
+
+    Args:
+        drafts: Tokens of each row's path.
+        length: Tokens per row; a longer path is cut.
+        device: Where to.
+
+    Returns:
+        Tokens, 0 where a path has ended, and which of them a path has, both ``[rows, length]``.
+    """
     tokens = [[*path[:length], *[0] * (length - len(path))] for path in drafts]
     alive = [[place < len(path) for place in range(length)] for path in drafts]
     known = torch.tensor(tokens, dtype=torch.long, device=device).view(len(drafts), length)
     real = torch.tensor(alive, dtype=torch.bool, device=device).view(len(drafts), length)
-    return candidates.add(known, None, torch.zeros_like(known, dtype=torch.float32), real)
+    return known, real
+
+
+__all__ = ["PathShape", "TextDrafting", "add_paths", "from_texts", "path_tensors"]

@@ -78,8 +78,8 @@ def test_steps_whose_tokens_are_selected_otherwise_are_not_captured(model):
 
 
 def test_what_cannot_be_captured_is_refused_or_left_alone(model, runners):
-    with pytest.raises(CapabilityError, match="does not draft in levels"):
-        model.generate(**ALONE, drafter="prompt-lookup", max_new_tokens=3)
+    with pytest.raises(CapabilityError, match="drafts neither in levels nor from texts"):
+        model.generate(**ALONE, drafter="auto", max_new_tokens=3)
     with pytest.raises(CapabilityError, match="scores or logits are wanted"):
         model.generate(**ALONE, max_new_tokens=3, output_logits=True, return_dict_in_generate=True)
     model.batches.mode = "auto"  # on a CPU nothing is captured

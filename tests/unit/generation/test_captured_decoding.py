@@ -21,6 +21,8 @@ DRAFTERS = {
     "whole": {"kind": "ssd", "threshold": 0.0, "length": 2},
     "tree": TREE,
     "medusa": "medusa-tree",
+    "lookup": "prompt-lookup",
+    "ngram": {"kind": "ngram", "length": 3},
 }
 
 

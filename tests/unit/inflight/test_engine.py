@@ -93,7 +93,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(model, engine, name):
     assert max(sizes) >= 3, "neighbours joined while the first one ran"
 
 
-@pytest.mark.parametrize("name", ["plain", "ssd", "tree-ssd", "medusa-tree"])
+@pytest.mark.parametrize("name", ["plain", "ssd", "tree-ssd", "medusa-tree", "ngram"])
 def test_answers_stay_what_they_are_where_steps_are_captured(model, name):
     asked = [question(number, name) for number in (0, 2, 4, 0, 6, 0)]
     expected = [alone(model, each) for each in asked]
@@ -122,8 +122,8 @@ def test_rows_of_other_lengths_have_their_own_rotary_tables(rope):
 
 def test_what_cannot_be_captured_is_refused_where_it_must_be(model):
     with recorded(model), Engine(model, rows=1, queue=1) as engine:
-        with pytest.raises(CapabilityError, match="does not draft in levels"):
-            Listening.to(engine, question(0, "ngram")).wait()
+        with pytest.raises(CapabilityError, match="drafts neither in levels nor"):
+            Listening.to(engine, question(0, "auto")).wait()
         assert Listening.to(engine, question(4, "plain")).answer()
 
 

@@ -1,0 +1,23 @@
+"""What was copied of a step is compared, up to what the order of a sum may change."""
+
+from __future__ import annotations
+
+import torch
+
+from twigkit.generation.step_snapshot import Progress, Saved
+
+
+def saved(root=7, state=1.0, key=2.0):
+    tensors = {"root": torch.tensor([root]), "pending": torch.tensor([state])}
+    return Saved(tensors, [(torch.tensor([key]),)], Progress([0], (1, 0, False), None, None))
+
+
+def test_what_differs_is_named():
+    assert saved().differs(saved()) == ""
+    assert saved().differs(saved(root=8)) == "root"
+    assert saved().differs(saved(state=1.1)) == "pending"
+    assert saved().differs(saved(key=3.0)) == "keys or values"
+
+
+def test_rounding_is_no_difference():
+    assert saved().differs(saved(state=1.0 + 1e-7)) == ""
