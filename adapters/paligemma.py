@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PreTrainedModel
 
@@ -29,6 +30,9 @@ from twigkit.interfaces import (
 )
 
 IMAGE, SIDE, TOKENS = 99, 16, 16
+
+_LIMITED = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
+"""Whether transformers' own forward limits the logits of a Gemma 2; it left that out before."""
 
 
 class PaliGemmaStack(LayerStack):
@@ -59,9 +63,9 @@ class PaliGemmaAdapter(Adapter):
     capabilities: ClassVar[frozenset[str]] = PICTURES | {"bidirectional-image", "sliding-window"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
-        """Wrap a loaded model; on Gemma 2 its logits have a soft limit."""
+        """Wrap a loaded model; on Gemma 2 its logits have a soft limit, if transformers sets it."""
         text = model.model.language_model
-        softcap = getattr(text.config, "final_logit_softcapping", None)
+        softcap = getattr(text.config, "final_logit_softcapping", None) if _LIMITED else None
         return PaliGemmaStack(
             model,
             text,

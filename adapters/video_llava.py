@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -112,7 +113,10 @@ class VideoLlavaAdapter(Adapter):
 
 
 def _image(generator: torch.Generator) -> Medium:
-    return Medium([IMAGE] * TOKENS, {"pixel_values": random_pixels(generator, 1, 3, SIDE, SIDE)})
+    """Make a picture; older versions of transformers call its pixels by another name."""
+    taken = inspect.signature(VideoLlavaForConditionalGeneration.forward).parameters
+    name = "pixel_values" if "pixel_values" in taken else "pixel_values_images"
+    return Medium([IMAGE] * TOKENS, {name: random_pixels(generator, 1, 3, SIDE, SIDE)})
 
 
 def _video(generator: torch.Generator) -> Medium:

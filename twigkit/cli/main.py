@@ -51,6 +51,7 @@ COMMANDS = {
     "chat": "Talk with a model about pictures, over several turns.",
     "push": "Put a twig on the Hub.",
     "pull": "Fetch a twig from the Hub.",
+    "completion": "Print a script that completes the command line in bash, zsh or fish.",
 }
 """Built-in commands: the name, which is also the module's, and a line of help."""
 
@@ -59,7 +60,7 @@ GROUPS = {
     "make a twig": ("grow", "train", "tune-tree", "import-reference", "push", "pull"),
     "measure and look inside": ("bench", "eval", "show"),
     "bases, plug-ins and files": (
-        "families", "inspect", "presets", "plugins", "new-plugin", "spec"
+        "families", "inspect", "presets", "plugins", "new-plugin", "spec", "completion"
     ),
 }  # fmt: skip
 """The commands as the help shows them, by what they are for; those of plug-ins come last."""
@@ -226,6 +227,14 @@ def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
     if module is None:
         parser.print_help()
     return module, args
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """Return a parser with the options of all built-in commands, and the names of plug-ins'."""
+    parser, subparsers = _parser(_plugin_commands())
+    for name in COMMANDS:
+        _add_arguments(_module(name, {}), subparsers[name])
+    return parser
 
 
 def _add_arguments(module: ModuleType, parser: argparse.ArgumentParser) -> None:

@@ -79,6 +79,18 @@ def test_help_imports_no_command_and_nothing_heavy():
     assert own == {"twigkit.cli.main", "twigkit.cli.console"}
 
 
+def test_help_of_a_command_imports_nothing_heavy():
+    code = (
+        "import sys; from twigkit.cli.main import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    try: main([name, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "    if 'torch' in sys.modules: print('LOADED by', name); break\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED" not in done.stdout
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_keeps_the_contract(name, capsys):
     module = importlib.import_module(f"twigkit.cli.{name.replace('-', '_')}")
