@@ -42,6 +42,15 @@ DRAFTERS = {
 WHOLE = "next_sequence_length" in Phi3ForCausalLM.prepare_inputs_for_generation.__code__.co_consts
 
 
+def begins_anew() -> bool:
+    """Say whether this transformers passes all tokens at the switch, as it means to.
+
+    Some versions pass only the last token there, without those before it.
+    """
+    code = Phi3ForCausalLM.prepare_inputs_for_generation.__code__
+    return "next_sequence_length" in code.co_consts
+
+
 def base_of(rope: str) -> PreTrainedModel:
     if rope == "restart" and not WHOLE:
         pytest.skip("this transformers forgets the prompt where Phi-3 begins anew")
@@ -50,6 +59,8 @@ def base_of(rope: str) -> PreTrainedModel:
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     scaled = {"rope_theta": 1e4, **ROPES[rope]}
     if rope == "restart":
+        if not begins_anew():
+            pytest.skip("this transformers forgets the text at the switch")
         ids["original_max_position_embeddings"] = BEFORE
         base = Phi3ForCausalLM(Phi3Config(**settings, **ids, rope_parameters=scaled)).eval()
     else:
