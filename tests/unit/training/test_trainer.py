@@ -393,6 +393,10 @@ def test_trackers_are_told_what_the_log_is(tmp_path, monkeypatch):
             told.append("finished")
 
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "notebook", Notebook)
+    try:
+        tracking.filter_trackers(["notebook"])
+    except ValueError:
+        pytest.skip("this accelerate takes no trackers but its own")
     result = toy_training(toy_spec(tmp_path / "twig", trackers=("notebook",))).run()
     assert told[:2] == [("project", "twigkit"), ("rate", 0.02)]
     assert told[-1] == "finished"

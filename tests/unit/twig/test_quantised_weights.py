@@ -32,7 +32,10 @@ def test_the_product_in_fp8_rounds_the_states_too():
     plain, states = nn.Linear(64, 48, bias=False), torch.randn(2, 3, 64)
     rounded = QuantisedLinear(plain, "fp8")
     codes = rounded.codes.view(torch.float8_e4m3fn)
-    found = scaled_product(states, codes, rounded.scale)
+    try:
+        found = scaled_product(states, codes, rounded.scale)
+    except NotImplementedError:
+        pytest.skip("this torch multiplies in fp8 on GPUs only")
     assert found.shape == (2, 3, 48)
     gap = (found.float() - plain(states)).norm() / plain(states).norm()
     assert float(gap.detach()) < 0.1
