@@ -140,11 +140,17 @@ def test_the_source_distribution_holds_what_the_wheel_is_built_from(tmp_path_fac
     (path,) = work.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
+        files = {member.name.partition("/")[2] for member in archive if member.isfile()}
     assert {"pyproject.toml", "README.md", "LICENSE", "PKG-INFO"} <= held
     for inside in tree("*.py") | {"twigkit/py.typed"} | tree("*.safetensors"):
         folder = "/".join(inside.split("/")[:2])
         source = inside.removeprefix("twigkit/") if folder in FOLDERS else inside
         assert source in held or inside in held, inside
+    made = re.compile(
+        r"twigkit\.egg-info/.*|PKG-INFO|setup\.cfg|pyproject\.toml|README\.md|LICENSE"
+    )
+    stray = {name for name in files if not made.fullmatch(name)} - tree("*")
+    assert {name for name in stray if f"twigkit/{name}" not in tree("*")} == set()
 
 
 def test_the_project_has_urls_and_every_extra_that_the_docs_name(wheel):
@@ -154,7 +160,25 @@ def test_the_project_has_urls_and_every_extra_that_the_docs_name(wheel):
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     named = {name for page in pages for name in re.findall(r"twigkit\[(\w+)\]", page.read_text())}
     assert {"serve", "ray"} <= named <= extras
-    assert {"serve", "peft", "quant", "ray", "docs"} <= extras
+    assert {"serve", "eval", "peft", "quant", "ray", "docs"} <= extras
+    assert "Programming Language :: Python :: 3.13" in PROJECT["project"]["classifiers"]
+    code = [path for folder in FOLDERS.values() for path in (ROOT / folder).rglob("*.py")]
+    asked = {name for path in code for name in re.findall(r"twigkit\[([\w-]+)\]", path.read_text())}
+    assert {"serve", "eval", "ray"} <= asked <= extras
+
+
+@pytest.mark.parametrize(
+    ("extra", "place"),
+    [("serve", "twigkit/server"), ("eval", "twigkit/evaluation"), ("eval", "tasks"),
+     ("ray", "twigkit/bulk/on_ray.py")],
+)  # fmt: skip
+def test_an_extra_installs_what_its_code_imports(extra, place):
+    path = ROOT / place
+    found = set().union(*map(_imported, [path] if path.is_file() else path.rglob("*.py")))
+    assert found - _named(PROJECT["project"]["dependencies"]) - ELSEWHERE <= _named(
+        PROJECT["project"]["optional-dependencies"][extra]
+    )
+    assert found & _named(PROJECT["project"]["optional-dependencies"][extra])
 
 
 def test_the_metadata(wheel):
@@ -174,29 +198,48 @@ def _pins():
 
 
 def _requirements():
-    extras = PROJECT["project"]["optional-dependencies"]
-    listed = PROJECT["project"]["dependencies"] + extras["test"] + extras["dev"]
-    return [requirement for requirement in listed if not requirement.startswith("twigkit")]
+    """All that are pinned; flash-attn is built for the torch and the GPU of whoever installs it."""
+    extras = {
+        k: v for k, v in PROJECT["project"]["optional-dependencies"].items() if k != "flash-attn"
+    }
+    listed = {
+        *PROJECT["project"]["dependencies"],
+        *(each for many in extras.values() for each in many),
+    }
+    return sorted(requirement for requirement in listed if not requirement.startswith("twigkit"))
+
+
+NAMED = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic"}
+"""Packages whose import has another name."""
+
+ELSEWHERE = {"lmms_eval"}
+"""Imported only by the entry point that lmms-eval itself loads."""
+
+
+def _imported(path):
+    """The packages of others that a module imports, by the names that pip has for them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+    return {NAMED.get(name, name) for name in found - set(sys.stdlib_module_names) - {"twigkit"}}
+
+
+def _named(requirements):
+    """The packages that requirements name, as they are imported."""
+    return {re.match(r"[\w-]+", each)[0].replace("-", "_") for each in requirements}
 
 
 def test_every_package_that_is_imported_is_required():
     """What only happens to come along with something else may go with its next version."""
-    named = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic"}
-    imported = set()
-    for path in tree("*.py"):
-        inside = path.removeprefix("twigkit/")
-        source = ROOT / (inside if inside.split("/")[0] in FOLDERS.values() else path)
-        for node in ast.walk(ast.parse(source.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                imported.add(node.module.split(".")[0])
-    found = {named.get(name, name) for name in imported - set(sys.stdlib_module_names)}
+    inside = [path.removeprefix("twigkit/") for path in tree("*.py")]
+    places = [p if p.split("/")[0] in FOLDERS.values() else f"twigkit/{p}" for p in inside]
+    found = set().union(*(_imported(ROOT / place) for place in places))
     extras = PROJECT["project"]["optional-dependencies"].values()
     wanted = [*PROJECT["project"]["dependencies"], *(each for extra in extras for each in extra)]
-    listed = {re.match(r"[\w-]+", each)[0].replace("-", "_") for each in wanted}
-    elsewhere = {"lmms_eval"}  # imported only by the entry point that lmms-eval itself loads
-    assert found - {"twigkit"} - elsewhere <= listed
+    assert found - ELSEWHERE <= _named(wanted)
     assert "torch" in found
 
 
