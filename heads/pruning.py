@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from twigkit import CapabilityError
 from twigkit.interfaces import Head, HeadSpec, LayerStack, Register, RowProbe, hookimpl
 
 ONE = 1.278464542761074
@@ -67,8 +68,13 @@ class PruningHead(Head):
         """Start with gates of one; without an offset, which rules that out, with random ones."""
         config = stack.config
         width, heads = int(config.hidden_size), int(config.num_attention_heads)
-        groups = int(getattr(config, "num_key_value_heads", None) or heads)
-        each = int(getattr(config, "head_dim", None) or width // heads)
+        shapes = {stack.head_shape(layer) for layer in range(stack.depth)}
+        if len(shapes) > 1:
+            raise CapabilityError(
+                "the layers of this base differ in their heads, and the gates of the head "
+                "'pruning' are made for one shape; take a pruner without gates, such as 'ttp'"
+            )
+        ((groups, each),) = shapes
         dtype, device = stack.dtype, "meta" if stack.entry.type == "meta" else "cpu"
         maps = []
         for count in (heads, groups):

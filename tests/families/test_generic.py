@@ -250,7 +250,11 @@ def test_a_language_model_loads_by_its_own_class(tmp_path):
         ("gemma3n", {}, "per-layer embeddings: its layers are each given"),
         ("gemma3n", {"text_config": {"hidden_size_per_layer_input": 0}}, "15 of its layers attend"),
         ("gemma4", {}, "per-layer embeddings"),
-        ("gemma4", {"text_config": {"hidden_size_per_layer_input": 0}}, "heads of several widths"),
+        (
+            "gemma4",
+            {"text_config": {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 9}},
+            "shared keys and values .9 of its",
+        ),
         ("llama4", {}, "chunked attention: 36 of its"),
     ],
 )

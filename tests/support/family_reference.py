@@ -74,11 +74,15 @@ class FullLength:
                 alive = alive & seen
         tokens = alive.shape[1]
         seen = torch.ones(tokens, tokens, dtype=torch.bool).tril().expand(len(alive), -1, -1)
+        near = torch.ones_like(seen)
         if window is not None:
-            seen = seen & (prompt.index[:, :, None] - prompt.index[:, None, :] < window)
-        if prompt.blocks is not None:
+            near = prompt.index[:, :, None] - prompt.index[:, None, :] < window
+        if prompt.blocks is None or (prompt.blocks_slide and window is None):
+            seen = seen & near
+        else:
             same = prompt.blocks[:, :, None] == prompt.blocks[:, None, :]
-            seen = seen | (same & (prompt.blocks[:, :, None] >= 0))
+            same = same & (prompt.blocks[:, :, None] >= 0)
+            seen = (seen | same) & near if prompt.blocks_slide else (seen & near) | same
         # a row that sees nothing gives no numbers, and the padding's rows do not matter
         return ((seen & alive[:, None, :]) | torch.eye(tokens, dtype=torch.bool))[:, None]
 

@@ -8,6 +8,9 @@ REQUIRED: dict[str, set[str]] = {
     "cohere2": {"batch", "layered-rope", "sliding-window", "text-only"},
     "gemma3": _PICTURES | {"bidirectional-image", "layered-rope", "sliding-window"},
     "gemma3_text": {"batch", "layered-rope", "sliding-window", "text-only"},
+    "gemma4": _PICTURES
+    | {"bidirectional-image", "dynamic-resolution", "layered-rope", "sliding-window"},
+    "gemma4_text": {"batch", "layered-rope", "sliding-window", "text-only"},
     "gpt_oss": {"batch", "sliding-window", "text-only"},
     "granite4_vision": _PICTURES | {"deepstack", "dynamic-resolution"},
     "llava": _PICTURES | {"vision"},

@@ -52,6 +52,7 @@ class Segment(RecurrentStates):
         most: Slots that a row may take at last.
         capacity: Slots per row for which there is storage; grows up to ``most`` as needed, so that
             a short answer costs what it is long, however long it might have been.
+        heads: Most key heads of a layer and their greatest width, where layers differ; otherwise 0.
         bucketed: Whether the view's length is a multiple of :data:`BUCKET` (few different shapes,
             for compiled steps) instead of the used length.
         lengths: Committed tokens of each row.
@@ -70,6 +71,7 @@ class Segment(RecurrentStates):
         *,
         bucketed: bool = False,
         recurrent: Collection[int] = (),
+        heads: tuple[int, int] = (0, 0),
     ) -> None:
         """Describe a segment; nothing is allocated yet.
 
@@ -79,6 +81,8 @@ class Segment(RecurrentStates):
             capacity: Most slots per row.
             bucketed: Whether views have few different lengths.
             recurrent: Layers among them that have no keys and values.
+            heads: Most key heads of a layer and their greatest width, where layers differ. All are
+                stored in that shape; each writes and reads its part of it.
         """
         super().__init__(recurrent)
         self.recurrent = recurrent
@@ -86,7 +90,7 @@ class Segment(RecurrentStates):
         self._places = {layer: place for place, layer in enumerate(attending)}
         self.first, self.last, self.bucketed = first, last, bucketed
         self.most = _buckets(capacity) if bucketed else capacity
-        self.capacity = self.most
+        self.capacity, self.heads = self.most, heads
         self.staged = self.view = self.gone = 0
         self.lengths: RowCounts
         self.index: Tensor
@@ -188,6 +192,9 @@ class Segment(RecurrentStates):
             self._allocate(key, value)
         local = self._places[layer_idx]
         keys, values = self._layers_k[local], self._layers_v[local]
+        if self.heads != (0, 0):
+            keys = keys[:, : key.shape[1], :, : key.shape[3]]
+            values = values[:, : value.shape[1], :, : value.shape[3]]
         if self._prefill:
             self._store_prompt(keys, key)
             self._store_prompt(values, value)
@@ -207,7 +214,7 @@ class Segment(RecurrentStates):
         """Allocate storage for all layers in the shape of the first one's states."""
 
         def empty(like: Tensor) -> Tensor:
-            batch, heads, _, width = like.shape
+            batch, heads, width = like.shape[0], *map(max, like.shape[1::2], self.heads)
             # Slots beyond a row's length are masked, but 0 * NaN is NaN: they must hold numbers.
             return like.new_zeros(len(self._places), batch, heads, self.capacity, width)
 

@@ -16,6 +16,7 @@ from twigkit.backbone.attention import IMPLEMENTATION
 from twigkit.backbone.attention_kernel import SDPA, Attention, choose_kernel
 from twigkit.backbone.few_rows import apply_linear
 from twigkit.backbone.growing_rotary import GrowingRotary, tables_of_lengths
+from twigkit.backbone.head_shapes import head_shape, query_groups
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_choice import LayerChoice, Runner
 from twigkit.backbone.layer_context import LayerContext
@@ -134,8 +135,7 @@ class LayerStack(PromptEmbedding):
         Raises:
             CapabilityError: If it cannot serve this base here.
         """
-        heads = int(self.config.num_attention_heads)
-        width = int(getattr(self.config, "head_dim", None) or self.config.hidden_size // heads)
+        width = max(width for _, width in map(self.head_shape, range(self.depth)))
         self.kernel = choose_kernel(wanted, self.entry, self.dtype, width)
 
     def _refuse_hooks(self, path: str) -> None:
@@ -212,13 +212,22 @@ class LayerStack(PromptEmbedding):
         dtype: torch.dtype = weight.dtype if is_plain_weight(weight) else self.model.dtype
         return dtype
 
+    def head_shape(self, layer: int) -> tuple[int, int]:
+        """Return the number and the width of a layer's key heads."""
+        return head_shape(self.config, layer)
+
     def spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Split a range of layers where the device changes."""
+        """Split a range of layers where the device or the shape of the heads changes."""
         start = first
         for layer in range(first + 1, last + 1):
-            if layer == last or self.device(layer) != self.device(start):
+            if layer == last or self._held(layer) != self._held(start):
                 yield start, layer
                 start = layer
+
+    def _held(self, layer: int) -> tuple[torch.device, tuple[int, int] | None]:
+        """Return where a layer's keys and values lie, and in which shape."""
+        shape = None if layer in self.recurrent else self.head_shape(layer)
+        return self.device(layer), shape
 
     # -- layers ------------------------------------------------------------------------------------
 
@@ -304,11 +313,10 @@ class LayerStack(PromptEmbedding):
                 hidden = hidden + inject[number]
         return hidden
 
-    @property
-    def query_groups(self) -> int:
-        """Query heads per key head."""
-        heads = int(self.config.num_attention_heads)
-        return heads // int(getattr(self.config, "num_key_value_heads", None) or heads)
+    @functools.cached_property
+    def query_groups(self) -> int | dict[int | None, int]:
+        """Query heads per key head: one number, or one for each window; see `query_groups`."""
+        return query_groups(self.config, [self.window(layer) for layer in range(self.depth)])
 
     def windows(self, first: int, last: int) -> frozenset[int | None]:
         """Return the windows of a range of layers."""

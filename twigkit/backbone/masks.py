@@ -7,6 +7,7 @@ Every mask of the library is made here. A mask is bool, ``True`` where a key may
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -71,18 +72,24 @@ class PromptMasks(Mapping[int | None, Tensor | None]):
     def _reaches(self, window: int | None) -> bool:
         return window is None or self._prompt.span <= window
 
+    def _plain(self, window: int | None) -> bool:
+        """Whether the prompt has blocks, but a layer of this window knows of none."""
+        return window is None and self._prompt.blocks_slide
+
     def _make(self, window: int | None) -> Tensor | None:
         prompt, reaches = self._prompt, self._reaches(window)
         if window == RECURRENT:
             return None if prompt.unpadded else prompt.valid
-        if prompt.unpadded and prompt.blocks is None and reaches:
+        if prompt.unpadded and reaches and (prompt.blocks is None or self._plain(window)):
             return None
+        if self._plain(window):
+            return _prompt_mask(replace(prompt, blocks=None))[:, None]
         if self._seen is None:
             self._seen = _prompt_mask(prompt)
         near = self._seen
         if not reaches and window is not None:
             near = near & within(window, prompt.index, prompt.index)
-            if prompt.blocks is not None:  # which see all of themselves, however far
+            if prompt.blocks is not None and not prompt.blocks_slide:  # see all of themselves
                 near = near | (same_block(prompt.blocks) & prompt.valid[:, None, :])
         return near[:, None]
 
@@ -117,6 +124,7 @@ def rows_mask(
     index: Tensor | None = None,
     window: int | None = None,
     blocks: Tensor | None = None,
+    slide: bool = False,
 ) -> Tensor:
     """Say which keys single rows of a prompt see: those up to the row itself, and its own block.
 
@@ -126,17 +134,21 @@ def rows_mask(
         index: Original sequence index of each position, ``[batch, tokens]``; needed for a window.
         window: Only keys whose original index is less than this far back, if given.
         blocks: Number of each position's block, ``[batch, tokens]``, if the family has blocks.
+        slide: Whether blocks count where there is a window only, and no further than it.
 
     Returns:
         ``[batch, rows, tokens]`` bool.
     """
     place = torch.arange(keys.shape[1], device=keys.device)
     seen = (place <= rows[:, :, None]) & keys[:, None, :]
+    near = None
     if window is not None and index is not None:
-        seen = seen & within(window, index.gather(1, rows), index)
-    if blocks is not None:
+        near = within(window, index.gather(1, rows), index)
+        seen = seen & near
+    if blocks is not None and not (slide and window is None):
         own = blocks.gather(1, rows)[:, :, None]
-        seen = seen | ((own == blocks[:, None, :]) & (own >= 0) & keys[:, None, :])
+        same = (own == blocks[:, None, :]) & (own >= 0) & keys[:, None, :]
+        seen = seen | (same & near if slide and near is not None else same)
     return seen
 
 
@@ -148,7 +160,7 @@ def step_masks(
     among: Tensor | None,
     windows: Iterable[int | None],
     dtype: torch.dtype,
-    heads: int,
+    heads: int | Mapping[int | None, int],
 ) -> dict[int | None, Tensor | None]:
     """Make the masks of the nodes that were staged last in a segment of the KV cache.
 
@@ -158,7 +170,7 @@ def step_masks(
             for a path, where a node sees all that were staged before it and itself.
         windows: Windows of the layers that will run.
         dtype: Of the states.
-        heads: Query heads per key head.
+        heads: Query heads per key head, perhaps by window.
 
     Returns:
         Additive masks by window; see :func:`render`.
@@ -202,7 +214,9 @@ def segment_mask(
 
 
 def render(
-    allowed: Mapping[int | None, Tensor | None], dtype: torch.dtype, heads: int
+    allowed: Mapping[int | None, Tensor | None],
+    dtype: torch.dtype,
+    heads: int | Mapping[int | None, int],
 ) -> dict[int | None, Tensor | None]:
     """Turn the masks of a step into what the attention function wants.
 
@@ -212,7 +226,7 @@ def render(
     Args:
         allowed: Which keys may be seen, by window: ``[batch, nodes, slots]`` bool or ``None``.
         dtype: Of the queries.
-        heads: Query heads per key head.
+        heads: Query heads per key head, perhaps by window.
 
     Returns:
         Additive masks ``[batch, 1, heads * nodes, slots]`` by window.
@@ -224,7 +238,8 @@ def render(
             continue
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
         mask = mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
-        masks[window] = mask.repeat(1, 1, heads, 1) if seen.shape[1] > 1 else mask
+        groups = heads if isinstance(heads, int) else heads[window]
+        masks[window] = mask.repeat(1, 1, groups, 1) if seen.shape[1] > 1 else mask
     return masks
 
 

@@ -246,5 +246,5 @@ def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[R
         text = prompt.valid & ~prompt.placeholder
         chosen = real_first(text, int(text.sum(1).max()))
         weight = text.gather(1, chosen).float()
-    mask = rows_mask(chosen, prompt.valid, prompt.index, window, prompt.blocks)
+    mask = rows_mask(chosen, prompt.valid, prompt.index, window, prompt.blocks, prompt.blocks_slide)
     return RowProbe(RowRequest(chosen, mask)), weight

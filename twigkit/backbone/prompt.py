@@ -39,6 +39,7 @@ class Prompt:
         inject: States added to the output of some layers, ``{layer: [batch, tokens, width]}``.
         blocks: Number of the block whose tokens see each other both ways, ``[batch, tokens]`` long,
             -1 outside of blocks; ``None`` if the family has none.
+        blocks_slide: Whether blocks count in layers with a window only, and no further than it.
         table: Tokens of the sequence that rotary tables are of, where they depend on its length;
             0 for what the positions say.
         vision: What the vision tower made of the pictures, where a pruner looks at it.
@@ -58,6 +59,7 @@ class Prompt:
     span: int
     inject: dict[int, Tensor] = field(default_factory=dict)
     blocks: Tensor | None = None
+    blocks_slide: bool = False
     table: int = 0
     vision: VisionView | None = None
 

@@ -43,7 +43,9 @@ class SlotSegment(Segment):
             room: Slots that a step needs after the committed tokens.
             bucketed: Whether views have few different lengths, whatever the rows hold.
         """
-        super().__init__(first, last, size - 1, bucketed=bucketed, recurrent=source.recurrent)
+        super().__init__(
+            first, last, size - 1, bucketed=bucketed, recurrent=source.recurrent, heads=source.heads
+        )
         self.rows, self.size, self.room = rows, size, room
         self.most = self.capacity = size - 1
         device = source.index.device

@@ -11,8 +11,6 @@ OBSTACLES = {
     "per-layer embeddings": "are each given an embedding of the token's id besides the states",
     "shared keys and values": "attend to keys and values of an earlier layer, which are others "
     "once visual tokens were dropped in between",
-    "heads of several widths": "differ in the width or number of their heads, while the KV cache "
-    "stores a range of layers in one shape",
 }
 """What layers do that stands in the way, by the name of the property."""
 
@@ -41,8 +39,6 @@ def find_obstacle(config: Mapping[str, Any]) -> tuple[str, int] | None:
         return "per-layer embeddings", 0
     if text.get("num_kv_shared_layers"):
         return "shared keys and values", int(text["num_kv_shared_layers"])
-    if text.get("per_layer_config"):
-        return "heads of several widths", len(text["per_layer_config"])
     return None
 
 

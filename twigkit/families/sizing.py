@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig
 
+from twigkit.backbone.head_shapes import head_shape
 from twigkit.backbone.layer_stack import RECURRENT_KINDS
 from twigkit.errors import FamilyWarning, InputError, PluginError, TwigkitError
 from twigkit.families.generic import GenericAdapter
@@ -43,8 +45,8 @@ class Shape:
         layers: Decoder layers, L.
         width: Width of the hidden states.
         heads: Query heads.
-        kv_heads: Key and value heads.
-        head_width: Width of a head.
+        kv_heads: Key and value heads, of the first layer where layers differ.
+        head_width: Width of a head, likewise.
         vocabulary: Rows of the language-model head.
         visual: Visual tokens of a usual prompt; ``None`` if there are none.
         exit_layer: Where the twig grows, K.
@@ -164,14 +166,17 @@ def measure(
     layers, heads = int(text.num_hidden_layers), int(text.num_attention_heads)
     if layers < 2:
         raise InputError(f"{base} has {layers} layer; a twig needs a base of two or more")
-    width, kv_heads = int(text.hidden_size), int(getattr(text, "num_key_value_heads", 0) or heads)
-    head_width = int(getattr(text, "head_dim", None) or width // heads)
-    recurrent = sum(kind in RECURRENT_KINDS for kind in getattr(text, "layer_types", None) or ())
-    layer, rest, vocabulary, whole = _parameters(adapter, config, shortened=not recurrent)
+    width, (kv_heads, head_width) = int(text.hidden_size), head_shape(text, 0)
+    kinds = getattr(text, "layer_types", None) or [None] * layers
+    attends = [kind not in RECURRENT_KINDS for kind in kinds]
+    recurrent = attends.count(False)
+    shapes = [head_shape(text, number) for number in range(layers)]
+    stored = [2 * _BYTES * a * math.prod(shape) for a, shape in zip(attends, shapes, strict=False)]
+    alike = len(set(shapes)) == 1 and not recurrent
+    layer, rest, vocabulary, whole = _parameters(adapter, config, shortened=alike)
     if recurrent:
         exit_layer = depth = rest = 0
     visual = adapter.visual_tokens(data)
-    per_layer = 2 * kv_heads * head_width * _BYTES
     fraction = max(wipe_layer(layers, None), exit_layer + 1)
     wipe = fraction if wipe is None else wipe
     return Shape(
@@ -192,8 +197,8 @@ def measure(
         fraction_wipe=fraction,
         fraction_keep={} if recurrent else _keep(visual, layers, exit_layer, fraction),
         twig_parameters=depth * layer + rest,
-        kv_bytes=(layers - recurrent) * per_layer,
-        twig_kv_bytes=depth * per_layer,
+        kv_bytes=sum(stored),
+        twig_kv_bytes=sum(stored[exit_layer : exit_layer + depth]),
         inner=int(getattr(text, "intermediate_size", None) or 4 * width),
         base_parameters=whole,
         tried=isinstance(adapter, GenericAdapter),

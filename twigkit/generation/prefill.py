@@ -222,11 +222,22 @@ class _Prefill:
             room = deep
         capacity = max(prompt.lengths) + room
         recurrent = self.stack.recurrent
+        heads = self._twig_heads() if twig else (0, 0)
         segment = Segment(
-            first, last, capacity, bucketed=self.storage.bucketed, recurrent=recurrent
+            first, last, capacity, bucketed=self.storage.bucketed, recurrent=recurrent, heads=heads
         )
         segment.begin_prefill(prompt.index, prompt.valid, prompt.lengths)
         return segment
+
+    def _twig_heads(self) -> tuple[int, int]:
+        """Return the most heads of a layer of the twig and their greatest width, if they differ."""
+        shapes = (
+            {self.stack.head_shape(layer) for layer in self.twig.sources} if self.twig else set()
+        )
+        if len(shapes) < 2:
+            return 0, 0
+        heads, widths = zip(*shapes, strict=True)
+        return max(heads), max(widths)
 
     def _run_twig(self, twig: Twig) -> None:
         """Run the twig over the tokens after the exit layer, and read the asked rows."""

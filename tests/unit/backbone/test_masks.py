@@ -49,6 +49,23 @@ def test_no_token_sees_padding_also_within_its_block(prompt):
         assert not bool(mask[row][real][:, ~real].any())
 
 
+def test_blocks_may_count_in_windows_alone(prompt):
+    blocks = torch.where(prompt.visual, 0, -1)
+    slides = replace(prompt, blocks=blocks, blocks_slide=True)
+    plain = prompt_masks(prompt, {None})[None]
+    assert torch.equal(prompt_masks(slides, {None})[None], plain)
+    both = prompt_masks(replace(prompt, blocks=blocks), {None})[None][:, 0]
+    assert not torch.equal(both, plain[:, 0])
+    near = prompt_masks(slides, {3})[3][:, 0]
+    behind = prompt.index[:, :, None] - prompt.index[:, None, :]
+    real = prompt.valid[:, :, None] & prompt.valid[:, None, :]
+    assert torch.equal(near & real, both & (behind < 3) & real)
+    rows = torch.arange(prompt.hidden.shape[1]).expand(2, -1)
+    for window, expected in ((None, plain[:, 0]), (3, near)):
+        seen = rows_mask(rows, prompt.valid, prompt.index, window, blocks, slide=True)
+        assert torch.equal(seen & real, expected & real)
+
+
 def test_staged_nodes_see_the_prefix_and_whom_they_are_told():
     segment = Segment(0, 1, 8)
     index = torch.tensor([[0, 1, 2], [0, 1, 2]])
