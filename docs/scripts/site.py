@@ -124,10 +124,11 @@ def notebook_page(path: Path) -> str:
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
-        for output in cell.get("outputs", []):
-            if "text" in output:
-                parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
-            elif picture := output["data"].get("image/jpeg"):
+        outputs = cell.get("outputs", [])
+        if said := "".join("".join(output.get("text", "")) for output in outputs).rstrip():
+            parts.append(f"```text\n{said}\n```")
+        for output in outputs:
+            if picture := output.get("data", {}).get("image/jpeg"):
                 parts.append(f"![What the cell shows](data:image/jpeg;base64,{picture.strip()})")
     parts.append(f"This page is a notebook: [{path.name}]({path.name}).")
     return "\n\n".join(parts) + "\n"
