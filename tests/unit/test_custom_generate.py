@@ -17,7 +17,7 @@ from twigkit.twig.checkpoint import CODE
 NEW = 7
 INPUTS = llava_inputs([(3, 1, 5), (6, 2, 2)])
 EVEN = llava_inputs([(3, 1, 5), (6, 1, 2)])
-"""As many pictures in each prompt: transformers 5.17 repeats those of others for several answers."""
+"""As many pictures in each prompt: transformers 5.17 repeats others for several answers."""
 
 
 @pytest.fixture(scope="module")
