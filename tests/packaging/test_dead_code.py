@@ -39,6 +39,7 @@ EXCEPTIONS = {
     "local_address": "httpcore passes it to whoever connects",
     "socket_options": "httpcore passes it to whoever connects",
     "include_obfuscation": "clients of OpenAI's API may send it",
+    "_compile_all_devices": "transformers reads it from a CompileConfig",
     "recompile_limit": "torch.compile reads it",
     "draft_kv_bytes_allocated": "a figure for users of the statistics",
     "history": "what a training run returns to users from Python",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch import Tensor
 
-from twigkit.bench.methods import Inputs, Method, respond
+from twigkit.bench.compare import compare
+from twigkit.bench.methods import Inputs, Method
 from twigkit.model import TwigModel
 
 
@@ -93,41 +93,19 @@ def compare_batches(
     """
     whole = range(0, len(prompts) - size + 1, size)
     batches = [stack_prompts(prompts[start : start + size]) for start in whole]
-    seconds: dict[str, list[list[float]]] = {m.name: [[] for _ in batches] for m in methods}
-    tokens: dict[str, list[list[list[int]]]] = {m.name: [[] for _ in batches] for m in methods}
-    for method in methods:
-        _answer(model, batches[0], method, max_new_tokens)
-    turn = 0
-    for number in range(rounds):
-        for index, inputs in enumerate(batches):
-            if progress is not None:
-                progress(f"round {number + 1}/{rounds}, batch {index + 1}/{len(batches)}")
-            start = turn % len(methods)
-            for method in (*methods[start:], *methods[:start]):
-                took, rows = _answer(model, inputs, method, max_new_tokens)
-                seconds[method.name][index].append(took)
-                tokens[method.name][index] = rows
-            turn += 1
-    return [
-        BatchRow(
-            method,
-            size,
-            sum(len(row) for rows in tokens[method.name] for row in rows),
-            sum(median(many) for many in seconds[method.name]),
-            tokens[method.name] == tokens[methods[0].name],
-        )
-        for method in methods
-    ]
-
-
-def _answer(
-    model: TwigModel, inputs: Inputs, method: Method, max_new_tokens: int
-) -> tuple[float, list[list[int]]]:
-    """Answer one batch on the clock: seconds, and the new tokens of each row."""
-    output = respond(model, inputs, method, max_new_tokens=max_new_tokens)
-    stats, start = output.stats, inputs["input_ids"].shape[1]
-    rows = [
-        sequence[start : start + count].tolist()
-        for sequence, count in zip(output.sequences, stats.new_tokens, strict=True)
-    ]
-    return stats.prefill_seconds + stats.decode_seconds, rows
+    found = compare(
+        model,
+        batches,
+        methods,
+        max_new_tokens=max_new_tokens,
+        rounds=rounds,
+        progress=progress,
+    )
+    first = [answer.rows for answer in found.answers[methods[0].name]]
+    rows = []
+    for row in found.rows:
+        answers = found.answers[row.method.name]
+        seconds = row.tokens / row.tokens_per_second if row.tokens_per_second else 0.0
+        same = [answer.rows for answer in answers] == first
+        rows.append(BatchRow(row.method, size, row.tokens, seconds, same))
+    return rows

@@ -8,8 +8,17 @@ from statistics import fmean, median
 
 import torch
 
-from twigkit.bench.methods import Answer, Inputs, Method, answer
+from twigkit.bench.answering import answer
+from twigkit.bench.deadline import deadline
+from twigkit.bench.energy import energy_meter
+from twigkit.bench.latency import Latency, latency
+from twigkit.bench.methods import Answer, Inputs, Method
+from twigkit.bench.peak_memory import peak_bytes
+from twigkit.errors import TwigkitError
 from twigkit.model import TwigModel
+
+LONGEST = 200
+"""Characters of the reason why a method did not run."""
 
 ULPS = 8
 """Steps of a precision within which two logits count as equal: states are rounded in every layer,
@@ -58,6 +67,11 @@ class Row:
         checked: Whether there is a target, so that ``difference`` means something.
         steps: Verifications of the last round, over all prompts.
         step_seconds: What they took, by part of a step; empty where nothing measures it.
+        latency: To the first token, per token and between arrivals, over all answers.
+        spread: Lowest and highest tokens per second of a round.
+        joules_per_token: Energy of the device per new token; ``None`` where it cannot be read.
+        peak_bytes: Most memory in use beyond what was before the call, of any prompt; ``None``
+            where it is not measured.
     """
 
     method: Method
@@ -74,6 +88,10 @@ class Row:
     checked: bool
     steps: int = 0
     step_seconds: dict[str, float] = field(default_factory=dict)
+    latency: Latency = field(default_factory=Latency)
+    spread: tuple[float, float] = (0.0, 0.0)
+    joules_per_token: float | None = None
+    peak_bytes: float | None = None
 
     @property
     def overhead(self) -> float | None:
@@ -84,14 +102,14 @@ class Row:
 
     @property
     def same(self) -> str:
-        """What a table says about the tokens: ``yes``, ``no (...)``, or that it is a target.
+        """What a table says about the tokens: ``yes``, ``no (...)``, or that there is no other.
 
         A tie is a place where the target's logits of the two tokens lie within its rounding.
         """
         if self.method.synthetic is not None:
             return f"synthetic, {self.method.synthetic:g} a step"
         if not self.checked:
-            return "is a target"
+            return "the target did not run" if self.method.target else "is a target"
         if self.difference is None:
             return "yes"
         place = f"prompt {self.difference.prompt + 1}, token {self.difference.token + 1}"
@@ -113,10 +131,12 @@ class Comparison:
     Attributes:
         rows: One per method, in the order given.
         answers: The last round's answers, by method's name and prompt.
+        failed: By method's name, why it could not be measured.
     """
 
     rows: list[Row]
     answers: dict[str, list[Answer]]
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def lossless(self) -> bool:
@@ -140,6 +160,8 @@ def compare(
     max_new_tokens: int,
     rounds: int = 1,
     progress: Callable[[str], None] | None = None,
+    most_seconds: float | None = None,
+    peaks: bool = False,
 ) -> Comparison:
     """Answer all prompts by all methods, in alternation, after one round to warm up.
 
@@ -148,66 +170,148 @@ def compare(
 
     Args:
         model: Base and twig.
-        prompts: The processor's outputs, one prompt each.
+        prompts: The processor's outputs, one prompt or one batch each.
         methods: What to compare.
         max_new_tokens: Most tokens to generate.
         rounds: Measured rounds; times are their medians.
         progress: Told what is being run.
+        most_seconds: What a method may take to warm up. One that takes longer, or that fails, is
+            left out and named in ``failed``; without it a failure is an error.
+        peaks: Count on a CPU the most memory that each method takes, by one more answer; a GPU's
+            allocator tells it anyway.
 
     Returns:
-        One row per method.
+        One row per method that ran.
     """
-    for method in methods:
-        answer(model, prompts[0], method, max_new_tokens=max_new_tokens)
+    say = progress or (lambda text: None)
+    failed = {
+        method.name: why
+        for method in methods
+        if (why := _warm_up(model, prompts[0], method, max_new_tokens, most_seconds, say))
+    }
+    methods = [method for method in methods if method.name not in failed]
+    meter = energy_meter(model.device)
     runs: dict[str, list[list[Answer]]] = {m.name: [[] for _ in prompts] for m in methods}
     turn = 0
     for number in range(rounds):
         for index, inputs in enumerate(prompts):
-            if progress is not None:
-                progress(f"round {number + 1}/{rounds}, prompt {index + 1}/{len(prompts)}")
-            start = turn % len(methods)
+            say(f"round {number + 1}/{rounds}, prompt {index + 1}/{len(prompts)}")
+            start = turn % max(1, len(methods))
             for method in (*methods[start:], *methods[:start]):
-                given = answer(model, inputs, method, max_new_tokens=max_new_tokens)
+                given = answer(model, inputs, method, max_new_tokens=max_new_tokens, meter=meter)
                 runs[method.name][index].append(given)
             turn += 1
     by_name = {method.name: method for method in methods}
     rows = [_row(method, runs) for method in methods]
-    rows = [
-        replace(row, difference=_judged(model, prompts, row, by_name, runs))
-        if row.difference is not None
-        else row
-        for row in rows
-    ]
-    return Comparison(rows, {name: [many[-1] for many in found] for name, found in runs.items()})
+    rows = [_judged(model, prompts, row, by_name, runs) for row in rows]
+    if peaks and model.device.type == "cpu":
+        say("memory")
+        rows = [_counted(model, prompts[0], row, max_new_tokens) for row in rows]
+    last = {name: [many[-1] for many in found] for name, found in runs.items()}
+    return Comparison(rows, last, failed)
+
+
+def _warm_up(
+    model: TwigModel,
+    inputs: Inputs,
+    method: Method,
+    max_new_tokens: int,
+    most_seconds: float | None,
+    say: Callable[[str], None],
+) -> str:
+    """Let a method answer once; return why it cannot, if failing is no error."""
+    say(f"warming up, {method.name}")
+    try:
+        with deadline(most_seconds):
+            answer(model, inputs, method, max_new_tokens=max_new_tokens)
+    except Exception as error:
+        if most_seconds is None:
+            raise
+        return reason(error)
+    return ""
+
+
+def reason(error: Exception) -> str:
+    """Put an error into one line, with its type unless it is one of twigkit's.
+
+    Args:
+        error: What kept a method from running.
+    """
+    text = " ".join(str(error).split())
+    text = text if isinstance(error, TwigkitError) else f"{type(error).__name__}: {text}"
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _row(method: Method, runs: dict[str, list[list[Answer]]]) -> Row:
     """Sum one method up."""
     own = runs[method.name]
     last = [many[-1] for many in own]
+    every = [run for many in own for run in many]
     prefill = [median(run.prefill_seconds for run in many) for many in own]
     decode = [median(run.decode_seconds for run in many) for many in own]
     tokens = sum(len(run.tokens) for run in last)
+    answers = sum(len(run.rows) for run in last)
     gains = [gain for run in last for gain in run.accepted_lengths]
+    peaks = [run.peak_bytes for run in every if run.peak_bytes is not None]
+    checked = method.target in runs
     return Row(
         method=method,
         tokens=tokens,
         prefill_seconds=fmean(prefill),
         decode_seconds=fmean(decode),
         tokens_per_second=_rate(tokens, sum(prefill) + sum(decode)),
-        decode_tokens_per_second=_rate(tokens - len(last), sum(decode)),
+        decode_tokens_per_second=_rate(tokens - answers, sum(decode)),
         accepted_length=fmean(gains) if gains else None,
         kv_bytes=fmean(run.kv_bytes for run in last),
         kv_bytes_allocated=fmean(run.kv_bytes_allocated for run in last),
         draft_kv_bytes=fmean(run.draft_kv_bytes for run in last),
-        difference=_difference(own, runs[method.target]) if method.target else None,
-        checked=bool(method.target),
+        difference=_difference(own, runs[method.target]) if checked else None,
+        checked=checked,
         steps=len(gains),
         step_seconds={
             part: sum(run.step_seconds[part] for run in last)
             for part in (last[0].step_seconds if last else ())
         },
+        latency=latency(line for run in every for line in run.timelines),
+        spread=spread(own),
+        joules_per_token=joules_per_token(every),
+        peak_bytes=max(peaks, default=None),
     )
+
+
+def spread(prompts: Sequence[Sequence[Answer]]) -> tuple[float, float]:
+    """Return the lowest and the highest tokens per second that a round of all prompts came to.
+
+    Args:
+        prompts: By prompt, the answer of every round.
+    """
+    rates = [
+        _rate(
+            sum(len(run.tokens) for run in together),
+            sum(run.prefill_seconds + run.decode_seconds for run in together),
+        )
+        for together in zip(*prompts, strict=True)
+    ]
+    return min(rates, default=0.0), max(rates, default=0.0)
+
+
+def joules_per_token(answers: Sequence[Answer]) -> float | None:
+    """Return the energy of all answers per token of them; ``None`` if one is not known.
+
+    Args:
+        answers: All answers of a method.
+    """
+    joules = [run.joules for run in answers if run.joules is not None]
+    tokens = sum(len(run.tokens) for run in answers)
+    return sum(joules) / tokens if tokens and len(joules) == len(answers) else None
+
+
+def _counted(model: TwigModel, inputs: Inputs, row: Row, max_new_tokens: int) -> Row:
+    """Count the peak of one more answer; what is compiled hides its tensors from the count."""
+    if row.method.compiled:
+        return row
+    run = lambda: answer(model, inputs, row.method, max_new_tokens=max_new_tokens)  # noqa: E731
+    return replace(row, peak_bytes=peak_bytes(run))
 
 
 def _rate(tokens: int, seconds: float) -> float:
@@ -216,11 +320,14 @@ def _rate(tokens: int, seconds: float) -> float:
 
 def _difference(own: list[list[Answer]], target: list[list[Answer]]) -> Difference | None:
     """Find where any run of a method leaves its target's first run."""
-    for prompt, (many, reference) in enumerate(zip(own, target, strict=True)):
+    before = 0
+    for many, reference in zip(own, target, strict=True):
         for run in many:
-            place = first_difference(run.tokens, reference[0].tokens)
-            if place is not None:
-                return Difference(prompt, place)
+            for row, (said, wanted) in enumerate(zip(run.rows, reference[0].rows, strict=True)):
+                place = first_difference(said, wanted)
+                if place is not None:
+                    return Difference(before + row, place)
+        before += len(reference[0].rows)
     return None
 
 
@@ -230,30 +337,31 @@ def _judged(
     row: Row,
     methods: Mapping[str, Method],
     runs: Mapping[str, list[list[Answer]]],
-) -> Difference:
+) -> Row:
     """Say how sure the target is where a method leaves it: one more run of the target, up to there.
 
     A run whose tokens end where the other's go on differs in its length, and is no tie.
     """
     found = row.difference
-    assert found is not None
-    target = methods[row.method.target]
+    if found is None:
+        return row
+    target, size = methods[row.method.target], len(runs[row.method.name][0][0].rows)
+    call, place = divmod(found.prompt, size)
+    wanted = runs[target.name][call][0].rows[place]
     own = next(
-        run.tokens
-        for run in runs[row.method.name][found.prompt]
-        if first_difference(run.tokens, runs[target.name][found.prompt][0].tokens) == found.token
+        run.rows[place]
+        for run in runs[row.method.name][call]
+        if first_difference(run.rows[place], wanted) == found.token
     )
-    wanted = runs[target.name][found.prompt][0].tokens
     if found.token >= min(len(own), len(wanted)):
-        return found
-    again = answer(
-        model, prompts[found.prompt], target, max_new_tokens=found.token + 1, keep_logits=True
-    )
-    if again.logits is None or again.tokens != wanted[: found.token + 1]:
-        return found
-    logits = again.logits.float()
+        return row
+    again = answer(model, prompts[call], target, max_new_tokens=found.token + 1, keep_logits=True)
+    if again.logits is None or again.rows[place] != wanted[: found.token + 1]:
+        return row
+    logits = again.logits[place].float()
     gap = float(logits[wanted[found.token]] - logits[own[found.token]])
-    return replace(found, gap=gap, rounding=rounding(logits, model.dtype))
+    judged = replace(found, gap=gap, rounding=rounding(logits, model.dtype))
+    return replace(row, difference=judged)
 
 
 def rounding(logits: torch.Tensor, dtype: torch.dtype) -> float:

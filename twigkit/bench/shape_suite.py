@@ -16,11 +16,11 @@ import torch
 from twigkit.bench.batches import BatchRow, compare_batches
 from twigkit.bench.compare import Comparison, compare
 from twigkit.bench.conditions import conditions
-from twigkit.bench.methods import Method
+from twigkit.bench.methods import DYNAMIC, PLAIN, STATIC, Method
 from twigkit.bench.random_model import RandomModel
 from twigkit.bench.roofline import Roofline, measure_roofline
 from twigkit.bench.shape_training import StepCost, measure_steps
-from twigkit.bench.suite import DYNAMIC, PLAIN, STATIC, UNPRUNED, Ratio
+from twigkit.bench.suite import UNPRUNED, Ratio
 
 PARTS = ("decoding", "prefill", "batches", "training")
 """Parts of the benchmark, in order."""

@@ -12,7 +12,7 @@ from twigkit.bench.compare import Comparison, compare
 from twigkit.bench.conditions import conditions
 from twigkit.bench.control import Control
 from twigkit.bench.memory import Memory, measure_memory
-from twigkit.bench.methods import Inputs, Method
+from twigkit.bench.methods import DYNAMIC, PLAIN, STATIC, Inputs, Method
 from twigkit.bench.training import TrainingCost
 from twigkit.bench.trees import NODES, graph_seconds, tree_seconds
 from twigkit.model import TwigModel
@@ -23,8 +23,7 @@ NINTH = 1 / 9
 TREE_SLOTS = NODES + 1
 """Nodes of the paper's largest step, root included; what an allocation may have on top."""
 
-DYNAMIC, STATIC = "Hugging Face, dynamic cache", "Hugging Face, static cache"
-PLAIN, SSD, TTP, BOTH = "twigkit plain", "SSD", "TTP", "TTP + SSD"
+SSD, TTP, BOTH = "SSD", "TTP", "TTP + SSD"
 TREE, MEDUSA, LOOKUP, AUTO = "tree SSD", "Medusa tree", "prompt lookup", "auto"
 PAPER_TREE = "tree SSD, the paper's"
 """Four levels and no early end (arXiv 2503.14075 v3); twigkit's own tree may end early."""

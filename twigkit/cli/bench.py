@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from twigkit.cli import bench_case, bench_sweep
 from twigkit.cli.loading import (
     add_model_arguments,
     check_new_tokens,
@@ -36,11 +37,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: The command's parser.
     """
     parser.add_argument(
+        "part",
+        nargs="?",
+        choices=("sweep",),
+        help="sweep: train and measure ablations on the built-in model, beside the paper's",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="say what changed from one bench.json to another; nothing is measured",
+    )
+    parser.add_argument(
         "--out", metavar="DIR", default="twigkit-bench", help="where the report goes (%(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="one round of two prompts")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(%(default)s)")
-    parser.add_argument("--prompts", type=int, default=4, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--prompts",
+        type=_count_or_path,
+        default=4,
+        metavar="N|PATH",
+        help="how many built-in scenes (%(default)s); or your own prompts: a JSONL file with "
+        "prompt and perhaps image, or a folder of .txt files with pictures of the same names",
+    )
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed takes other pictures")
     parser.add_argument(
@@ -60,6 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also measure what training costs, in N rounds",
     )
+    _add_shape_arguments(parser)
+    bench_case.add_arguments(parser)
+    bench_sweep.add_arguments(parser)
+    add_model_arguments(parser)
+
+
+def _add_shape_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options about a preset's shape."""
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -85,7 +113,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --preset: also time drafting, the target made to agree so that a step gains so "
         "many tokens on average; every table says synthetic",
     )
-    add_model_arguments(parser)
+
+
+def _count_or_path(text: str) -> int | str:
+    """Read a number, or else take a path."""
+    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,8 +133,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         TwigkitError: If an option or a checkpoint cannot be used.
     """
+    if args.compare is not None:
+        from twigkit.bench.change import changes
+
+        print(changes(*map(Path, args.compare)))
+        return 0
     _check_counts(args)
     folder = writable(args.out)
+    if args.part == "sweep":
+        return bench_sweep.run_demo_sweep(args, folder)
     if args.preset is not None:
         from twigkit.cli.bench_shape import run_preset
 
@@ -111,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name):
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option} is about the shape of a preset; name one with --preset")
+    if bench_case.wanted(args):
+        return bench_case.run_own_case(args, folder)
     model = load_model(args)
     check_new_tokens(model, args.max_new_tokens)
     if model.twig is None:
@@ -141,7 +182,8 @@ def run(args: argparse.Namespace) -> int:
 def _check_counts(args: argparse.Namespace) -> None:
     """Refuse numbers of rounds, prompts and threads that cannot be run."""
     for name in ("rounds", "prompts", "threads"):
-        if not 1 <= getattr(args, name) <= MOST:
+        given = getattr(args, name)
+        if isinstance(given, int) and not 1 <= given <= MOST:
             raise InputError(f"--{name} is {getattr(args, name)}; give 1 to {MOST}")
     for name, what in (("control", "prompts"), ("training", "rounds")):
         if getattr(args, name) < 0:

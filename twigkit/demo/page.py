@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from itertools import zip_longest
 
+from twigkit.bench import table
 from twigkit.bench.table import comparison_cells, size, text_table
 from twigkit.demo.overlay import text_grid
 from twigkit.demo.show import Exhibit, Panel, Show
@@ -16,8 +17,8 @@ SHOWN = 3
 HEADER = (
     "method",
     "tokens",
-    "prefill ms",
-    "decode ms",
+    "TTFT ms",
+    "TPOT ms",
     "tok/s",
     "speed",
     "accepted",
@@ -111,7 +112,10 @@ def _table(show: Show) -> str:
     rows = []
     for cells, row in zip(comparison_cells(show.comparison), show.comparison.rows, strict=True):
         same = "-" if not row.checked else "yes" if row.difference is None else "no"
-        rows.append([*cells[:8], same])
+        named = dict(zip(table.HEADER, cells, strict=True))
+        middle = [named[name].partition(" / ")[0] for name in ("TTFT ms", "TPOT ms")]
+        shown = [named[name] for name in ("tokens/s", "RelSpd", "accepted", "KV")]
+        rows.append([*cells[:2], *middle, *shown, same])
     return text_table(HEADER, rows)
 
 
@@ -119,9 +123,10 @@ def _notes(show: Show) -> str:
     """What the table's words mean."""
     twig = max(row.draft_kv_bytes for row in show.comparison.rows)
     lines = [
-        f"{len(show.exhibits)} descriptions, greedy, one after another; prefill and decode are per "
-        "answer, speed is that of whole calls. TTP drops visual tokens, SSD drafts with the twig "
-        "and lets the base verify; accepted is the tokens gained per verification.",
+        f"{len(show.exhibits)} descriptions, greedy, one after another; TTFT is the time to the "
+        "first token, TPOT the time per token after it, speed that of whole calls. TTP drops "
+        "visual tokens, SSD drafts with the twig and lets the base verify; accepted is the tokens "
+        "gained per verification.",
         f"KV is the base's keys and values in use at the end; the twig's own, {size(twig)} while "
         "it drafts, come on top.",
         "* token for token, in this run; methods marked - are targets: Hugging Face's generate "

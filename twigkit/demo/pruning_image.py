@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from twigkit.bench.methods import Answer, Inputs, Method, answer
+from twigkit.bench.answering import answer
+from twigkit.bench.methods import Answer, Inputs, Method
 from twigkit.demo.overlay import Grid, draw_heat, draw_survival, enlarge
 from twigkit.errors import InputError
 from twigkit.model import TwigModel

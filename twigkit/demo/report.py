@@ -162,7 +162,9 @@ def _table(show: Show) -> str:
     return f"""<div class="sheet"><table><thead><tr>{head}</tr></thead>
 <tbody>{body}</tbody></table></div>
 <p class="small soft" style="margin-top:12px">{len(show.exhibits)} descriptions, greedy, the
-methods in turn on every picture; prefill and decode are per answer, speed is that of whole calls.
+methods in turn on every picture. TTFT is the time to the first token, TPOT the time per token after
+it, ITL the time between two arrivals, each median / 95th percentile; RelSpd is the speed of whole
+calls beside the first method's; a dash stands where nothing was measured.
 TTP drops visual tokens, SSD drafts with the twig; accepted is the tokens gained per verification.
 KV is what the base's keys and values use at the end; the twig's own come on top. Same tokens: token
 for token, in this run ({escape(pairs(show))}).</p>

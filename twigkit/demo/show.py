@@ -9,9 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from twigkit.bench.answering import answer
 from twigkit.bench.compare import Comparison, compare
 from twigkit.bench.conditions import conditions
-from twigkit.bench.methods import Answer, Inputs, Method, answer, standard_methods
+from twigkit.bench.methods import Answer, Inputs, Method, standard_methods
 from twigkit.demo.decoding_image import WrittenToken, written_tokens
 from twigkit.demo.describe import facts, stated_facts
 from twigkit.demo.overlay import Grid

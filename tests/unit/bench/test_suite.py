@@ -11,12 +11,13 @@ from tests.support.checkpoints import tiny_processor
 from twigkit import TwigModel
 from twigkit.adapters.causal_lm import tiny_causal_lm
 from twigkit.bench import suite
+from twigkit.bench.answering import answer
 from twigkit.bench.batches import BatchRow, compare_batches, stack_prompts
 from twigkit.bench.compare import Difference, compare, first_difference, rounding
 from twigkit.bench.conditions import conditions
 from twigkit.bench.control import Answered, compare_control, judge, ratio
 from twigkit.bench.memory import measure_memory, token_bytes, visual_per_layer
-from twigkit.bench.methods import Method, answer, standard_methods
+from twigkit.bench.methods import Method, standard_methods
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, text_table
 from twigkit.bench.training import TrainingCost
 from twigkit.bench.trees import graph_seconds, tree_seconds
@@ -292,7 +293,7 @@ def test_tables(comparison):
     cells = comparison_cells(comparison)
     assert len(cells) == 5
     assert all(len(row) == len(HEADER) for row in cells)
-    assert cells[0][5] == "1.00x"
+    assert cells[0][6] == "1.00x"
     lines = text_table(["name", "count"], [["a", "5"], ["long", "125"]]).splitlines()
     assert lines == ["name  count", "----  -----", "a         5", "long    125"]
     assert markdown_table(["name", "count"], [["a", "5"]]).splitlines() == [

@@ -12,7 +12,8 @@ from PIL import Image
 from tests.support.broken import plant
 from tests.support.checkpoints import tiny_processor
 from twigkit import InputError, TwigModel
-from twigkit.bench.methods import Method, answer
+from twigkit.bench.answering import answer
+from twigkit.bench.methods import Method
 from twigkit.cli.main import main
 from twigkit.demo import overlay, page, report, show
 from twigkit.demo.decoding_image import WrittenToken

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from twigkit import TwigModel
-from twigkit.bench.methods import Method, answer
+from twigkit.bench.answering import answer
+from twigkit.bench.methods import Method
 from twigkit.demo.recipe import accuracy
 from twigkit.evaluation.exact import Question, exact_matches
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from twigkit.bench.methods import Inputs, Method, answer
+from twigkit.bench.answering import answer
+from twigkit.bench.methods import Inputs, Method
 from twigkit.model import TwigModel
 
 __all__ = ["BASELINE", "drafters", "methods", "summarise", "time_answers"]

@@ -1,0 +1,70 @@
+"""Rows from answers that are made up, and methods that cannot run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.tiny import llava_inputs, tiny_llava
+from twigkit import TwigModel
+from twigkit.bench.compare import compare, joules_per_token, reason, spread
+from twigkit.bench.methods import Answer, Method
+from twigkit.errors import CapabilityError, InputError
+
+
+def run(tokens, seconds, joules=None):
+    return Answer([[1] * tokens], seconds / 2, seconds / 2, [], 0, 0, 0, joules=joules)
+
+
+def test_the_spread_is_that_of_whole_rounds():
+    first = [run(4, 1.0), run(4, 2.0), run(4, 1.0)]
+    second = [run(6, 1.0), run(6, 3.0), run(6, 4.0)]
+    assert spread([first, second]) == (2.0, 5.0)
+    assert spread([]) == (0.0, 0.0)
+
+
+def test_energy_is_per_token_of_all_rounds_or_unknown():
+    assert joules_per_token([run(4, 1.0, 2.0), run(6, 1.0, 3.0)]) == 0.5
+    assert joules_per_token([run(4, 1.0, 2.0), run(6, 1.0)]) is None
+    assert joules_per_token([]) is None
+
+
+def test_reasons_fit_on_a_line():
+    assert reason(CapabilityError("no\n head")) == "no head"
+    assert reason(ValueError("bad")) == "ValueError: bad"
+    assert len(reason(ValueError("x" * 999))) == 200
+
+
+def test_a_method_that_cannot_run_is_named_and_its_followers_are_not_judged():
+    model = TwigModel(tiny_llava())
+    prompts = [llava_inputs([(2, 1, 3)])]
+    methods = [
+        Method("plain"),
+        Method("lost", drafter="ssd"),
+        Method("after it", target="lost"),
+        Method("again", target="plain"),
+    ]
+    found = compare(model, prompts, methods, max_new_tokens=3, most_seconds=60, peaks=True)
+    assert list(found.failed) == ["lost"]
+    assert "twig" in found.failed["lost"]
+    assert {row.method.name: row.same for row in found.rows} == {
+        "plain": "is a target", "after it": "the target did not run", "again": "yes",
+    }  # fmt: skip
+    assert all(row.peak_bytes > 0 for row in found.rows)
+    assert all(row.spread[0] <= row.tokens_per_second * 1.001 for row in found.rows)
+    with pytest.raises((CapabilityError, InputError)):
+        compare(model, prompts, methods, max_new_tokens=3)
+
+
+def test_a_difference_in_a_batch_names_the_prompt():
+    model = TwigModel(tiny_llava())
+    model.generation_config.eos_token_id = None
+    batch = llava_inputs([(2, 1, 3), (1, 1, 2)])
+    methods = [Method("plain"), Method("pruned", target="plain", budget=2, pruner="random")]
+    found = compare(model, [batch, batch], methods, max_new_tokens=8)
+    difference = found.row("pruned").difference
+    assert difference is not None
+    rows = {name: many[0].rows[difference.prompt] for name, many in found.answers.items()}
+    assert rows["plain"][: difference.token] == rows["pruned"][: difference.token]
+    assert rows["plain"][difference.token] != rows["pruned"][difference.token]
+    assert difference.gap is not None
+    assert difference.gap > 0
