@@ -243,15 +243,12 @@ def _prepared(
     args: argparse.Namespace, model: TwigModel, asked: list[Asked]
 ) -> tuple[list[dict[str, Any]], dict[str, str], int]:
     """Turn prompts into what the model takes, on its device; say where they are from."""
-    from twigkit.cli.loading import base_folder
+    from twigkit.cli.loading import processor_of
     from twigkit.demo.unseen import unseen
-    from twigkit.io.processors import load_processor, open_picture, prepare
+    from twigkit.io.processors import open_picture, prepare
 
     pictures = not asked or any(found for _, found in asked)
-    name = base_folder(args.base)
-    if args.twig is None and model.twig is not None and args.base != "demo":
-        name = model.base.name_or_path  # --base named a twig alone
-    processor = load_processor(name, revision=args.revision, pictures=pictures)
+    processor = processor_of(args, model, pictures=pictures)
     told = {"from": "your prompts"}
     if asked:
         given = [(text, [open_picture(path) for path in found]) for text, found in asked]
