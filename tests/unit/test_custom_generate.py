@@ -57,8 +57,18 @@ def tokens(output):
     return getattr(output, "sequences", output)
 
 
+def misplaces_pictures(base):
+    """Say whether this transformers gives repeated prompts of several pictures those of others."""
+    options = {"max_new_tokens": NEW, "eos_token_id": None}
+    once = base.generate(**INPUTS, **options, do_sample=False)
+    drawn = {"do_sample": True, "top_k": 1, "num_return_sequences": 2}
+    return not torch.equal(base.generate(**INPUTS, **options, **drawn)[::2], once)
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_both_forms_give_the_tokens_of_the_model(model, folder, name):
+    if name == "several" and misplaces_pictures(model.base):
+        pytest.skip("this transformers gives repeated prompts the pictures of others")
     call = {"max_new_tokens": NEW, "do_sample": False, **CALLS[name]}
     inputs = EVEN if name == "several" else INPUTS
     expected = tokens(model.generate(**inputs, **call))
