@@ -10,6 +10,7 @@ with ``--out docs/results``:
 - ``language.json``, if it is there: ``python -m twigkit.demo.language``
 - ``next-token.jsonl``, ``distil.jsonl``, ``reinforce.jsonl``, if they are there: the logs
   ``training/log.jsonl`` of the twig's stages
+- ``sweep.json``, if it is there: ``twigkit bench sweep``
 - ``trials.json``: figures of single trials and of papers, kept by hand
 
 The base's own figures lie beside its weights, where ``python -m twigkit.demo.recipe.evaluate`` puts
@@ -28,6 +29,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from docs.scripts.pictures import DOCS, IMAGES, bars
+from twigkit.bench.sweep import described, tables
 from twigkit.bench.table import markdown_table, size
 from twigkit.demo.language.__main__ import table as language_table
 from twigkit.demo.recipe.acceptance import Tally
@@ -61,6 +63,8 @@ def load(folder: Path) -> Data:
     data["base"] = json.loads(BASE.read_text())
     language = folder / "language.json"
     data["language"] = json.loads(language.read_text()) if language.exists() else None
+    sweep = folder / "sweep.json"
+    data["sweep"] = json.loads(sweep.read_text()) if sweep.exists() else None
     data["logs"] = {name: read_lines(folder / f"{name}.jsonl") for name in STAGES}
     return data
 
@@ -222,6 +226,13 @@ def _ours(row: Data) -> bool:
     return not row["method"].startswith("Hugging Face")
 
 
+def sweep_tables(sweep: Data | None) -> str:
+    """Return the ablations, a table per setting; empty without any."""
+    if sweep is None:
+        return ""
+    return "\n\n".join(tables(sweep, relative_accuracy).values())
+
+
 def values(data: Data) -> Data:
     """Work out what the page shows."""
     bench, accuracy = data["bench"], Accuracy(data["accuracy"])
@@ -254,6 +265,8 @@ def values(data: Data) -> Data:
         "best_over_second": difference(accuracy.share(best), accuracy.share(second)),
         "kinds_table": kinds_table(data["accuracy"], accuracy.names, accuracy.budgets[0]),
         "worst": accuracy.worst(),
+        "sweep_size": described(data["sweep"]) if data["sweep"] else "",
+        "sweep_tables": sweep_tables(data["sweep"]),
         "acceptance_table": acceptance_table(data["acceptance"]),
         "lossless": "All methods gave the tokens of their target." if same else
         "Not every method gave the tokens of its target.",

@@ -101,6 +101,20 @@ def test_a_language_model_is_shown_where_it_was_measured(data):
     assert "language model" not in results.render({**data, "language": None})
 
 
+def test_ablations_are_shown_where_they_are(data):
+    cell = {"group": "T", "value": "2", "name": "T: 2", "paper": {"ttp": 95.2}, "accepted": 2.5}
+    sweep = {
+        "conditions": {"device": "cpu"},
+        "size": {"questions": 2},
+        "unpruned": [1, 1],
+        "cells": [{**cell, "right": {"ttp": [1, 1]}}],
+    }
+    page = results.render({**data, "sweep": sweep})
+    assert "| 2 | 100.0% [100.0, 100.0] | 95.2% | 2.50 |" in page
+    assert "1 of 32 cells; 2 questions" in page
+    assert "## Ablations" not in results.render({**data, "sweep": None})
+
+
 def figures(text):
     """Measured figures outside of code and of what `make results` writes."""
     text = results.REGION.sub("", FENCE.sub("", text)).replace("95% intervals", "")
