@@ -83,7 +83,7 @@ def test_a_language_model_is_shown_where_it_was_measured(data):
     language = {
         "conditions": {"threads": "2", "base": "134.5 M parameters"},
         "shape": {"exit_layer": 4, "depth": 2, "rows": 4096, "offsets": 3},
-        "training": {"prompts": 200, "steps": 75, "held_out": {"right": 0.375}},
+        "training": {"prompts": 200, "steps": 75, "planned": 90, "held_out": {"right": 0.375}},
         "prompts": 4,
         "max_new_tokens": 16,
         "rounds": 3,
@@ -97,6 +97,7 @@ def test_a_language_model_is_shown_where_it_was_measured(data):
     page = results.render({**data, "language": language})
     assert "| tree | 17.5 | 1.75x | - | 4 of 4 | 1.75x |" in page
     assert "with the same tokens: tree, 1.75 times" in page.replace("\n", " ")
+    assert "in 75 steps (stopped; 90 were planned)" in page.replace("\n", " ")
     assert "right in 37.5% of the places" in page.replace("\n", " ")
     assert "language model" not in results.render({**data, "language": None})
 

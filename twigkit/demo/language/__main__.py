@@ -119,7 +119,7 @@ class Recipe:
         train(training_spec(self.base, start, records, held_out, self.twig, **settings))
 
     def measure(self) -> dict[str, Any]:
-        """Tune the static tree on trained prompts, time all ways on held-out ones, write it up."""
+        """Tune the static tree, time all ways on other held-out prompts, and write it up."""
         options, load = self.options, os.getloadavg()[0]
         model = self._model(self.twig)
         paths = self._tree(model)
@@ -174,10 +174,11 @@ class Recipe:
             return None
         path = self.twig / "tree.json"
         if not path.exists():
-            prompts = [self._inputs(prompt.text) for prompt in self._prompts(len(KINDS))]
-            paths, shares = tuned_tree(
-                model, prompts, self.options.nodes, self.options.answer_tokens
-            )
+            # What was trained on is known by heart; what will be timed must not be seen before.
+            timed = self.options.per_kind * len(KINDS)
+            later = self._prompts(timed + len(KINDS), held_out=True)[timed:]
+            prompts = [self._inputs(p.text) for p in later or self._prompts(len(KINDS))]
+            paths, shares = tuned_tree(model, prompts, self.options.nodes, self.options.tokens)
             write_whole(path, json.dumps({"paths": paths, "shares": shares}) + "\n")
         paths = json.loads(path.read_text(encoding="utf-8"))["paths"]
         return [list(path) for path in paths]
@@ -190,7 +191,8 @@ class Recipe:
         )
         figures = {name: value for name, value in last.items() if isinstance(value, float)}
         prompts = {"prompts": self.options.prompts, "answer_tokens": self.options.answer_tokens}
-        return {"steps": last["step"], **prompts, "held_out": figures}
+        steps = {"steps": last["step"], "planned": self.options.steps}
+        return {**steps, **prompts, "held_out": figures}
 
 
 def _counter(name: str, whole: int) -> Callable[[int], None]:

@@ -139,7 +139,7 @@ def training_spec(
 def tuned_tree(
     model: TwigModel, prompts: Sequence[Mapping[str, Any]], nodes: int, max_new_tokens: int
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Find the static tree that suits the trained heads, on prompts that were trained on.
+    """Find the static tree that suits the trained heads.
 
     Args:
         model: Base and twig.
