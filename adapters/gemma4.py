@@ -23,6 +23,7 @@ from twigkit.interfaces import (
     Register,
     TinyFamily,
     TinyPrompts,
+    VisualTokens,
     hookimpl,
     random_pixels,
     tiny_text_config,
@@ -31,6 +32,9 @@ from twigkit.interfaces import (
 
 IMAGE, BEGIN, END, SIDE, PATCH, POOL = 99, 98, 97, 4, 4, 2
 """Tokens of the tiny model; a picture has up to ``SIDE`` patches on a side."""
+
+SOFT_TOKENS = 280
+"""The processor's ``max_soft_tokens``."""
 
 KINDS = [*["sliding_attention"] * 5, "full_attention", "sliding_attention", "full_attention"]
 """Kinds of the layers of a tiny model."""
@@ -101,6 +105,11 @@ class Gemma4Adapter(Adapter):
             visual_ids=(config.image_token_id,),
             logit_scaling=LogitScaling(softcap=config.text_config.final_logit_softcapping),
         )
+
+    @classmethod
+    def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
+        """Return what the processor makes of a picture at most, unless it is told otherwise."""
+        return VisualTokens(SOFT_TOKENS, "a picture at most")
 
     def tiny(self) -> TinyFamily:
         """Build a model 64 wide with 8 layers, most of which see 12 tokens back."""

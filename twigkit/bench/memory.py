@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from operator import mul
 from typing import Any
 
 from twigkit.bench.methods import Inputs
@@ -44,14 +46,10 @@ class Memory:
         )
 
 
-def token_bytes(model: TwigModel) -> int:
-    """Return the bytes of one token's keys and values in one layer, from the configuration."""
-    config: Any = model.stack.config
-    heads = int(config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    each: int = next(model.base.parameters()).element_size()
-    return 2 * groups * width * each
+def token_bytes(model: TwigModel) -> list[int]:
+    """Return the bytes of one token's keys and values in each layer, from the configuration."""
+    stack, each = model.stack, next(model.base.parameters()).element_size()
+    return [2 * each * math.prod(stack.head_shape(layer)) for layer in range(stack.depth)]
 
 
 def visual_per_layer(visual: int, kept: dict[int, int], depth: int) -> list[int]:
@@ -111,10 +109,10 @@ def measure_memory(
         name=name,
         average=sum(layers) / depth,
         prompt_bytes=stats.kv_bytes_prompt,
-        prompt_expected=each * (depth * text + sum(layers)),
+        prompt_expected=sum(map(mul, each, (text + count for count in layers))),
         bytes_used=stats.kv_bytes,
-        expected=each * (depth * (text + new) + sum(layers)),
+        expected=sum(map(mul, each, (text + new + count for count in layers))),
         allocated=stats.kv_bytes_allocated,
-        allowed=each * depth * (stats.prompt_tokens[0] + max_new_tokens + slots),
+        allowed=sum(each) * (stats.prompt_tokens[0] + max_new_tokens + slots),
         twig_bytes=stats.draft_kv_bytes,
     )

@@ -68,7 +68,7 @@ def measure_roofline(model: TwigModel, prompt: int, new: int) -> Roofline:
     parts = [*stack.text.layers, stack.text.norm, model.get_output_embeddings()]
     held = {id(p): p for part in parts for p in part.parameters()}
     weights = sum(p.numel() * p.element_size() for p in held.values())
-    cache = token_bytes(model) * stack.depth * (prompt + new // 2)
+    cache = sum(token_bytes(model)) * (prompt + new // 2)
     layers = sum(p.numel() for layer in stack.text.layers for p in layer.parameters())
     return Roofline(
         copy_bandwidth(stack.entry),

@@ -11,6 +11,7 @@ from transformers import LlamaConfig
 from tests.families.conftest import make_family
 from twigkit import CapabilityError, TwigSpec
 from twigkit.backbone.head_shapes import differ, head_shape, query_groups
+from twigkit.bench.memory import measure_memory, token_bytes
 
 WIDE = {"head_dim": 32, "num_key_value_heads": 1}
 
@@ -53,6 +54,14 @@ def test_segments_hold_layers_of_one_shape(family):
     token = 4 * 2 * (6 * 2 * 16 + 2 * 1 * 32)
     assert used > 0
     assert used % token == 0
+
+
+def test_the_arithmetic_of_the_cache_counts_each_layer(family):
+    inputs = family.prompts()["text-only"]
+    options = {"budget": None, "drafter": "plain", "max_new_tokens": 6, "slots": 256}
+    found = measure_memory(family.model, inputs, "plain", **options)
+    assert token_bytes(family.model) == [2 * 4 * 32] * 8
+    assert found.deviation == 0
 
 
 @torch.inference_mode()
