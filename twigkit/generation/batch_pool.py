@@ -17,7 +17,8 @@ from twigkit.errors import CapabilityError
 from twigkit.generation.captured_pieces import PieceRunner
 from twigkit.generation.cuda_graphs import CudaGraphs
 from twigkit.generation.request import GenerationRequest
-from twigkit.generation.slot_batch import SlotBatch, obstacle
+from twigkit.generation.slot_batch import SlotBatch
+from twigkit.generation.step_parts import obstacle
 from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
 

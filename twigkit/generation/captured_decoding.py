@@ -30,10 +30,9 @@ def join_all(
     Returns:
         The number of the sequence of every row.
     """
-    going = [number for number, sequence in enumerate(sequences) if not sequence.done]
-    if going:
-        batch.reserve(cache, entries[going[0]], len(going))
-    return {batch.join(cache, number, entries[number]): number for number in going}
+    going = {n: entries[n] for n, sequence in enumerate(sequences) if not sequence.done}
+    joined = batch.join_all(cache, going) if going else {}
+    return {row: number for number, row in joined.items()}
 
 
 def decode(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,10 +19,9 @@ from twigkit.generation.captured_pieces import Piece, PieceRunner
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry, RowState
 from twigkit.generation.slot_step import SlotStep
-from twigkit.generation.step_parts import StepParts
+from twigkit.generation.step_parts import StepParts, obstacle
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.plugins.blame import blamed_on
-from twigkit.speculative.level_drafting import in_levels
 from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
 
@@ -133,7 +132,7 @@ class SlotBatch:
 
     @property
     def slots(self) -> SlotCache | None:
-        """The slots; ``None`` before the first row has joined."""
+        """The slots, if a row has ever joined."""
         return getattr(self, "cache", None)
 
     @property
@@ -156,20 +155,6 @@ class SlotBatch:
             return False
         return not hasattr(self, "cache") or self.cache.split_like(cache).accepts(cache)
 
-    def reserve(self, cache: LayerCache, entry: Entry, rows: int) -> None:
-        """Make room for rows that will join, so that they need not make it one by one.
-
-        Args:
-            cache: What prefill filled for them.
-            entry: One of them.
-            rows: How many there are.
-        """
-        wanted = min(row_bucket(len(self._members) + rows), self.most)
-        if not hasattr(self, "cache"):
-            self._allocate(cache, entry, wanted)
-        elif wanted > self.cache.rows:
-            self._replace(self.cache.grown(rows=wanted))
-
     def join(self, cache: LayerCache, place: int, entry: Entry) -> int:
         """Let a prefilled row join.
 
@@ -186,7 +171,7 @@ class SlotBatch:
         """
         if not self.free:
             raise CapabilityError(f"all {self.most} rows are in use; let one leave first")
-        self.reserve(cache, entry, 1)
+        self._reserve(cache, entry, 1)
         split = self.cache.split_like(cache)
         if split is not self.cache:
             self._replace(split)
@@ -198,6 +183,27 @@ class SlotBatch:
         self._joined += 1
         self._gained = []
         return self._members[row].number
+
+    def join_all(self, cache: LayerCache, entries: Mapping[int, Entry]) -> dict[int, int]:
+        """Let some rows of a prefilled prompt join: all of them, or none if one cannot.
+
+        Args:
+            cache: What prefill filled; not needed afterwards.
+            entries: The entry of each row of it that joins.
+
+        Returns:
+            The number of each.
+        """
+        numbers: dict[int, int] = {}
+        self._reserve(cache, next(iter(entries.values())), len(entries))
+        try:
+            for place, entry in entries.items():
+                numbers[place] = self.join(cache, place, entry)
+        except Exception:
+            for number in numbers.values():
+                self.leave(number)
+            raise
+        return numbers
 
     def leave(self, number: int) -> None:
         """Let a row leave, whether it has ended or not.
@@ -226,6 +232,14 @@ class SlotBatch:
         if entry.seen is not None:
             seen = entry.seen.new_zeros(rows, len(entry.seen))
         self.state = RowState.allocate(rows, device, pending, seen)
+
+    def _reserve(self, cache: LayerCache, entry: Entry, rows: int) -> None:
+        """Make room for more rows at once, so that they need not make it one by one."""
+        wanted = min(row_bucket(len(self._members) + rows), self.most)
+        if not hasattr(self, "cache"):
+            self._allocate(cache, entry, wanted)
+        elif wanted > self.cache.rows:
+            self._replace(self.cache.grown(rows=wanted))
 
     def _replace(self, cache: SlotCache) -> None:
         """Go on with other slots; what was captured reads the old ones."""
@@ -382,19 +396,4 @@ def _texts_of(batch: SlotBatch) -> Callable[[], list[list[int]]]:
     return texts
 
 
-def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
-    """Say why steps cannot be captured; empty if they can."""
-    if stack.growing is not None:
-        return "the base's rotary tables depend on the length of the text"
-    if stack.recurrent:
-        return "the base has recurrent layers, whose states lie in no slots"
-    if not (in_levels(drafter) or from_texts(drafter)):
-        return f"{type(drafter).__name__} drafts neither in levels nor from texts alone"
-    if selection.lockstep or any(step.needs in ("ids", "batch") for step in selection.steps):
-        return "a logits processor needs the ids of the text on the host"
-    if len({stack.device(layer) for layer in range(stack.depth)}) > 1:
-        return "the base's layers are on several devices"
-    return ""
-
-
-__all__ = ["Gain", "SlotBatch", "obstacle"]
+__all__ = ["Gain", "SlotBatch"]

@@ -1,4 +1,4 @@
-"""What all steps of a running batch have in common."""
+"""What all steps of a running batch have in common, and whether they can be captured."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.speculative.level_drafting import in_levels
+from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
 
 _PENDING = 8
@@ -51,4 +52,19 @@ class StepParts:
         return max(int(self.drafter.height), least)
 
 
-__all__ = ["StepParts"]
+def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
+    """Say why steps cannot be captured; empty if they can."""
+    if stack.growing is not None:
+        return "the base's rotary tables depend on the length of the text"
+    if stack.recurrent:
+        return "the base has recurrent layers, whose states lie in no slots"
+    if not (in_levels(drafter) or from_texts(drafter)):
+        return f"{type(drafter).__name__} drafts neither in levels nor from texts alone"
+    if selection.lockstep or any(step.needs in ("ids", "batch") for step in selection.steps):
+        return "a logits processor needs the ids of the text on the host"
+    if len({stack.device(layer) for layer in range(stack.depth)}) > 1:
+        return "the base's layers are on several devices"
+    return ""
+
+
+__all__ = ["StepParts", "obstacle"]

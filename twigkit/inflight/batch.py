@@ -10,7 +10,8 @@ from twigkit.generation.positions import Positions
 from twigkit.generation.request import check_drafts
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry
-from twigkit.generation.slot_batch import SlotBatch, obstacle
+from twigkit.generation.slot_batch import SlotBatch
+from twigkit.generation.step_parts import obstacle
 from twigkit.generation.strategy import make_drafter
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.inflight.request import Gained
@@ -108,11 +109,8 @@ class RunningBatch:
             if not _told(row):
                 going.append(number)
         if going:
-            cache = joining.prefilled.cache
-            self._slots.reserve(cache, entries[going[0]], len(going))
-            for number in going:
-                joined = self._slots.join(cache, number, entries[number])
-                self._rows[joined] = joining.rows[number]
+            numbers = self._slots.join_all(joining.prefilled.cache, {n: entries[n] for n in going})
+            self._rows |= {numbers[number]: joining.rows[number] for number in going}
         self._joins += 1
         if self._joins % _JOINS == 0 and not in_levels(self.drafter):
             self._slots.renew(make_drafter(self._spec, self._model.twig, self._model.memories))
@@ -148,8 +146,8 @@ class RunningBatch:
         del self._rows[number]
 
     def close(self) -> None:
-        """Leave the slots with the model, for another batch; only once all rows have left."""
-        if in_levels(self.drafter) or from_texts(self.drafter):
+        """Leave what was captured with the model, for another batch; once all rows have left."""
+        if self._slots.parts.fixed and (in_levels(self.drafter) or from_texts(self.drafter)):
             self._model.batches.keep(self._key, self._slots)
 
     # -- steps -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from twigkit.plugins.contracts import check_class
 from twigkit.speculative.level_drafting import in_levels
+from twigkit.speculative.path_drafting import from_texts
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
 from twigkit.testing.capture import CaptureError
@@ -167,13 +168,13 @@ class DrafterConformance:
         checks.same_tokens(lab, trace, lab.own_tokens(rows), "drafting in fixed shapes", hint)
 
     def test_its_steps_can_be_captured(self, drafter: Any, lab: Lab) -> None:
-        """What drafts in levels leaves all work to the device, so that a CUDA graph can repeat it.
+        """What drafts in levels, or from texts, leaves all else to what a CUDA graph can repeat.
 
         Shown on any device: nothing waits for it, nothing that a level allocates outlives it, and
         every step touches the same tensors.
         """
-        if not in_levels(drafter):
-            pytest.skip("does not draft in levels, so its steps are not captured")
+        if not (in_levels(drafter) or from_texts(drafter)):
+            pytest.skip("drafts neither in levels nor from texts, so its steps are not captured")
         twig = lab.twig("half", tuple(drafter.heads)) if drafter.heads else None
         row = lab.visual_row()
         try:

@@ -132,3 +132,15 @@ def test_a_full_batch_takes_no_more_rows(model):
         batch.join(one.cache, 0, one.entry)
     with pytest.raises(CapabilityError, match=r"row 7 is not in use; those are \[0\]"):
         batch.leave(7)
+
+
+@torch.inference_mode()
+def test_rows_that_join_together_all_join_or_none(model):
+    batch, one = made(model, None, rows=3), Joining(model, ALONE, 3)
+    other = Joining(model, OTHER, 3)
+    batch.join(other.cache, 0, other.entry)
+    with pytest.raises(IndexError):
+        batch.join_all(one.cache, {0: one.entry, 7: one.entry})  # it has one row
+    assert batch.numbers == [0]
+    assert batch.slots.in_use == 1
+    assert batch.join_all(one.cache, {0: one.entry}) == {0: 2}
