@@ -12,6 +12,8 @@ __all__ = ["as_markdown", "plot"]
 
 COLORS = ("#d6286e", "#0f766e", "#b45309", "#4338ca", "#4d7c0f", "#7e22ce", "#0369a1", "#be123c")
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 760, 420, 64, 24, 56, 210
+_LEAST_SPAN = 0.05
+"""Least difference between the ends of the axis of shares."""
 
 
 def as_markdown(data: Mapping[str, Any]) -> str:
@@ -120,8 +122,9 @@ class _Axes:
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.budgets = sorted({row["budget"] for row in rows})
-        self.low = float(min([row["rel_acc"]["low"] for row in rows], default=0.0))
         self.high = float(max([1.0, *(row["rel_acc"]["high"] for row in rows)]))
+        low = float(min([row["rel_acc"]["low"] for row in rows], default=0.0))
+        self.low = min(low, self.high - _LEAST_SPAN)
 
     def x(self, budget: float) -> float:
         place = (self.budgets.index(budget) + 0.5) / len(self.budgets)

@@ -55,3 +55,12 @@ def test_the_picture_has_a_line_per_pruner_and_a_point_per_budget():
 
 def test_a_run_without_pruning_has_a_picture_too():
     assert not re.search("circle", plot(data(ROWS[0])))
+
+
+def test_shares_that_are_all_the_same_still_have_an_axis():
+    row = {"pruner": "ttp", "drafter": "ssd", "rel_acc": {"low": 1.0, "value": 1.0, "high": 1.0}}
+    drawn = plot({"overall": [{**row, "budget": budget} for budget in (0.1, 0.3)]})
+    heights = {line[0] for line in re.findall(r'x1="64" x2="550" y1="([0-9.]+)"()', drawn)}
+    assert len(heights) == 5
+    assert ">95%<" in drawn
+    assert ">100%<" in drawn
