@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from twigkit.cli import bench_case, bench_sweep
 from twigkit.cli.loading import (
+    DEMO,
     add_model_arguments,
     check_new_tokens,
     load_model,
@@ -152,11 +154,21 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{option} is about the shape of a preset; name one with --preset")
     if bench_case.wanted(args):
         return bench_case.run_own_case(args, folder)
+    return _run_built_in(args, folder)
+
+
+def _run_built_in(args: argparse.Namespace, folder: Path) -> int:
+    """Measure the built-in scenes."""
     model = load_model(args)
     check_new_tokens(model, args.max_new_tokens)
     if model.twig is None:
         raise CapabilityError(
             "the benchmark compares with and without a twig; name one with --twig"
+        )
+    if args.base != DEMO:
+        print(
+            "twigkit: the built-in scenes are measured; name your own with --prompts or --images",
+            file=sys.stderr,
         )
     import torch
 

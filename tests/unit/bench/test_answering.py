@@ -22,8 +22,10 @@ def model():
 
 def test_what_a_verification_gains_arrives_as_one_burst(model):
     inputs = llava_inputs([(2, 1, 3)])
-    given = answer(model, inputs, Method("SSD", drafter="ssd"), max_new_tokens=9)
+    path = {"kind": "ssd", "length": 2, "threshold": 0.0}
+    given = answer(model, inputs, Method("SSD", drafter=path, synthetic=2.0), max_new_tokens=9)
     (line,) = given.timelines
+    assert max(line.counts) == 2
     assert line.counts == (1, *given.accepted_lengths)
     assert line.tokens == len(given.tokens) == 9
     assert 0 < line.first < line.times[-1] <= given.prefill_seconds + given.decode_seconds

@@ -55,15 +55,26 @@ def test_a_method_that_cannot_run_is_named_and_its_followers_are_not_judged():
         compare(model, prompts, methods, max_new_tokens=3)
 
 
+def test_a_method_that_takes_too_long_is_named():
+    model = TwigModel(tiny_llava())
+    found = compare(
+        model, [llava_inputs([(2, 1, 3)])], [Method("slow")], max_new_tokens=50, most_seconds=1e-3
+    )
+    assert found.failed == {"slow": "its first answer took more than 0.001 s; allow it more"}
+    assert found.rows == []
+
+
 def test_a_difference_in_a_batch_names_the_prompt():
     model = TwigModel(tiny_llava())
     model.generation_config.eos_token_id = None
-    batch = llava_inputs([(2, 1, 3), (1, 1, 2)])
+    text, batch = llava_inputs([(4, 0, 3), (3, 0, 3)]), llava_inputs([(2, 1, 3), (1, 1, 2)])
     methods = [Method("plain"), Method("pruned", target="plain", budget=2, pruner="random")]
-    found = compare(model, [batch, batch], methods, max_new_tokens=8)
+    found = compare(model, [text, batch], methods, max_new_tokens=8)
     difference = found.row("pruned").difference
     assert difference is not None
-    rows = {name: many[0].rows[difference.prompt] for name, many in found.answers.items()}
+    assert difference.prompt >= 2, "without pictures nothing is pruned"
+    place = difference.prompt - 2
+    rows = {name: many[1].rows[place] for name, many in found.answers.items()}
     assert rows["plain"][: difference.token] == rows["pruned"][: difference.token]
     assert rows["plain"][difference.token] != rows["pruned"][difference.token]
     assert difference.gap is not None

@@ -6,7 +6,7 @@ import torch
 
 from tests.support.tiny import tiny_llava
 from twigkit import TwigModel
-from twigkit.bench.roofline import Roofline, copy_bandwidth, measure_roofline
+from twigkit.bench.roofline import Roofline, copy_bandwidth, matrix_rate, measure_roofline
 
 
 def test_weights_are_those_that_each_token_reads():
@@ -17,7 +17,14 @@ def test_weights_are_those_that_each_token_reads():
     assert found.weights == 4 * sum(p.numel() for p in read)
     assert found.cache == 8 * (30 + 10) * 2 * 2 * 16 * 4
     assert found.tokens_per_second == found.bandwidth / (found.weights + found.cache)
+    layers = sum(p.numel() for p in text.layers.parameters())
+    assert found.prefill_operations == 2 * layers * 30
+    assert found.prefill_seconds == found.prefill_operations / found.matrix_rate
     assert Roofline(1e12, 9 * 10**9, 10**9).tokens_per_second == 100
+
+
+def test_a_product_takes_time():
+    assert 1e7 < matrix_rate(torch.device("cpu"), torch.float32) < 1e15
 
 
 def test_a_copy_takes_time():
