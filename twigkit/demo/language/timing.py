@@ -14,7 +14,7 @@ from statistics import fmean, median
 from typing import Any
 
 from twigkit.bench.answering import answer
-from twigkit.bench.methods import Inputs, Method
+from twigkit.bench.methods import Answer, Inputs, Method
 from twigkit.model import TwigModel
 
 __all__ = ["BASELINE", "drafters", "methods", "summarise", "time_answers"]
@@ -126,21 +126,26 @@ def time_answers(
             if (number, index, way.name) in done:
                 continue
             given = answer(model, prompts[index][1], way, max_new_tokens=max_new_tokens)
-            lines.append(
-                {
-                    "round": number,
-                    "prompt": index,
-                    "kind": prompts[index][0],
-                    "method": way.name,
-                    "asked": asked[way.name],
-                    "tokens": given.tokens,
-                    "seconds": given.prefill_seconds + given.decode_seconds,
-                    "accepted_lengths": given.accepted_lengths,
-                }
-            )
+            place = {"round": number, "prompt": index, "kind": prompts[index][0]}
+            lines.append(place | _told(way, asked[way.name], given))
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
-    names = {way.name for way in ways}
+    return _complete(lines, {way.name for way in ways})
+
+
+def _told(way: Method, asked: str, given: Answer) -> dict[str, Any]:
+    """Return what a line says about an answer."""
+    return {
+        "method": way.name,
+        "asked": asked,
+        "tokens": given.tokens,
+        "seconds": given.prefill_seconds + given.decode_seconds,
+        "accepted_lengths": given.accepted_lengths,
+    }
+
+
+def _complete(lines: Sequence[dict[str, Any]], names: set[str]) -> list[dict[str, Any]]:
+    """Return the lines of those prompts that were answered in all ways."""
     seen: dict[tuple[int, int], set[str]] = {}
     for line in lines:
         seen.setdefault((line["round"], line["prompt"]), set()).add(line["method"])
