@@ -35,6 +35,7 @@ __all__ = [
     "default_registry",
     "discover",
     "sources",
+    "unreadable",
 ]
 
 logger = logging.getLogger(__name__)
