@@ -149,7 +149,7 @@ def _refusal(kind: str, text: Mapping[str, Any]) -> str | None:
     if text.get("use_bidirectional_attention") == "all":
         return (
             "this Gemma 4 sees its whole prompt both ways (use_bidirectional_attention), so it "
-            "embeds and does not generate; use a generating checkpoint such as gemma-4-31B-it"
+            "embeds and does not generate; use a generating checkpoint such as gemma-4-26B-A4B-it"
         )
     found = []
     if text.get("hidden_size_per_layer_input"):
