@@ -89,6 +89,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(names):
 def test_the_wheel_holds_the_data(names):
     data = {"twigkit/py.typed"} | {p for p in tree("*") if p.startswith("twigkit/demo/weights/")}
     data |= {path for path in tree("*.md") if path.startswith("twigkit/demo/")}
+    data |= {"twigkit/demo/report.css", "twigkit/demo/report.html.jinja"}
     data |= {path for path in tree("*.tmpl") if path.startswith("twigkit/cli/template/")}
     data |= {path for path in tree("*") if path.startswith("twigkit/server/page/")}
     others = {name for name in names if ".dist-info/" not in name and not name.endswith(".py")}
