@@ -213,8 +213,8 @@ def _requirements():
 NAMED = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic"}
 """Packages whose import has another name."""
 
-ELSEWHERE = {"lmms_eval"}
-"""Imported only by the entry point that lmms-eval itself loads."""
+ELSEWHERE = {"lmms_eval", "pynvml"}
+"""Imported by the entry point that lmms-eval itself loads, or only where a GPU's driver has it."""
 
 
 def _imported(path):
