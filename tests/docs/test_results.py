@@ -87,6 +87,7 @@ def test_a_language_model_is_shown_where_it_was_measured(data):
         "prompts": 4,
         "max_new_tokens": 16,
         "rounds": 3,
+        "clock": "processor_seconds",
         "rows": [
             row("Hugging Face generate", 1.0, 4),
             row("Hugging Face, prompt lookup", 3.5, 4),
@@ -97,6 +98,7 @@ def test_a_language_model_is_shown_where_it_was_measured(data):
     page = results.render({**data, "language": language})
     assert "| tree | 17.5 | 1.75x | - | 4 of 4 | 1.75x |" in page
     assert "with the same tokens: tree, 1.75 times" in page.replace("\n", " ")
+    assert "the machine was busy" in page
     assert "in 75 steps (stopped; 90 were planned)" in page.replace("\n", " ")
     assert "right in 37.5% of the places" in page.replace("\n", " ")
     assert "language model" not in results.render({**data, "language": None})

@@ -70,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--length", type=int, default=3, metavar="N", help="of a path (3)")
     group.add_argument("--threshold", type=float, default=0.4, metavar="P", help="of a path (0.4)")
     group.add_argument("--seconds", type=float, metavar="N", help="begin no prompt after these")
+    group.add_argument(
+        "--processor-time", action="store_true", help="compare process time, on a busy machine"
+    )
     group.add_argument("--again", action="store_true", help="time what was timed already")
     group.add_argument("--out", type=Path, metavar="DIR", help="where language.json goes")
     return made
@@ -139,7 +142,7 @@ class Recipe:
             seconds=options.seconds,
             progress=lambda text: print(text, flush=True),
         )
-        data = {
+        data: dict[str, Any] = {
             "conditions": {
                 **conditions(model),
                 "load": f"{load:.1f} before, {os.getloadavg()[0]:.1f} after",
@@ -149,8 +152,10 @@ class Recipe:
             "max_new_tokens": options.tokens,
             "rounds": options.rounds,
             "training": self._training(),
-            "rows": timing.summarise(lines, ways),
+            "clock": "processor_seconds" if options.processor_time else "seconds",
+            "rows": [],
         }
+        data["rows"] = timing.summarise(lines, ways, data["clock"])
         if options.out is not None:
             write_whole(options.out / "language.json", json.dumps(data, indent=1) + "\n")
         return data

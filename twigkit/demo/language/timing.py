@@ -125,8 +125,10 @@ def time_answers(
         for way in (*ways[start:], *ways[:start]):
             if (number, index, way.name) in done:
                 continue
+            before = time.process_time()
             given = answer(model, prompts[index][1], way, max_new_tokens=max_new_tokens)
-            place = {"round": number, "prompt": index, "kind": prompts[index][0]}
+            place: dict[str, Any] = {"round": number, "prompt": index, "kind": prompts[index][0]}
+            place["processor_seconds"] = time.process_time() - before
             lines.append(place | _told(way, asked[way.name], given))
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
@@ -168,12 +170,15 @@ def _whole_lines(path: Path) -> list[str]:
     return whole.splitlines()
 
 
-def summarise(lines: Sequence[Mapping[str, Any]], ways: Sequence[Method]) -> list[dict[str, Any]]:
+def summarise(
+    lines: Sequence[Mapping[str, Any]], ways: Sequence[Method], clock: str = "seconds"
+) -> list[dict[str, Any]]:
     """Sum measurements up, a row per way.
 
     Args:
         lines: What :func:`time_answers` returned.
         ways: What was compared; speeds are those of the first, times something.
+        clock: ``"seconds"``, or ``"processor_seconds"`` where other work shares the machine.
 
     Returns:
         Per way ``tokens_per_second``, ``speed``, ``accepted_length`` (tokens that a verification
@@ -184,7 +189,9 @@ def summarise(lines: Sequence[Mapping[str, Any]], ways: Sequence[Method]) -> lis
     kinds = list(dict.fromkeys(line["kind"] for line in lines))
     wanted = {(n["round"], n["prompt"]): n["tokens"] for n in lines if n["method"] == ways[0].name}
     seconds = {
-        (way.name, kind): _seconds(lines, way.name, kind) for way in ways for kind in (*kinds, None)
+        (way.name, kind): _seconds(lines, way.name, kind, clock)
+        for way in ways
+        for kind in (*kinds, None)
     }
     rows = []
     for way in ways:
@@ -207,12 +214,14 @@ def summarise(lines: Sequence[Mapping[str, Any]], ways: Sequence[Method]) -> lis
     return rows
 
 
-def _seconds(lines: Sequence[Mapping[str, Any]], method: str, kind: str | None) -> float:
+def _seconds(
+    lines: Sequence[Mapping[str, Any]], method: str, kind: str | None, clock: str
+) -> float:
     """Add up what a way takes for the prompts of a kind, or all: the medians over the rounds."""
     times: dict[int, list[float]] = {}
     for line in lines:
         if line["method"] == method and kind in (None, line["kind"]):
-            times.setdefault(line["prompt"], []).append(line["seconds"])
+            times.setdefault(line["prompt"], []).append(line[clock])
     return sum(median(many) for many in times.values())
 
 

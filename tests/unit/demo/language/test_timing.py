@@ -89,4 +89,8 @@ def test_rows_are_medians_over_rounds_and_sums_over_prompts():
     assert row["speed"] == pytest.approx(10 / 4)
     assert row["kinds"] == {"list": pytest.approx(4 / 2), "code": pytest.approx(6 / 2)}
     assert (row["same"], row["answers"]) == (5, 6)
+    busy = [{**line, "processor_seconds": 2 * line["seconds"] - 1} for line in lines]
+    assert summarise(busy, [WAYS[0], plain], "processor_seconds")[1]["speed"] == pytest.approx(
+        18 / 6
+    )
     assert row["accepted_length"] == pytest.approx(2.0)
