@@ -33,6 +33,9 @@ from twigkit.interfaces import (
 IMAGE, BEGIN, END, SIDE, PATCH, POOL = 99, 98, 97, 4, 4, 2
 """Tokens of the tiny model; a picture has up to ``SIDE`` patches on a side."""
 
+MOST_PLACES = 64
+"""Rows and columns of patches that a tiny model has positions for."""
+
 SOFT_TOKENS = 280
 """The processor's ``max_soft_tokens``."""
 
@@ -187,7 +190,7 @@ def _tiny(**settings: Any) -> TinyFamily:
             head_dim=16,
             patch_size=PATCH,
             pooling_kernel_size=POOL,
-            position_embedding_size=SIDE,
+            position_embedding_size=MOST_PLACES,
         ),
     )
     model = AutoModelForImageTextToText.from_config(config)

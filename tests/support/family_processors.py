@@ -16,6 +16,8 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from twigkit.adapters.gemma4 import BEGIN, END, IMAGE, PATCH, POOL
+
 QUESTION = "what is in the picture ?"
 WORDS = f"<pad> <s> </s> <unk> {QUESTION} there a red blue green circle square how many".split()
 VIDEOS = find_spec("torchvision") is not None
@@ -137,6 +139,27 @@ def gemma3() -> Any:
     )  # fmt: skip
 
 
+def gemma4() -> Any:
+    image, begin, end = "<image_soft_token>", "<start_of_image>", "<end_of_image>"
+    pictures = transformers.Gemma4ImageProcessorPil(
+        patch_size=PATCH, pooling_kernel_size=POOL, max_soft_tokens=70
+    )
+    words = tokenizer({image: IMAGE, begin: BEGIN, end: END}, image_token=image)
+
+    class Pictures(transformers.Gemma4Processor):
+        def __init__(self, image_processor=None, tokenizer=None, **settings):
+            # The constructor wants all four parts, and sets these besides.
+            self.image_token, self.image_token_id = image, IMAGE
+            self.boi_token, self.eoi_token = begin, end
+            self.video_token = self.video_token_id = self.audio_token = self.audio_token_id = None
+            self.boa_token = self.eoa_token = ""
+            super(transformers.Gemma4Processor, self).__init__(
+                image_processor, tokenizer, **settings
+            )
+
+    return Pictures(pictures, words)
+
+
 def granite4_vision() -> Any:
     grids = [[16, 32], [32, 16], [32, 32]]
     return transformers.Granite4VisionProcessor(
@@ -175,6 +198,8 @@ def paligemma() -> Any:
 FRAMED = "<|vision_start|> {} <|vision_end|>"
 PROCESSORS = {
     ("gemma3", "tiny"): (gemma3, "<start_of_image>"),
+    ("gemma4", "gemma4"): (gemma4, "<image_soft_token>"),
+    ("gemma4", "moe"): (gemma4, "<image_soft_token>"),
     ("granite4_vision", "tiny"): (granite4_vision, "<image>"),
     ("llava_next_video", "tiny"): (llava_next_video, "<image>"),
     ("paligemma", "gemma"): (paligemma, "<image>"),
