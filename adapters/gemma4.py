@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from twigkit.adapters.causal_lm import tiny_causal_lm
@@ -81,6 +81,14 @@ class Gemma4Stack(Gemma3TextStack):
         starts = picture & ~nn.functional.pad(picture, (1, 0))[:, :-1]
         blocks = torch.where(picture, starts.long().cumsum(1) - 1, -1)
         return replace(prompt, blocks=blocks, blocks_slide=True)
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Embed text tokens; the model takes a placeholder that it has said itself for padding."""
+        config = self.model.config
+        for held in (config.image_token_id, config.video_token_id, config.audio_token_id):
+            if held is not None:
+                ids = ids.masked_fill(ids == held, self.config.pad_token_id)
+        return super().embed_tokens(ids)
 
 
 class Gemma4Adapter(Adapter):
