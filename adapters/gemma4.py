@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
@@ -16,6 +17,7 @@ from twigkit.adapters.gemma3 import Gemma3TextStack
 from twigkit.interfaces import (
     PICTURES,
     Adapter,
+    CapabilityError,
     LayerStack,
     LogitScaling,
     Medium,
@@ -109,6 +111,7 @@ class Gemma4Adapter(Adapter):
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model."""
+        _check_layers(model.model.language_model)
         config = model.config
         return Gemma4Stack(
             model,
@@ -147,6 +150,7 @@ class Gemma4TextAdapter(Adapter):
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; no token of its prompts is visual."""
+        _check_layers(model.model)
         softcap = model.config.final_logit_softcapping
         return Gemma3TextStack(model, model.model, logit_scaling=LogitScaling(softcap=softcap))
 
@@ -177,6 +181,20 @@ def _refusal(kind: str, text: Mapping[str, Any]) -> str | None:
         "nor prunes for it; use the model's own generate, or one of the larger sizes, such as "
         "gemma-4-26B-A4B-it"
     )
+
+
+def _check_layers(text: Any) -> None:
+    """Refuse layers that hand on their keys and values although no other layer reads them.
+
+    Raises:
+        CapabilityError: If the installed transformers makes such layers.
+    """
+    if any(layer.self_attn.store_full_length_kv for layer in text.layers):
+        raise CapabilityError(
+            f"in transformers {transformers.__version__} layers of Gemma 4 hand on their keys and "
+            "values even where no layer shares them, which twigkit does not do for them; upgrade "
+            "transformers (5.23 leaves it)"
+        )
 
 
 def _tiny(**settings: Any) -> TinyFamily:

@@ -42,7 +42,10 @@ def test_layers_of_two_shapes():
 
 @pytest.fixture(scope="module")
 def family():
-    return make_family("gemma4_text", "tiny")
+    try:
+        return make_family("gemma4_text", "tiny")
+    except CapabilityError as error:
+        pytest.skip(str(error))
 
 
 def test_segments_hold_layers_of_one_shape(family):
