@@ -110,8 +110,9 @@ class TreeDrafter(LevelDrafting):
         added = candidates.add(tokens.flatten(1), self._parents(nodes, tokens), best.flatten(1))
         score = candidates.score[:, added.start : added.stop]
         score = score.where(candidates.grows(added), -math.inf).amax(1)
-        floor = math.log(self.spec.threshold) if self.spec.threshold else -math.inf
-        return (score >= floor) & (score > -math.inf)
+        if self.spec.threshold:
+            return score >= math.log(self.spec.threshold)
+        return score > -math.inf
 
     def finish(self, draft_model: DraftModel, candidates: Candidates) -> DraftTree:
         """Keep the best nodes of all levels."""

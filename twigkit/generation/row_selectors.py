@@ -20,8 +20,6 @@ class RowSelectors:
     rows.
     """
 
-    scores: None = None
-
     def __init__(
         self, own: Sequence[TokenSelector | None], others: TokenSelector | None = None
     ) -> None:
@@ -55,11 +53,6 @@ class RowSelectors:
             accepted.count[row] = own.count[0]
             accepted.next_token[row] = own.next_token[0]
         return replace(accepted, path=path)
-
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows only, in the order given."""
-        self._own = [self._own[row] for row in rows]
-        self._others.keep_rows(rows)
 
 
 def row_of(tree: DraftTree, row: int) -> DraftTree:

@@ -333,7 +333,7 @@ class Candidates(DraftTree):
         """Whether anything follows such tokens: all but those that end a row."""
         assert self.ends is not None
         if self.ends.numel() == 1:
-            return tokens != self.ends.reshape(())
+            return tokens != self.ends
         ends = self.ends if self.ends.ndim == 1 else self.ends[:, None]
         return (tokens.unsqueeze(-1) != ends).all(-1)
 

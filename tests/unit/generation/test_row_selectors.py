@@ -50,15 +50,6 @@ def test_rows_accept_what_they_accept_alone():
         assert accepted.next_token[row] == alone.next_token[0]
 
 
-def test_rows_that_leave_take_their_selectors_along():
-    logits = torch.randn(2, 12, generator=torch.Generator().manual_seed(2))
-    selectors = RowSelectors([drawing(1), None, drawing(2)])
-    selectors.keep_rows([2, 1])
-    first = selectors.first(logits)
-    assert first[0] == drawing(2).first(logits[:1])[0]
-    assert first[1] == logits[1].argmax()
-
-
 def test_the_other_rows_are_selected_as_the_batch_does():
     logits = torch.randn(2, 12, generator=torch.Generator().manual_seed(3))
     texts = Texts(torch.tensor([[1], [2]]), torch.ones(2, 1).bool(), [[], []])
