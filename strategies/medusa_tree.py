@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from twigkit.interfaces import (
     LevelDrafting,
     RankPath,
     Register,
+    Topology,
     hookimpl,
     ordered_paths,
     problem,
@@ -73,17 +75,15 @@ class MedusaTreeDrafter(LevelDrafting):
     heads: tuple[str, ...]
 
     def __init__(self, spec: MedusaTreeDrafterSpec) -> None:
-        """Build the tree's graph, and what steps need of it: its shape, down to every depth."""
+        """Take what steps need of the tree's graph: its shape, down to every depth."""
         self.spec = spec
-        tree = static_tree(spec.paths)
-        self.capacity = self.size = int(tree.num_nodes)
-        self.height = tree.height
+        ranks, topologies = _by_depth(spec.paths)
+        self._ranks, self._topologies = list(ranks), list(topologies)
+        self.capacity = self.size = len(spec.paths) + 1
+        self.height = len(self._ranks)
         self.heads = (spec.head, spec.ahead) if self.height > 1 else (spec.head,)
         self._depth = self.height
-        depths = range(1, self.height + 1)
-        self._ranks = [tree.token[tree.depth == depth] for depth in depths]
         self._guesses = [int(ranks.max()) + 1 for ranks in self._ranks]
-        self._topologies = [tree.subgraph(tree.depth <= depth).topology() for depth in depths]
 
     def levels(self, room: int) -> int:
         """One call of the draft model fills the tree, down to the depth that is worth it."""
@@ -146,6 +146,16 @@ class MedusaTreeDrafter(LevelDrafting):
         if self._ranks[0].device != device:
             self._ranks = [ranks.to(device) for ranks in self._ranks]
             self._topologies = [topology.to(device) for topology in self._topologies]
+
+
+@functools.lru_cache(maxsize=16)
+def _by_depth(paths: tuple[RankPath, ...]) -> tuple[tuple[Tensor, ...], tuple[Topology, ...]]:
+    """Build a tree's graph, once for all drafters: each depth's ranks, and its shape down to it."""
+    with torch.inference_mode(False), torch.device("cpu"):  # whatever the first caller runs in
+        tree = static_tree(paths)
+        depths = range(1, tree.height + 1)
+        ranks = tuple(tree.token[tree.depth == depth] for depth in depths)
+        return ranks, tuple(tree.subgraph(tree.depth <= depth).topology() for depth in depths)
 
 
 @hookimpl

@@ -9,6 +9,7 @@ from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import CapabilityError, TwigModel, TwigSpec
 from twigkit.specs.run import GenerationSpec
 from twigkit.speculative.static_trees import ordered_paths, search, static_tree
+from twigkit.strategies import medusa_tree
 from twigkit.strategies.medusa_tree import (
     DEFAULT_PATHS,
     MedusaTreeDrafter,
@@ -122,6 +123,20 @@ def test_what_the_heads_cannot_fill_is_refused():
 def test_the_default_tree_is_what_the_search_finds():
     guesses = [[0.6, 0.12, 0.06, 0.03], [0.4, 0.1, 0.05], [0.3, 0.1], [0.2]]
     assert tuple(search(guesses, 16).paths()) == DEFAULT_PATHS == ordered_paths(DEFAULT_PATHS)
+
+
+def test_the_graph_of_a_tree_is_built_once(monkeypatch):
+    paths = ((0,), (1,), (0, 0))
+    medusa_tree._by_depth.cache_clear()
+    built = []
+    monkeypatch.setattr(medusa_tree, "static_tree", lambda p: built.append(p) or static_tree(p))
+    with torch.inference_mode(), torch.device("meta"):  # which the next drafter is not made in
+        MedusaTreeDrafter(MedusaTreeDrafterSpec(paths=paths))
+    drafter = MedusaTreeDrafter(MedusaTreeDrafterSpec(paths=paths))
+    assert built == [ordered_paths(paths)]
+    assert [ranks.tolist() for ranks in drafter._ranks] == [[0, 1], [0]]
+    assert not any(ranks.is_inference() for ranks in drafter._ranks)
+    medusa_tree._by_depth.cache_clear()
 
 
 def test_the_drafter_has_the_shape_of_its_tree():
