@@ -18,20 +18,29 @@ SUMMARY=$OUT/summary.txt
 
 say() { echo "$*" | tee -a "$SUMMARY"; }
 
-# The environment of `make`, or one beside the machine's own packages with the wheels it lacks.
+# The environment of `make`, or the machine's own Python and, in a folder, the packages it lacks.
 find_python() {
     if [ -n "${PYTHON:-}" ]; then return; fi
     PYTHON=$PWD/.venv/bin/python
     if "$PYTHON" -c 'import torch, twigkit' 2> "$OUT/setup.txt"; then return; fi
-    PYTHON=$PWD/build/gpu-venv/bin/python
-    [ -x "$PYTHON" ] || python3 -m venv --system-site-packages build/gpu-venv
-    for pair in pydantic:pydantic pytest:pytest PIL:pillow yaml:pyyaml tqdm:tqdm pluggy:pluggy \
-        setuptools:setuptools torch_geometric:torch-geometric; do
-        "$PYTHON" -c "import ${pair%%:*}" 2> /dev/null && continue
-        "$PYTHON" -m pip install --quiet --no-index --find-links "$WHEELS" "${pair##*:}"
-    done >> "$OUT/setup.txt" 2>&1
-    "$PYTHON" -m pip install --quiet --no-deps --no-build-isolation --no-index --editable . \
-        >> "$OUT/setup.txt" 2>&1
+    PYTHON=$(command -v python3)
+    local site=$PWD/build/gpu-site wanted=()
+    for pair in pydantic:pydantic pydantic_core:pydantic-core annotated_types:annotated-types \
+        typing_inspection:typing-inspection typing_extensions:typing-extensions pytest:pytest \
+        iniconfig:iniconfig pygments:pygments packaging:packaging pluggy:pluggy PIL:pillow \
+        yaml:pyyaml setuptools:setuptools; do
+        "$PYTHON" -c "import ${pair%%:*}" 2> /dev/null || wanted+=("${pair##*:}")
+    done
+    {
+        if [ ${#wanted[@]} -gt 0 ]; then
+            "$PYTHON" -m pip install --quiet --no-deps --no-index --find-links "$WHEELS" \
+                --upgrade --target "$site" "${wanted[@]}"
+        fi
+        # Entry points are found where the package is installed.
+        PYTHONPATH=$site "$PYTHON" -m pip install --quiet --no-deps --no-build-isolation \
+            --no-index --upgrade --target "$site" .
+    } >> "$OUT/setup.txt" 2>&1
+    export PYTHONPATH=$PWD:$site
 }
 
 find_python
@@ -68,7 +77,9 @@ part() { # part NAME SECONDS COMMAND...
     say "$name: exit $code after $((SECONDS - started)) s (limit $limit s); $name.txt"
 }
 
-part a 150 "$PYTHON" -m pytest -q -p no:cacheprovider --device "$DEVICE" -m gpu ${TESTS:-tests/gpu tests/unit}
+SPREAD=() # over several processes, where the machine has many cores
+if [ "$(nproc)" -ge 8 ] && "$PYTHON" -c 'import xdist' 2> /dev/null; then SPREAD=(-n 8); fi
+part a 150 "$PYTHON" -m pytest -q -p no:cacheprovider "${SPREAD[@]}" --device "$DEVICE" -m gpu ${TESTS:-tests/gpu tests/unit}
 part b 120 "${SHAPE[@]}" "${SIZE[@]}" --parts decoding,prefill,batches --synthetic-acceptance 3.5 --out "$OUT/b"
 part c 100 "${BENCH[@]}" "${DEMO[@]}" --out "$OUT/c"
 part d 60 "${SHAPE[@]}" "${SIZE[@]}" --parts training --training "$STEPS" --out "$OUT/d"

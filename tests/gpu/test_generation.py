@@ -10,12 +10,17 @@ import torch
 
 from twigkit.bench.compare import compare
 from twigkit.bench.methods import Method
+from twigkit.errors import CapabilityError
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
 from twigkit.model import TwigModel
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import TwigSpec
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # Steps that fall back to running as they are would give the right tokens too.
+    pytest.mark.filterwarnings("error:a step could not be captured"),
+]
 
 DRAFTERS = ("ssd", "tree-ssd", "medusa-tree", "prompt-lookup")
 NEW = 16
@@ -52,11 +57,16 @@ def placed(inputs, model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("make", families())
+@pytest.mark.parametrize("make", [*families()])
 def test_every_method_says_what_the_base_says(make, dtype, device):
     family = make()
     spread_weights(family.model, seed=3)
-    model = TwigModel(family.model.to(device, dtype))
+    try:
+        model = TwigModel(family.model.to(device, dtype))
+    except CapabilityError as error:
+        if "upgrade transformers" not in str(error):
+            raise
+        pytest.skip(str(error))
     heads = {"lm": "lm", "medusa": "medusa"}
     model.grow(TwigSpec.parse({"base": "tiny", "exit_layer": 2, "depth": 2, "heads": heads})).eval()
     pictures = "image" in model.adapter.capabilities

@@ -31,6 +31,9 @@ BATCH = 8
 PATH_LENGTH = 2.5
 """Most tokens that a step of a path is made to gain; the trees are made to gain what was asked."""
 
+WARM_UP = 60.0
+"""Seconds that a method may take for its first answer, or it is left out."""
+
 PRUNED = "pruned"
 
 PATH, TREE, PAPER_TREE, MEDUSA = "path", "tree, 3 levels", "tree, 4 levels", "Medusa tree"
@@ -149,8 +152,9 @@ def _parts(
         result.roofline = measure_roofline(model, tokens, new)
         result.decoding = compare(
             model, [prompt], shape_methods(result.synthetic),
-            max_new_tokens=new, rounds=rounds, progress=say,
+            max_new_tokens=new, rounds=rounds, progress=say, most_seconds=WARM_UP,
         )  # fmt: skip
+        result.failed |= {f"decoding, {n}": why for n, why in result.decoding.failed.items()}
 
     def prefill() -> None:
         methods = [Method(UNPRUNED), Method(PRUNED, budget=random.budget)]
@@ -182,15 +186,17 @@ def shape_ratios(result: ShapeResult) -> list[Ratio]:
     found: list[Ratio] = []
     if result.decoding is not None and result.roofline is not None:
         decoding, names = result.decoding, {row.method.name for row in result.decoding.rows}
-        rate = decoding.row(PLAIN).decode_tokens_per_second
-        found.append(Ratio(f"{PLAIN} / roofline", rate / result.roofline.tokens_per_second, 0.7))
-        found.append(Ratio(f"{PLAIN} / {DYNAMIC}", decoding.speed(PLAIN, DYNAMIC), 3.5))
-        found.append(Ratio(f"{PLAIN} / {STATIC}", decoding.speed(PLAIN, STATIC), 1.0))
-        steps = decoding.row(PLAIN).step_seconds
-        share = steps["host"] / max(sum(steps.values()), 1e-9)
-        found.append(Ratio("share of a step between the models' parts", share, 0.05, most=True))
+        if PLAIN in names:
+            rate, most = decoding.row(PLAIN).decode_tokens_per_second, result.roofline
+            found.append(Ratio(f"{PLAIN} / roofline", rate / most.tokens_per_second, 0.7))
+            steps = decoding.row(PLAIN).step_seconds
+            share = steps["host"] / max(sum(steps.values()), 1e-9)
+            found.append(Ratio("share of a step between the models' parts", share, 0.05, most=True))
+        for name, least in ((DYNAMIC, 3.5), (STATIC, 1.0)):
+            if {name, PLAIN} <= names:
+                found.append(Ratio(f"{PLAIN} / {name}", decoding.speed(PLAIN, name), least))
         for name, target in ((PATH, 1.5), (TREE, 2.1), (PAPER_TREE, None), (MEDUSA, 2.4)):
-            if name in names:
+            if {name, PLAIN} <= names:
                 gained = decoding.row(name).method.synthetic
                 speed = _decode_speed(decoding, name)
                 label = f"{name} / {PLAIN}, synthetic {gained:g} a step, decoding alone"

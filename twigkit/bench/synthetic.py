@@ -7,6 +7,8 @@ the target wants is made up. What comes out is no answer; it is fit for timing a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ _FACTOR, _SPAN = 7919, 1009
 """Primes that make a number below the second of a step's tokens."""
 
 
+@dataclass(frozen=True)
 class SyntheticSelector(GreedySelector):
     """Takes the most likely tokens, but for drafts on the tree's longest path, which it accepts.
 
@@ -25,11 +28,12 @@ class SyntheticSelector(GreedySelector):
     step's tokens as from a random number, so that the mean over many steps is near ``length``, as
     far as the trees are deep enough for it. No step asks the device or changes anything here, so
     that a captured step replays it.
+
+    Attributes:
+        length: The mean number of tokens that a step is to gain, the target's own included.
     """
 
-    def __init__(self, length: float) -> None:
-        """Take the mean number of tokens that a step is to gain, the target's own included."""
-        self.length = length
+    length: float
 
     def accept(self, tree: DraftTree, logits: Tensor, longest: int) -> Accepted:
         """Accept so many drafts of the longest path; see :meth:`GreedySelector.accept`."""

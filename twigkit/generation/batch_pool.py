@@ -127,6 +127,7 @@ class BatchPool:
                 selection=request.selection,
                 runner=self.make_runner(stack.entry),
                 compiled=compiled,
+                selector=request.selector,
             )
         elif from_texts(request.drafter):
             batch.renew(request.drafter)  # which knows the texts of its own call
@@ -165,8 +166,6 @@ class BatchPool:
 def reason_against(stack: LayerStack, request: GenerationRequest) -> str:
     """Say why the steps of a call cannot be captured; empty if they can."""
     drafter, selection = request.drafter, request.selection
-    if request.selector is not None:
-        return "the target's tokens are selected otherwise than by their logits"
     if request.outputs.scores or request.outputs.logits:
         return "scores or logits are wanted"
     if request.stop.joint:
@@ -182,7 +181,8 @@ def _kind(request: GenerationRequest) -> tuple[Hashable, ...]:
     made_of = spec.to_json() if hasattr(spec, "to_json") else id(request.drafter)
     steps = tuple(step.settings for step in request.selection.steps)
     chosen = (request.selection.draws, request.selection.sampling, steps)
-    return type(request.drafter), made_of, chosen
+    selector: Any = request.selector
+    return type(request.drafter), made_of, chosen, selector
 
 
 class Look:

@@ -211,6 +211,7 @@ class Generation:
         lent = batches.batch(self.stack, self._twig, self.request, cache, self._compiled)
         with lent as batch:
             rows = join_all(batch, cache, entries, self.sequences)
+            batch.watch = step.watch
             stats.measure(cache)
             passed = sum(len(sequence.tokens) for sequence in self.sequences)
             per_token = cache.bytes_per_token()
@@ -218,7 +219,9 @@ class Generation:
             self.prefilled = replace(self.prefilled, cache=LayerCache([], [], None))
             step.draft_model.cache = step.verifier.cache = self.prefilled.cache
             del cache
+            step.watch.start()
             decode(batch, rows, self.sequences, stats)
+            stats.step_seconds, batch.watch = dict(step.watch.seconds), None
             passed = sum(len(sequence.tokens) for sequence in self.sequences) - passed
             stats.grow(passed, per_token, batch.slots)
 

@@ -93,8 +93,9 @@ class GenerationRequest:
         inputs: What the base's front end is given, on its device.
         outputs: What is returned.
         answers: Answers per prompt, next to each other.
-        selector: Selects the target's tokens where they are neither drawn nor processed; ``None``
-            for the most likely ones.
+        selector: Selects the target's tokens where they are neither drawn nor processed, and keeps
+            no state, so that a captured step replays it; equal ones share captured steps.
+            ``None`` for the most likely ones.
     """
 
     stop: StopConditions

@@ -20,7 +20,8 @@ from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry, RowState
 from twigkit.generation.slot_step import SlotStep
 from twigkit.generation.step_parts import StepParts, obstacle
-from twigkit.generation.token_selection import TokenSelection
+from twigkit.generation.token_selection import TokenSelection, TokenSelector
+from twigkit.io.timing import Stopwatch
 from twigkit.plugins.blame import blamed_on
 from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
@@ -74,6 +75,7 @@ class SlotBatch:
         runner: Runs or replays the pieces of a step.
         cache: The slots; there once the first row has joined.
         steps: Steps that were made.
+        watch: Where the time of the steps goes; ``None`` measures nothing.
     """
 
     cache: SlotCache
@@ -89,6 +91,7 @@ class SlotBatch:
         selection: TokenSelection | None = None,
         runner: PieceRunner | None = None,
         compiled: Callable[..., Tensor] | None = None,
+        selector: TokenSelector | None = None,
     ) -> None:
         """Describe a batch; nothing is allocated before the first row joins.
 
@@ -101,6 +104,7 @@ class SlotBatch:
                 takes the most likely ones.
             runner: Captures the pieces of a step; ``None`` runs them as they are.
             compiled: A compiled verification step.
+            selector: Selects the target's tokens in place of ``selection``, and keeps no state.
 
         Raises:
             CapabilityError: If steps are to be captured and cannot be (:func:`obstacle`).
@@ -117,8 +121,10 @@ class SlotBatch:
             runner is not None or compiled is not None or stack.entry.type != "cpu",
             _texts_of(self),
             compiled,
+            selector,
         )
         self.most, self.runner, self.steps = rows, runner or PieceRunner(), 0
+        self.watch: Stopwatch | None = None
         self._steps: dict[int, SlotStep] = {}
         self._members: dict[int, _Member] = {}
         self._joined = self._unseen = 0
@@ -290,7 +296,10 @@ class SlotBatch:
         step = self._step_of(rows)
         step.open(self._unseen)
         key = (rows, step.cache.open(rows))
-        self._make(step, key, self._select(step, rows))
+        capturable = self._select(step, rows)
+        self._lap("host")
+        self._make(step, key, capturable)
+        self._lap("verify")
         self.steps += 1
         return self._read(step)
 
@@ -335,10 +344,15 @@ class SlotBatch:
         replayed: list[Piece] = []
         for level in range(levels):
             self._play(runner, step, (*key, "level", level), partial(step.level, level), replayed)
+            self._lap("draft")
             if level + 1 < levels and not bool(step.goes_on):
                 break
         verify = partial(step.verify, level + 1)
         self._play(runner, step, (*key, "verify", level), verify, replayed)
+
+    def _lap(self, part: str) -> None:
+        if self.watch is not None:
+            self.watch.lap(part)
 
     def _play(
         self,

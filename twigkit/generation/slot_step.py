@@ -112,7 +112,7 @@ class SlotStep:
 
     def _make_selector(self, noise: Noise) -> TokenSelector:
         if self.parts.selection.greedy:
-            return GreedySelector()
+            return self.parts.selector or GreedySelector()
         return ProcessedSelector.in_slots(
             self.parts.selection, noise, self.state.place, self.state.seen
         )

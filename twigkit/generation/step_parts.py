@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from twigkit.backbone.layer_stack import LayerStack
-from twigkit.generation.token_selection import TokenSelection
+from twigkit.generation.token_selection import TokenSelection, TokenSelector
 from twigkit.speculative.level_drafting import in_levels
 from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
@@ -30,6 +30,7 @@ class StepParts:
         fixed: Whether every step has the same shapes, whatever the values; it may be captured then.
         texts: Returns the texts of the first rows, for drafters that read them.
         compiled: A compiled verification step, if any.
+        selector: Selects the target's tokens in place of ``selection``, and keeps no state.
     """
 
     stack: LayerStack
@@ -39,6 +40,7 @@ class StepParts:
     fixed: bool
     texts: Callable[[], list[list[int]]] = list
     compiled: Callable[..., Tensor] | None = None
+    selector: TokenSelector | None = None
 
     @property
     def in_levels(self) -> bool:

@@ -9,7 +9,8 @@ from typing import Any, Protocol, cast
 PARTS = ("draft", "verify", "propose", "accept", "host")
 """Parts of a step: the draft model's calls; the verifier's, with the layers that drafting left out;
 proposing the drafts; accepting; and all that lies between, keeping and dropping keys and values
-included. Only the first two call a model."""
+included. Only the first two call a model. In a captured step all that was captured counts as the
+first two, and what is left is the host's: reading the report, launching, and the drafts' texts."""
 
 _HELD = 1024
 """Device laps after which those that are over are added up."""

@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 
+from tests.support.capturing import recorded
 from twigkit.bench import shape_suite
+from twigkit.bench.answering import answer
 from twigkit.bench.random_model import random_model
 from twigkit.bench.shape_report import as_data, as_markdown
 from twigkit.bench.shape_suite import PARTS, run_shape, shape_methods
@@ -40,6 +42,31 @@ def test_all_parts_are_measured(result):
     assert [cost.samples for cost in result.training] == [4, 1]
     assert all(cost.flops > 0 and cost.samples_per_second > 0 for cost in result.training)
     assert len(result.ratios) == 10
+
+
+def test_synthetic_steps_are_captured_and_timed(random):
+    model, methods = random.model, shape_methods(3.5)
+    before = answer(model, random.prompts[0], methods[2], max_new_tokens=24).rows
+    with recorded(model) as runners:
+        found = run_shape(random, rounds=1, max_new_tokens=24, synthetic=3.5, parts=("decoding",))
+    assert found.failed == {}
+    assert all(runner.replays for runner in runners)
+    rows = [row for row in found.decoding.rows if row.method.engine == "twigkit"]
+    assert found.decoding.answers["twigkit plain"][0].rows == before
+    assert [row.accepted_length > 2 for row in rows] == [False, True, True, True, True]
+    assert all(sum(row.step_seconds.values()) > 0 for row in rows)
+    assert len(found.ratios) == 8
+
+
+def test_a_method_that_fails_leaves_the_others(random, monkeypatch):
+    def slow(model, inputs, method, max_new_tokens, keep_logits):
+        raise RuntimeError("no such cache")
+
+    monkeypatch.setattr("twigkit.bench.answering.hugging_face_answer", slow)
+    found = run_shape(random, rounds=1, max_new_tokens=2, parts=("decoding",))
+    assert len(found.failed) == 2
+    assert found.failed["decoding, Hugging Face, static cache"].endswith("no such cache")
+    assert found.ratios[0].name == "twigkit plain / roofline"
 
 
 def test_every_table_about_drafting_says_synthetic(result):

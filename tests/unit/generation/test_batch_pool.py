@@ -10,7 +10,7 @@ import torch
 from tests.support.capturing import ALONE, OTHER, both, capturing_model, recorded
 from twigkit import CapabilityError
 from twigkit.bench.synthetic import SyntheticSelector
-from twigkit.generation.batch_pool import BatchPool, reason_against
+from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.strategy import Strategy
 
@@ -69,12 +69,13 @@ def test_another_kernel_drops_what_was_captured(model, runners):
     model.choose_attention("auto")
 
 
-def test_steps_whose_tokens_are_selected_otherwise_are_not_captured(model):
-    settings = {**ALONE, "max_new_tokens": 3}
-    request = GenerationRequest.resolve(model, None, settings, Strategy())
-    assert "selected otherwise" not in reason_against(model.stack, request)
-    other = replace(request, selector=SyntheticSelector(2.0))
-    assert "selected otherwise" in reason_against(model.stack, other)
+def test_selectors_share_captured_steps_if_they_are_equal(model, runners):
+    for mean in (2.0, 2.0, 3.0):
+        settings = {**ALONE, "max_new_tokens": 12}
+        request = GenerationRequest.resolve(model, None, settings, Strategy(drafter="ssd"))
+        model.respond(replace(request, selector=SyntheticSelector(mean)))
+    assert len(runners) == len(model.batches) == 2
+    assert all(runner.replays for runner in runners)
 
 
 def test_what_cannot_be_captured_is_refused_or_left_alone(model, runners):
