@@ -210,7 +210,8 @@ def tiles_of(model: PreTrainedModel) -> Callable[[torch.Generator], Medium]:
         tiles = image_size_to_num_patches([height, width], config.image_grid_pinpoints, TILE)
         pixels = random_pixels(generator, tiles, 3, TILE, TILE)
         sizes = torch.tensor([[height, width]])
-        found = model.model.get_image_features(pixels, sizes)
+        placed = pixels.to(model.device, model.dtype)
+        found = model.model.get_image_features(placed, sizes)
         layers = getattr(found, "deepstack_features", None)  # of families with features per layer
         features = (layers[0][1] if layers else found.pooler_output)[0]
         return Medium([IMAGE] * len(features), {"image_sizes": sizes, "pixel_values": pixels})

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from twigkit.backbone.masks import prompt_masks
+from twigkit.plugins.discovery import default_registry
 
 TOLERANCE = 2e-5
 
@@ -111,3 +112,18 @@ def test_a_declared_capability_is_seen_in_some_variant(capability):
                     found.add(sum(token in ids for token in row))
                 found = found if len(found) > 1 else set()
         assert found, f"{entry.name} declares {capability!r} but no tiny model of it shows it"
+
+
+@pytest.mark.parametrize("place", ["meta", torch.bfloat16], ids=["elsewhere", "another precision"])
+def test_tiny_prompts_are_on_the_host_wherever_the_tiny_model_is(place):
+    from tests.families.conftest import VARIANTS, TinyRow
+
+    firsts = dict(reversed(VARIANTS))
+    for name, variant in firsts.items():
+        adapter = default_registry().get("adapter", name).cls()
+        tiny = adapter.variants()[variant]()
+        row = TinyRow(("image",) if "image" in adapter.capabilities else (), words=2, seed=1)
+        want = tiny.inputs([row])
+        tiny.model.to(place)
+        for key, value in tiny.inputs([row]).items():
+            assert torch.equal(value, want[key]), (name, key)

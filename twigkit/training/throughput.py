@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from typing import Any
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,19 +25,45 @@ _PEAKS = (
 """Dense peaks of half precision on tensor cores, operations per second, as their vendor states
 them; the first name that a device's own contains counts."""
 
+_ATTENTION = (
+    "flash_attention",
+    "efficient_attention",
+    "cudnn_attention",
+    "flash_attention_for_cpu",
+)
+"""What torch calls its kernels for attention, after ``_scaled_dot_product_``."""
+
 
 def count_flops(step: Callable[[], object]) -> int:
     """Run something once and count its floating-point operations.
 
-    Matrix products, convolutions and attention count, forward and backward, as
-    ``torch.utils.flop_counter`` counts them; a multiplication and an addition are two.
+    Matrix products, convolutions and attention count, forward and backward; a multiplication and an
+    addition are two. Attention counts in full, whatever its mask hides.
 
     Args:
         step: What is run.
     """
-    with FlopCounterMode(display=False) as counter:
+    # torch counts no attention on a CPU, and torch 2.11 none with fewer key heads than query heads.
+    formulas: dict[Any, Callable[..., int]] = {}
+    for name in _ATTENTION:
+        formulas[getattr(torch.ops.aten, f"_scaled_dot_product_{name}")] = _attention
+        backward = getattr(torch.ops.aten, f"_scaled_dot_product_{name}_backward")
+        formulas[backward] = _attention_backward
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         step()
     return int(counter.get_total_flops())
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    """Operations of attention over shapes ``[batch, heads, tokens, width]``: two products."""
+    return 2 * query[:3].numel() * key[2] * (query[3] + value[3])
+
+
+def _attention_backward(
+    _: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *__: Any, **___: Any
+) -> int:
+    """Operations of its gradient: the scores once more, two products each for query and value."""
+    return 2 * query[:3].numel() * key[2] * (3 * query[3] + 2 * value[3])
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention as attention
 
 from twigkit.training.throughput import count_flops, peak_flops, peak_of, utilisation
 
@@ -12,6 +13,28 @@ def test_a_product_counts_forward_and_backward():
     weight, states = torch.randn(8, 5, requires_grad=True), torch.randn(3, 5)
     assert count_flops(lambda: states @ weight.T) == 2 * 3 * 5 * 8
     assert count_flops(lambda: (states @ weight.T).sum().backward()) == 2 * 2 * 3 * 5 * 8
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_attention_counts_whatever_the_key_heads(key_heads):
+    query = torch.randn(2, 4, 3, 8, requires_grad=True)
+    key, value = torch.randn(2, 2, key_heads, 6, 8).requires_grad_()
+
+    def attend():
+        return attention(query, key, value, enable_gqa=True)
+
+    product = 2 * (2 * 4) * 3 * 6 * 8  # of all query heads, over rows, columns and width
+    assert count_flops(attend) == 2 * product
+    assert count_flops(lambda: attend().sum().backward()) == (2 + 5) * product
+
+
+@pytest.mark.parametrize("kernel", ["flash", "efficient", "cudnn"])
+def test_attention_counts_alike_in_every_kernel_of_a_gpu(kernel):
+    name = f"_scaled_dot_product_{kernel}_attention"
+    query, key = torch.empty(2, 4, 3, 8, device="meta"), torch.empty(2, 2, 6, 8, device="meta")
+    rest = {"flash": (), "efficient": (None, False), "cudnn": (None, False)}[kernel]
+    operation = getattr(torch.ops.aten, name)
+    assert count_flops(lambda: operation(query, key, key, *rest)) == 2 * 2 * (2 * 4) * 3 * 6 * 8
 
 
 @pytest.mark.parametrize(
