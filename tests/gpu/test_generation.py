@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from transformers import PreTrainedModel
 
 from twigkit.bench.compare import compare
@@ -59,14 +58,14 @@ def placed(inputs, model):
 
 
 def comparable(model, dtype):
-    """A base on which transformers computes all that its family publishes, in steps that can be captured."""
+    """A base that transformers runs as published, in steps that can be captured."""
     for part in model.modules():
         config = part.config if isinstance(part, PreTrainedModel) else None
         if getattr(config, "attn_logit_softcapping", None):
             # Its SDPA leaves the soft limit of the attention's logits out, up to 5.17.
             part.set_attn_implementation("eager")
     if dtype == torch.float32:
-        # torch's grouped product of another precision than bf16 copies the groups' ends to the host.
+        # torch's grouped product in another precision than bf16 copies numbers to the host.
         model.set_experts_implementation("batched_mm")
     return model
 
