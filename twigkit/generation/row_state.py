@@ -1,4 +1,4 @@
-"""What a running batch keeps of each row from step to step, in tensors that stay where they are."""
+"""What a running batch keeps of each row from step to step, and what a step gains in it."""
 
 from __future__ import annotations
 
@@ -45,6 +45,26 @@ class Entry:
     selector: TokenSelector | None = None
     logits: bool = False
     text: Callable[[], list[int]] = list
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a step did in one row.
+
+    Attributes:
+        tokens: The tokens that it gained.
+        accepted: How many of them were drafts; the first ones.
+        drafted: Drafts that were proposed.
+        goes_on: Whether the row still generates: it has not reached an end or its last token.
+        logits: What the tokens were selected from, unprocessed, ``[tokens, vocabulary]``, if the
+            row wants them.
+    """
+
+    tokens: list[int]
+    accepted: int
+    drafted: int
+    goes_on: bool
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -159,4 +179,4 @@ class RowState:
             tensor[row] = 0
 
 
-__all__ = ["Entry", "RowState"]
+__all__ = ["Entry", "Gain", "RowState"]

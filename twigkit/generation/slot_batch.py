@@ -17,7 +17,7 @@ from twigkit.backbone.slot_cache import Room, SlotCache, row_bucket
 from twigkit.errors import CapabilityError
 from twigkit.generation.captured_pieces import Piece, PieceRunner
 from twigkit.generation.row_selectors import RowSelectors
-from twigkit.generation.row_state import Entry, RowState
+from twigkit.generation.row_state import Entry, Gain, RowState
 from twigkit.generation.slot_step import SlotStep
 from twigkit.generation.step_parts import StepParts, obstacle
 from twigkit.generation.token_selection import TokenSelection, TokenSelector
@@ -25,26 +25,6 @@ from twigkit.io.timing import Stopwatch
 from twigkit.plugins.blame import blamed_on
 from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What a step did in one row.
-
-    Attributes:
-        tokens: The tokens that it gained.
-        accepted: How many of them were drafts; the first ones.
-        drafted: Drafts that were proposed.
-        goes_on: Whether the row still generates: it has not reached an end or its last token.
-        logits: What the tokens were selected from, unprocessed, ``[tokens, vocabulary]``, if the
-            row wants them.
-    """
-
-    tokens: list[int]
-    accepted: int
-    drafted: int
-    goes_on: bool
-    logits: Tensor | None = None
 
 
 @dataclass
@@ -410,4 +390,4 @@ def _texts_of(batch: SlotBatch) -> Callable[[], list[list[int]]]:
     return texts
 
 
-__all__ = ["Gain", "SlotBatch"]
+__all__ = ["SlotBatch"]
