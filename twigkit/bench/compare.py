@@ -9,6 +9,7 @@ from statistics import fmean, median
 
 import torch
 
+from twigkit.backbone.prompt import place_inputs
 from twigkit.bench.answering import answer
 from twigkit.bench.deadline import deadline
 from twigkit.bench.energy import energy_meter
@@ -171,7 +172,8 @@ def compare(
 
     Args:
         model: Base and twig.
-        prompts: The processor's outputs, one prompt or one batch each.
+        prompts: The processor's outputs, one prompt or one batch each; moved to the base's device
+            once, for all methods.
         methods: What to compare.
         max_new_tokens: Most tokens to generate.
         rounds: Measured rounds; times are their medians.
@@ -185,6 +187,7 @@ def compare(
         One row per method that ran.
     """
     say = progress or (lambda text: None)
+    prompts = [place_inputs(p, model.stack.entry, model.stack.dtype) for p in prompts]
     failed = {
         method.name: why
         for method in methods

@@ -25,8 +25,14 @@ from twigkit.twig.module import Twig
 GraphMode = Literal["auto", "on", "off"]
 """Whether steps are captured: where that is possible on a GPU, always or with an error, never."""
 
-MOST_BATCHES = 4
-"""Running batches that are kept at once, each with its slots and graphs; the oldest goes."""
+MOST_BATCHES = 8
+"""Running batches that are kept at once; the one that was not used for longest goes.
+
+Each keeps the slots of its rows, as large as its longest prompt and answer asked for (0.5 MB for
+each token of a 7B in bf16 without grouped heads, so some 0.5 GB for one row of 1,000), and what its
+graphs compute with, which is the size of one step's activations and logits. Steps of more drafters
+in turn than this are captured anew in every call.
+"""
 
 
 class BatchPool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
@@ -53,6 +54,18 @@ def test_a_method_that_cannot_run_is_named_and_its_followers_are_not_judged():
     assert all(row.spread[0] <= row.tokens_per_second * 1.001 for row in found.rows)
     with pytest.raises((CapabilityError, InputError)):
         compare(model, prompts, methods, max_new_tokens=3)
+
+
+def test_every_engine_gets_prompts_in_the_place_and_precision_of_the_base():
+    model = TwigModel(tiny_llava().to(torch.bfloat16))
+    prompt, seen = llava_inputs([(2, 1, 3)]), []
+    model.base.model.vision_tower.register_forward_pre_hook(
+        lambda tower, args, given: seen.append((*args, *given.values())[0].dtype), with_kwargs=True
+    )
+    methods = [Method("base", engine="hugging-face"), Method("plain")]
+    compare(model, [prompt], methods, max_new_tokens=2)
+    assert prompt["pixel_values"].dtype == torch.float32
+    assert set(seen) == {torch.bfloat16}
 
 
 def test_a_method_that_takes_too_long_is_named():

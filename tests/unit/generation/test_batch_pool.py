@@ -39,6 +39,17 @@ def test_calls_share_what_was_captured(model, runners):
     assert len(model.batches) == 0
 
 
+def test_eight_drafters_in_turn_keep_their_batches_and_a_ninth_takes_the_oldest_ones_place(model):
+    with recorded(model) as runners:
+        made = []
+        for length in (*range(1, 9), 1, 9, 1, 2):
+            drafter = {"kind": "prompt-lookup", "length": length}
+            model.generate(**ALONE, drafter=drafter, max_new_tokens=2)
+            made.append(len(runners))
+        assert made == [*range(1, 9), 8, 9, 9, 10]
+        assert len(model.batches) == 8
+
+
 def test_a_change_of_the_base_drops_what_was_captured(model, runners):
     options = {"drafter": "plain", "max_new_tokens": 5}
     model.generate(**ALONE, **options)
