@@ -42,6 +42,7 @@ class FusedLayer(nn.Module):
         source: The stock layer, which owns the parameters.
         window: Tokens that the layer sees; ``None`` for all.
         rope_key: Rotary table that it uses.
+        index: The layer's own index, under which a cache keeps its keys and values.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class FusedLayer(nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
         self.source: Any = source
         self.window, self.rope_key, self._unrotate = window, rope_key, unrotate
-        self._index = int(attention.layer_idx)
+        self.index = int(attention.layer_idx)
         self._width = int(attention.head_dim)
         self._heads = attention.q_proj.out_features // self._width
         self._groups = attention.k_proj.out_features // self._width
@@ -101,24 +102,28 @@ class FusedLayer(nn.Module):
         to_q, to_k, to_v, to_o, to_gate, to_up, to_down = self._ways(context.rows)
         table = context.folded[self.rope_key]
         batch, tokens, _ = hidden.shape
-        states = _rms(hidden, *self._norms[0])
+        states = rms(hidden, *self._norms[0])
         q, k = to_q(states, *query), to_k(states, *key)
         if self._qk_norms is not None:
-            q = _rms(q.view(batch, tokens, -1, self._width), *self._qk_norms[0]).flatten(2)
-            k = _rms(k.view(batch, tokens, -1, self._width), *self._qk_norms[1]).flatten(2)
+            q = rms(q.view(batch, tokens, -1, self._width), *self._qk_norms[0]).flatten(2)
+            k = rms(k.view(batch, tokens, -1, self._width), *self._qk_norms[1]).flatten(2)
         both = torch.cat((q, k), -1).view(batch, tokens, -1, self._width).transpose(1, 2)
         both = torch.addcmul(both * table[0], both.roll(self._width // 2, -1), table[1])
         q, k = torch.split(both, [self._heads, self._groups], 1)
         v = to_v(states, *value).view(batch, tokens, -1, self._width).transpose(1, 2)
         if cache := context.cache:
-            k, v = cache.update(k, v, self._index)
+            k, v = cache.update(k, v, self.index)
         if probe is not None:
             probe.take(q, k, self._scaling, states, context.rope[self.rope_key], self._unrotate)
         mixed = self._attend(q, k, v, context)
         hidden = hidden + to_o(mixed.reshape(batch, tokens, -1), *output)
-        states = _rms(hidden, *self._norms[1])
+        states = rms(hidden, *self._norms[1])
         inner = self._activation.value(to_gate(states, *gate)) * to_up(states, *up)
         return hidden + to_down(inner, *down)
+
+    def held(self, tokens: int) -> tuple[int, int, int]:
+        """Return the shape of so many tokens' keys, ``kv_heads, tokens, width``."""
+        return self._groups, tokens, self._width
 
     def _ways(self, rows: int | None) -> tuple[Way, ...]:
         """Return how each of the seven products is computed for a number of rows."""
@@ -172,5 +177,6 @@ def epsilon(norm: nn.Module) -> float:
     return float(getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) or 0.0)
 
 
-def _rms(states: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms(states: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Divide states by their root mean square over the last dimension, times a weight."""
     return F.rms_norm(states, weight.shape, weight, eps)

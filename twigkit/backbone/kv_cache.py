@@ -204,6 +204,32 @@ class Segment(RecurrentStates):
         values.scatter_(2, self._slots.expand(value.shape), value)
         return keys.narrow(2, 0, self.view), values.narrow(2, 0, self.view)
 
+    def targets(
+        self, key: Tensor, value: Tensor, layer_idx: int
+    ) -> tuple[Tensor, Tensor, Tensor | None, int] | None:
+        """Say where a kernel may write a layer's keys and values, in place of :meth:`update`.
+
+        Args:
+            key: Anything of the keys' shape and dtype, ``[batch, kv_heads, tokens, width]``.
+            value: The same of the values.
+            layer_idx: The layer's own index.
+
+        Returns:
+            Storage of keys and of values, ``[batch, kv_heads, slots, width]``; the slot of each
+            token, ``[batch, tokens]``, or ``None`` for the first ones in order; and how many slots
+            the queries attend to then. ``None`` where :meth:`update` must do it: where a padded
+            prompt goes in another order, and where layers have heads of different shapes.
+        """
+        if self.heads != (0, 0) or (self._prefill and self._slots is not None):
+            return None
+        if self._k is None:
+            self._allocate(key, value)
+        local = self._places[layer_idx]
+        keys, values = self._layers_k[local], self._layers_v[local]
+        if self._prefill:
+            return keys, values, None, key.shape[2]
+        return keys, values, self.node_slots, self.view
+
     def _store_prompt(self, storage: Tensor, states: Tensor) -> None:
         if self._slots is not None:
             order = self._slots[:, None, :, None]

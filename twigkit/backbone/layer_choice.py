@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from twigkit.backbone.cuda_layer import CudaLayer, available
 from twigkit.backbone.fused_layer import FusedLayer, fits
+from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.layer_view import layer_view
+from twigkit.backbone.rotary import Rope
 from twigkit.backbone.stock_layer import StockLayer
+from twigkit.errors import FamilyWarning
 
 if TYPE_CHECKING:
     from twigkit.backbone.layer_stack import LayerStack
@@ -52,7 +58,7 @@ class LayerChoice:
         self._round = -1
         # Replaced as a whole: another thread may be reading it.
         self._chosen: tuple[bool, list[Look], list[Runner]] = (True, [], [])
-        self._verdicts: dict[object, bool] = {}
+        self._verdicts: dict[object, type[FusedLayer] | None] = {}
 
     @property
     def stack(self) -> LayerStack:
@@ -123,37 +129,96 @@ class LayerChoice:
         stock = self._stock(layer, source)
         if not (self._fuse and plain and fits(layer)):
             return stock
-        fused = FusedLayer(layer, stock.window, stock.rope_key, self.stack.unrotate)
         kind = _kind(layer)
         if kind not in self._verdicts:
-            self._verdicts[kind] = self._agree(stock, fused)
-        return fused if self._verdicts[kind] else stock
+            self._verdicts[kind] = self._first_that_agrees(stock)
+        chosen = self._verdicts[kind]
+        return stock if chosen is None else self._fused(chosen, stock)
 
-    @torch.inference_mode()
-    def _agree(self, stock: StockLayer, fused: FusedLayer) -> bool:
-        """Compare the numbers of a fused layer with those of the layer itself."""
-        stack = self.stack
-        weight = next(stock.source.parameters())
-        random = torch.Generator().manual_seed(0)
-        shape = (2, 7, int(stack.config.hidden_size))
-        hidden = torch.randn(shape, generator=random, dtype=torch.float32, device="cpu")
-        hidden = hidden.to(weight.device, weight.dtype)
-        shape = (stack.channels, 2, 7)
-        positions = torch.randint(0, 99, shape, generator=random, device="cpu").sort(-1).values
-        rope = stack.rope(hidden, positions.to(weight.device))
-        context = LayerContext.of(hidden, rope, {stock.window: None})
-        expected: Tensor = stock(hidden, context)
+    def _fused(self, chosen: type[FusedLayer], stock: StockLayer) -> FusedLayer:
+        return chosen(stock.source, stock.window, stock.rope_key, self.stack.unrotate)
+
+    def _first_that_agrees(self, stock: StockLayer) -> type[FusedLayer] | None:
+        """Return the fastest fused form that gives a layer's numbers; ``None`` if none does."""
+        device = next(stock.source.parameters()).device
+        if available(device):
+            fused = self._fused(CudaLayer, stock)
+            try:
+                if all(_agree(stock, fused, *trial) for trial in self._trials(fused)):
+                    return CudaLayer
+                problem = "other numbers than the layer's own"
+            except Exception as error:  # a compiler, a driver: as many types as machines
+                problem = str(error).strip().partition("\n")[0] or type(error).__name__
+            warnings.warn(
+                f"twigkit's kernels for {type(stock.source).__name__} on {device} are left out: "
+                f"{problem}; torch's own are used",
+                FamilyWarning,
+                stacklevel=2,
+            )
+        fused = self._fused(FusedLayer, stock)
         try:
-            found: Tensor = fused(hidden, context)
+            agrees = _agree(stock, fused, *next(self._trials(fused)))
         except (RuntimeError, KeyError, IndexError, TypeError):
-            return False
-        scale = expected.abs().max().clamp(min=1e-6)
-        gap = (expected - found).abs().max() / scale
-        return bool(gap <= _TOLERANCE.get(expected.dtype, 0.0))
+            agrees = False
+        return FusedLayer if agrees else None
+
+    def _trials(self, fused: FusedLayer) -> Iterator[Trial]:
+        """Make passes to compare: a prompt, then steps of one row and of several nodes each."""
+        stack, random = self.stack, torch.Generator().manual_seed(0)
+        weight = next(fused.source.parameters())
+
+        def draw(*shape: int) -> Tensor:
+            found = torch.randn(shape, generator=random, dtype=torch.float32, device="cpu")
+            return found.to(weight.device, weight.dtype)
+
+        width, before = int(stack.config.hidden_size), 7
+        for batch, tokens in ((2, before), (1, 1), (2, 3)):
+            hidden = draw(batch, tokens, width)
+            shape = (stack.channels, batch, tokens)
+            positions = torch.randint(0, 99, shape, generator=random, device="cpu").sort(-1).values
+            rope = stack.rope(hidden, positions.to(weight.device))
+            if tokens == before:
+                yield hidden, partial(LayerContext.of, hidden, rope, {fused.window: None})
+            else:
+                prompt = draw(2, batch, *fused.held(before))
+                yield hidden, partial(_step_context, fused, hidden, rope, prompt)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerChoice:
         """Start anew: the copy of a twig has layers of its own."""
         return LayerChoice(self.stack, config=self._config, frozen=self._frozen, fuse=self._fuse)
+
+
+Trial = tuple[Tensor, Callable[[], LayerContext]]
+"""States, ``[batch, tokens, width]``, and what makes the context of their pass anew."""
+
+
+@torch.inference_mode()
+def _agree(
+    stock: StockLayer, fused: FusedLayer, hidden: Tensor, context: Callable[[], LayerContext]
+) -> bool:
+    """Compare the numbers of a fused layer with those of the layer itself."""
+    expected: Tensor = stock(hidden, context())
+    found: Tensor = fused(hidden, context())
+    scale = expected.abs().max().clamp(min=1e-6)
+    gap = (expected - found).abs().max() / scale
+    return bool(gap <= _TOLERANCE.get(expected.dtype, 0.0))
+
+
+def _step_context(fused: FusedLayer, hidden: Tensor, rope: Rope, prompt: Tensor) -> LayerContext:
+    """Make the context of a step after a prompt, whose keys and values are given."""
+    batch, tokens, _ = hidden.shape
+    before, device, layer = prompt.shape[3], hidden.device, fused.index
+    segment = Segment(layer, layer + 1, before + tokens, bucketed=True)
+    index = torch.arange(before, device=device).expand(batch, -1)
+    segment.begin_prefill(index, torch.ones_like(index, dtype=torch.bool), [before] * batch)
+    segment.update(*prompt, layer)
+    nodes = torch.arange(before, before + tokens, device=device).expand(batch, -1)
+    segment.begin_step(nodes)
+    slots = torch.arange(segment.view, device=device)
+    hides = torch.finfo(hidden.dtype).min
+    mask = (hides * (slots[None, :] > nodes[0][:, None])).to(hidden.dtype)
+    masks = {fused.window: mask.expand(batch, 1, -1, -1)}
+    return LayerContext.of(hidden, rope, masks, segment)
 
 
 class Look:

@@ -1,0 +1,103 @@
+"""Layers with kernels of twigkit's own give the numbers of the layers they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from tests.support.tiny import llava_inputs, tiny_llava
+from twigkit import TwigModel, TwigSpec
+from twigkit.backbone import cuda_layer, layer_choice
+from twigkit.backbone.cuda_layer import CudaLayer, available
+from twigkit.backbone.fused_layer import FusedLayer
+from twigkit.errors import FamilyWarning
+from twigkit.interfaces.tiny_models import spread_weights
+
+DRAFTERS = ["plain", "ssd", "tree-ssd", "medusa-tree"]
+BATCHES = [[(3, 1, 5)], [(3, 1, 5), (6, 2, 2)]]
+
+
+def qwen3():
+    config = Qwen3Config(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        attention_bias=True,
+    )
+    return spread_weights(Qwen3ForCausalLM(config).eval())
+
+
+@pytest.fixture
+def interpreted(device, monkeypatch):
+    """Let layers on a CPU run with interpreted kernels; a GPU needs no such thing."""
+    pytest.importorskip("triton", reason="Triton comes with torch's builds for CUDA")
+    if device.type == "cpu":
+        monkeypatch.setattr(layer_choice, "available", lambda device: True)
+        monkeypatch.setattr(CudaLayer, "_device_types", ("cpu",))
+    return device
+
+
+def test_there_are_none_on_a_cpu():
+    assert not available(torch.device("cpu"))
+    model = TwigModel(tiny_llava())
+    assert not any(isinstance(layer, CudaLayer) for layer in model.stack.layers)
+
+
+def test_what_fails_is_left_out_with_a_warning(monkeypatch):
+    def broken():
+        raise OSError("no compiler\nanywhere")
+
+    monkeypatch.setattr(layer_choice, "available", lambda device: True)
+    monkeypatch.setattr(CudaLayer, "_device_types", ("cpu",))
+    monkeypatch.setattr(cuda_layer, "kernels", broken)
+    with pytest.warns(FamilyWarning, match="left out: no compiler; torch's own are used") as told:
+        model = TwigModel(tiny_llava())
+    assert len(told) == 1
+    assert {type(layer) for layer in model.stack.layers} == {FusedLayer}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", BATCHES, ids=["one", "padded"])
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_the_tokens_are_those_of_torchs_own_kernels(rows, drafter, interpreted):
+    heads = {name: {"kind": name} for name in ("lm", "medusa")}
+    inputs = {name: value.to(interpreted) for name, value in llava_inputs(rows).items()}
+    found = []
+    for fast in (True, False):
+        torch.manual_seed(0)
+        model = TwigModel(tiny_llava().to(interpreted))
+        model.grow(TwigSpec(base="tiny", exit_layer=2, depth=2, heads=heads)).eval()
+        for layer in model.stack.layers:
+            assert isinstance(layer, CudaLayer)
+            if not fast:
+                layer._alike = False
+        found.append(model.generate(**inputs, drafter=drafter, max_new_tokens=8, budget=0.5))
+    assert torch.equal(*found)
+
+
+@pytest.mark.gpu
+def test_biases_and_norms_of_queries_and_keys(interpreted):
+    base = qwen3().to(interpreted)
+    model = TwigModel(base)
+    assert all(isinstance(layer, CudaLayer) for layer in model.stack.layers)
+    ids = torch.arange(3, 12, device=interpreted)[None]
+    options = {"max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(model.generate(input_ids=ids, **options), base.generate(ids, **options))
+
+
+@pytest.mark.gpu
+def test_gradients_take_the_way_without_kernels(interpreted):
+    model = TwigModel(qwen3().to(interpreted))
+    hidden = torch.randn(1, 4, 32, device=interpreted, requires_grad=True)
+    rope = model.stack.rope(hidden, torch.arange(4, device=interpreted)[None, None])
+    out = model.stack.run(hidden, 0, 2, rope=rope, masks={None: None})
+    out.sum().backward()
+    assert hidden.grad is not None
+    with torch.inference_mode():
+        again = model.stack.run(hidden, 0, 2, rope=rope, masks={None: None})
+    torch.testing.assert_close(out, again, atol=1e-4, rtol=1e-4)

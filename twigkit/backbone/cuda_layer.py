@@ -1,0 +1,191 @@
+"""Fused decoder layers on NVIDIA GPUs: seven launches for one row, some twenty for more."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from twigkit.backbone.fused_layer import FusedLayer, Weights, rms
+from twigkit.backbone.layer_context import LayerContext
+from twigkit.backbone.probes import Probe
+from twigkit.backbone.rotary import Table, unrotate
+
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
+_KERNELS = ("sdpa", "flash")
+"""What computes attention where few queries may be attended by a kernel of twigkit's own."""
+
+_ROWS = 8
+"""Outputs that a program of the one-row product computes."""
+
+
+@functools.cache
+def kernels() -> tuple[Any, Any]:
+    """Import the kernels of products and of attention, which need Triton."""
+    from twigkit.backbone import triton_attention, triton_products
+
+    return triton_products, triton_attention
+
+
+def available(device: torch.device) -> bool:
+    """Say whether layers on a device may run with kernels of twigkit's own.
+
+    Args:
+        device: Where the layers are.
+    """
+    if device.type != "cuda" or torch.version.cuda is None:
+        return False
+    return importlib.util.find_spec("triton") is not None
+
+
+class CudaLayer(FusedLayer):
+    """Runs a stock decoder layer's parameters with kernels that join what lies between products.
+
+    Passes that record gradients, that ``torch.compile`` traces, or that run under autocast are
+    those of :class:`FusedLayer`.
+    """
+
+    _device_types: tuple[str, ...] = ("cuda",)
+
+    def __init__(
+        self,
+        source: nn.Module,
+        window: int | None,
+        rope_key: str,
+        unrotate: Callable[[Tensor, Tensor, Tensor], Tensor] = unrotate,
+    ) -> None:
+        """Take a layer that :func:`~twigkit.backbone.fused_layer.fits`.
+
+        Args:
+            source: The layer.
+            window: Tokens that the layer sees; ``None`` for all.
+            rope_key: Rotary table that it uses.
+            unrotate: Takes rotary position off the layer's queries and keys.
+        """
+        super().__init__(source, window, rope_key, unrotate)
+        query, key, value, _, gate, up, _ = self._linears
+        self._silu = self._activation.value is F.silu
+        self._alike = query[0].dtype in _PRECISIONS and key[0].shape == value[0].shape
+        flat = all(weight.is_contiguous() for weight, _ in self._linears)
+        whole = not any(weight.shape[0] % _ROWS for weight, _ in (query, key))
+        self._row_inputs = flat and whole and _uniform(query, key, value)
+        self._row_outputs = flat
+        self._row_gates = flat and self._silu and gate[1] is None and up[1] is None
+
+    def forward(self, hidden: Tensor, context: LayerContext, probe: Probe | None = None) -> Tensor:
+        """Run the layer; see :meth:`FusedLayer.forward`."""
+        table = context.folded.get(self.rope_key)
+        if table is None or not self._serves(hidden, table):
+            return super().forward(hidden, context, probe)
+        # Kernels are launched on the current device.
+        with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
+            return self._run(hidden.contiguous(), context, table, probe)
+
+    def _serves(self, hidden: Tensor, table: Table) -> bool:
+        """Say whether the kernels can compute a pass."""
+        return (
+            self._alike
+            and hidden.device.type in self._device_types
+            and hidden.dtype == self._linears[0][0].dtype == table[0].dtype
+            and table[0].shape[-1] == self._width
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cuda")
+            and not torch.compiler.is_compiling()
+        )
+
+    def _run(
+        self, hidden: Tensor, context: LayerContext, table: Table, probe: Probe | None
+    ) -> Tensor:
+        query, key, value, output, gate, up, down = self._linears
+        kernel = kernels()[0]
+        batch, tokens = hidden.shape[:2]
+        one = batch * tokens == 1 and probe is None
+        states = hidden
+        if one and self._row_inputs:
+            parts = (query, key, value)
+            weights, biases = [weight for weight, _ in parts], [bias for _, bias in parts]
+            found = kernel.row_products(hidden, weights, biases, norm=self._norms[0])
+            q, k, v = found.view(1, 1, -1).split([weight.shape[0] for weight in weights], -1)
+        else:
+            states = kernel.rms_norm(hidden, *self._norms[0])
+            q, k, v = (F.linear(states, *part) for part in (query, key, value))
+        if self._qk_norms is not None:
+            heads = (batch, tokens, -1, self._width)
+            q = rms(q.reshape(heads), *self._qk_norms[0]).flatten(2)
+            k = rms(k.reshape(heads), *self._qk_norms[1]).flatten(2)
+        mixed = self._attend_stored(q, k, v, states, context, table, probe)
+        mixed = mixed.reshape(batch, tokens, -1)
+        if one and self._row_outputs:
+            hidden = _row(kernel, mixed, output, hidden)
+            states = hidden
+        else:
+            mixed = F.linear(mixed, *output)
+            hidden, states = kernel.add_rms_norm(hidden, mixed, *self._norms[1])
+        if one and self._row_gates:
+            inner = kernel.gated_row(hidden, gate[0], up[0], self._norms[1]).view(1, 1, -1)
+        else:
+            states = kernel.rms_norm(hidden, *self._norms[1]) if states is hidden else states
+            gates, ups = F.linear(states, *gate), F.linear(states, *up)
+            inner = self._activation.value(gates) * ups if not self._silu else (
+                kernel.silu_times(gates, ups)
+            )  # fmt: skip
+        if one and self._row_outputs:
+            return _row(kernel, inner, down, hidden)
+        return hidden + F.linear(inner, *down)
+
+    def _attend_stored(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        states: Tensor,
+        context: LayerContext,
+        table: Table,
+        probe: Probe | None,
+    ) -> Tensor:
+        """Rotate, store and attend, ``[batch, tokens, heads, width]``."""
+        kernel, cache = kernels()[1], context.cache
+        k, v = (_heads(one, self._width) for one in (key, value))
+        place = None if cache is None else cache.targets(k, v, self.index)
+        if place is None:  # keys and values go elsewhere in an order of its own
+            keys, values = torch.empty_like(k), torch.empty_like(v)
+            q = kernel.rotate_and_store(query, key, value, table, keys, values, None, self._width)
+            if cache is not None:
+                keys, values = cache.update(keys, values, self.index)
+        else:
+            keys, values, slots, length = place
+            q = kernel.rotate_and_store(query, key, value, table, keys, values, slots, self._width)
+            keys, values = keys[:, :, :length], values[:, :, :length]
+        if probe is not None:
+            rope = context.rope[self.rope_key]
+            probe.take(q, keys, self._scaling, states, rope, self._unrotate)
+        few = cache is not None and cache.staged and context.kernel in _KERNELS
+        mask = context.masks[self.window] if few else None
+        if mask is None or self._width < kernel.NARROWEST:
+            return self._attend(q, keys, values, context)
+        mixed: Tensor = kernel.attend(q, keys, values, mask, self._scaling)
+        return mixed
+
+
+def _heads(states: Tensor, width: int) -> Tensor:
+    """Make ``[batch, heads, tokens, width]`` of a product."""
+    return states.view(*states.shape[:2], -1, width).transpose(1, 2)
+
+
+def _row(kernel: Any, states: Tensor, weights: Weights, residual: Tensor) -> Tensor:
+    """Multiply one row with a weight and add the result to another row."""
+    found: Tensor = kernel.row_products(states, [weights[0]], [weights[1]], residual=residual)
+    return found.view(1, 1, -1)
+
+
+def _uniform(*parts: Weights) -> bool:
+    """Say whether all linear maps have a bias, or none."""
+    return len({bias is None for _, bias in parts}) == 1
+
+
+__all__ = ["CudaLayer", "available", "kernels"]
