@@ -210,25 +210,22 @@ class Segment(RecurrentStates):
         """Say where a kernel may write a layer's keys and values, in place of :meth:`update`.
 
         Args:
-            key: Anything of the keys' shape and dtype, ``[batch, kv_heads, tokens, width]``.
+            key: Anything of the keys' shape and dtype, as for :meth:`update`.
             value: The same of the values.
             layer_idx: The layer's own index.
 
         Returns:
-            Storage of keys and of values, ``[batch, kv_heads, slots, width]``; the slot of each
-            token, ``[batch, tokens]``, or ``None`` for the first ones in order; and how many slots
-            the queries attend to then. ``None`` where :meth:`update` must do it: where a padded
-            prompt goes in another order, and where layers have heads of different shapes.
+            The layer's two storages; the slot of each token, ``[batch, tokens]``, or ``None`` for
+            the first ones in order; and how many slots are attended to. ``None`` for a padded
+            prompt, whose order is another one, and where heads differ in shape.
         """
         if self.heads != (0, 0) or (self._prefill and self._slots is not None):
             return None
         if self._k is None:
             self._allocate(key, value)
         local = self._places[layer_idx]
-        keys, values = self._layers_k[local], self._layers_v[local]
-        if self._prefill:
-            return keys, values, None, key.shape[2]
-        return keys, values, self.node_slots, self.view
+        slots, length = (None, key.shape[2]) if self._prefill else (self.node_slots, self.view)
+        return self._layers_k[local], self._layers_v[local], slots, length
 
     def _store_prompt(self, storage: Tensor, states: Tensor) -> None:
         if self._slots is not None:
