@@ -209,10 +209,7 @@ class Segment(RecurrentStates):
     ) -> tuple[Tensor, Tensor, Tensor | None, int] | None:
         """Say where a kernel may write a layer's keys and values, in place of :meth:`update`.
 
-        Args:
-            key: Anything of the keys' shape and dtype, as for :meth:`update`.
-            value: The same of the values.
-            layer_idx: The layer's own index.
+        The arguments are those of :meth:`update`, but only their shapes and dtypes count.
 
         Returns:
             The layer's two storages; the slot of each token, ``[batch, tokens]``, or ``None`` for
