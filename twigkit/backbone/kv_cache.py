@@ -212,9 +212,8 @@ class Segment(RecurrentStates):
         The arguments are those of :meth:`update`, but only their shapes and dtypes count.
 
         Returns:
-            The layer's two storages; the slot of each token, ``[batch, tokens]``, or ``None`` for
-            the first ones in order; and how many slots are attended to. ``None`` for a padded
-            prompt, whose order is another one, and where heads differ in shape.
+            The layer's storages; each token's slot, ``[batch, tokens]``, or ``None`` for the first
+            ones; and how many slots are attended to. ``None`` where that does not say it all.
         """
         if self.heads != (0, 0) or (self._prefill and self._slots is not None):
             return None
