@@ -23,41 +23,14 @@ _KEYS = 64
 _ROWS = 64
 """Most queries that attention takes at a time."""
 
-_DEAD = -1e30
-"""A mask below this hides a key."""
-
 
 @triton.jit
 def _rotate_kernel(
-    query,
-    key,
-    value,
-    cos,
-    sin,
-    slots,
-    rotated,
-    keys,
-    values,
-    tokens,
-    heads,
-    groups,
-    query_row,
-    key_row,
-    value_row,
-    table_batch,
-    table_token,
-    slots_batch,
-    slots_token,
-    keys_batch,
-    keys_group,
-    keys_slot,
-    values_batch,
-    values_group,
-    values_slot,
-    with_slots: tl.constexpr,
-    head_width: tl.constexpr,
-    width_block: tl.constexpr,
-):
+    query, key, value, cos, sin, slots, rotated, keys, values, tokens, heads, groups, query_row,
+    key_row, value_row, table_batch, table_token, slots_batch, slots_token, keys_batch,
+    keys_group, keys_slot, values_batch, values_group, values_slot, with_slots: tl.constexpr,
+    head_width: tl.constexpr, width_block: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0)
     head = tl.program_id(1)
     batch, token = row // tokens, row % tokens
@@ -123,32 +96,12 @@ def rotate_and_store(
     cos, sin = (one.expand(batch, 1, tokens, width) for one in table)
     where = rotated if slots is None else slots
     _rotate_kernel[(batch * tokens, heads + 2 * groups)](
-        query,
-        key,
-        value,
-        cos,
-        sin,
-        where,
-        rotated,
-        keys,
-        values,
-        tokens,
-        heads,
-        groups,
-        query.stride(1),
-        key.stride(1),
-        value.stride(1),
-        cos.stride(0),
-        cos.stride(2),
-        where.stride(0),
-        where.stride(1),
-        *keys.stride()[:3],
-        *values.stride()[:3],
-        with_slots=slots is not None,
-        head_width=width,
-        width_block=triton.next_power_of_2(width),
+        query, key, value, cos, sin, where, rotated, keys, values, tokens, heads, groups,
+        query.stride(1), key.stride(1), value.stride(1), cos.stride(0), cos.stride(2),
+        where.stride(0), where.stride(1), *keys.stride()[:3], *values.stride()[:3],
+        with_slots=slots is not None, head_width=width, width_block=triton.next_power_of_2(width),
         num_warps=1,
-    )
+    )  # fmt: skip
     return rotated
 
 
@@ -157,44 +110,19 @@ def rotate_and_store(
 
 @triton.jit
 def _attend_kernel(
-    query,
-    keys,
-    values,
-    mask,
-    mixed,
-    most,
-    weight,
-    scale,
-    rows,
-    queries,
-    count,
-    share,
-    groups,
-    keys_batch,
-    keys_group,
-    keys_slot,
-    values_batch,
-    values_group,
-    values_slot,
-    mask_batch,
-    mask_query,
-    is_added: tl.constexpr,
-    head_width: tl.constexpr,
-    row_block: tl.constexpr,
-    key_block: tl.constexpr,
-    width_block: tl.constexpr,
-    dead: tl.constexpr,
-):
+    query, keys, values, mask, mixed, most, weight, scale, rows, queries, count, share, groups,
+    keys_batch, keys_group, keys_slot, values_batch, values_group, values_slot, mask_batch,
+    mask_query, is_added: tl.constexpr, head_width: tl.constexpr, row_block: tl.constexpr,
+    key_block: tl.constexpr, width_block: tl.constexpr, dead: tl.constexpr,
+):  # fmt: skip
     place, part, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     batch, group = place // groups, place % groups
     row = block * row_block + tl.arange(0, row_block)
     feature = tl.arange(0, width_block)
     real, wide = row < rows, feature < head_width
-    q = tl.load(
-        query + (place.to(tl.int64) * rows + row[:, None]) * head_width + feature[None, :],
-        mask=real[:, None] & wide[None, :],
-        other=0.0,
-    )
+    own = real[:, None] & wide[None, :]
+    at = (place.to(tl.int64) * rows + row)[:, None] * head_width + feature[None, :]
+    q = tl.load(query + at, mask=own, other=0.0)
     keys += batch.to(tl.int64) * keys_batch + group * keys_group
     values += batch.to(tl.int64) * values_batch + group * values_group
     line = (
@@ -235,27 +163,14 @@ def _attend_kernel(
     at = (place.to(tl.int64) * tl.num_programs(1) + part) * rows + row
     tl.store(most + at, best, mask=real)
     tl.store(weight + at, total, mask=real)
-    tl.store(
-        mixed + at[:, None] * head_width + feature[None, :],
-        sums,
-        mask=real[:, None] & wide[None, :],
-    )
+    tl.store(mixed + at[:, None] * head_width + feature[None, :], sums, mask=own)
 
 
 @triton.jit
 def _join_kernel(
-    mixed,
-    most,
-    weight,
-    output,
-    rows,
-    queries,
-    parts,
-    groups,
-    head_width: tl.constexpr,
-    width_block: tl.constexpr,
-    part_block: tl.constexpr,
-):
+    mixed, most, weight, output, rows, queries, parts, groups, head_width: tl.constexpr,
+    width_block: tl.constexpr, part_block: tl.constexpr,
+):  # fmt: skip
     place, row = tl.program_id(0), tl.program_id(1)
     part, feature = tl.arange(0, part_block), tl.arange(0, width_block)
     there, wide = part < parts, feature < head_width
@@ -310,47 +225,18 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
     mask = mask.expand(batch, -1, -1, -1)
     additive = mask.dtype != torch.bool
     _attend_kernel[(batch * groups, parts, blocks)](
-        query,
-        keys,
-        values,
-        mask if additive else mask.view(torch.uint8),
-        mixed,
-        most,
-        weight,
-        scale,
-        rows,
-        queries,
-        count,
-        share,
-        groups,
-        *keys.stride()[:3],
-        *values.stride()[:3],
-        mask.stride(0),
-        mask.stride(2),
-        is_added=additive,
-        head_width=width,
-        row_block=block_rows,
+        query, keys, values, mask if additive else mask.view(torch.uint8), mixed, most, weight,
+        scale, rows, queries, count, share, groups, *keys.stride()[:3], *values.stride()[:3],
+        mask.stride(0), mask.stride(2), is_added=additive, head_width=width, row_block=block_rows,
         key_block=_KEYS if width <= 128 else _KEYS // 2,
-        width_block=triton.next_power_of_2(width),
-        dead=_DEAD,
-        num_warps=4,
-        num_stages=2,
-    )
+        width_block=triton.next_power_of_2(width), dead=torch.finfo(mask.dtype).min / 2 if additive else -1.0, num_warps=4, num_stages=2,
+    )  # fmt: skip
     output = query.new_empty(batch, queries, heads, width)
     _join_kernel[(batch * groups, rows)](
-        mixed,
-        most,
-        weight,
-        output,
-        rows,
-        queries,
-        parts,
-        groups,
-        head_width=width,
-        width_block=triton.next_power_of_2(width),
-        part_block=triton.next_power_of_2(parts),
+        mixed, most, weight, output, rows, queries, parts, groups, head_width=width,
+        width_block=triton.next_power_of_2(width), part_block=triton.next_power_of_2(parts),
         num_warps=2,
-    )
+    )  # fmt: skip
     return output
 
 

@@ -23,16 +23,9 @@ from torch import Tensor
 
 @triton.jit
 def _rms_kernel(
-    states,
-    added,
-    weight,
-    total,
-    normed,
-    width,
-    eps,
-    adds_state: tl.constexpr,
-    width_block: tl.constexpr,
-):
+    states, added, weight, total, normed, width, eps, adds_state: tl.constexpr, width_block:
+    tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * width
     place = tl.arange(0, width_block)
     inside = place < width
@@ -88,17 +81,9 @@ def _launch_rms(
 ) -> None:
     width = states.shape[-1]
     _rms_kernel[(states.numel() // width,)](
-        states,
-        added,
-        weight,
-        total,
-        normed,
-        width,
-        eps,
-        adds_state=adds,
-        width_block=triton.next_power_of_2(width),
-        num_warps=8 if width > 1024 else 4,
-    )
+        states, added, weight, total, normed, width, eps, adds_state=adds,
+        width_block=triton.next_power_of_2(width), num_warps=8 if width > 1024 else 4,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -126,27 +111,10 @@ def silu_times(gate: Tensor, up: Tensor) -> Tensor:
 
 @triton.jit
 def _row_kernel(
-    states,
-    norm,
-    first,
-    second,
-    third,
-    bias_1,
-    bias_2,
-    bias_3,
-    residual,
-    output,
-    inputs,
-    outputs_1,
-    outputs_2,
-    outputs_3,
-    eps,
-    with_norm: tl.constexpr,
-    with_bias: tl.constexpr,
-    adds_state: tl.constexpr,
-    row_count: tl.constexpr,
-    width_block: tl.constexpr,
-):
+    states, norm, first, second, third, bias_1, bias_2, bias_3, residual, output, inputs,
+    outputs_1, outputs_2, outputs_3, eps, with_norm: tl.constexpr, with_bias: tl.constexpr,
+    adds_state: tl.constexpr, row_count: tl.constexpr, width_block: tl.constexpr,
+):  # fmt: skip
     number = tl.program_id(0) * row_count + tl.arange(0, row_count)
     start = tl.program_id(0) * row_count
     # Each program's rows belong to one weight: the first two have a multiple of row_count.
@@ -209,38 +177,19 @@ def row_products(
     output = states.new_empty(sum(counts))
     rows, block = 8, min(1024, triton.next_power_of_2(inputs))
     _row_kernel[(triton.cdiv(sum(counts), rows),)](
-        states,
-        norm[0] if norm else states,
-        *held,
-        *added,
-        states if residual is None else residual,
-        output,
-        inputs,
-        *counts,
-        norm[1] if norm else 0.0,
-        with_norm=norm is not None,
-        with_bias=biased,
-        adds_state=residual is not None,
-        row_count=rows,
-        width_block=block,
+        states, norm[0] if norm else states, *held, *added, states if residual is None else
+        residual, output, inputs, *counts, norm[1] if norm else 0.0, with_norm=norm is not None,
+        with_bias=biased, adds_state=residual is not None, row_count=rows, width_block=block,
         num_warps=4,
-    )
+    )  # fmt: skip
     return output
 
 
 @triton.jit
 def _gated_kernel(
-    states,
-    norm,
-    gate,
-    up,
-    output,
-    inputs,
-    outputs,
-    eps,
-    row_count: tl.constexpr,
-    width_block: tl.constexpr,
-):
+    states, norm, gate, up, output, inputs, outputs, eps, row_count: tl.constexpr, width_block:
+    tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0) * row_count + tl.arange(0, row_count)
     real = row < outputs
     line = row[:, None].to(tl.int64) * inputs
@@ -281,18 +230,9 @@ def gated_row(states: Tensor, gate: Tensor, up: Tensor, norm: tuple[Tensor, floa
     output = states.new_empty(outputs)
     rows, block = 4, min(1024, triton.next_power_of_2(inputs))
     _gated_kernel[(triton.cdiv(outputs, rows),)](
-        states,
-        norm[0],
-        gate,
-        up,
-        output,
-        inputs,
-        outputs,
-        norm[1],
-        row_count=rows,
-        width_block=block,
-        num_warps=4,
-    )
+        states, norm[0], gate, up, output, inputs, outputs, norm[1], row_count=rows,
+        width_block=block, num_warps=4,
+    )  # fmt: skip
     return output
 
 
