@@ -224,12 +224,13 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
     weight = torch.empty_like(most)
     mask = mask.expand(batch, -1, -1, -1)
     additive = mask.dtype != torch.bool
+    dead = torch.finfo(mask.dtype).min / 2 if additive else -1.0
     _attend_kernel[(batch * groups, parts, blocks)](
         query, keys, values, mask if additive else mask.view(torch.uint8), mixed, most, weight,
         scale, rows, queries, count, share, groups, *keys.stride()[:3], *values.stride()[:3],
         mask.stride(0), mask.stride(2), is_added=additive, head_width=width, row_block=block_rows,
         key_block=_KEYS if width <= 128 else _KEYS // 2,
-        width_block=triton.next_power_of_2(width), dead=torch.finfo(mask.dtype).min / 2 if additive else -1.0, num_warps=4, num_stages=2,
+        width_block=triton.next_power_of_2(width), dead=dead, num_warps=4, num_stages=2,
     )  # fmt: skip
     output = query.new_empty(batch, queries, heads, width)
     _join_kernel[(batch * groups, rows)](
