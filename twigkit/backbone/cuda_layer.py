@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +20,12 @@ from twigkit.backbone.rotary import Table, unrotate
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
 _KERNELS = ("sdpa", "flash")
 """What computes attention where few queries may be attended by a kernel of twigkit's own."""
+
+Context = Callable[[], LayerContext]
+"""Makes the context of a pass anew."""
+
+_ROUNDS, _REPLAYS = 5, 4
+"""Timings of a pass, and replays of each."""
 
 _ROWS = 8
 """Outputs that a program of the one-row product computes."""
@@ -41,6 +48,41 @@ def available(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.cuda is None:
         return False
     return importlib.util.find_spec("triton") is not None
+
+
+def is_faster(one: FusedLayer, other: FusedLayer, hidden: Tensor, context: Context) -> bool:
+    """Say whether a layer takes less of the GPU's time than another one, both as CUDA graphs.
+
+    Args:
+        one: The layer in question.
+        other: What else would run.
+        hidden: States of a pass, ``[batch, tokens, width]``.
+        context: Makes the context of the pass.
+    """
+    with torch.cuda.device(hidden.device):
+        seconds = [_replay_time(layer, hidden, context()) for layer in (one, other)]
+    return seconds[0] < seconds[1]
+
+
+@torch.inference_mode()
+def _replay_time(layer: FusedLayer, hidden: Tensor, context: LayerContext) -> float:
+    """Return the milliseconds that replays of a pass take, the least of some rounds."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        layer(hidden, context)
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        layer(hidden, context)
+    event: Any = torch.cuda.Event
+    marks = [event(enable_timing=True) for _ in range(_ROUNDS + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        for _ in range(_REPLAYS):
+            graph.replay()
+        mark.record()
+    torch.cuda.synchronize()
+    return min(float(before.elapsed_time(after)) for before, after in pairwise(marks))
 
 
 class CudaLayer(FusedLayer):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from twigkit.backbone.cuda_layer import CudaLayer, available
+from twigkit.backbone.cuda_layer import CudaLayer, available, is_faster
 from twigkit.backbone.fused_layer import FusedLayer, fits
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_context import LayerContext
@@ -144,8 +144,11 @@ class LayerChoice:
         if available(device):
             fused = self._fused(CudaLayer, stock)
             try:
-                if all(_agree(stock, fused, *trial) for trial in self._trials(fused)):
-                    return CudaLayer
+                trials = list(self._trials(fused))
+                if all(_agree(stock, fused, *trial) for trial in trials):
+                    plain, steps = self._fused(FusedLayer, stock), trials[1:]
+                    faster = all(is_faster(fused, plain, *trial) for trial in steps)
+                    return CudaLayer if faster else FusedLayer
                 problem = "other numbers than the layer's own"
             except Exception as error:  # a compiler, a driver: as many types as machines
                 problem = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -36,6 +36,7 @@ def qwen3():
 def interpreted(device, monkeypatch):
     """Let layers on a CPU run with interpreted kernels; a GPU needs no such thing."""
     pytest.importorskip("triton", reason="Triton comes with torch's builds for CUDA")
+    monkeypatch.setattr(layer_choice, "is_faster", lambda *given: True)
     if device.type == "cpu":
         monkeypatch.setattr(layer_choice, "available", lambda device: True)
         monkeypatch.setattr(CudaLayer, "_device_types", ("cpu",))
@@ -59,6 +60,14 @@ def test_what_fails_is_left_out_with_a_warning(monkeypatch):
         model = TwigModel(tiny_llava())
     assert len(told) == 1
     assert {type(layer) for layer in model.stack.layers} == {FusedLayer}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("faster", [True, False])
+def test_only_what_is_faster_runs(faster, interpreted, monkeypatch):
+    monkeypatch.setattr(layer_choice, "is_faster", lambda *given: faster)
+    model = TwigModel(qwen3().to(interpreted))
+    assert {type(layer) for layer in model.stack.layers} == {CudaLayer if faster else FusedLayer}
 
 
 @pytest.mark.gpu
