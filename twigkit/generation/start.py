@@ -49,13 +49,19 @@ def start(
     warn_of_length(stack.config, prompt.span)
     if request.bucketed is None:
         request = replace(request, bucketed=prompt.hidden.device.type != "cpu")
-    storage = Storage(
-        request.stop.max_new_tokens + request.drafter.capacity,
-        drafts=bool(request.drafter.heads),
-        kept_only=request.draft_cache == "kept",
-        bucketed=bool(request.bucketed),
-        deep_room=request.stop.max_new_tokens + request.drafter.size,
+    if batches is not None and not batches.serves(stack, request):
+        batches = None
+    storage = Storage(  # the rows of a running batch have slots for the answer
+        0, drafts=bool(request.drafter.heads), kept_only=request.draft_cache == "kept"
     )
+    if batches is None:
+        new, drafter = request.stop.max_new_tokens, request.drafter
+        storage = replace(
+            storage,
+            room=new + drafter.capacity,
+            deep_room=new + drafter.size,
+            bucketed=bool(request.bucketed),
+        )
 
     def fill(prompt: Prompt) -> Prefilled:
         return prefill(
@@ -68,8 +74,6 @@ def start(
             generator=request.generator,
         )
 
-    if batches is not None and not batches.serves(stack, request):
-        batches = None
     return Generation(stack, prompt, fill, request, twig=twig, compiled=compiled, batches=batches)
 
 

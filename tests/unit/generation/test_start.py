@@ -7,12 +7,14 @@ import torch
 
 from tests.support.tiny import VISUAL, llava_inputs, tiny_llava
 from twigkit import BudgetError, InputError, TwigModel, TwigSpec
+from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.sequences import StopConditions
 from twigkit.generation.start import plan_stages, start
 from twigkit.interfaces.tiny_models import spread_weights
 from twigkit.strategies.ssd import PathDrafter, PathDrafterSpec
 from twigkit.strategies.ttp import TtpPruner, TtpPrunerSpec
+from twigkit.testing import CaptureRecorder
 
 PRUNER = TtpPruner(TtpPrunerSpec())
 DRAFTER = PathDrafter(PathDrafterSpec())
@@ -98,3 +100,18 @@ def test_what_does_not_fit_the_table_of_positions_is_refused(model, prompt, monk
     )
     with pytest.raises(InputError, match="64"):
         begin(model, prompt, tokens=64)
+
+
+@pytest.mark.parametrize("captures", [False, True], ids=["as they are", "captured"])
+def test_prefill_stores_the_prompt_alone_where_slots_hold_the_answer(model, prompt, captures):
+    pool = BatchPool("on", make_runner=lambda _: CaptureRecorder())
+    request = GenerationRequest(StopConditions(8), drafter=DRAFTER, pruner=PRUNER, budget=0.5)
+    batches = pool if captures else None
+    with torch.inference_mode():
+        begun = start(model.stack, prompt, request, twig=model.twig, batches=batches)
+        segments = [*begun.prefilled.cache.base, begun.prefilled.cache.twig]
+        spare = [each.storages[0].shape[3] - max(each.lengths.host) for each in segments]
+        begun.run()
+    assert min(spare) >= (0 if captures else 8 + DRAFTER.size)
+    assert max(spare) == 0 or not captures
+    assert [len(row.tokens) for row in begun.sequences] == [8, 8]
