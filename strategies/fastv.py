@@ -35,7 +35,7 @@ class FastvPrunerSpec(WipingPrunerSpec):
 class FastvPruner:
     """Keeps the visual tokens that the last prompt token attends to at an early base layer."""
 
-    capabilities: frozenset[str] = frozenset({"batch", "final-wipe"})
+    capabilities: frozenset[str] = frozenset({"batch", "capturable", "final-wipe"})
     needs_twig: ClassVar[bool] = False
     heads: ClassVar[tuple[str, ...]] = ()
 

@@ -41,7 +41,7 @@ class PHeadPruner:
     The row that scores is the last prompt token's, as in training.
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "capturable", "final-wipe"})
     needs_twig: ClassVar[bool] = True
     heads: tuple[str, ...]
 

@@ -38,7 +38,9 @@ class PyramiddropPruner:
     The budget decides the share that each cut keeps (the paper's is a half).
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe", "look-ahead"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"batch", "capturable", "final-wipe", "look-ahead"}
+    )
     needs_twig: ClassVar[bool] = False
     heads: ClassVar[tuple[str, ...]] = ()
 

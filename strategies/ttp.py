@@ -40,7 +40,7 @@ class TtpPrunerSpec(PrunerSpec):
 class TtpPruner:
     """Keeps the visual tokens that the twig attends to, and wipes all after the wipe layer."""
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "final-wipe"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch", "capturable", "final-wipe"})
     needs_twig: ClassVar[bool] = True
     heads: ClassVar[tuple[str, ...]] = ()
 

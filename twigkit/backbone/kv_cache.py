@@ -25,11 +25,13 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import copy
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from twigkit.backbone.arena import Zeros
 from twigkit.backbone.packing import real_first
 from twigkit.backbone.recurrent_states import RecurrentStates
 from twigkit.backbone.row_counts import RowCounts
@@ -72,6 +74,7 @@ class Segment(RecurrentStates):
         bucketed: bool = False,
         recurrent: Collection[int] = (),
         heads: tuple[int, int] = (0, 0),
+        zeros: Zeros | None = None,
     ) -> None:
         """Describe a segment; nothing is allocated yet.
 
@@ -83,6 +86,7 @@ class Segment(RecurrentStates):
             recurrent: Layers among them that have no keys and values.
             heads: Most key heads of a layer and their greatest width, where layers differ. All are
                 stored in that shape; each writes and reads its part of it.
+            zeros: Gives the storage of a prompt; ``None`` allocates it.
         """
         super().__init__(recurrent)
         self.recurrent = recurrent
@@ -90,7 +94,7 @@ class Segment(RecurrentStates):
         self._places = {layer: place for place, layer in enumerate(attending)}
         self.first, self.last, self.bucketed = first, last, bucketed
         self.most = _buckets(capacity) if bucketed else capacity
-        self.capacity, self.heads = self.most, heads
+        self.capacity, self.heads, self._zeros = self.most, heads, zeros or Tensor.new_zeros
         self.staged = self.view = self.gone = 0
         self.lengths: RowCounts
         self.index: Tensor
@@ -235,10 +239,15 @@ class Segment(RecurrentStates):
         def empty(like: Tensor) -> Tensor:
             batch, heads, width = like.shape[0], *map(max, like.shape[1::2], self.heads)
             # Slots beyond a row's length are masked, but 0 * NaN is NaN: they must hold numbers.
-            return like.new_zeros(len(self._places), batch, heads, self.capacity, width)
+            return self._zeros(like, (len(self._places), batch, heads, self.capacity, width))
 
         self._k, self._v = empty(key), empty(value)
-        self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Split the storages by layer."""
+        if self._k is not None and self._v is not None:
+            self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
 
     def _grow(self, capacity: int) -> None:
         """Copy everything to larger storage; half as much again each time, so that it is rare."""
@@ -249,8 +258,7 @@ class Segment(RecurrentStates):
                 grown = old.new_zeros(*old.shape[:3], capacity, old.shape[4])
                 grown[:, :, :, : self.capacity] = old
                 setattr(self, name, grown)
-        if self._k is not None and self._v is not None:
-            self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+        self._bind()
         self.capacity = capacity
 
     # -- committing --------------------------------------------------------------------------------
@@ -302,7 +310,7 @@ class Segment(RecurrentStates):
         index[:, :longest] = self.index.gather(1, source)
         self.index, self.capacity = index, capacity
         self.lengths = RowCounts(alive.sum(1), list(lengths))
-        self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+        self._bind()
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Keep some of the rows and drop the others.
@@ -326,12 +334,21 @@ class Segment(RecurrentStates):
             if moved:
                 storage[:, moved, :, :used] = storage[:, order[moved], :, :used]
             setattr(self, name, storage[:, :kept])
-        if self._k is not None and self._v is not None:
-            self._layers_k, self._layers_v = self._k.unbind(0), self._v.unbind(0)
+        self._bind()
         before = sum(self.lengths.host)
         self.lengths, self.index = self.lengths.keep_rows(rows), self.index[order]
         self.gone += before - sum(self.lengths.host)
         self.carry_rows(rows)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Segment:
+        """Return a segment of attending layers after prefill with every tensor changed alike."""
+        mapped = copy.copy(self)
+        mapped._slots, mapped.index = None, change(self.index)
+        mapped.lengths = RowCounts(change(self.lengths.device), list(self.lengths.host))
+        if self._k is not None and self._v is not None:
+            mapped._k, mapped._v = change(self._k), change(self._v)
+            mapped._bind()
+        return mapped
 
     # -- measuring ---------------------------------------------------------------------------------
 

@@ -125,6 +125,10 @@ class Prompt:
             vision=None if self.vision is None else self.vision.mapped(tokens),
         )
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Prompt:
+        """Return the prompt with every tensor changed in the same way."""
+        return self._rebuilt(change, change)
+
     @property
     def unpadded(self) -> bool:
         """Whether every position of every row is a real token."""

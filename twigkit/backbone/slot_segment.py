@@ -61,11 +61,6 @@ class SlotSegment(Segment):
         self._prefill, self._longest = False, 0
         self._bind()
 
-    def _bind(self) -> None:
-        if self.stored:
-            keys, values = self.storages
-            self._layers_k, self._layers_v = keys.unbind(0), values.unbind(0)
-
     def narrowed(self, rows: int) -> SlotSegment:
         """Return the first ``rows`` rows, over the same storage."""
         view: SlotSegment = object.__new__(SlotSegment)

@@ -1,10 +1,11 @@
-"""Running batches that calls of ``generate`` share, with what was captured of their steps."""
+"""Running batches that calls of ``generate`` share, and what was captured for them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,8 @@ from twigkit.backbone.kv_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.slot_cache import row_bucket
 from twigkit.errors import CapabilityError
-from twigkit.generation.captured_pieces import PieceRunner
+from twigkit.generation.captured_pieces import CapturedPieces
+from twigkit.generation.captured_prefill import CapturedPrefill, plugin_key
 from twigkit.generation.cuda_graphs import CudaGraphs
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.slot_batch import SlotBatch
@@ -52,7 +54,7 @@ class BatchPool:
         self,
         mode: GraphMode = "auto",
         *,
-        make_runner: Callable[[torch.device], PieceRunner] = CudaGraphs,
+        make_runner: Callable[[torch.device], CapturedPieces] = CudaGraphs,
         most: int = MOST_BATCHES,
     ) -> None:
         """Start empty.
@@ -66,6 +68,7 @@ class BatchPool:
         self.make_runner = make_runner
         self._kept: OrderedDict[Hashable, SlotBatch] = OrderedDict()
         self._model: Look | None = None
+        self._prefill: CapturedPrefill | None = None
 
     def __len__(self) -> int:
         """How many batches are kept."""
@@ -151,11 +154,27 @@ class BatchPool:
             stack: The base.
             twig: The twig, if there is one.
         """
+        self._look(stack, twig)
+        return self._kept.pop(key, None)
+
+    def prefill(self, stack: LayerStack, twig: Twig | None) -> CapturedPrefill:
+        """Return what prefills the prompts of captured steps, and captures that too.
+
+        Args:
+            stack: The base.
+            twig: The twig, if there is one.
+        """
+        self._look(stack, twig)
+        if self._prefill is None:
+            self._prefill = CapturedPrefill(partial(self.make_runner, stack.entry))
+        return self._prefill
+
+    def _look(self, stack: LayerStack, twig: Twig | None) -> None:
+        """Drop everything if base or twig are no longer what they were."""
         now = Look(stack, twig)
         if self._model is None or not self._model.same(now):
             self.drop()
             self._model = now
-        return self._kept.pop(key, None)
 
     def keep(self, key: Hashable, batch: SlotBatch) -> None:
         """Keep a batch whose rows have all left; the one that was not used for longest goes."""
@@ -166,7 +185,7 @@ class BatchPool:
     def drop(self) -> None:
         """Free all slots and graphs; those of a call that runs go when it ends."""
         self._kept.clear()
-        self._model = None
+        self._model = self._prefill = None
 
 
 def reason_against(stack: LayerStack, request: GenerationRequest) -> str:
@@ -183,18 +202,16 @@ def reason_against(stack: LayerStack, request: GenerationRequest) -> str:
 
 def _kind(request: GenerationRequest) -> tuple[Hashable, ...]:
     """What calls must have in common to share a batch."""
-    spec: Any = getattr(request.drafter, "spec", None)
-    made_of = spec.to_json() if hasattr(spec, "to_json") else id(request.drafter)
     steps = tuple(step.settings for step in request.selection.steps)
     chosen = (request.selection.draws, request.selection.sampling, steps)
     selector: Any = request.selector
-    return type(request.drafter), made_of, chosen, selector
+    return plugin_key(request.drafter), chosen, selector
 
 
 class Look:
     """What a base and a twig were like, so that a change is noticed.
 
-    Modules that run the layers by identity, weights by address; takes a tenth of a millisecond.
+    Modules that run the layers by identity, weights by address; one walk, as prefill waits for it.
     """
 
     def __init__(self, stack: LayerStack, twig: Twig | None) -> None:
@@ -204,17 +221,15 @@ class Look:
         if twig is not None:
             parts.append(twig)
             self._runners += [twig, *twig.runners(stack)]
-        self._hooks = [
-            tuple(module._forward_hooks) + tuple(module._forward_pre_hooks)
-            for part in parts
-            for module in part.modules()
-        ]
-        self._places = [
-            tensor.data_ptr()
-            for part in parts
-            for tensor in (*part.parameters(), *part.buffers())
-            if not tensor.is_meta
-        ]
+        self._hooks: list[tuple[int, ...]] = []
+        self._places: list[int] = []
+        while parts:
+            module = parts.pop()
+            parts += [part for part in module._modules.values() if part is not None]
+            self._hooks.append((*module._forward_hooks, *module._forward_pre_hooks))
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None and not tensor.is_meta:
+                    self._places.append(tensor.data_ptr())
 
     def same(self, other: Look) -> bool:
         """Say whether nothing has changed."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from twigkit.backbone.arena import Zeros
 from twigkit.backbone.kv_cache import LayerCache, Segment
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
-from twigkit.backbone.packing import real_last
 from twigkit.backbone.probes import RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.rotary import Rope
@@ -22,6 +22,7 @@ from twigkit.generation.attention_requests import (
     AttentionRequest,
     attention_requests,
 )
+from twigkit.generation.visual_choice import ends_visual, keep_indices, with_last
 from twigkit.interfaces.pruner import PruneContext, Pruner, Selection, Stage
 from twigkit.plugins.blame import blamed_on
 from twigkit.twig.module import Twig
@@ -59,6 +60,25 @@ class Prefilled:
     cache: LayerCache
     kept: list[Kept] = field(default_factory=list)
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Prefilled:
+        """Return the same with every tensor changed alike."""
+        kept = [
+            Kept(
+                each.stage,
+                change(each.positions),
+                change(each.alive),
+                None if each.scores is None else change(each.scores),
+            )
+            for each in self.kept
+        ]
+        shallow, deep, twig = self.cache.shallow, self.cache.deep, self.cache.twig
+        cache = LayerCache(
+            [segment.mapped(change) for segment in shallow],
+            [segment.mapped(change) for segment in deep],
+            None if twig is None else twig.mapped(change),
+        )
+        return Prefilled(change(self.hidden), cache, kept)
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -71,6 +91,7 @@ class Storage:
         bucketed: Whether views have few different lengths, for compiled steps.
         deep_room: Slots in place of ``room`` in the layers after the exit layer, where only nodes
             to verify are staged; ``None`` for as many.
+        zeros: Gives the storages; ``None`` allocates them.
     """
 
     room: int
@@ -78,6 +99,7 @@ class Storage:
     kept_only: bool = False
     bucketed: bool = False
     deep_room: int | None = None
+    zeros: Zeros | None = None
 
 
 def prefill(
@@ -89,6 +111,7 @@ def prefill(
     pruner: Pruner | None = None,
     stages: Iterable[Stage] = (),
     generator: torch.Generator | None = None,
+    ends: Sequence[bool] | None = None,
 ) -> Prefilled:
     """Run a prompt through all layers and fill the cache.
 
@@ -100,6 +123,7 @@ def prefill(
         pruner: Scores tokens at the stages.
         stages: Where visual tokens go, by rising layer.
         generator: Random numbers for the pruner.
+        ends: What :func:`ends_visual` says of the prompt, if that was asked before.
 
     Returns:
         The last token's state and the cache.
@@ -107,7 +131,10 @@ def prefill(
     Raises:
         CapabilityError: If a stage asks for an attention that is not computed before it.
     """
-    return _Prefill(stack, prompt, storage, twig, pruner, list(stages), generator).run()
+    stages = list(stages)
+    if ends is None:
+        ends = ends_visual(prompt) if stages else []
+    return _Prefill(stack, prompt, storage, twig, pruner, stages, generator, ends).run()
 
 
 class _Prefill:
@@ -128,9 +155,10 @@ class _Prefill:
         pruner: Pruner | None,
         stages: list[Stage],
         generator: torch.Generator | None,
+        ends: Sequence[bool],
     ) -> None:
         self.stack, self.prompt, self.storage = stack, prompt, storage
-        self.pruner, self.stages, self.generator = pruner, stages, generator
+        self.pruner, self.stages, self.generator, self.ends = pruner, stages, generator, ends
         wants_twig = storage.drafts or any(stage.attention == "twig" for stage in stages)
         self.twig = twig if wants_twig else None
         self.exit = twig.exit_layer if twig is not None else 0
@@ -224,7 +252,13 @@ class _Prefill:
         recurrent = self.stack.recurrent
         heads = self._twig_heads() if twig else (0, 0)
         segment = Segment(
-            first, last, capacity, bucketed=self.storage.bucketed, recurrent=recurrent, heads=heads
+            first,
+            last,
+            capacity,
+            bucketed=self.storage.bucketed,
+            recurrent=recurrent,
+            heads=heads,
+            zeros=self.storage.zeros,
         )
         segment.begin_prefill(prompt.index, prompt.valid, prompt.lengths)
         return segment
@@ -281,7 +315,7 @@ class _Prefill:
             scores = selection.scores.float()
             hidden = hidden if selection.hidden is None else selection.hidden
         ranking = torch.zeros_like(prompt.index, dtype=torch.float32) if scores is None else scores
-        stage = replace(stage, keep=with_last(stage.keep, prompt))
+        stage = replace(stage, keep=with_last(stage.keep, self.ends))
         order, alive, lengths = keep_indices(ranking, prompt, stage.keep)
         visual = [min(*pair) for pair in zip(stage.keep, prompt.visual_counts, strict=True)]
         self.prompt = replace(prompt, hidden=hidden).select(order, alive, lengths, visual)
@@ -325,48 +359,3 @@ class _Prefill:
         )
         with blamed_on("pruner", self.pruner):
             return self.pruner.select(stage, context)
-
-
-def with_last(counts: list[int], prompt: Prompt) -> list[int]:
-    """Raise the visual tokens to keep to 1 in rows whose last prompt token is visual.
-
-    The answer goes on from the state of the last prompt token, so no pruner may drop it.
-    """
-    ends_visual = prompt.visual[:, -1].tolist()
-    return [max(count, int(ends)) for count, ends in zip(counts, ends_visual, strict=True)]
-
-
-def keep_indices(
-    scores: Tensor, prompt: Prompt, counts: list[int]
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Pick the highest-scoring visual tokens, in prompt order; text and the last token stay.
-
-    Args:
-        scores: One score per token, ``[batch, tokens]``; ignored where not visual.
-        prompt: The tokens.
-        counts: Visual tokens to keep per row, a last one included (:func:`with_last`); a row with
-            fewer keeps all it has.
-
-    Returns:
-        Positions that stay, sorted, padded on the left, ``[batch, kept]``; which of them are real,
-        ``[batch, kept]`` bool; and how many are, per row.
-
-    Source: TwigVLM, arXiv 2503.14075 §4.2.
-    """
-    visual, device = prompt.visual, scores.device
-    bounds = torch.finfo(scores.dtype)  # any visual token comes before text, and the last one first
-    ranking = scores.nan_to_num(nan=bounds.min, posinf=bounds.max, neginf=bounds.min)
-    ranking = ranking.masked_fill(~visual, float("-inf"))
-    ranking[:, -1].masked_fill_(visual[:, -1], float("inf"))
-    ranked = ranking.sort(dim=1, descending=True, stable=True).indices
-    limit = torch.tensor(counts, device=device)[:, None]
-    place = torch.arange(scores.shape[1], device=device)
-    chosen = torch.zeros_like(visual).scatter_(1, ranked, (place < limit).expand_as(visual))
-    stays = prompt.valid & (~visual | chosen)
-    lengths = [
-        length - found + min(count, found)
-        for length, found, count in zip(prompt.lengths, prompt.visual_counts, counts, strict=True)
-    ]
-    kept = max(lengths)
-    order = real_last(stays, kept)
-    return order, stays.gather(1, order), lengths

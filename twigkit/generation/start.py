@@ -64,7 +64,8 @@ def start(
         )
 
     def fill(prompt: Prompt) -> Prefilled:
-        return prefill(
+        run = prefill if batches is None else batches.prefill(stack, twig).fill
+        return run(
             stack,
             prompt,
             storage,

@@ -44,15 +44,15 @@ class Saved:
     def differs(self, other: Saved) -> str:
         """Name what differs from what was saved another time; empty if nothing does."""
         for name, tensor in self.tensors.items():
-            if not _same(tensor, other.tensors[name]):
+            if not same(tensor, other.tensors[name]):
                 return name
         for tail, theirs in zip(self.tails, other.tails, strict=True):
-            if not all(map(_same, tail, theirs)):
+            if not all(map(same, tail, theirs)):
                 return "keys or values"
         return ""
 
 
-def _same(first: Tensor, second: Tensor) -> bool:
+def same(first: Tensor, second: Tensor) -> bool:
     """Say whether two tensors are equal, up to what the order of a sum may change."""
     if not first.is_floating_point():
         return torch.equal(first, second)
@@ -60,4 +60,4 @@ def _same(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-__all__ = ["Progress", "Saved"]
+__all__ = ["Progress", "Saved", "same"]

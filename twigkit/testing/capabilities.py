@@ -18,6 +18,7 @@ CAPABILITIES: dict[str, dict[str, str]] = {
     },
     "pruner": {
         "batch": "Rows of one batch differ in visual tokens and keep counts.",
+        "capturable": "Scores on the device alone and keeps nothing, so that prefill is captured.",
         "final-wipe": "Drops all visual tokens after a wipe layer.",
         "merge": "Replaces the states of kept tokens by something of the dropped ones.",
         "random": "Draws its scores, from the generator that it is handed.",
