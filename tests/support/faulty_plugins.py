@@ -18,7 +18,7 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import step_masks
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.row_counts import RowCounts
-from twigkit.generation.prefill import keep_indices
+from twigkit.generation.visual_choice import keep_indices
 from twigkit.interfaces.pruner import Stage
 from twigkit.plugins.discovery import default_registry
 from twigkit.testing import (

@@ -147,7 +147,9 @@ class Pruner(Protocol):
         """What it can do, such as ``"batch"`` and ``"final-wipe"``, and what it looks at.
 
         ``"vision"`` asks for what the vision tower made of the pictures; bases whose adapter does
-        not show it are refused.
+        not show it are refused. ``"capturable"`` says that ``select`` computes its scores from the
+        context's tensors on their device, asks for none of their values, draws nothing and keeps
+        nothing: then prefill is captured as a CUDA graph, and ``select`` runs at the capture alone.
         """
         ...
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from twigkit.errors import BudgetError
+from twigkit.generation.captured_prefill import CapturedPrefill, capturable
+from twigkit.generation.prefill import Storage, prefill
+from twigkit.generation.request import GenerationRequest
+from twigkit.generation.sequences import StopConditions
+from twigkit.generation.start import plan_stages
 from twigkit.interfaces.pruner import PromptLayout, Stage
 from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
+from twigkit.testing.capture import CaptureError, CaptureRecorder
 from twigkit.testing.disk_watch import leaving_files_alone
 from twigkit.testing.lab import Lab, PictureLast, Trace, plainest_adapter, variants
 from twigkit.testing.shapes import ShapedDrafter
@@ -206,6 +215,41 @@ class PrunerConformance:
                         f"row {row} keeps {got} in a batch and {want} alone; mask padding "
                         "(context.valid) and score each row by itself"
                     )
+
+    @torch.inference_mode()
+    def test_its_prefill_can_be_captured(
+        self, pruner: Any, lab: Lab, twig: Twig, budget: int | float
+    ) -> None:
+        """A replay of one prompt's prefill keeps of another prompt what prefill keeps of it."""
+        need("pruner", "capturable", pruner.capabilities, self.required)
+        captured = CapturedPrefill(CaptureRecorder)
+        request = GenerationRequest(StopConditions(1, frozenset()), pruner=pruner, budget=budget)
+        found: list[list[Tensor]] = []
+        for seed in (1, 2, 3):
+            asked = replace(request, inputs=lab.inputs([lab.visual_row(seed=seed)]))
+            prompt = asked.embed(lab.stack)
+            stages = plan_stages(lab.stack, prompt, asked, twig)
+            if not capturable(lab.stack, prompt, pruner, stages):
+                pytest.skip("captured with other settings only")
+            found = []
+            for fill in (captured.fill, prefill):
+                try:
+                    filled = fill(
+                        lab.stack,
+                        prompt,
+                        Storage(0, drafts=False),
+                        twig=twig,
+                        pruner=pruner,
+                        stages=stages,
+                    )
+                except CaptureError as error:
+                    pytest.fail(f"prefill with {type(pruner).__name__} cannot be captured: {error}")
+                found.append([kept.positions for kept in filled.kept])
+        if not captured.replays or not all(map(torch.equal, *found)):
+            pytest.fail(
+                f"a replay keeps {found[0]} and prefill {found[1]}; compute scores from the "
+                "context's tensors alone, or leave out the capability 'capturable'"
+            )
 
     def test_the_last_prompt_token_stays(
         self, pruner: Any, lab: Lab, twig: Twig, budget: int | float

@@ -85,8 +85,8 @@ def test_selectors_share_captured_steps_if_they_are_equal(model, runners):
         settings = {**ALONE, "max_new_tokens": 12}
         request = GenerationRequest.resolve(model, None, settings, Strategy(drafter="ssd"))
         model.respond(replace(request, selector=SyntheticSelector(mean)))
-    assert len(runners) == len(model.batches) == 2
-    assert all(runner.replays for runner in runners)
+    assert len(model.batches) == 2
+    assert sum(runner.replays > 0 for runner in runners) == 2  # the third one is prefill's
 
 
 def test_what_cannot_be_captured_is_refused_or_left_alone(model, runners):

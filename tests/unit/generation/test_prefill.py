@@ -8,7 +8,7 @@ import torch
 from tests.support.tiny import VISUAL, llava_inputs, tiny_llava
 from twigkit import CapabilityError, TwigModel, TwigSpec
 from twigkit.backbone.masks import prompt_masks
-from twigkit.generation.prefill import Storage, keep_indices, prefill
+from twigkit.generation.prefill import Storage, prefill
 from twigkit.interfaces.pruner import Selection, Stage
 
 ROWS = [(3, 1, 5), (6, 3, 2), (1, 0, 9)]
@@ -38,28 +38,6 @@ def run(model, inputs, stages, pruner=None, **storage):
     return prompt, prefill(
         model.stack, prompt, layout, twig=model.twig, pruner=pruner, stages=stages
     )
-
-
-@torch.inference_mode()
-def test_the_best_stay_in_order_and_text_is_never_dropped(model):
-    prompt = model.stack.embed_prompt(**llava_inputs(ROWS))
-    scores = torch.rand(prompt.visual.shape)
-    keep = [5, 20, 3]
-    order, alive, lengths = keep_indices(scores, prompt, keep)
-    for row, count in enumerate(keep):
-        visual = prompt.visual[row].nonzero()[:, 0].tolist()
-        best = sorted(visual, key=lambda place: -float(scores[row, place]))[:count]
-        text = (prompt.valid[row] & ~prompt.visual[row]).nonzero()[:, 0].tolist()
-        assert order[row][alive[row]].tolist() == sorted(best + text)
-        assert lengths[row] == len(best) + len(text)
-        assert not alive[row, : order.shape[1] - lengths[row]].any()
-
-
-@torch.inference_mode()
-def test_equal_scores_keep_the_first(model):
-    prompt = model.stack.embed_prompt(**llava_inputs(ROWS[:1]))
-    order, _, _ = keep_indices(torch.zeros(prompt.visual.shape), prompt, [4])
-    assert order[0][prompt.visual[0][order[0]]].tolist() == [4, 5, 6, 7]
 
 
 @torch.inference_mode()
