@@ -137,6 +137,11 @@ FAULTS = {
         "test_its_steps_can_be_captured",
         r"AskingDrafter cannot be captured: aten.(item|_local_scalar_dense) waits for the",
     ),
+    "a pruner that asks the device": (
+        "TestAsksForAScore",
+        "test_its_prefill_can_be_captured",
+        r"with ScalingPruner cannot be captured: aten.(item|_local_scalar_dense) waits for the",
+    ),
     "a file that a drafter removes": (
         "TestTidiesUp",
         "test_leaves_files_alone",

@@ -19,7 +19,7 @@ from twigkit.backbone.masks import step_masks
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.generation.visual_choice import keep_indices
-from twigkit.interfaces.pruner import Stage
+from twigkit.interfaces.pruner import Selection, Stage
 from twigkit.plugins.discovery import default_registry
 from twigkit.testing import (
     AdapterConformance,
@@ -211,6 +211,19 @@ class TestCallsAProgram(PrunerConformance):
     @classmethod
     def pruner(cls):
         return CallingPruner(TTP.spec())
+
+
+class ScalingPruner(TTP.cls):
+    def select(self, stage, context):
+        scores = super().select(stage, context).scores
+        return Selection(scores / float(scores.max()))
+
+
+class TestAsksForAScore(PrunerConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pruner(cls):
+        return ScalingPruner(TTP.spec())
 
 
 class StingyPruner(TTP.cls):

@@ -31,8 +31,8 @@ class RuntimeSpec(Spec):
     )
     graphs: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether prefill and the steps of decoding are captured as CUDA graphs; auto does "
-        "so on a GPU where that is possible, on is an error where steps cannot be.",
+        description="Whether prefill and the steps of decoding are captured as CUDA graphs; auto "
+        "does so on a GPU where that is possible, on is an error where steps cannot be.",
     )
 
 
