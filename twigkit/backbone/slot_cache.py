@@ -9,7 +9,8 @@ but counts nowhere. Which nodes are kept is decided on the device.
 
 Example:
     >>> import torch
-    >>> from twigkit.backbone.kv_cache import LayerCache, Segment
+    >>> from twigkit.backbone.kv_cache import Segment
+    >>> from twigkit.backbone.layer_cache import LayerCache
     >>> prompt = Segment(first=0, last=1, capacity=8)  # one layer, one row of three tokens
     >>> index = torch.arange(3)[None]
     >>> prompt.begin_prefill(index, torch.ones_like(index, dtype=torch.bool), [3])
@@ -28,7 +29,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from twigkit.backbone.kv_cache import BUCKET, LayerCache, Segment
+from twigkit.backbone.kv_cache import BUCKET, Segment
+from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.slot_segment import SlotSegment
 from twigkit.errors import CapabilityError
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from twigkit.backbone.kv_cache import LayerCache
+from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.slot_cache import row_bucket
 from twigkit.errors import CapabilityError

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from twigkit.backbone.kv_cache import LayerCache
+from twigkit.backbone.layer_cache import LayerCache
 from twigkit.generation.row_state import Entry
 from twigkit.generation.sequences import GrowingSequence
 from twigkit.generation.slot_batch import SlotBatch

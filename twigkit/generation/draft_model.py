@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from twigkit.backbone.kv_cache import LayerCache
+from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.errors import CapabilityError

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from twigkit.backbone.context import warn_of_length
-from twigkit.backbone.kv_cache import LayerCache
+from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
 from twigkit.backbone.row_counts import RowCounts

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from twigkit.backbone.arena import Zeros
-from twigkit.backbone.kv_cache import LayerCache, Segment
+from twigkit.backbone.kv_cache import Segment
+from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.probes import RowProbe, row_probe
@@ -71,13 +72,7 @@ class Prefilled:
             )
             for each in self.kept
         ]
-        shallow, deep, twig = self.cache.shallow, self.cache.deep, self.cache.twig
-        cache = LayerCache(
-            [segment.mapped(change) for segment in shallow],
-            [segment.mapped(change) for segment in deep],
-            None if twig is None else twig.mapped(change),
-        )
-        return Prefilled(change(self.hidden), cache, kept)
+        return Prefilled(change(self.hidden), self.cache.mapped(change), kept)
 
 
 @dataclass(frozen=True)

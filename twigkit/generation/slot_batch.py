@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twigkit.backbone.kv_cache import LayerCache
+from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.slot_cache import Room, SlotCache, row_bucket
 from twigkit.errors import CapabilityError

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from twigkit.backbone.kv_cache import LayerCache, Segment
+from twigkit.backbone.kv_cache import Segment
+from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import Masks
 from twigkit.backbone.rotary import Rope

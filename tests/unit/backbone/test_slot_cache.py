@@ -8,7 +8,8 @@ import torch
 from tests.support.segments import segment
 from twigkit import CapabilityError
 from twigkit.backbone import kv_cache, slot_cache, slot_segment
-from twigkit.backbone.kv_cache import LayerCache, Segment
+from twigkit.backbone.kv_cache import Segment
+from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.slot_cache import Room, SlotCache, row_bucket, slot_bucket
 
 
