@@ -122,8 +122,7 @@ class TwigModel(BaseAttributes):
             twig_revision: Revision of the twig on the Hub.
             twig_subfolder: Folder inside of what ``twig`` names.
             attn_implementation: What the base's own ``forward`` and ``generate`` use.
-            graphs: Whether prefill and steps are CUDA graphs: ``"auto"`` (where possible), ``"on"``
-                or ``"off"``.
+            graphs: Whether prefill and steps are CUDA graphs: ``"auto"``, ``"on"`` or ``"off"``.
             attention: What twigkit's passes use; see :meth:`choose_attention`.
             twig_weights: ``"int8"`` or ``"fp8"`` rounds those of the twig to eight bits.
             allow_other_base: Accept a twig that was grown on other weights of the same shapes.
