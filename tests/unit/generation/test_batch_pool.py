@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.support.capturing import ALONE, OTHER, both, capturing_model, recorded
+from tests.support.tiny import llava_inputs
 from twigkit import CapabilityError
 from twigkit.bench.synthetic import SyntheticSelector
 from twigkit.generation.batch_pool import BatchPool
@@ -42,9 +43,10 @@ def test_calls_share_what_was_captured(model, runners):
 def test_eight_drafters_in_turn_keep_their_batches_and_a_ninth_takes_the_oldest_ones_place(model):
     with recorded(model) as runners:
         made = []
-        for length in (*range(1, 9), 1, 9, 1, 2):
+        for words, length in enumerate((*range(1, 9), 1, 9, 1, 2)):
             drafter = {"kind": "prompt-lookup", "length": length}
-            model.generate(**ALONE, drafter=drafter, max_new_tokens=2)
+            prompt = llava_inputs([(1, 1, words)])  # each of another length: none is captured
+            model.generate(**prompt, drafter=drafter, max_new_tokens=2)
             made.append(len(runners))
         assert made == [*range(1, 9), 8, 9, 9, 10]
         assert len(model.batches) == 8
