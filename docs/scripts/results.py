@@ -28,6 +28,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from docs.scripts.gpu_tables import values_of
 from docs.scripts.pictures import DOCS, IMAGES, bars
 from twigkit.bench.sweep import described, tables
 from twigkit.bench.table import markdown_table, size
@@ -63,6 +64,8 @@ def load(folder: Path) -> Data:
     data["base"] = json.loads(BASE.read_text())
     language = folder / "language.json"
     data["language"] = json.loads(language.read_text()) if language.exists() else None
+    gpu = folder / "gpu.json"
+    data["gpu"] = json.loads(gpu.read_text()) if gpu.exists() else None
     sweep = folder / "sweep.json"
     data["sweep"] = json.loads(sweep.read_text()) if sweep.exists() else None
     data["logs"] = {name: read_lines(folder / f"{name}.jsonl") for name in STAGES}
@@ -285,6 +288,7 @@ def values(data: Data) -> Data:
         "language_best": best_of(data["language"]) if data["language"] else {},
         "control": ratios_table(bench["control"]["ratios"]) if bench["control"] else "",
         "training": ratios_table(bench["training"]["ratios"]) if bench["training"] else "",
+        **(values_of(data["gpu"]) if data["gpu"] else {}),
     }  # fmt: skip
 
 
