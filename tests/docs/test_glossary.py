@@ -18,7 +18,7 @@ TERM = re.compile(r"^\| ([^|`]+?) \| ([^|]+) \|$", re.MULTILINE)
 EMPHASIS = re.compile(r"(?<![*\w])\*([^*\n]+)\*(?![*\w])")
 CAPITALS = re.compile(r"\b(?:[A-Z]+-)?[A-Z]{2,}[A-Z]*\b|\b[A-Z]-[A-Z][A-Za-z]+\b")
 
-MEASURES = {"CPU", "GPU", "MB", "AMD", "EPYC", "CI"}
+MEASURES = {"CPU", "GPU", "MB", "GB", "TB", "UTC", "AMD", "EPYC", "NVIDIA", "CI"}
 FORMATS = {"API", "HTML", "JPEG", "JSON", "JSONL", "PNG", "SVG", "TOML", "TSV", "YAML"}
 NAMES = {"CN", "COCO", "GLM", "MM", "VQA", "VL", "MLP", "CHANGELOG", "CONTRIBUTING", "README"}
 GENERAL = MEASURES | FORMATS | NAMES
