@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from statistics import fmean, median
 
 import torch
@@ -184,8 +185,6 @@ def compare(
         peaks: Count on a CPU the most memory that each method takes, by one more answer; a GPU's
             allocator tells it anyway.
 
-    The model keeps captured steps of as many methods from then on.
-
     Returns:
         One row per method that ran.
     """
@@ -201,15 +200,12 @@ def compare(
     methods = [method for method in methods if method.name not in failed]
     meter = energy_meter(model.device)
     runs: dict[str, list[list[Answer]]] = {m.name: [[] for _ in prompts] for m in methods}
-    turn = 0
-    for number in range(rounds):
-        for index, inputs in enumerate(prompts):
-            say(f"round {number + 1}/{rounds}, prompt {index + 1}/{len(prompts)}")
-            start = turn % max(1, len(methods))
-            for method in (*methods[start:], *methods[:start]):
-                given = answer(model, inputs, method, max_new_tokens=max_new_tokens, meter=meter)
-                runs[method.name][index].append(given)
-            turn += 1
+    for turn, (number, index) in enumerate(product(range(rounds), range(len(prompts)))):
+        say(f"round {number + 1}/{rounds}, prompt {index + 1}/{len(prompts)}")
+        start, inputs = turn % max(1, len(methods)), prompts[index]
+        for method in (*methods[start:], *methods[:start]):
+            given = answer(model, inputs, method, max_new_tokens=max_new_tokens, meter=meter)
+            runs[method.name][index].append(given)
     by_name = {method.name: method for method in methods}
     rows = [_row(method, runs) for method in methods]
     rows = [_judged(model, prompts, row, by_name, runs) for row in rows]
