@@ -48,6 +48,7 @@ class BatchPool:
         mode: Whether steps are captured.
         most: Batches that are kept at once.
         make_runner: Makes what captures and replays, for a device.
+        model: What base and twig were like when a batch was last asked for.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class BatchPool:
         self.mode, self.most = mode, most
         self.make_runner = make_runner
         self._kept: OrderedDict[Hashable, SlotBatch] = OrderedDict()
-        self._model: Look | None = None
+        self.model: Look | None = None
         self._prefill: CapturedPrefill | None = None
 
     def __len__(self) -> int:
@@ -138,6 +139,7 @@ class BatchPool:
                 compiled=compiled,
                 selector=request.selector,
             )
+            batch.made_for = self.model
         elif from_texts(request.drafter):
             batch.renew(request.drafter)  # which knows the texts of its own call
         del cache  # whose storage may be freed once its rows have joined
@@ -172,12 +174,17 @@ class BatchPool:
     def _look(self, stack: LayerStack, twig: Twig | None) -> None:
         """Drop everything if base or twig are no longer what they were."""
         now = Look(stack, twig)
-        if self._model is None or not self._model.same(now):
+        if self.model is None or not self.model.same(now):
             self.drop()
-            self._model = now
+            self.model = now
 
     def keep(self, key: Hashable, batch: SlotBatch) -> None:
-        """Keep a batch whose rows have all left; the one that was not used for longest goes."""
+        """Keep a batch whose rows have all left; the one that was not used for longest goes.
+
+        One that was made for another base or twig is not kept.
+        """
+        if batch.made_for is not self.model:
+            return
         self._kept[key] = batch
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
@@ -185,7 +192,7 @@ class BatchPool:
     def drop(self) -> None:
         """Free all slots and graphs; those of a call that runs go when it ends."""
         self._kept.clear()
-        self._model = self._prefill = None
+        self.model = self._prefill = None
 
 
 def reason_against(stack: LayerStack, request: GenerationRequest) -> str:

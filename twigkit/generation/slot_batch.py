@@ -56,6 +56,7 @@ class SlotBatch:
         cache: The slots; there once the first row has joined.
         steps: Steps that were made.
         watch: Where the time of the steps goes; ``None`` measures nothing.
+        made_for: What base and twig were like then, if the batch is to be kept.
     """
 
     cache: SlotCache
@@ -105,6 +106,7 @@ class SlotBatch:
         )
         self.most, self.runner, self.steps = rows, runner or PieceRunner(), 0
         self.watch: Stopwatch | None = None
+        self.made_for: object = None
         self._steps: dict[int, SlotStep] = {}
         self._members: dict[int, _Member] = {}
         self._joined = self._unseen = 0

@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
+from twigkit.generation.captured_pieces import CapturedPieces
 from twigkit.generation.positions import Positions
 from twigkit.generation.request import check_drafts
 from twigkit.generation.row_selectors import RowSelectors
@@ -66,7 +67,9 @@ class RunningBatch:
         captured = pool.captures(model.stack, obstacle(model.stack, drafter, TokenSelection()))
         runner = pool.make_runner(model.stack.entry) if captured else None
         twig = model.twig if drafter.heads else None
-        return SlotBatch(model.stack, twig, drafter, rows=rows, runner=runner)
+        slots = SlotBatch(model.stack, twig, drafter, rows=rows, runner=runner)
+        slots.made_for = pool.model
+        return slots
 
     @property
     def drafter(self) -> Drafter:
@@ -96,7 +99,8 @@ class RunningBatch:
             TwigkitError: If the request cannot be answered; the batch is as it was.
         """
         stack = self._model.stack
-        joining = prefill_request(self._model, ticket, self.drafter)
+        captured = isinstance(self._slots.runner, CapturedPieces)
+        joining = prefill_request(self._model, ticket, self.drafter, captured=captured)
         logits = stack.head(stack.norm(joining.prefilled.hidden))
         root = RowSelectors([row.selector for row in joining.rows]).first(logits)
         ticket.tell(joining.begun)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
+from twigkit.backbone.attention_kernel import kernels_for
 from twigkit.errors import CapabilityError, TwigkitError
 from twigkit.inflight.batch import RunningBatch
 from twigkit.inflight.request import Failed
@@ -164,15 +165,18 @@ class Engine:
     @torch.inference_mode()
     def _run(self) -> None:
         """Run until closed and nothing is left to do."""
-        while True:
-            with self._changed:
-                while not (self._waiting or self._batches or self._closing):
-                    self._changed.wait()
-                if self._closing and not (self._waiting or self._batches):
-                    return
-            self._admit()
-            for name in list(self._batches):
-                self._step(name)
+        with kernels_for(self.model.device):
+            while self._wait():
+                self._admit()
+                for name in list(self._batches):
+                    self._step(name)
+
+    def _wait(self) -> bool:
+        """Wait for something to do; return whether there is anything, or will be."""
+        with self._changed:
+            while not (self._waiting or self._batches or self._closing):
+                self._changed.wait()
+            return bool(self._waiting or self._batches)
 
     def _admit(self) -> None:
         """Let the first of the queue join a batch if there is room; one between two steps."""

@@ -94,13 +94,16 @@ class Joining:
     begun: Begun
 
 
-def prefill_request(model: TwigModel, ticket: Ticket, drafter: Drafter) -> Joining:
+def prefill_request(
+    model: TwigModel, ticket: Ticket, drafter: Drafter, *, captured: bool = False
+) -> Joining:
     """Resolve and prefill a request by itself, as ``TwigModel.generate`` does.
 
     Args:
         model: Base and twig.
         ticket: The request.
         drafter: The drafter of the batch that it will join.
+        captured: Whether that batch's steps are captured, and so prefill too.
 
     Returns:
         Its rows and cache.
@@ -131,7 +134,8 @@ def prefill_request(model: TwigModel, ticket: Ticket, drafter: Drafter) -> Joini
     request = _before_restart(request, stack, prompt)
     check_length(stack.text, prompt.span + request.stop.max_new_tokens)
     stages = plan_stages(stack, prompt, request, model.twig)
-    prefilled = prefill(
+    run = model.batches.prefill(stack, model.twig).fill if captured else prefill
+    prefilled = run(
         stack,
         prompt,
         Storage(0, drafts=bool(drafter.heads)),  # the batch has slots for the answer

@@ -72,6 +72,19 @@ def test_a_change_of_the_base_drops_what_was_captured(model, runners):
     assert len(runners) == 4
 
 
+def test_a_batch_of_a_model_that_changed_meanwhile_is_not_kept(model, runners):
+    class Changing:
+        def put(self, tokens):
+            with torch.inference_mode():
+                model.batches.prefill(model.stack, None)  # as if the twig were gone
+
+        def end(self):
+            pass
+
+    model.generate(**ALONE, drafter="plain", max_new_tokens=3, streamer=Changing())
+    assert len(model.batches) == 0
+
+
 def test_another_kernel_drops_what_was_captured(model, runners):
     options = {"drafter": "plain", "max_new_tokens": 5}
     model.generate(**ALONE, **options)
