@@ -121,13 +121,8 @@ def prefill_request(
         wipe_layer=asked.wipe_layer,
         strict=asked.strict,
     )
-    request = GenerationRequest.resolve(
-        model,
-        None,
-        {**asked.inputs, **settings},
-        strategy,
-        seed=seed,
-    )
+    given = {**asked.inputs, **settings}
+    request = GenerationRequest.resolve(model, None, given, strategy, seed=seed)
     if request.selection.lockstep or request.stop.joint:
         raise CapabilityError("a setting looks at all rows at once, and a batch has strangers")
     prompt = request.embed(stack)
