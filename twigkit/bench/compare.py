@@ -230,6 +230,8 @@ def _warm_up(
     try:
         with deadline(most_seconds):
             answer(model, inputs, method, max_new_tokens=max_new_tokens)
+            if method.engine == "twigkit" and model.device.type == "cuda":
+                answer(model, inputs, method, max_new_tokens=1)  # now prefill is captured
     except Exception as error:
         if most_seconds is None:
             raise

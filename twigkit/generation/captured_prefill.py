@@ -36,9 +36,6 @@ MOST_PROMPTS = 16
 MOST_TOKENS = 4096
 """Tokens of all rows beyond which launching kernels takes less time than they do themselves."""
 
-_REMEMBERED = 256
-"""Shapes of which it is remembered that they came once."""
-
 Run = Callable[[Prompt, Storage], Prefilled]
 """Prefills a prompt as it is."""
 
@@ -69,7 +66,7 @@ class CapturedPrefill:
     """Prefills prompts, and captures prefill where prompts of the same shape come again.
 
     Attributes:
-        most: Shapes that are kept at once.
+        most: Shapes that are kept at once, and those that are remembered to have come once.
         failed: Why nothing is captured any more; empty while all is well.
         replays: How many prompts were prefilled by a replay.
     """
@@ -142,12 +139,15 @@ class CapturedPrefill:
             return captured.fill(prompt)
         if key not in self._seen:
             self._seen[key] = None
-            if len(self._seen) > _REMEMBERED:
+            if len(self._seen) > self.most:  # so that many shapes in turn are not captured in turn
                 self._seen.popitem(last=False)
             return run(prompt, storage)
+        del self._seen[key]
         measured = Arena()
         filled = run(prompt, replace(storage, zeros=measured.zeros))
-        problem = self._capture(key, prompt, storage, run, filled, measured.used)
+        # As much as the prompt takes unpruned, so that room is made once.
+        size = max(measured.used, prompt.ids.numel() * sum(filled.cache.bytes_per_token()))
+        problem = self._capture(key, prompt, storage, run, filled, size)
         if problem:
             self._give_up(problem)
         return filled
@@ -169,7 +169,7 @@ class CapturedPrefill:
             storage: Layout of the cache.
             run: Prefills a prompt.
             expected: What it gave.
-            size: Bytes of the keys and values.
+            size: Bytes for keys and values.
 
         Returns:
             What went wrong; empty if nothing did.
@@ -213,7 +213,7 @@ class CapturedPrefill:
         if self._arena.size < size:
             self._captured.clear()
             self._arena = Arena()  # before the next one is allocated
-            step = 1 << max(size.bit_length() - 3, 0)  # so that it grows rarely
+            step = 1 << max(size.bit_length() - 2, 0)  # so that it grows rarely
             self._arena = Arena(-(-size // step) * step, device)
         return self._arena
 

@@ -166,15 +166,22 @@ def test_the_least_recently_used_goes(model):
     for place in (0, 0, 1, 1, 0, 2, 2, 0):
         fill(model, captured.fill, shapes[place])
     assert (len(captured), captured.replays) == (2, 2)
-    fill(model, captured.fill, shapes[1])  # captured anew
-    assert captured.replays == 2
-    fill(model, captured.fill, shapes[1])
-    assert captured.replays == 3
+    for count in (2, 2, 3):  # seen, captured anew, replayed
+        fill(model, captured.fill, shapes[1])
+        assert captured.replays == count
+
+
+def test_more_shapes_in_turn_than_are_kept_are_not_captured(model):
+    captured = CapturedPrefill(CaptureRecorder, most=2)
+    shapes = [prompt_of(model, [(words, 1, 2)]) for words in (9, 5, 3)]
+    for prompt in shapes * 3:
+        fill(model, captured.fill, prompt)
+    assert not len(captured)
 
 
 def test_a_longer_prompt_takes_the_memory_of_what_was_captured(model, captured):
     short, long = prompt_of(model, ALONE), prompt_of(model, [(9, 4, 9)])
-    for prompt in (short, short, long, long, short, short):
+    for prompt in (short, short, long, long, short, short, short):
         assert equal(fill(model, captured.fill, prompt), fill(model, prefill, prompt))
     assert (len(captured), captured.replays) == (2, 1)
 
