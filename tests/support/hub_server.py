@@ -67,9 +67,9 @@ class Hub:
 class _RefusedError(Exception):
     """An answer that is no success."""
 
-    def __init__(self, status: int, code: str) -> None:
+    def __init__(self, status: int, code: str, told: dict[str, str] | None = None) -> None:
         super().__init__(code)
-        self.status, self.code = status, code
+        self.status, self.code, self.told = status, code, told or {}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -101,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             content, headers = method(path, body)
             status = 200
         except _RefusedError as refused:
-            status, content, headers = refused.status, b"{}", {"X-Error-Code": refused.code}
+            status, content = refused.status, refused.told
+            headers = {"X-Error-Code": refused.code}
         if not isinstance(content, bytes):
             content = json.dumps(content).encode()
             headers["Content-Type"] = "application/json"
@@ -136,9 +137,13 @@ class _Handler(BaseHTTPRequestHandler):
             return {"id": match[1], "modelId": match[1], "sha": oid, "siblings": siblings}, {}
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(/.*)?", path):
             _, files = self._repository(match[1], match[2])
+            folder = f"{match[3].strip('/')}/" if match[3] else ""
+            found = {name: held for name, held in files.items() if name.startswith(folder)}
+            if not found:
+                raise _RefusedError(404, "EntryNotFound")
             return [
                 {"type": "file", "path": name, "size": len(held), "oid": _etag(held)}
-                for name, held in files.items()
+                for name, held in found.items()
             ], {}
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             oid, files = self._repository(match[1], match[2])
@@ -157,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             name = f"{asked.get('organization') or 'org'}/{asked['name']}"
             if name in self.hub.repositories:
-                raise _RefusedError(409, "")
+                raise _RefusedError(409, "", {"url": f"{self.hub.endpoint}/{name}"})
             private = bool(asked.get("private") or asked.get("visibility") == "private")
             self.hub.repositories[name] = Repository(private)
             self.hub.repositories[name].commit({".gitattributes": b""})

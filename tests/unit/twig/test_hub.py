@@ -103,6 +103,9 @@ def test_push_and_pull_on_the_command_line(model, hub, tmp_path, capsys):
     where = ["--endpoint", hub.endpoint, "--token", TOKEN]
     assert main(["push", str(folder), "org/twig", *where]) == 0
     assert f"{hub.endpoint}/org/twig/commit/" in capsys.readouterr().out
+    again = ["push", str(folder), "org/twig", "--token", TOKEN, "--revision", "main", *where]
+    assert main(again) == 0  # to a repository that is there
+    capsys.readouterr()
     assert main(["pull", "org/twig", "--out", str(tmp_path / "back"), *where]) == 0
     assert str(tmp_path / "back") in capsys.readouterr().out
     assert json.loads((tmp_path / "back" / "twig.json").read_text())["spec"]["base"] == "org/base"
