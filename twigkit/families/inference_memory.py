@@ -40,6 +40,7 @@ def inference_memory(shape: Shape) -> dict[str, int]:
     found["KV of the twig"] = shape.twig_kv_bytes * tokens
     found["KV slots of a step"] = (shape.kv_bytes + shape.twig_kv_bytes) * NODES
     found[f"buffers of a captured step of {NODES} nodes"] = step_bytes(shape, NODES)
+    found["captured prefill of the prompt"] = prefill_bytes(shape, visual + TEXT)
     return found
 
 
@@ -63,9 +64,23 @@ def step_bytes(shape: Shape, nodes: int) -> int:
         shape: The base.
         nodes: Nodes that are verified, root included.
     """
+    return nodes * (_layer_bytes(shape) + 3 * HALF * shape.vocabulary)
+
+
+def prefill_bytes(shape: Shape, tokens: int) -> int:
+    """Count what a captured prefill holds: all keys and values once more, and a layer's states.
+
+    Args:
+        shape: The base and a twig on it.
+        tokens: Tokens of the prompt.
+    """
+    return tokens * (shape.kv_bytes + shape.twig_kv_bytes + _layer_bytes(shape))
+
+
+def _layer_bytes(shape: Shape) -> int:
+    """Bytes of one token's states in a layer."""
     heads = (shape.heads + 2 * shape.kv_heads) * shape.head_width
-    layer = 4 * shape.width + heads + 3 * shape.inner
-    return nodes * (HALF * layer + 3 * HALF * shape.vocabulary)
+    return HALF * (4 * shape.width + heads + 3 * shape.inner)
 
 
-__all__ = ["inference_memory", "step_bytes"]
+__all__ = ["inference_memory", "prefill_bytes", "step_bytes"]

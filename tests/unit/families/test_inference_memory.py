@@ -27,6 +27,8 @@ def test_the_7b_fits_what_it_takes():
     pruned = found["KV, the same pruned to 64 visual tokens per layer"]
     assert pruned == pytest.approx((64 + 60 + 256) * 524288, rel=0.02)
     assert found["KV slots of a step"] == 61 * (524288 + 3 * 16384)
+    states = 2 * (7 * 4096 + 3 * 11008)
+    assert found["captured prefill of the prompt"] == 636 * (524288 + 3 * 16384 + states)
 
 
 def test_a_step_grows_with_its_nodes():
