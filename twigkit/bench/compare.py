@@ -191,11 +191,13 @@ def compare(
     say = progress or (lambda text: None)
     # What was captured for one method is not to drive out another's.
     model.batches.most = max(model.batches.most, len(methods))
+    most = len(methods) * len(prompts)
+    model.batches.most_prompts = max(model.batches.most_prompts, most)
     prompts = [place_inputs(p, model.stack.entry, model.stack.dtype) for p in prompts]
     failed = {
         method.name: why
         for method in methods
-        if (why := _warm_up(model, prompts[0], method, max_new_tokens, most_seconds, say))
+        if (why := _warm_up(model, prompts, method, max_new_tokens, most_seconds, say))
     }
     methods = [method for method in methods if method.name not in failed]
     meter = energy_meter(model.device)
@@ -218,7 +220,7 @@ def compare(
 
 def _warm_up(
     model: TwigModel,
-    inputs: Inputs,
+    prompts: Sequence[Inputs],
     method: Method,
     max_new_tokens: int,
     most_seconds: float | None,
@@ -229,9 +231,9 @@ def _warm_up(
     started = time.perf_counter()
     try:
         with deadline(most_seconds):
-            answer(model, inputs, method, max_new_tokens=max_new_tokens)
+            answer(model, prompts[0], method, max_new_tokens=max_new_tokens)
             if method.engine == "twigkit" and model.device.type == "cuda":
-                answer(model, inputs, method, max_new_tokens=1)  # now prefill is captured
+                _capture_prefill(model, prompts, method)
     except Exception as error:
         if most_seconds is None:
             raise
@@ -239,6 +241,15 @@ def _warm_up(
             return f"its first answer took more than {most_seconds:g} s; allow it more"
         return reason(error)
     return ""
+
+
+def _capture_prefill(model: TwigModel, prompts: Sequence[Inputs], method: Method) -> None:
+    """Let prompts of every shape come again, so that no measured round captures their prefill."""
+    shapes = {each["input_ids"].shape: each for each in prompts}
+    longest_first = sorted(shapes.values(), key=lambda each: -each["input_ids"].numel())
+    for inputs in longest_first:  # or what a shorter one captured would go
+        for _ in range(2):
+            answer(model, inputs, method, max_new_tokens=1)
 
 
 def reason(error: Exception) -> str:

@@ -16,7 +16,7 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.slot_cache import row_bucket
 from twigkit.errors import CapabilityError
 from twigkit.generation.captured_pieces import CapturedPieces
-from twigkit.generation.captured_prefill import CapturedPrefill, plugin_key
+from twigkit.generation.captured_prefill import MOST_PROMPTS, CapturedPrefill, plugin_key
 from twigkit.generation.cuda_graphs import CudaGraphs
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.slot_batch import SlotBatch
@@ -47,6 +47,7 @@ class BatchPool:
     Attributes:
         mode: Whether steps are captured.
         most: Batches that are kept at once.
+        most_prompts: Shapes of prompts whose prefill is kept captured at once.
         make_runner: Makes what captures and replays, for a device.
         model: What base and twig were like when a batch was last asked for.
     """
@@ -65,7 +66,7 @@ class BatchPool:
             make_runner: Makes what captures and replays, for a device.
             most: Batches that are kept at once.
         """
-        self.mode, self.most = mode, most
+        self.mode, self.most, self.most_prompts = mode, most, MOST_PROMPTS
         self.make_runner = make_runner
         self._kept: OrderedDict[Hashable, SlotBatch] = OrderedDict()
         self.model: Look | None = None
@@ -169,6 +170,7 @@ class BatchPool:
         self._look(stack, twig)
         if self._prefill is None:
             self._prefill = CapturedPrefill(partial(self.make_runner, stack.entry))
+        self._prefill.most = self.most_prompts
         return self._prefill
 
     def _look(self, stack: LayerStack, twig: Twig | None) -> None:

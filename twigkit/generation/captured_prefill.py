@@ -126,12 +126,23 @@ class CapturedPrefill:
         if not self._lock.acquire(blocking=False):
             return run(prompt, storage)
         try:
-            return self._fill(key, prompt, storage, run)
+            layers = stack.depth + (0 if twig is None else twig.depth)
+            return self._fill(key, prompt, storage, run, layers / stack.depth)
         finally:
             self._lock.release()
 
-    def _fill(self, key: Hashable, prompt: Prompt, storage: Storage, run: Run) -> Prefilled:
-        """Replay a prefill, or run it and perhaps capture it for the next time."""
+    def _fill(
+        self, key: Hashable, prompt: Prompt, storage: Storage, run: Run, layers: float
+    ) -> Prefilled:
+        """Replay a prefill, or run it and perhaps capture it for the next time.
+
+        Args:
+            key: What prompts have in common that may share a capture.
+            prompt: The prompt.
+            storage: Layout of the cache.
+            run: Prefills a prompt.
+            layers: Layers of base and twig for one of the base.
+        """
         captured = self._captured.get(key)
         if captured is not None:
             self._captured.move_to_end(key)
@@ -145,8 +156,9 @@ class CapturedPrefill:
         del self._seen[key]
         measured = Arena()
         filled = run(prompt, replace(storage, zeros=measured.zeros))
-        # As much as the prompt takes unpruned, so that room is made once.
-        size = max(measured.used, prompt.ids.numel() * sum(filled.cache.bytes_per_token()))
+        # As much as the prompt takes unpruned and with drafts, so that room is made once.
+        per_token = filled.cache.bytes_per_token()[0] * layers
+        size = max(measured.used, int(prompt.ids.numel() * per_token))
         problem = self._capture(key, prompt, storage, run, filled, size)
         if problem:
             self._give_up(problem)
