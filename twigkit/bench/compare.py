@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -12,16 +11,12 @@ import torch
 
 from twigkit.backbone.prompt import place_inputs
 from twigkit.bench.answering import answer
-from twigkit.bench.deadline import deadline
 from twigkit.bench.energy import energy_meter
 from twigkit.bench.latency import Latency, latency
 from twigkit.bench.methods import Answer, Inputs, Method
 from twigkit.bench.peak_memory import peak_bytes
-from twigkit.errors import TwigkitError
+from twigkit.bench.warm_up import warm_up
 from twigkit.model import TwigModel
-
-LONGEST = 200
-"""Characters of the reason why a method did not run."""
 
 ULPS = 8
 """Steps of a precision within which two logits count as equal: states are rounded in every layer,
@@ -197,7 +192,7 @@ def compare(
     failed = {
         method.name: why
         for method in methods
-        if (why := _warm_up(model, prompts, method, max_new_tokens, most_seconds, say))
+        if (why := warm_up(model, prompts, method, max_new_tokens, most_seconds, say))
     }
     methods = [method for method in methods if method.name not in failed]
     meter = energy_meter(model.device)
@@ -216,51 +211,6 @@ def compare(
         rows = [_counted(model, prompts[0], row, max_new_tokens) for row in rows]
     last = {name: [many[-1] for many in found] for name, found in runs.items()}
     return Comparison(rows, last, failed)
-
-
-def _warm_up(
-    model: TwigModel,
-    prompts: Sequence[Inputs],
-    method: Method,
-    max_new_tokens: int,
-    most_seconds: float | None,
-    say: Callable[[str], None],
-) -> str:
-    """Let a method answer once; return why it cannot, if failing is no error."""
-    say(f"warming up, {method.name}")
-    started = time.perf_counter()
-    try:
-        with deadline(most_seconds):
-            answer(model, prompts[0], method, max_new_tokens=max_new_tokens)
-            if method.engine == "twigkit" and model.device.type == "cuda":
-                _capture_prefill(model, prompts, method)
-    except Exception as error:
-        if most_seconds is None:
-            raise
-        if time.perf_counter() - started >= most_seconds:  # a compiler wraps what interrupts it
-            return f"its first answer took more than {most_seconds:g} s; allow it more"
-        return reason(error)
-    return ""
-
-
-def _capture_prefill(model: TwigModel, prompts: Sequence[Inputs], method: Method) -> None:
-    """Let prompts of every shape come again, so that no measured round captures their prefill."""
-    shapes = {each["input_ids"].shape: each for each in prompts}
-    longest_first = sorted(shapes.values(), key=lambda each: -each["input_ids"].numel())
-    for inputs in longest_first:  # or what a shorter one captured would go
-        for _ in range(2):
-            answer(model, inputs, method, max_new_tokens=1)
-
-
-def reason(error: Exception) -> str:
-    """Put an error into one line, with its type unless it is one of twigkit's.
-
-    Args:
-        error: What kept a method from running.
-    """
-    text = " ".join(str(error).split())
-    text = text if isinstance(error, TwigkitError) else f"{type(error).__name__}: {text}"
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _row(method: Method, runs: dict[str, list[list[Answer]]]) -> Row:

@@ -7,7 +7,7 @@ import torch
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
-from twigkit.bench.compare import compare, joules_per_token, reason, spread
+from twigkit.bench.compare import compare, joules_per_token, spread
 from twigkit.bench.methods import Answer, Method
 from twigkit.errors import CapabilityError, InputError
 
@@ -27,12 +27,6 @@ def test_energy_is_per_token_of_all_rounds_or_unknown():
     assert joules_per_token([run(4, 1.0, 2.0), run(6, 1.0, 3.0)]) == 0.5
     assert joules_per_token([run(4, 1.0, 2.0), run(6, 1.0)]) is None
     assert joules_per_token([]) is None
-
-
-def test_reasons_fit_on_a_line():
-    assert reason(CapabilityError("no\n head")) == "no head"
-    assert reason(ValueError("bad")) == "ValueError: bad"
-    assert len(reason(ValueError("x" * 999))) == 200
 
 
 def test_a_method_that_cannot_run_is_named_and_its_followers_are_not_judged():

@@ -1,0 +1,31 @@
+"""A round that is not measured captures what the measured ones replay."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.support.capturing import capturing_model, recorded
+from tests.support.tiny import llava_inputs
+from twigkit.bench.compare import compare
+from twigkit.bench.methods import Method
+from twigkit.bench.warm_up import LONGEST, reason
+from twigkit.errors import CapabilityError
+
+
+def test_no_measured_round_captures_prefill():
+    model = capturing_model()
+    prompts = [llava_inputs([(words, 1, 3)], seed=words) for words in (3, 5, 3)]
+    methods = [Method("plain"), Method("ssd", drafter="ssd", target="plain")]
+    with recorded(model), torch.inference_mode():
+        found = compare(model, prompts, methods, max_new_tokens=2)
+        held = model.batches.prefill(model.stack, model.twig)
+    assert found.lossless
+    # Two shapes, with drafts and without; the shape of the first prompt came once more.
+    assert len(held) == 4
+    assert held.replays == len(methods) * (len(prompts) + 1)
+
+
+def test_a_reason_is_one_short_line():
+    assert reason(CapabilityError("no\nway")) == "no way"
+    assert reason(KeyError("a" * 300)).startswith("KeyError: ")
+    assert len(reason(KeyError("a" * 300))) == LONGEST
