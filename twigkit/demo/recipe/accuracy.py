@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,30 @@ class Job:
         folder: Where it lies; ``None`` for the base alone.
         pruner: Name of the pruner; empty to prune nothing.
         budget: Share of the visual tokens.
+        wipe_layer: Layer after which none is left; ``None`` for the pruner's own.
     """
 
     twig: str
     folder: Path | None
     pruner: str
     budget: float | None
+    wipe_layer: int | None = None
 
     @property
     def name(self) -> str:
         """Twig and pruner."""
-        return f"{self.twig}, {self.pruner}" if self.pruner else UNPRUNED
+        if not self.pruner:
+            return UNPRUNED
+        wiped = "" if self.wipe_layer is None else f", wiped after {self.wipe_layer}"
+        return f"{self.twig}, {self.pruner}{wiped}"
+
+    @property
+    def method(self) -> Method:
+        """How questions are answered."""
+        pruner: Any = self.pruner or "ttp"
+        if self.wipe_layer is not None:
+            pruner = {"kind": pruner, "wipe_layer": self.wipe_layer}
+        return Method(self.name, budget=self.budget, pruner=pruner)
 
 
 def make_questions(base: Path, number: int, first: int = FIRST) -> list[Question]:
@@ -95,17 +108,22 @@ def jobs_of(twigs: dict[str, str], budgets: Sequence[float]) -> list[Job]:
 
     Args:
         twigs: Folder of each twig by name; one pruner alone may follow it, as in
-            ``DIR@p-head``.
+            ``DIR@p-head``, and layers after which it leaves no visual token, each measured
+            besides its own, as in ``DIR@p-head:16,12``.
         budgets: Shares of the visual tokens.
     """
     jobs = [Job("", None, "", None)]
     for index, (name, given) in enumerate(twigs.items()):
         path, _, only = given.partition("@")
+        only, _, wiped = only.partition(":")
         folder = Path(path)
         heads = json.loads((folder / "twig.json").read_text(encoding="utf-8"))["spec"]["heads"]
         pruners = ["random"] if not index else []
         pruners += [only] if only else ["ttp", *(["p-head"] if "pruning" in heads else [])]
-        jobs += [Job(name, folder, pruner, budget) for pruner in pruners for budget in budgets]
+        layers = [None, *map(int, wiped.split(","))] if wiped else [None]
+        for pruner, layer, budget in product(pruners, layers, budgets):
+            if layer is None or pruner == only:
+                jobs.append(Job(name, folder, pruner, budget, layer))
     return jobs
 
 
@@ -117,8 +135,7 @@ def _work(
     rows = []
     for job in tqdm(jobs, desc=f"process {place}", position=place):
         model = TwigModel.from_pretrained(base, twig=job.folder, dtype=dtype)
-        method = Method(job.name, budget=job.budget, pruner=job.pruner or "ttp")
-        rows.append(exact_matches(model, questions, method))
+        rows.append(exact_matches(model, questions, job.method))
     return rows
 
 
@@ -210,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the demo's accuracy under pruning.")
     parser.add_argument("--base", type=Path, default=WEIGHTS / "base")
     parser.add_argument(
-        "--twig", action="append", metavar="NAME=DIR[@PRUNER]", help="may be repeated"
+        "--twig", action="append", metavar="NAME=DIR[@PRUNER[:LAYERS]]", help="may be repeated"
     )
     parser.add_argument("--questions", type=int, default=5040)
     parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS))

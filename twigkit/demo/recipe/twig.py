@@ -30,9 +30,9 @@ STAGES: dict[str, dict[str, Any]] = {
         "objective": {"kind": "distillation", "prediction": 0.0, "attention": 0.0},
         "optimiser": {"rate": 1e-3, "warmup": 50, "floor": 0.02},
         "data": {"options": {"samples": 32_000, "described": 0.3, "per_scene": 1, "turns": 8}},
-        "batch": 64,
-        "micro_batch": 16,
-        "steps": 500,
+        "batch": 16,
+        "micro_batch": 8,
+        "steps": 2000,
         "seed": 4,
     },
     "distil": {
@@ -41,7 +41,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "data": {"options": {"samples": 200_000, "described": 0.3}, "evaluation": 256},
         "batch": 32,
         "micro_batch": 16,
-        "steps": 400,
+        "steps": 600,
         "seed": 5,
     },
     "reinforce": {
@@ -50,7 +50,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "data": {"options": {"samples": 60_000, "described": 0.02, "first": 60_000}},
         "batch": 16,
         "micro_batch": 4,
-        "steps": 450,
+        "steps": 600,
         "seed": 6,
     },
 }

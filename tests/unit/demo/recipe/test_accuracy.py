@@ -37,7 +37,11 @@ def test_the_relative_score_of_a_table_is_that_of_its_rows():
 
 def test_twigs_with_a_pruning_head_are_measured_by_it_too(folders, tmp_path):
     (tmp_path / "twig.json").write_text('{"spec": {"heads": {"lm": {}, "pruning": {}}}}')
-    twigs = {"one": str(folders.twig), "two": str(tmp_path), "three": f"{tmp_path}@p-head"}
-    assert [job.name for job in accuracy.jobs_of(twigs, [0.5])] == [
+    twigs = {"one": str(folders.twig), "two": str(tmp_path), "three": f"{tmp_path}@p-head:3,2"}
+    jobs = accuracy.jobs_of(twigs, [0.5])
+    assert [job.name for job in jobs] == [
         "unpruned", "one, random", "one, ttp", "two, ttp", "two, p-head", "three, p-head",
+        "three, p-head, wiped after 3", "three, p-head, wiped after 2",
     ]  # fmt: skip
+    assert jobs[-1].method.pruner == {"kind": "p-head", "wipe_layer": 2}
+    assert jobs[-3].method.pruner == "p-head"
