@@ -309,7 +309,8 @@ def speed_region(data: Data) -> str:
     best = accuracy.order[0]
     kept = relative_accuracy(accuracy.share(best), accuracy.whole).value
     cache = cache_share(rows)
-    pruner = best.rpartition(", ")[2]
+    _, pruner, *wiped = best.split(", ")
+    how = f'pruner="{pruner}"' + "".join(f", wipe_layer={w.split()[-1]}" for w in wiped)
     cells = [
         ["Hugging Face's `generate`", f"{rows[DYNAMIC]['speed']:.2f}x", "100%", ""],
         ["plain decoding", f"{rows[PLAIN]['speed']:.2f}x", "100%", "the same tokens"],
@@ -318,7 +319,7 @@ def speed_region(data: Data) -> str:
             "drafts, a ninth of the visual tokens (`budget=1/9`)",
             f"{rows[BOTH]['speed']:.2f}x",
             f"{100 * cache:.0f}%",
-            f'{percent(kept)} of the right ones (`pruner="{pruner}"`)',
+            f"{percent(kept)} of the right ones (`{how}`)",
         ],
     ]
     return markdown_table(["", "speed on a CPU", "cache", "answers"], cells)
