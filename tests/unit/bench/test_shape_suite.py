@@ -50,7 +50,7 @@ def test_synthetic_steps_are_captured_and_timed(random):
     with recorded(model) as runners:
         found = run_shape(random, rounds=1, max_new_tokens=24, synthetic=3.5, parts=("decoding",))
     assert found.failed == {}
-    assert all(runner.replays for runner in runners)
+    assert sum(bool(runner.replays) for runner in runners) == 5  # the others are of prefill
     rows = [row for row in found.decoding.rows if row.method.engine == "twigkit"]
     assert found.decoding.answers["twigkit plain"][0].rows == before
     assert [row.accepted_length > 2 for row in rows] == [False, True, True, True, True]
