@@ -124,7 +124,8 @@ def test_what_runs_is_finished_before_the_server_stops(pool):
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
         longest = max(pool, key=lambda question: len(question.answer))
         question = asked(longest, server, stream=True)
-        question["extra_body"] = {"twigkit": {"drafter": "plain"}}  # a piece for every token
+        own = question["extra_body"].get("twigkit", {})
+        question["extra_body"]["twigkit"] = {**own, "drafter": "plain"}  # a piece for every token
         pieces, stopped = [], threading.Event()
         with client.chat.completions.create(**question) as stream:
             for chunk in stream:
