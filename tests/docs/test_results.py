@@ -136,6 +136,11 @@ def test_no_other_page_has_figures_of_its_own(page):
     )
 
 
+@pytest.mark.parametrize("file", sorted(results.FOLDER.iterdir()), ids=lambda file: file.name)
+def test_no_result_names_a_folder_of_the_machine_it_was_measured_on(file):
+    assert re.findall(r"\"/[^\" ]+", file.read_text()) == []
+
+
 def test_a_figure_in_a_page_would_be_noticed():
     assert figures("SSD is 2.5x as fast, 97% right, in 32 ms, at 99.4 tokens/s") == [
         "2.5x", "97%", "32 ms", "99.4 tokens/s",

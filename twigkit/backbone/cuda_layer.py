@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from twigkit.backbone.fused_layer import FusedLayer, Weights, rms
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.probes import Probe
-from twigkit.backbone.rotary import Table, unrotate
+from twigkit.backbone.rotary import Table
 
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
 _KERNELS = ("sdpa", "flash")
@@ -94,30 +94,33 @@ class CudaLayer(FusedLayer):
 
     _device_types: tuple[str, ...] = ("cuda",)
 
-    def __init__(
-        self,
-        source: nn.Module,
-        window: int | None,
-        rope_key: str,
-        unrotate: Callable[[Tensor, Tensor, Tensor], Tensor] = unrotate,
-    ) -> None:
-        """Take a layer that :func:`~twigkit.backbone.fused_layer.fits`.
+    @functools.cached_property
+    def _silu(self) -> bool:
+        """Whether the activation is the one that the kernels know."""
+        return self._activation.value is F.silu
 
-        Args:
-            source: The layer.
-            window: Tokens that the layer sees; ``None`` for all.
-            rope_key: Rotary table that it uses.
-            unrotate: Takes rotary position off the layer's queries and keys.
-        """
-        super().__init__(source, window, rope_key, unrotate)
-        query, key, value, _, gate, up, _ = self._linears
-        self._silu = self._activation.value is F.silu
-        self._alike = query[0].dtype in _PRECISIONS and key[0].shape == value[0].shape
-        flat = all(weight.is_contiguous() for weight, _ in self._linears)
-        whole = not any(weight.shape[0] % _ROWS for weight, _ in (query, key))
-        self._row_inputs = flat and whole and _uniform(query, key, value)
-        self._row_outputs = flat
-        self._row_gates = flat and self._silu and gate[1] is None and up[1] is None
+    @functools.cached_property
+    def _alike(self) -> bool:
+        """Whether precision and heads are those that the kernels know."""
+        query, key, value = (weight for weight, _ in self._linears[:3])
+        return query.dtype in _PRECISIONS and key.shape == value.shape
+
+    @functools.cached_property
+    def _flat(self) -> bool:
+        """Whether all weights lie without gaps."""
+        return all(weight.is_contiguous() for weight, _ in self._linears)
+
+    @functools.cached_property
+    def _joint_row(self) -> bool:
+        """Whether one row's queries, keys and values are one product."""
+        whole = not any(weight.shape[0] % _ROWS for weight, _ in self._linears[:2])
+        uniform = len({bias is None for _, bias in self._linears[:3]}) == 1
+        return self._flat and whole and uniform
+
+    @functools.cached_property
+    def _gated_row(self) -> bool:
+        """Whether one row's gate and up products are one."""
+        return self._flat and self._silu and all(bias is None for _, bias in self._linears[4:6])
 
     def forward(self, hidden: Tensor, context: LayerContext, probe: Probe | None = None) -> Tensor:
         """Run the layer; see :meth:`FusedLayer.forward`."""
@@ -148,7 +151,7 @@ class CudaLayer(FusedLayer):
         batch, tokens = hidden.shape[:2]
         one = batch * tokens == 1 and probe is None
         states = hidden
-        if one and self._row_inputs:
+        if one and self._joint_row:
             parts = (query, key, value)
             weights, biases = [weight for weight, _ in parts], [bias for _, bias in parts]
             found = kernel.row_products(hidden, weights, biases, norm=self._norms[0])
@@ -162,13 +165,13 @@ class CudaLayer(FusedLayer):
             k = rms(k.reshape(heads), *self._qk_norms[1]).flatten(2)
         mixed = self._attend_stored(q, k, v, states, context, table, probe)
         mixed = mixed.reshape(batch, tokens, -1)
-        if one and self._row_outputs:
+        if one and self._flat:
             hidden = _row(kernel, mixed, output, hidden)
             states = hidden
         else:
             mixed = F.linear(mixed, *output)
             hidden, states = kernel.add_rms_norm(hidden, mixed, *self._norms[1])
-        if one and self._row_gates:
+        if one and self._gated_row:
             inner = kernel.gated_row(hidden, gate[0], up[0], self._norms[1]).view(1, 1, -1)
         else:
             states = kernel.rms_norm(hidden, *self._norms[1]) if states is hidden else states
@@ -176,7 +179,7 @@ class CudaLayer(FusedLayer):
             inner = self._activation.value(gates) * ups if not self._silu else (
                 kernel.silu_times(gates, ups)
             )  # fmt: skip
-        if one and self._row_outputs:
+        if one and self._flat:
             return _row(kernel, inner, down, hidden)
         return hidden + F.linear(inner, *down)
 
@@ -223,11 +226,6 @@ def _row(kernel: Any, states: Tensor, weights: Weights, residual: Tensor) -> Ten
     """Multiply one row with a weight and add the result to another row."""
     found: Tensor = kernel.row_products(states, [weights[0]], [weights[1]], residual=residual)
     return found.view(1, 1, -1)
-
-
-def _uniform(*parts: Weights) -> bool:
-    """Say whether all linear maps have a bias, or none."""
-    return len({bias is None for _, bias in parts}) == 1
 
 
 __all__ = ["CudaLayer", "available", "kernels"]

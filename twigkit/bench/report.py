@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from twigkit.bench.compare import Comparison
@@ -50,9 +51,14 @@ def _ratios(ratios: list[Ratio]) -> list[dict[str, Any]]:
 
 def _rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Give the rows of a comparison as plain data."""
-    return [
+    rows = [
         {**dataclasses.asdict(row), "same_tokens_as_target": row.same} for row in comparison.rows
     ]
+    for row in rows:
+        drafter = row["method"]["drafter"]
+        if isinstance(drafter, dict) and drafter.get("table"):  # wherever it lay while measuring
+            row["method"]["drafter"] = {**drafter, "table": Path(drafter["table"]).name}
+    return rows
 
 
 def as_markdown(result: Result) -> str:

@@ -48,11 +48,14 @@ class _Captured:
         inputs: Tensors of the prompt that it reads.
         filled: What it gives; its keys and values lie in the arena.
         replay: Replays it.
+        run: What it captured: keeps a pruner that the key names by identity, or another one could
+            come to have the same.
     """
 
     inputs: list[Tensor]
     filled: Prefilled
     replay: Piece
+    run: Run
 
     def fill(self, prompt: Prompt) -> Prefilled:
         """Prefill a prompt of the same shape; nothing of what is returned is written again."""
@@ -215,7 +218,7 @@ class CapturedPrefill:
                 return "its replay gave other states, keys or values"
         except (RuntimeError, PluginError) as error:  # the latter of a pruner that waits
             return str(error).strip().splitlines()[0]
-        self._captured[key] = _Captured(tensors_of(inputs), filled, replay)
+        self._captured[key] = _Captured(tensors_of(inputs), filled, replay, run)
         while len(self._captured) > self.most:
             self._captured.popitem(last=False)
         return ""

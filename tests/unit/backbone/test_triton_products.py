@@ -11,22 +11,16 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="Triton comes with torch's builds for CUDA")
 
+from tests.support.kernel_numbers import PRECISIONS, drawing, near
 from twigkit.backbone import triton_products as kernels
 
 pytestmark = pytest.mark.gpu
 EPS = 1e-5
 
 
-@pytest.fixture(params=[torch.float32, torch.float16], ids=["fp32", "fp16"])
+@pytest.fixture(params=PRECISIONS)
 def draw(request, device):
-    """Draws random numbers of a precision on the device."""
-    return lambda *shape: torch.randn(*shape, device=device).to(request.param)
-
-
-def near(found, expected):
-    scale = float(expected.float().abs().max())
-    tolerance = 1e-5 if found.dtype == torch.float32 else 4e-3
-    assert float((found.float() - expected.float()).abs().max()) <= tolerance * scale
+    return drawing(request.param, device)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 96), (2, 5, 200)])

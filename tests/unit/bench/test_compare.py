@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
-from twigkit.bench.compare import compare, joules_per_token, spread
+from twigkit.bench.compare import Difference, compare, joules_per_token, spread
 from twigkit.bench.methods import Answer, Method
 from twigkit.errors import CapabilityError, InputError
 
 
 def run(tokens, seconds, joules=None):
     return Answer([[1] * tokens], seconds / 2, seconds / 2, [], 0, 0, 0, joules=joules)
+
+
+@pytest.mark.parametrize(("engine", "lossless"), [("twigkit", False), ("hugging-face", True)])
+def test_only_what_twigkit_says_is_held_against_it(engine, lossless):
+    """Hugging Face's caches may round differently; what twigkit says must be its target's."""
+    model = TwigModel(tiny_llava())
+    methods = [Method("one", engine="hugging-face"), Method("other", target="one", engine=engine)]
+    found = compare(model, [llava_inputs([(2, 1, 3)])], methods, max_new_tokens=2)
+    assert found.lossless
+    wrong = replace(found.rows[1], difference=Difference(0, 1, gap=1.0, rounding=0.1))
+    assert wrong.wrong
+    assert replace(found, rows=[found.rows[0], wrong]).lossless is lossless
 
 
 def test_the_spread_is_that_of_whole_rounds():

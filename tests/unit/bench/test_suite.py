@@ -341,6 +341,9 @@ def test_the_command_writes_json_and_markdown(model, folders, tmp_path, capsys, 
     assert [row["method"]["name"] for row in data["decoding"]] == [
         method.name for method in suite.methods(model, "grams")
     ]
+    tables = [row["method"]["drafter"]["table"] for row in data["decoding"]
+              if row["method"]["name"] == "4-gram"]  # fmt: skip
+    assert tables == ["grams.json"]  # not where it lay while the benchmark ran
     assert data["control"]["prompts"] == 1
     assert asked == [(8, 1)]
     verdicts = [ratio["verdict"] for ratio in data["training"]["ratios"]]
