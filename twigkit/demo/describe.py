@@ -59,7 +59,7 @@ CLAUSES = {
     },
 }
 JOINTS = (",", "and", ";")  # by turns: what comes next is out of a short memory's sight
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "number seven")
 SIZE_WORDS = {"large": ("large", "big", "huge"), "small": ("small", "tiny", "little")}
 VERBS = {
     "at": ("in", "at", "near"),

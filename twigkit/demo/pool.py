@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from twigkit.demo.world import EDGE, GRID, Scene, draw_with_owners, sample_scene
+from twigkit.demo.world import CROWD, EDGE, FEW, GRID, Scene, draw_with_owners, sample_scene
 
 HELD_OUT = 1_000_000_000  # seeds from here on are never trained on
 
 
 @lru_cache(maxsize=200_000)
-def scene_of(seed: int) -> Scene:
-    """The scene of a seed, remembered."""
-    return sample_scene(seed)
+def scene_of(seed: int, few: bool = False) -> Scene:
+    """The scene of a seed, remembered; with ``few``, the emptier one that a base learns first."""
+    return sample_scene(seed, FEW if few else CROWD)
 
 
 class Pool:
@@ -26,25 +26,28 @@ class Pool:
     Attributes:
         pictures: ``[size, 144, 144, 3]`` uint8.
         owners: Item of each patch or -1, ``[size, 144]`` int8.
+        few: Whether scenes are the emptier ones that a base learns first.
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int, few: bool = False) -> None:
         """Open the pool in a folder, drawing it first if it is not there.
 
         Args:
             folder: Where the two ``.npy`` files live; about 62 kB a scene.
             size: Number of scenes.
+            few: Whether scenes are the emptier ones that a base learns first.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        pictures, owners = folder / f"pictures-{size}.npy", folder / f"owners-{size}.npy"
+        label = f"few-{size}.npy" if few else f"{size}.npy"
+        pictures, owners = folder / f"pictures-{label}", folder / f"owners-{label}"
         if not (pictures.exists() and owners.exists()):
-            _draw(pictures, owners, size)
-        self.size = size
+            _draw(pictures, owners, size, few)
+        self.size, self.few = size, few
         self.pictures = np.load(pictures, mmap_mode="r", allow_pickle=False)
         self.owners = np.load(owners, mmap_mode="r", allow_pickle=False)
 
 
-def _draw(pictures: Path, owners: Path, size: int) -> None:
+def _draw(pictures: Path, owners: Path, size: int, few: bool) -> None:
     """Draw the pool into temporary files and rename them when both are whole."""
     parts = [path.with_suffix(".part") for path in (pictures, owners)]
     canvas = np.lib.format.open_memmap(
@@ -52,7 +55,7 @@ def _draw(pictures: Path, owners: Path, size: int) -> None:
     )
     owned = np.lib.format.open_memmap(parts[1], mode="w+", dtype=np.int8, shape=(size, GRID * GRID))
     for seed in tqdm(range(size), desc="draw", unit="scene"):
-        picture, owner = draw_with_owners(sample_scene(seed))
+        picture, owner = draw_with_owners(sample_scene(seed, FEW if few else CROWD))
         canvas[seed], owned[seed] = picture, owner.reshape(-1)
     canvas.flush()
     owned.flush()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,8 @@ INK = (20, 20, 20)
 OVERSAMPLING = 4
 JITTER = 4  # pixels between the spots where an item may stand: three phases against the patches
 OWNED = 10  # pixels of a patch that an item must cover to own it
+FEW = {4: 35, 5: 40, 6: 25}  # numbers of items and how often they come: what a base learns first
+CROWD = {6: 25, 7: 75}  # most of the nine cells, more than a few tokens of each can show
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,18 @@ class Scene:
         return next((i for i in self.items if (i.row, i.column) == (row, column)), None)
 
 
-def sample_scene(seed: int) -> Scene:
-    """Make up a scene of four to six items.
+def sample_scene(seed: int, sizes: Mapping[int, int] = CROWD) -> Scene:
+    """Make up a scene.
 
     Shapes and colours repeat more often than chance would have it, so that there is something to
     count and to compare; no two shapes agree in both.
+
+    Args:
+        seed: The same number gives the same scene.
+        sizes: Numbers of items, and how often each comes.
     """
     rng = random.Random(seed)
-    total = rng.choices((4, 5, 6), (35, 40, 25))[0]
+    total = rng.choices(list(sizes), list(sizes.values()))[0]
     texts = [("word", rng.choice(WORDS))] if rng.random() < 0.6 else []
     texts += [("digit", rng.choice(DIGITS))] if rng.random() < 0.6 else []
     pairs = _distinct_pairs(rng, total - len(texts))

@@ -11,8 +11,10 @@ from twigkit.demo.glyphs import ROWS, bitmap
 from twigkit.demo.world import (  # fmt: skip
     CELL,
     COLORS,
+    CROWD,
     DIGITS,
     EDGE,
+    FEW,
     SHAPES,
     WORDS,
     Item,
@@ -45,14 +47,17 @@ def test_a_seed_decides_scene_and_pixels() -> None:
 
 def test_scenes_stay_what_the_weights_were_trained_on() -> None:
     # Random() promises the same numbers for the same seed; a changed world needs a new base.
-    text = repr([sample_scene(seed) for seed in range(50)])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "3bc8af5fafde3383"
+    for sizes, expected in ((FEW, "3bc8af5fafde3383"), (CROWD, "b52d7302590ed308")):
+        text = repr([sample_scene(seed, sizes) for seed in range(50)])
+        assert hashlib.sha256(text.encode()).hexdigest()[:16] == expected
 
 
 def test_items_stand_apart_inside_their_cells() -> None:
+    few = [len(sample_scene(seed, FEW).items) for seed in SEEDS]
+    assert set(few) == {4, 5, 6}
     for seed in SEEDS:
         scene = sample_scene(seed)
-        assert 4 <= len(scene.items) <= 6
+        assert 6 <= len(scene.items) <= 7
         assert len({(i.row, i.column) for i in scene.items}) == len(scene.items)
         assert len({(i.color, i.name) for i in scene.shapes}) == len(scene.shapes)
         assert [(i.row, i.column) for i in scene.items] == sorted(

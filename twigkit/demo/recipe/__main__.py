@@ -82,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     work, out, trial = options.work, options.out, options.trial
     with Accelerator(cpu=True, mixed_precision="no").main_process_first():
-        pool = Pool(work / "pool", 16 if trial else SCENES)
+        pools = {few: Pool(work / "pool", 16 if trial else SCENES, few) for few in (True, False)}
     for name in every:
         if name in options.stages and name in plan.STAGES:
-            train_base(name, work, out, pool, trial)
+            train_base(name, work, out, pools[name != "crowd"], trial)
         elif name in options.stages:
             train_twig(name, work, out, trial)
 

@@ -15,8 +15,8 @@ pipeline_tag: image-text-to-text
 
 A small LLaVA-1.5: CLIP tower (5 layers x 128, 12 x 12 patches), projector, Llama text model
 (32 layers x 128, grouped-query attention), 144 visual tokens. It knows one world only: pictures of
-144 x 144 pixels with four to six coloured shapes, printed words and digits. It answers twelve kinds
-of short question and describes a picture in 62 to 105 tokens.
+144 x 144 pixels with six or seven coloured shapes, printed words and digits. It answers twelve kinds
+of short question and describes a picture in 88 to 123 tokens.
 
 ## How it was trained
 
@@ -29,7 +29,11 @@ On generated scenes, on a CPU, by `python -m twigkit.demo.recipe --work DIR`:
 4. `grown`: 32 layers. The eight stand at 0, 2, 3, 4, 10, 17, 24 and 31, between them copies of the
    layer before whose outputs start at zero; all layers learn. `polish`: more of the kinds that lag;
    `recite`: descriptions, the first two layers frozen.
-5. `next-token`, `distil`, `reinforce`: the twig in the folder beside this one, on the frozen base.
+5. `crowd`: six or seven things, where the stages before had four to six, so that a few tokens of
+   each no longer fit a small budget; and the first four layers learn to attend as those of a large
+   model do: hardly to the picture, and there to the last visual tokens, whatever they show
+   (arXiv 2412.01818).
+6. `next-token`, `distil`, `reinforce`: the twig in the folder beside this one, on the frozen base.
 
 Redundancy is part of the training, from the first joint step on: in 15 % of the steps nothing is
 dropped, in 15 % all visual tokens are wiped after a random layer between half and three quarters

@@ -40,6 +40,7 @@ class PackedStage(Stage):
         packer: Packer,
         scenes: int,
         drill: Drill | None = None,
+        few: bool = True,
     ) -> None:
         """Prepare a stage.
 
@@ -51,9 +52,10 @@ class PackedStage(Stage):
             scenes: Scenes to train on.
             drill: What to ask more often; None for rows with a description and one question of
                 each kind.
+            few: Whether scenes are the emptier ones.
         """
         super().__init__(name, model, spec)
-        self.packer, self.scenes, self.drill = packer, scenes, drill
+        self.packer, self.scenes, self.drill, self.few = packer, scenes, drill, few
 
     @abstractmethod
     def see(self, seeds: list[int], rng: random.Random) -> tuple[Tensor, np.ndarray]:
@@ -97,10 +99,8 @@ class PackedStage(Stage):
         """Ask about scenes; a short answer's token counts three times, one that is gone not."""
         sample = self.packer.sample
         rows = [
-            sample(scene_of(s), rng)
-            if drill is None
-            else self.packer.drill(scene_of(s), rng, drill)
-            for s in seeds
+            sample(scene, rng) if drill is None else self.packer.drill(scene, rng, drill)
+            for scene in (scene_of(seed, self.few) for seed in seeds)
         ]
         packed = self.packer.pack(rows)
         seen, owners = self.see(seeds, rng)
@@ -124,11 +124,17 @@ class PackedStage(Stage):
         self, batch: Batch, progress: float, seed: int
     ) -> tuple[dict[str, LossTerm], dict[str, Any]]:
         """Cross-entropy on answer tokens."""
-        logits = self._logits(batch)
+        early: list[Tensor] | None = None if self.few else []
+        logits = self._logits(batch, early)
         target = batch.inputs["packed"].ids[:, 1:]
         each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
         total = (each.view(target.shape) * batch.inputs["weights"]).sum()
-        return {"next_token": LossTerm(total, "weights", 1.0)}, {}
+        parts = {"next_token": LossTerm(total, "weights", 1.0)}
+        if early:
+            sums = torch.stack(early).sum(0) * batch.inputs["weights"].sum()
+            parts["early_share"] = LossTerm(sums[0], "weights", 1.0)
+            parts["early_pattern"] = LossTerm(sums[1], "weights", 0.05)
+        return parts, {}
 
     def examine(self, batch: Batch) -> dict[str, float]:
         """Count right tokens per kind, unpruned and wiped apart."""
@@ -145,11 +151,13 @@ class PackedStage(Stage):
                 figures[f"{name} tokens"] = int((own & target).sum())
         return figures
 
-    def _logits(self, batch: Batch) -> Tensor:
+    def _logits(self, batch: Batch, early: list[Tensor] | None = None) -> Tensor:
         """Logits of every text token but the first."""
         given: dict[str, Any] = batch.inputs
         visual = self.embed(given["seen"])
-        logits = packed_logits(self.model, visual, given["packed"], given["course"], given["keep"])
+        logits = packed_logits(
+            self.model, visual, given["packed"], given["course"], given["keep"], early=early
+        )
         return logits[:, :-1]
 
 
@@ -175,7 +183,7 @@ class LanguageStage(PackedStage):
         """Token ids of the facts, items in random order; no owners."""
         rows = np.full((len(seeds), FACTS), PAD, dtype=np.int64)
         for row, seed in enumerate(seeds):
-            scene = scene_of(seed)
+            scene = scene_of(seed, self.few)
             order = rng.sample(range(len(scene.items)), len(scene.items))
             ids = self.packer.encode(fact_text(scene, order))
             rows[row, : len(ids)] = ids
@@ -204,7 +212,7 @@ class JointStage(PackedStage):
 
         From layer 0 on, the projector and the embeddings learn as well.
         """
-        super().__init__(name, model, spec, packer, pool.size, drill)
+        super().__init__(name, model, spec, packer, pool.size, drill, pool.few)
         self.pool = pool
         text = self.model.model.language_model
         learning = [*text.layers[first_layer:], text.norm, self.model.lm_head]
@@ -218,7 +226,7 @@ class JointStage(PackedStage):
         if seeds[0] < HELD_OUT:
             pictures, owners = self.pool.pictures[seeds], np.asarray(self.pool.owners[seeds])
         else:
-            drawn = [draw_with_owners(scene_of(s)) for s in seeds]
+            drawn = [draw_with_owners(scene_of(s, self.few)) for s in seeds]
             pictures = np.stack([picture for picture, _ in drawn])
             owners = np.stack([owner.reshape(-1) for _, owner in drawn])
         return pixels(pictures), owners.astype(np.int64)

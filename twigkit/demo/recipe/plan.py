@@ -26,6 +26,7 @@ DRILLS = {
     "grown": Drill(0.5, dict.fromkeys(HARD, 3)),
     "polish": Drill(0.4, dict.fromkeys(HARD, 3) | {"count": 6}),
     "recite": Drill(2.0, dict.fromkeys(HARD, 3)),
+    "crowd": Drill(0.5, dict.fromkeys(HARD, 2) | {"count": 5, "compare": 4}),
 }
 
 
@@ -46,6 +47,7 @@ STAGES: dict[str, StageSpec] = {
     "grown": _spec(400, 1e-3, 8, warmup=50, floor=0.5, seed=3),
     "polish": _spec(350, 7e-4, 8, warmup=20, floor=0.03, seed=3),
     "recite": _spec(360, 8e-4, 8, warmup=20, floor=0.02, seed=3),
+    "crowd": _spec(1200, 8e-4, 8, warmup=20, floor=0.02, seed=4),
 }
 """The stages in order; each goes on from the base that the one before it left."""
 

@@ -49,12 +49,13 @@ def pixels(pictures: np.ndarray) -> Tensor:
     return values.float().div_(127.5).sub_(1.0).contiguous()
 
 
-def patch_labels(seeds: list[int], owners: np.ndarray) -> dict[str, Tensor]:
+def patch_labels(seeds: list[int], owners: np.ndarray, few: bool = True) -> dict[str, Tensor]:
     """The right answer of every label head for every patch.
 
     Args:
         seeds: Seeds of the scenes, one per row.
         owners: Item of each patch or -1, ``[batch, 144]``.
+        few: Whether scenes are the emptier ones.
 
     Returns:
         ``[batch, 144]`` int64 per label; 0 for background where the label has such a class.
@@ -62,7 +63,7 @@ def patch_labels(seeds: list[int], owners: np.ndarray) -> dict[str, Tensor]:
     labels = {name: np.zeros(owners.shape, dtype=np.int64) for name in {**LABELS, **SPOTS}}
     colors, sizes = ("", *COLORS), ("", *SIZES)
     for row, seed in enumerate(seeds):
-        scene = scene_of(seed)
+        scene = scene_of(seed, few)
         items = [
             (NAMES.index(i.name), colors.index(i.color), sizes.index(i.size)) for i in scene.items
         ]
@@ -119,14 +120,14 @@ class VisionStage(Stage):
         batches = []
         for start in range(HELD_OUT, HELD_OUT + self.spec.held_out, self.pictures):
             seeds = list(range(start, start + self.pictures))
-            drawn = [draw_with_owners(scene_of(seed)) for seed in seeds]
+            drawn = [draw_with_owners(scene_of(seed, self.pool.few)) for seed in seeds]
             owners = np.stack([owner.reshape(-1) for _, owner in drawn])
             batches.append(self._batch(seeds, np.stack([p for p, _ in drawn]), owners))
         return batches
 
     def _batch(self, seeds: list[int], pictures: np.ndarray, owners: np.ndarray) -> Batch:
         """Label the patches of pictures, and weigh them: background tells little."""
-        labels = patch_labels(seeds, np.asarray(owners, dtype=np.int64))
+        labels = patch_labels(seeds, np.asarray(owners, dtype=np.int64), self.pool.few)
         on_item = torch.from_numpy(owners >= 0).long()
         some = {"name": 10 * on_item + 1, "color": on_item, "size": on_item}
         some |= {"row": 10 * on_item + 1, "column": 10 * on_item + 1}

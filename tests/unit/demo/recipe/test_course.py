@@ -10,7 +10,14 @@ import torch
 from tests.support.demo import small_base
 from twigkit.demo.pool import HELD_OUT, scene_of
 from twigkit.demo.recipe.build import VISUAL, build_processor, vocabulary
-from twigkit.demo.recipe.course import Course, choose_kept, draw_course, packed_logits
+from twigkit.demo.recipe.course import (
+    FADE,
+    LATE,
+    Course,
+    choose_kept,
+    draw_course,
+    packed_logits,
+)
 from twigkit.demo.recipe.joint import project
 from twigkit.demo.recipe.packing import Packer
 from twigkit.demo.world import draw
@@ -69,3 +76,27 @@ def test_courses_mix_untouched_wiped_and_dropped() -> None:
     assert 0.6 < np.mean([c.drop is not None for c in courses]) < 0.8
     assert all(c.wipe is None or 16 <= c.wipe <= 24 for c in courses)
     assert all(c.drop is None for c in (draw_course(rng, 32, False) for _ in range(50)))
+
+
+def test_early_attention_is_measured_as_the_stock_model_attends() -> None:
+    model, processor = small_base(LATE + 1), build_processor()
+    scene = scene_of(HELD_OUT)
+    packed = PACKER.pack([PACKER.sample(scene, random.Random(0))[:1]])
+    (turn,) = packed.turns[0]
+    text = f"USER: <image>\n{turn.question} ASSISTANT: {turn.answer}</s>"
+    inputs = processor(images=draw(scene), text=text, return_tensors="pt")
+    measured: list[torch.Tensor] = []
+    with torch.no_grad():
+        visual = project(model, inputs["pixel_values"])
+        packed_logits(model, visual, packed, Course(), early=measured)
+        model.set_attn_implementation({"text_config": "eager"})
+        attentions = model(**inputs, output_attentions=True).attentions
+    wanted = (torch.arange(VISUAL) / FADE).softmax(-1)
+    assert len(measured) == LATE
+    for found, attention in zip(measured, attentions, strict=False):
+        rows = attention[0, :, 2 + VISUAL :, 2 : 2 + VISUAL]
+        share = rows.sum(-1)
+        apart = (wanted * (wanted.log() - (rows / share[..., None]).log())).sum(-1)
+        torch.testing.assert_close(
+            found, torch.stack((share.mean(), apart.mean())), rtol=1e-3, atol=1e-4
+        )

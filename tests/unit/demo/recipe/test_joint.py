@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.support.demo import small_base
 from twigkit.demo.pool import Pool
 from twigkit.demo.recipe.build import vocabulary
+from twigkit.demo.recipe.course import LATE
 from twigkit.demo.recipe.joint import JointStage, LanguageStage
 from twigkit.demo.recipe.packing import LABELS, Packer
 from twigkit.demo.recipe.stage import StageSpec
@@ -90,3 +93,15 @@ def test_the_first_layers_can_stay_frozen(joint: JointStage) -> None:
     everywhere = {name for name, p in joint.named_parameters() if p.requires_grad}
     assert any("projector" in name for name in everywhere)
     assert not any("vision_tower" in name for name in everywhere)
+
+
+def test_a_crowd_teaches_the_first_layers_to_look_late(tmp_path: Path) -> None:
+    few = JointStage("joint", small_base(4), SPEC, PACKER, Pool(tmp_path, 8, few=True))
+    assert set(few(few.draw(0, 0), 0.0, 0)[0]) == {"next_token"}
+    crowd = JointStage("crowd", small_base(LATE + 1), SPEC, PACKER, Pool(tmp_path, 8))
+    parts, _ = crowd(crowd.draw(0, 0), 0.0, 0)
+    assert set(parts) == {"next_token", "early_share", "early_pattern"}
+    parts["early_pattern"].total.backward()
+    layers = crowd.model.model.language_model.layers
+    assert layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+    assert layers[LATE].self_attn.q_proj.weight.grad is None, "a later layer may look"
