@@ -10,7 +10,7 @@ import pytest
 from twigkit.errors import CapabilityError, InputError
 from twigkit.evaluation import vlmeval
 
-ASKED = ["--data", "POPE", "--limit", "3"]
+ASKED = ["--data", "POPE", "--mode", "infer"]
 """Options of VLMEvalKit's."""
 
 
