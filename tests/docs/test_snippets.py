@@ -6,6 +6,7 @@ skipped beyond that unless ``--hub`` is given.
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from twigkit import TwigModel
 from twigkit.cli.main import main, parse
 from twigkit.demo.language.__main__ import parser as language_parser
 from twigkit.evaluation.spec import EvaluationSpec
+from twigkit.evaluation.vlmeval import parser as vlmeval_parser
 from twigkit.plugins.discovery import default_registry, discover
 from twigkit.specs.run import RunSpec
 from twigkit.training.spec import TrainingSpec
@@ -74,7 +76,7 @@ def with_hub(found):
 def test_a_block_has_a_known_language_and_parses(block):
     shown = block.page.name == "troubleshooting.md"  # its messages are made by a script
     assert block.language != "text" or shown, "only pages that are followed can show output"
-    assert block.language in {"python", "sh", "yaml", "toml", "text"}, (
+    assert block.language in {"python", "sh", "yaml", "toml", "json", "text"}, (
         "tests cannot run this language"
     )
     assert block.marks <= {"hub", "plug-in"}
@@ -82,6 +84,8 @@ def test_a_block_has_a_known_language_and_parses(block):
         compile(block.text, name(block), "exec")
     if block.language == "toml":
         assert tomllib.loads(block.text)
+    if block.language == "json":
+        assert json.loads(block.text)
 
 
 @pytest.mark.parametrize("block", list(with_hub(blocks("python"))))
@@ -152,6 +156,9 @@ def test_a_command_that_needs_the_hub_is_at_least_spelt_right():
                 words = _launched(shlex.split(command))
                 if words[:3] == ["python", "-m", "lmms_eval"]:
                     continue  # another program's options; the integration tests run it
+                if words[:3] == ["python", "-m", "twigkit.evaluation.vlmeval"]:
+                    assert vlmeval_parser().parse_known_args(words[3:])[0].base
+                    continue
                 if words[:3] == ["python", "-m", "twigkit.demo.language"]:
                     assert language_parser().parse_args(words[3:]).work
                     continue

@@ -18,6 +18,8 @@ EXCEPTIONS = {
     "generate_until_multi_round": "lmms-eval calls it",
     "loglikelihood": "lmms-eval calls it",
     "is_simple": "lmms-eval reads it",
+    "chat_inner": "VLMEvalKit looks for it",
+    "generate_inner": "VLMEvalKit calls it",
     "__signature__": "transformers reads the arguments of a callable from it",
     "get_conv_state": "recurrent layers of transformers call it",
     "get_recurrent_state": "recurrent layers of transformers call it",

@@ -213,9 +213,9 @@ def _requirements():
 NAMED = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic"}
 """Packages whose import has another name."""
 
-ELSEWHERE = {"lmms_eval", "pynvml", "triton"}
-"""Imported by the entry point that lmms-eval itself loads, or only where a GPU's driver or torch's
-build for CUDA has it."""
+ELSEWHERE = {"lmms_eval", "pynvml", "triton", "vlmeval"}
+"""Imported by the entry point that lmms-eval itself loads, in a run of VLMEvalKit, or only where a
+GPU's driver or torch's build for CUDA has it."""
 
 
 def _imported(path):
