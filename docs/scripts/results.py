@@ -10,6 +10,7 @@ with ``--out docs/results``:
 - ``language.json``, if it is there: ``python -m twigkit.demo.language``
 - ``next-token.jsonl``, ``distil.jsonl``, ``reinforce.jsonl``, if they are there: the logs
   ``training/log.jsonl`` of the twig's stages
+- ``baselines.json``, if it is there: ``python -m twigkit.demo.recipe.baselines``
 - ``sweep.json``, if it is there: ``twigkit bench sweep``
 - ``trials.json``: figures of single trials and of papers, kept by hand
 
@@ -33,6 +34,7 @@ from docs.scripts.pictures import DOCS, IMAGES, bars
 from twigkit.bench.sweep import described, tables
 from twigkit.bench.table import markdown_table, size
 from twigkit.demo.language.__main__ import table as language_table
+from twigkit.demo.recipe import baselines
 from twigkit.demo.recipe.acceptance import Tally
 from twigkit.demo.recipe.accuracy import UNPRUNED, kinds_table
 from twigkit.evaluation.relative import difference, relative_accuracy
@@ -68,6 +70,8 @@ def load(folder: Path) -> Data:
     data["gpu"] = json.loads(gpu.read_text()) if gpu.exists() else None
     sweep = folder / "sweep.json"
     data["sweep"] = json.loads(sweep.read_text()) if sweep.exists() else None
+    beside = folder / "baselines.json"
+    data["baselines"] = baselines.read(beside) if beside.exists() else None
     data["logs"] = {name: read_lines(folder / f"{name}.jsonl") for name in STAGES}
     return data
 
@@ -229,6 +233,18 @@ def _ours(row: Data) -> bool:
     return not row["method"].startswith("Hugging Face")
 
 
+def baseline_values(found: Data | None) -> Data:
+    """Work out what the page says of all pruners; nothing without the file."""
+    if found is None:
+        return {}
+    whole = next(row["right"] for row in found["rows"] if row["name"] == baselines.UNPRUNED)
+    return {
+        "baselines_table": baselines.table(found),
+        "baselines_orders": "\n".join(f"- {line}" for line in baselines.verdicts(found)),
+        "baselines_unpruned": sum(whole) / len(whole),
+    }
+
+
 def sweep_tables(sweep: Data | None) -> str:
     """Return the ablations, a table per setting; empty without any."""
     if sweep is None:
@@ -268,6 +284,7 @@ def values(data: Data) -> Data:
         "best_over_second": difference(accuracy.share(best), accuracy.share(second)),
         "kinds_table": kinds_table(data["accuracy"], accuracy.names, accuracy.budgets[0]),
         "worst": accuracy.worst(),
+        **baseline_values(data["baselines"]),
         "sweep_size": described(data["sweep"]) if data["sweep"] else "",
         "sweep_tables": sweep_tables(data["sweep"]),
         "acceptance_table": acceptance_table(data["acceptance"]),

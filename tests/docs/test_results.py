@@ -160,3 +160,17 @@ def test_the_template_holds_no_figure_but_those_that_it_is_given(template):
 def test_every_file_is_what_json_says():
     for path in results.FOLDER.glob("*.json"):
         assert json.loads(path.read_text()), path
+
+
+def test_all_pruners_are_shown_where_they_were_measured(data, tmp_path):
+    def row(name, budget, right):
+        return {"name": name, "budget": budget, "right": right}
+
+    rows = [row("unpruned", None, [1] * 40), row("p-head", 1 / 9, [1] * 40)]
+    rows += [row("ttp", 1 / 9, [1] * 30 + [0] * 10), row("dart", 1 / 9, [1] * 30 + [0] * 10)]
+    found = {"conditions": {"processor": "Some CPU"}, "kinds": ["color"] * 40, "rows": rows}
+    page = results.render({**data, "baselines": found})
+    assert "| p-head | 100.0% [100.0, 100.0] |" in page
+    assert "- yes: p-head above ttp, by 25.0" in page
+    assert "- no: ttp above dart" in page
+    assert "## Beside other pruners" not in results.render({**data, "baselines": None})

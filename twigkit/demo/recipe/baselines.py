@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from twigkit.bench.conditions import processor_name, versions
 from twigkit.bench.methods import Method
 from twigkit.bench.table import markdown_table
 from twigkit.demo.questions import Turn
@@ -189,8 +191,8 @@ def measure(
         workers: Processes.
 
     Returns:
-        ``kinds``: kind of every question; ``rows``: name, budget and 0 or 1 per question of every
-        way.
+        ``conditions``: machine, versions and precision; ``kinds``: kind of every question;
+        ``rows``: name, budget and 0 or 1 per question of every way.
 
     Raises:
         InputError: If the folder holds the answers of another base or twig.
@@ -223,7 +225,24 @@ def measure(
             one for number, part in enumerate(parts) for one in done[way.key, number][: len(part)]
         ]
         rows.append({"name": way.name, "budget": way.budget, "right": right})
-    return {"kinds": [turn.kind for _, turn in islice(turns(FIRST), questions)], "rows": rows}
+    return {
+        "conditions": {"processor": processor_name(), "dtype": "float32", **versions()},
+        "kinds": [turn.kind for _, turn in islice(turns(FIRST), questions)],
+        "rows": rows,
+    }
+
+
+def write(found: dict[str, Any], path: Path) -> None:
+    """Write what :func:`measure` found, the answers of a way as one string of 0 and 1."""
+    rows = [{**row, "right": "".join(map(str, row["right"]))} for row in found["rows"]]
+    write_whole(path, json.dumps({**found, "rows": rows}, separators=(",", ":")) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read what :func:`write` wrote."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows = [{**row, "right": [int(one) for one in row["right"]]} for row in found["rows"]]
+    return {**found, "rows": rows}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -236,12 +255,9 @@ def table(found: dict[str, Any]) -> str:
         [name, *(str(relative_accuracy(by_place[name, budget], whole)) for budget in budgets)]
         for name in names
     ]
-    header = ["scores by", *(f"{budget:.3f} of M" for budget in budgets)]
-    share = 100 * sum(whole) / len(whole)
-    return (
-        f"{len(whole)} questions; the unpruned base answers {share:.1f}% exactly. Relative "
-        "accuracy, with 95% intervals of a paired bootstrap.\n\n" + markdown_table(header, cells)
-    )
+    shown = [str(Fraction(budget).limit_denominator(100)) for budget in budgets]
+    header = ["pruner", *(f"{budget} of M" for budget in shown)]
+    return markdown_table(header, cells)
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:
@@ -254,14 +270,12 @@ def verdicts(found: dict[str, Any]) -> list[str]:
         if better in right and worse in right:
             apart = difference(right[better], right[worse])
             holds = "yes" if apart.low > 0 else "no" if apart.value <= 0 else "not surely"
-            lines.append(
-                f"{holds}: {better} above {worse} at {budget:.3f}: {apart} of the questions"
-            )
+            lines.append(f"{holds}: {better} above {worse}, by {apart} of the questions")
     return lines
 
 
 def main() -> None:
-    """Measure, and write baselines.json and baselines.md."""
+    """Measure, and write baselines.json."""
     parser = argparse.ArgumentParser(description="Measure every pruner on the demo's questions.")
     parser.add_argument("--base", type=Path, default=WEIGHTS / "base")
     parser.add_argument("--twig", type=Path, default=WEIGHTS / "twig")
@@ -282,10 +296,8 @@ def main() -> None:
         names=options.rows,
         workers=options.workers,
     )
-    text = table(found) + "\n\n" + "\n".join(f"- {line}" for line in verdicts(found)) + "\n"
-    write_whole(options.out / "baselines.json", json.dumps(found) + "\n")
-    write_whole(options.out / "baselines.md", text)
-    print(text)
+    write(found, options.out / "baselines.json")
+    print(table(found), *verdicts(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ pipeline_tag: image-text-to-text
 
 A small LLaVA-1.5: CLIP tower (5 layers x 128, 12 x 12 patches), projector, Llama text model
 (32 layers x 128, grouped-query attention), 144 visual tokens. It knows one world only: pictures of
-144 x 144 pixels with six or seven coloured shapes, printed words and digits. It answers twelve kinds
-of short question and describes a picture in 88 to 123 tokens.
+144 x 144 pixels with six or seven things, coloured shapes, printed words and digits. It answers
+twelve kinds of short question and describes a picture in 88 to 123 tokens.
 
 ## How it was trained
 

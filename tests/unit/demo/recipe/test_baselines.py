@@ -11,9 +11,11 @@ from twigkit.demo.recipe.baselines import (
     answered,
     batches,
     measure,
+    read,
     table,
     verdicts,
     ways_of,
+    write,
 )
 from twigkit.errors import InputError
 
@@ -37,7 +39,15 @@ def test_answers_by_every_way(measured):
     assert all(len(row["right"]) == 4 for row in found["rows"])
     assert len(found["kinds"]) == 4
     assert sum(found["rows"][0]["right"]) >= 3  # the base knows its world
+    assert "| pruner | 1/9 of M |" in table(found)
     assert "| random |" in table(found)
+
+
+def test_writes_short_and_reads_the_same(measured, tmp_path):
+    _, found = measured
+    write(found, tmp_path / "baselines.json")
+    assert read(tmp_path / "baselines.json") == found
+    assert '"right":"' in (tmp_path / "baselines.json").read_text()
 
 
 def test_goes_on_where_it_stopped(measured):
@@ -95,7 +105,7 @@ def test_verdicts_say_what_is_sure():
         row("dart", [1] * 20 + [0] * 20),
     ]
     found = verdicts({"rows": [*rows, {"name": "unpruned", "budget": None, "right": [1] * 40}]})
-    assert [line.split(" at ")[0] for line in found] == [
+    assert [line.split(", by")[0] for line in found] == [
         "yes: p-head above ttp",
         "yes: ttp above random",
         "no: ttp above fastv",
