@@ -7,6 +7,7 @@ with ``--out docs/results``:
 - ``accuracy.json``: ``python -m twigkit.demo.recipe.accuracy``
 - ``acceptance.json``: ``python -m twigkit.demo.recipe.acceptance``
 - ``bench.json``: ``twigkit bench``
+- ``reading.json``: ``python -m twigkit.demo.recipe.reading``
 - ``language.json``, if it is there: ``python -m twigkit.demo.language``
 - ``next-token.jsonl``, ``distil.jsonl``, ``reinforce.jsonl``, if they are there: the logs
   ``training/log.jsonl`` of the twig's stages
@@ -37,6 +38,7 @@ from twigkit.demo.language.__main__ import table as language_table
 from twigkit.demo.recipe import baselines
 from twigkit.demo.recipe.acceptance import Tally
 from twigkit.demo.recipe.accuracy import UNPRUNED, kinds_table
+from twigkit.demo.recipe.twig import TEACHER
 from twigkit.evaluation.relative import difference, relative_accuracy
 from twigkit.training.loop.run_log import read_lines
 
@@ -47,6 +49,7 @@ GUIDE = DOCS / "choosing.md"
 GUIDE_TEMPLATE = DOCS / "scripts" / "choosing.md.jinja"
 README = DOCS.parent / "README.md"
 BASE = DOCS.parent / "twigkit" / "demo" / "weights" / "base" / "figures.json"
+READ_LAYERS = (1, 2, 3, 4, 5, 6, 8, 11, 14, 16, 19, 24)
 STAGES = ("next-token", "distil", "reinforce")
 REGION = re.compile(r"(<!-- figures: (\w+), by make results -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
@@ -61,7 +64,7 @@ def load(folder: Path) -> Data:
     Args:
         folder: Where they lie.
     """
-    names = ("accuracy", "acceptance", "bench", "trials")
+    names = ("accuracy", "acceptance", "bench", "reading", "trials")
     data: Data = {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
     data["base"] = json.loads(BASE.read_text())
     language = folder / "language.json"
@@ -233,6 +236,16 @@ def _ours(row: Data) -> bool:
     return not row["method"].startswith("Hugging Face")
 
 
+def reading_table(reading: Data) -> str:
+    """Return at which of some layers the base reads its pictures."""
+    rows = {**reading["shown"], "attention to the picture": reading["visual"]}
+    cells = [
+        [name, *(f"{100 * shares[layer - 1]:.0f}%" for layer in READ_LAYERS)]
+        for name, shares in rows.items()
+    ]
+    return markdown_table(["layer", *map(str, READ_LAYERS)], cells)
+
+
 def baseline_values(found: Data | None) -> Data:
     """Work out what the page says of all pruners; nothing without the file."""
     if found is None:
@@ -255,13 +268,8 @@ def sweep_tables(sweep: Data | None) -> str:
 def values(data: Data) -> Data:
     """Work out what the page shows."""
     bench, accuracy = data["bench"], Accuracy(data["accuracy"])
-    rows, teacher = method_rows(bench), data["trials"]["teacher"]
+    rows = method_rows(bench)
     best, second = accuracy.order[:2]
-    layers = [str(layer) for layer in teacher["layers"]]
-    reads = [
-        [row, *(f"{share}%" for share in teacher[row])]
-        for row in ("rows of the answer", "last prompt row alone")
-    ]
     minutes = data["trials"]["minutes"]
     same = all(row["same_tokens_as_target"] in ("yes", "is a target") for row in rows.values())
     blind = [s for kind, s in data["base"]["shuffled"].items() if kind not in ("exists", "all")]
@@ -275,7 +283,8 @@ def values(data: Data) -> Data:
         "times": lambda value: f"{value:.2f} times",
         "blind": sorted(blind, reverse=True),
         "minutes": ", ".join(f"{name} {took}" for name, took in minutes.items() if name != "how"),
-        "teacher": markdown_table(["layer", *layers], reads),
+        "teacher_layer": TEACHER["teacher_layer"],
+        "reading_table": reading_table(data["reading"]),
         "stages": stages_table(data["logs"]),
         "unpruned": sum(accuracy.whole) / len(accuracy.whole),
         "accuracy_table": accuracy.table(),
