@@ -24,7 +24,7 @@ _ROWS = 64
 """Most queries that attention takes at a time."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "heads", "groups"])
 def _rotate_kernel(
     query, key, value, cos, sin, slots, rotated, keys, values, tokens, heads, groups, query_row,
     key_row, value_row, table_batch, table_token, slots_batch, slots_token, keys_batch,
@@ -108,7 +108,7 @@ def rotate_and_store(
 # -- attention of a few queries --------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "queries", "groups"])
 def _attend_kernel(
     query, keys, values, mask, mixed, most, weight, scale, rows, queries, count, share, groups,
     keys_batch, keys_group, keys_slot, values_batch, values_group, values_slot, mask_batch,
@@ -166,7 +166,7 @@ def _attend_kernel(
     tl.store(mixed + at[:, None] * head_width + feature[None, :], sums, mask=own)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "queries", "parts", "groups"])
 def _join_kernel(
     mixed, most, weight, output, rows, queries, parts, groups, head_width: tl.constexpr,
     width_block: tl.constexpr, part_block: tl.constexpr,
