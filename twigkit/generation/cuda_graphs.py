@@ -10,7 +10,6 @@ import torch
 from twigkit.errors import CapabilityError
 from twigkit.generation.captured_pieces import MOST_GRAPHS, CapturedPieces, Piece
 
-
 _capturing = threading.Lock()
 """Held while a graph is captured: torch allows one capture at a time in a process."""
 
