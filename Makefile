@@ -37,7 +37,7 @@ NOTEBOOK := nbclient nbformat ipykernel asttokens comm debugpy executing fastjso
 # VLMEvalKit lie apart, since transformers reads pictures with torchvision where it is found.
 integration: $(BUILD)/integration/.installed $(BUILD)/vlmeval/.installed
 	PYTHONPATH=$(abspath $(BUILD)/integration) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
-		-m integration tests/integration
+		-m integration tests/integration tests/unit/evaluation
 
 .PHONY: gpu gpu-wheels oldest
 # What needs an accelerator, at tiny sizes where there is none. ONLY=a,b for some parts; no network.

@@ -18,6 +18,9 @@ from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import Table
 
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
+_LEAST = (8, 0)
+"""Least compute capability of a GPU that the kernels are made for: it multiplies bfloat16."""
+
 _KERNELS = ("sdpa", "flash")
 """What computes attention where few queries may be attended by a kernel of twigkit's own."""
 
@@ -47,7 +50,9 @@ def available(device: torch.device) -> bool:
     """
     if device.type != "cuda" or torch.version.cuda is None:
         return False
-    return importlib.util.find_spec("triton") is not None
+    if importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= _LEAST
 
 
 def is_faster(one: FusedLayer, other: FusedLayer, hidden: Tensor, context: Context) -> bool:

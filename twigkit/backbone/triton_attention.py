@@ -24,7 +24,7 @@ _ROWS = 64
 """Most queries that attention takes at a time."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "heads", "groups"])
 def _rotate_kernel(
     query, key, value, cos, sin, slots, rotated, keys, values, tokens, heads, groups, query_row,
     key_row, value_row, table_batch, table_token, slots_batch, slots_token, keys_batch,
@@ -108,7 +108,7 @@ def rotate_and_store(
 # -- attention of a few queries --------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "queries", "groups"])
 def _attend_kernel(
     query, keys, values, mask, mixed, most, weight, scale, rows, queries, count, share, groups,
     keys_batch, keys_group, keys_slot, values_batch, values_group, values_slot, mask_batch,
@@ -166,7 +166,7 @@ def _attend_kernel(
     tl.store(mixed + at[:, None] * head_width + feature[None, :], sums, mask=own)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "queries", "parts", "groups"])
 def _join_kernel(
     mixed, most, weight, output, rows, queries, parts, groups, head_width: tl.constexpr,
     width_block: tl.constexpr, part_block: tl.constexpr,
@@ -211,7 +211,9 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
     batch, heads, queries, width = query.shape
     groups, count = keys.shape[1], keys.shape[2]
     rows = heads // groups * queries
-    block_rows = min(_ROWS, max(16, triton.next_power_of_2(rows)))
+    # Tensor cores do not multiply in float32: larger blocks would not fit the registers.
+    exact = query.dtype == torch.float32
+    block_rows = 16 if exact else min(_ROWS, max(16, triton.next_power_of_2(rows)))
     blocks = triton.cdiv(rows, block_rows)
     most_parts = triton.cdiv(count, _KEYS)
     parts = max(1, min(most_parts, triton.cdiv(_PROGRAMS, batch * groups * blocks)))
@@ -229,7 +231,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
         query, keys, values, mask if additive else mask.view(torch.uint8), mixed, most, weight,
         scale, rows, queries, count, share, groups, *keys.stride()[:3], *values.stride()[:3],
         mask.stride(0), mask.stride(2), is_added=additive, head_width=width, row_block=block_rows,
-        key_block=_KEYS if width <= 128 else _KEYS // 2,
+        key_block=_KEYS // 2 if exact or width > 128 else _KEYS,
         width_block=triton.next_power_of_2(width), dead=dead, num_warps=4, num_stages=2,
     )  # fmt: skip
     output = query.new_empty(batch, queries, heads, width)

@@ -17,7 +17,7 @@ from twigkit.speculative.acceptance import Accepted, accept
 from twigkit.speculative.draft_tree import DraftTree
 
 _FACTOR, _SPAN = 7919, 1009
-"""Primes that make a number below the second of a step's tokens."""
+"""Primes that make a number below the second of a step's tokens and logits."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class SyntheticSelector(GreedySelector):
     """Takes the most likely tokens, but for drafts on the tree's longest path, which it accepts.
 
     Every step gains one of the two whole numbers around ``length``; which of them follows from the
-    step's tokens as from a random number, so that the mean over many steps is near ``length``, as
-    far as the trees are deep enough for it. No step asks the device or changes anything here, so
-    that a captured step replays it.
+    step's tokens and its highest logits as from a random number, so that the mean over many steps
+    is near ``length``, as far as the trees are deep enough for it. Tokens alone would not do:
+    random weights may propose the same ones in every step. No step asks the device or changes
+    anything here, so that a captured step replays it.
 
     Attributes:
         length: The mean number of tokens that a step is to gain, the target's own included.
@@ -37,9 +38,9 @@ class SyntheticSelector(GreedySelector):
 
     def accept(self, tree: DraftTree, logits: Tensor, longest: int) -> Accepted:
         """Accept so many drafts of the longest path; see :meth:`GreedySelector.accept`."""
-        gained = self._gained(tree.tokens)
-        alive = tree.alive & (tree.depth < gained)
         choice = logits.argmax(-1)
+        gained = self._gained(tree.tokens, logits.gather(2, choice[:, :, None])[:, :, 0])
+        alive = tree.alive & (tree.depth < gained)
         nodes = choice.shape[1]
         leaf = (tree.depth * tree.alive).argmax(1)
         path = tree.ancestors.gather(1, leaf[:, None, None].expand(-1, 1, nodes))[:, 0]
@@ -57,11 +58,17 @@ class SyntheticSelector(GreedySelector):
             longest=longest,
         )
 
-    def _gained(self, tokens: Tensor) -> Tensor:
-        """Return how many tokens each row gains in this step, ``[batch, 1]``, on the device."""
+    def _gained(self, tokens: Tensor, highest: Tensor) -> Tensor:
+        """Return how many tokens each row gains in this step, ``[batch, 1]``, on the device.
+
+        Args:
+            tokens: The step's nodes, ``[batch, nodes]`` long.
+            highest: The highest logit after each of them, ``[batch, nodes]``.
+        """
         least = int(self.length)
         place = torch.arange(tokens.shape[1], device=tokens.device)
-        drawn = (tokens * (_FACTOR * place + 1)).sum(1, keepdim=True) % _SPAN
+        numbers = tokens + highest.float().view(torch.int32)
+        drawn = (numbers * (_FACTOR * place + 1)).sum(1, keepdim=True) % _SPAN
         return least + (drawn < (self.length - least) * _SPAN).long()
 
 

@@ -23,7 +23,7 @@ def warm_up(
     most_seconds: float | None,
     say: Callable[[str], None],
 ) -> str:
-    """Let a method answer once, and capture what it will replay.
+    """Let a method answer once, and capture what it will replay: twice where steps are captured.
 
     Args:
         model: Base and twig.
@@ -40,9 +40,12 @@ def warm_up(
     started = time.perf_counter()
     try:
         with deadline(most_seconds):
-            answer(model, prompts[0], method, max_new_tokens=max_new_tokens)
+            longest = max(prompts, key=lambda each: each["input_ids"].numel())
+            answer(model, longest, method, max_new_tokens=max_new_tokens)
             if method.engine == "twigkit" and model.batches.captures(model.stack, ""):
                 _capture_prefill(model, prompts, method)
+                # Slots that grew during the answer dropped what was captured before.
+                answer(model, longest, method, max_new_tokens=max_new_tokens)
     except Exception as error:
         if most_seconds is None:
             raise

@@ -49,6 +49,14 @@ def test_there_are_none_on_a_cpu():
     assert not any(isinstance(layer, CudaLayer) for layer in model.stack.layers)
 
 
+@pytest.mark.parametrize(("capability", "served"), [((7, 5), False), ((8, 0), True)])
+def test_there_are_none_on_gpus_without_bfloat16(monkeypatch, capability, served):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(cuda_layer.importlib.util, "find_spec", lambda name: name)
+    assert available(torch.device("cuda")) is served
+
+
 def test_what_fails_is_left_out_with_a_warning(monkeypatch):
     def broken():
         raise OSError("no compiler\nanywhere")

@@ -17,7 +17,14 @@ from twigkit.backbone.rotary import fold
 
 pytestmark = pytest.mark.gpu
 
-SHAPES = [(1, 1, 4, 2, 16, 40), (2, 5, 4, 4, 24, 70), (2, 3, 6, 2, 32, 300), (1, 40, 4, 2, 16, 90)]
+SHAPES = [
+    (1, 1, 4, 2, 16, 40),
+    (2, 5, 4, 4, 24, 70),
+    (2, 3, 6, 2, 32, 300),
+    (1, 40, 4, 2, 16, 90),
+    (1, 3, 4, 1, 80, 300),
+    (1, 61, 8, 2, 128, 300),
+]
 """Batch, tokens, heads, key heads, width, slots."""
 
 

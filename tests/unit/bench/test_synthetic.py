@@ -39,6 +39,14 @@ def test_steps_gain_the_mean_that_was_asked(length):
     assert set(found.unique().tolist()) == {float(int(length)), float(-int(-length // 1))}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_of_the_same_tokens_gain_the_mean_too(dtype):
+    selector, table = SyntheticSelector(2.5), path(4)
+    steps = [torch.randn(2, 5, 20).to(dtype) for _ in range(200)]
+    found = torch.stack([selector.accept(table, logits, 4).count + 1 for logits in steps]).float()
+    assert found.mean(0).tolist() == pytest.approx([2.5, 2.5], abs=0.15)
+
+
 def test_the_same_step_gains_the_same_again():
     selector, table, logits = SyntheticSelector(2.5), path(4), torch.randn(2, 5, 20)
     first, again = selector.accept(table, logits, 4), selector.accept(table, logits, 4)

@@ -20,9 +20,25 @@ def test_no_measured_round_captures_prefill():
         found = compare(model, prompts, methods, max_new_tokens=2)
         held = model.batches.prefill(model.stack, model.twig)
     assert found.lossless
-    # Two shapes, with drafts and without; the shape of the first prompt came once more.
+    # Two shapes, with drafts and without; the longest prompt came twice more.
     assert len(held) == 4
-    assert held.replays == len(methods) * (len(prompts) + 1)
+    assert held.replays == len(methods) * (len(prompts) + 2)
+
+
+def test_no_measured_round_captures_steps_of_slots_that_grow():
+    model, before = capturing_model(), []
+    prompt = llava_inputs([(3, 1, 229)])
+    with recorded(model) as runners, torch.inference_mode():
+        compare(
+            model,
+            [prompt],
+            [Method("plain")],
+            max_new_tokens=8,
+            progress=lambda text: before.append((text, runners.captured)),
+        )
+    assert prompt["input_ids"].shape[1] == 250  # the fifth token of the answer needs a larger slot
+    assert before[-1][0].startswith("round")
+    assert runners.captured == before[-1][1] > 2
 
 
 def test_a_reason_is_one_short_line():

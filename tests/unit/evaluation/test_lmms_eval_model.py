@@ -6,6 +6,7 @@ from twigkit.errors import CapabilityError, InputError
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed")
 model = pytest.importorskip("twigkit.evaluation.lmms_eval_model")
+pytestmark = pytest.mark.integration
 
 
 def test_messages_become_turns_and_media():
