@@ -38,7 +38,7 @@ from twigkit.model import TwigModel
 BATCH = 36
 """Questions at once: three of every kind."""
 
-UNPRUNED, TWIG, HEAD = "unpruned", "ttp", "p-head"
+UNPRUNED, TWIG, TEXT, HEAD = "unpruned", "ttp", "ttp, all rows of text", "p-head"
 LAYER, LATER = "score of layer K", "score of layer K + T"
 
 TRAINING_FREE: dict[str, dict[str, Any]] = {
@@ -97,6 +97,7 @@ def ways_of(
         LAYER: scored | {"score_layer": exit_layer},
         LATER: scored | {"score_layer": exit_layer + depth},
         TWIG: {"kind": "ttp"},
+        TEXT: {"kind": "ttp", "rows": "text"},
         HEAD: {"kind": "p-head"},
     }
     if unknown := sorted(set(names) - set(rows)):
