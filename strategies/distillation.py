@@ -43,6 +43,7 @@ from twigkit.interfaces import (
     run_twig,
     teacher_layer,
     teacher_rows,
+    text_starts,
     token_sums,
     turns_with_visuals,
     verifications,
@@ -115,10 +116,11 @@ class DistillationSpec(ObjectiveSpec):
         description="Base layer whose attention is the teacher: an index from 0, or a fraction of "
         "the depth (19 of 32 in the paper).",
     )
-    teacher_rows: Literal["query", "answer"] = Field(
+    teacher_rows: Literal["query", "text", "answer"] = Field(
         "query",
         description="Rows of that attention: the last prompt token's, which is the one that scores "
-        "at inference, or the mean over those that predict the answer.",
+        "at inference, or the mean over those of the prompt's text or over those that predict the "
+        "answer.",
     )
     teacher_softmax: Literal["visual", "all"] = Field(
         "visual",
@@ -274,7 +276,8 @@ class Distillation(Objective):
         prompt = embed_batch(stack, batch)
         looks = self.weights["attention"] and any(prompt.visual_counts)
         probed = [self.layer] if looks else []
-        teachers = teacher_rows(batch.turns, self.spec.teacher_rows)
+        starts = text_starts(batch.turns, prompt.visual, prompt.valid)
+        teachers = teacher_rows(batch.turns, self.spec.teacher_rows, starts)
         shared, near = run_base(stack, prompt, 0, exit_layer, rows=teachers.rows, probed=probed)
         last = stack.depth if self.weights["prediction"] else exit_layer
         last = max([last, *(layer + 1 for layer in probed)])

@@ -48,6 +48,7 @@ from twigkit.interfaces import (
     run_twig,
     teacher_layer,
     teacher_rows,
+    text_starts,
     turns_with_visuals,
     wipe_layer,
 )
@@ -89,7 +90,7 @@ class ReinforcementSpec(ObjectiveSpec):
     teacher_layer: CountOrFraction = Field(
         19 / 32, description="Base layer of the anchor's attention, as in stage 1."
     )
-    teacher_rows: Literal["query", "answer"] = Field(
+    teacher_rows: Literal["query", "text", "answer"] = Field(
         "query", description="Rows of the anchor's attention, as in stage 1."
     )
     teacher_softmax: Literal["visual", "all"] = Field(
@@ -298,7 +299,12 @@ class Reinforcement(Objective):
         moved = [turn.moved(prompt.hidden.shape[1] - turn.stop + 1) for turn in turns.values()]
         queries = torch.tensor([[turn.query] for turn in moved])
         probed = [self.layer] if self.spec.anchor else []
-        teachers = teacher_rows([[turn] for turn in moved], self.spec.teacher_rows)
+        starts = text_starts(batch.turns, whole.visual, whole.valid)
+        begins = [
+            [starts[row][batch.turns[row].index(turn)] + new.query - turn.query]
+            for (row, turn), new in zip(turns.items(), moved, strict=True)
+        ]
+        teachers = teacher_rows([[turn] for turn in moved], self.spec.teacher_rows, begins)
         rows = teachers.rows
         prompt, near = run_base(stack, prompt, 0, twig.exit_layer, rows=rows, probed=probed)
         with base_precision(prompt.hidden.device):

@@ -26,8 +26,8 @@ _MODULES = {
     "interfaces.learning": "NEVER_DRAWN Answers Divergence TeacherRows ahead_sums "
     "answer_rewards attention_divergence base_precision draw_log_probability "
     "draw_without_replacement embed_batch find_answers head_name_for in_chunks pick_rows "
-    "query_rows real_first real_last run_base run_twig teacher_layer teacher_rows token_sums "
-    "turns_with_visuals verifications",
+    "query_rows real_first real_last run_base run_twig teacher_layer teacher_rows text_starts "
+    "token_sums turns_with_visuals verifications",
     "interfaces.objective": "IGNORED Batch BatchSize CountOrFraction Loss LossTerm Objective "
     "ObjectiveSpec Turn Workload",
     "interfaces.presets": "Preset VisualTokens",

@@ -5,7 +5,12 @@ from twigkit.backbone.probes import RowProbe
 from twigkit.backbone.prompt import Prompt
 from twigkit.learning.acceptance_estimate import verifications
 from twigkit.learning.answer_tokens import Answers, find_answers
-from twigkit.learning.attention_targets import TeacherRows, teacher_layer, teacher_rows
+from twigkit.learning.attention_targets import (
+    TeacherRows,
+    teacher_layer,
+    teacher_rows,
+    text_starts,
+)
 from twigkit.learning.forward import (
     base_precision,
     embed_batch,
@@ -55,6 +60,7 @@ __all__ = [
     "run_twig",
     "teacher_layer",
     "teacher_rows",
+    "text_starts",
     "token_sums",
     "turns_with_visuals",
     "verifications",

@@ -70,13 +70,42 @@ class TeacherRows:
         return total
 
 
-def teacher_rows(turns: Sequence[Sequence[Turn]], which: Literal["query", "answer"]) -> TeacherRows:
+def text_starts(turns: Sequence[Sequence[Turn]], visual: Tensor, valid: Tensor) -> list[list[int]]:
+    """Find where the text of every turn's prompt begins: after its pictures and the answer before.
+
+    Args:
+        turns: The turns of each sample.
+        visual: Which tokens are visual, ``[batch, tokens]`` bool.
+        valid: Which are no padding, ``[batch, tokens]`` bool.
+
+    Returns:
+        A position per turn.
+    """
+    starts = []
+    for row, own in enumerate(turns):
+        places = visual[row].nonzero()[:, 0].tolist()
+        before, found = int(valid[row].int().argmax()), []
+        for turn in own:
+            pictures = [place + 1 for place in places if before <= place <= turn.query]
+            found.append(max([before, *pictures]))
+            before = turn.stop
+        starts.append(found)
+    return starts
+
+
+def teacher_rows(
+    turns: Sequence[Sequence[Turn]],
+    which: Literal["query", "text", "answer"],
+    starts: Sequence[Sequence[int]],
+) -> TeacherRows:
     """Find the rows that teach.
 
     Args:
         turns: The turns of each sample.
         which: ``"query"`` for the last prompt token's row, which is what the pruning head has;
-            ``"answer"`` for the mean over the rows that predict the answer's tokens.
+            ``"text"`` for the mean over the rows of the prompt's text; ``"answer"`` for the mean
+            over the rows that predict the answer's tokens.
+        starts: Where the text of each turn's prompt begins, as :func:`text_starts` finds it.
 
     Returns:
         The rows; turns count from 0 within a sample.
@@ -84,10 +113,10 @@ def teacher_rows(turns: Sequence[Sequence[Turn]], which: Literal["query", "answe
     spoken = [
         [
             (position, number)
-            for number, turn in enumerate(own)
-            for position in _rows_of(turn, which)
+            for number, (turn, start) in enumerate(zip(own, firsts, strict=True))
+            for position in _rows_of(turn, which, start)
         ]
-        for own in turns
+        for own, firsts in zip(turns, starts, strict=True)
     ]
     most = max([1, *map(len, spoken)])
     rows = torch.tensor([[p for p, _ in own] + [0] * (most - len(own)) for own in spoken])
@@ -97,10 +126,10 @@ def teacher_rows(turns: Sequence[Sequence[Turn]], which: Literal["query", "answe
     return TeacherRows(rows, mine / mine.sum(1, keepdim=True).clamp(min=1))
 
 
-def _rows_of(turn: Turn, which: str) -> range:
-    """Positions that speak for a turn."""
-    if which == "query":
-        return range(turn.query, turn.query + 1)
+def _rows_of(turn: Turn, which: str, start: int) -> range:
+    """Positions that speak for a turn whose text begins at ``start``."""
+    if which != "answer":
+        return range(start if which == "text" else turn.query, turn.query + 1)
     return range(turn.start - 1, turn.stop - 1)
 
 

@@ -10,7 +10,7 @@ from tests.support.samples import batch_of
 from tests.support.tiny import IMAGE_TOKEN, tiny_llava
 from twigkit import SpecError, TwigModel, TwigSpec
 from twigkit.learning import attention_targets as teaching
-from twigkit.learning.attention_targets import teacher_layer, teacher_rows
+from twigkit.learning.attention_targets import teacher_layer, teacher_rows, text_starts
 from twigkit.learning.forward import embed_batch, run_base
 from twigkit.strategies.distillation import Distillation, DistillationSpec
 
@@ -28,15 +28,17 @@ def whole_matrices(base, batch):
 
 @pytest.mark.parametrize("at_once", [1, 3, 64])
 @pytest.mark.parametrize("softmax", ["visual", "all"])
-@pytest.mark.parametrize("which", ["query", "answer"])
+@pytest.mark.parametrize("which", ["query", "text", "answer"])
 def test_a_turns_attention_is_the_mean_over_its_rows(monkeypatch, which, softmax, at_once):
     monkeypatch.setattr(teaching, "AT_ONCE", at_once)
     stack, batch = TwigModel(tiny_llava(8)).stack, batch_of(*ROWS)
-    rows = teacher_rows(batch.turns, which)
+    visual = batch.inputs["input_ids"] == IMAGE_TOKEN
+    valid = batch.inputs["attention_mask"].bool()
+    starts = text_starts(batch.turns, visual, valid)
+    rows = teacher_rows(batch.turns, which, starts)
     _, probes = run_base(
         stack, embed_batch(stack, batch), 0, LAYER + 1, rows=rows.rows, probed=[LAYER]
     )
-    visual = batch.inputs["input_ids"] == IMAGE_TOKEN
     found = rows.read(probes[LAYER], visual, softmax)
     assert found.shape == (3, 3, batch.labels.shape[1])
     every = whole_matrices(tiny_llava(8), batch) * visual[:, None, None]
@@ -45,12 +47,31 @@ def test_a_turns_attention_is_the_mean_over_its_rows(monkeypatch, which, softmax
     every = every.mean(1)
     for row, turns in enumerate(batch.turns):
         for number, turn in enumerate(turns):
-            last = turn.query + 1 if which == "query" else turn.stop - 1
-            expected = every[row, turn.query : last].mean(0)
-            valid = batch.inputs["attention_mask"][row].bool()
-            assert (found[row, number] - expected)[valid].abs().max() < 1e-6
-            assert float(found[row, number, ~valid].abs().sum()) == 0.0
+            first = starts[row][number] if which == "text" else turn.query
+            last = turn.stop - 1 if which == "answer" else turn.query + 1
+            expected = every[row, first:last].mean(0)
+            real = valid[row]
+            assert (found[row, number] - expected)[real].abs().max() < 1e-6
+            assert float(found[row, number, ~real].abs().sum()) == 0.0
         assert float(found[row, len(turns) :].abs().sum()) == 0.0
+
+
+def test_a_prompts_text_begins_after_its_pictures_and_the_answer_before():
+    batch = batch_of(*ROWS)
+    visual = batch.inputs["input_ids"] == IMAGE_TOKEN
+    valid = batch.inputs["attention_mask"].bool()
+    starts = text_starts(batch.turns, visual, valid)
+    for row, (turns, firsts) in enumerate(zip(batch.turns, starts, strict=True)):
+        texts = [range(first, turn.query + 1) for first, turn in zip(firsts, turns, strict=True)]
+        assert not any(visual[row, list(text)].any() for text in texts)
+        before = [int(valid[row].int().argmax()), *(turn.stop for turn in turns)]
+        for text, stop in zip(texts, before, strict=False):
+            assert text.start == stop or visual[row, text.start - 1]
+    lengths = [
+        [turn.query + 1 - first for first, turn in zip(firsts, turns, strict=True)]
+        for firsts, turns in zip(starts, batch.turns, strict=True)
+    ]
+    assert lengths == [[4], [3, 2, 3], [6]], "with the start token"
 
 
 class Square(TorchDispatchMode):
@@ -70,7 +91,7 @@ class Square(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("which", ["query", "answer"])
+@pytest.mark.parametrize("which", ["query", "text", "answer"])
 def test_no_step_of_the_training_makes_a_whole_attention_matrix(which):
     model = TwigModel(tiny_llava(8, context=2048))
     heads = {"pruning": {"kind": "pruning"}}
