@@ -1,5 +1,7 @@
 """Where the base reads: what is counted, and that it is the attention of the stock model."""
 
+from itertools import islice
+
 import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
