@@ -41,6 +41,5 @@ def test_what_is_shown_is_what_the_stock_model_attends_to():
 
 def test_questions_about_nothing_are_left_out():
     found = reading.measure(WEIGHTS / "base", 12)
-    assert found["questions"] == sum(
-        bool(turn.about) for _, (_, turn) in zip(range(12), turns(FIRST))
-    )
+    asked = [turn for _, turn in islice(turns(FIRST), 12)]
+    assert found["questions"] == sum(bool(turn.about) for turn in asked)
