@@ -276,7 +276,9 @@ class Distillation(Objective):
         prompt = embed_batch(stack, batch)
         looks = self.weights["attention"] and any(prompt.visual_counts)
         probed = [self.layer] if looks else []
-        starts = text_starts(batch.turns, prompt.visual, prompt.valid)
+        starts = None
+        if self.spec.teacher_rows == "text":
+            starts = text_starts(batch.turns, prompt.visual, prompt.valid)
         teachers = teacher_rows(batch.turns, self.spec.teacher_rows, starts)
         shared, near = run_base(stack, prompt, 0, exit_layer, rows=teachers.rows, probed=probed)
         last = stack.depth if self.weights["prediction"] else exit_layer

@@ -299,12 +299,14 @@ class Reinforcement(Objective):
         moved = [turn.moved(prompt.hidden.shape[1] - turn.stop + 1) for turn in turns.values()]
         queries = torch.tensor([[turn.query] for turn in moved])
         probed = [self.layer] if self.spec.anchor else []
-        starts = text_starts(batch.turns, whole.visual, whole.valid)
-        begins = [
-            [starts[row][batch.turns[row].index(turn)] + new.query - turn.query]
-            for (row, turn), new in zip(turns.items(), moved, strict=True)
-        ]
-        teachers = teacher_rows([[turn] for turn in moved], self.spec.teacher_rows, begins)
+        starts = None
+        if probed and self.spec.teacher_rows == "text":
+            found = text_starts(batch.turns, whole.visual, whole.valid)
+            starts = [
+                [found[row][batch.turns[row].index(turn)] + new.query - turn.query]
+                for (row, turn), new in zip(turns.items(), moved, strict=True)
+            ]
+        teachers = teacher_rows([[turn] for turn in moved], self.spec.teacher_rows, starts)
         rows = teachers.rows
         prompt, near = run_base(stack, prompt, 0, twig.exit_layer, rows=rows, probed=probed)
         with base_precision(prompt.hidden.device):

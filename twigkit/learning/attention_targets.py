@@ -73,6 +73,8 @@ class TeacherRows:
 def text_starts(turns: Sequence[Sequence[Turn]], visual: Tensor, valid: Tensor) -> list[list[int]]:
     """Find where the text of every turn's prompt begins: after its pictures and the answer before.
 
+    A prompt that ends with a picture has its last token for text. The device is waited for, once.
+
     Args:
         turns: The turns of each sample.
         visual: Which tokens are visual, ``[batch, tokens]`` bool.
@@ -81,13 +83,13 @@ def text_starts(turns: Sequence[Sequence[Turn]], visual: Tensor, valid: Tensor) 
     Returns:
         A position per turn.
     """
+    visual, valid = torch.stack((visual, valid)).cpu()
     starts = []
     for row, own in enumerate(turns):
-        places = visual[row].nonzero()[:, 0].tolist()
         before, found = int(valid[row].int().argmax()), []
         for turn in own:
-            pictures = [place + 1 for place in places if before <= place <= turn.query]
-            found.append(max([before, *pictures]))
+            pictures = visual[row, before : turn.query].nonzero()[:, 0].tolist()
+            found.append(before + max(pictures, default=-1) + 1)
             before = turn.stop
         starts.append(found)
     return starts
@@ -96,7 +98,7 @@ def text_starts(turns: Sequence[Sequence[Turn]], visual: Tensor, valid: Tensor) 
 def teacher_rows(
     turns: Sequence[Sequence[Turn]],
     which: Literal["query", "text", "answer"],
-    starts: Sequence[Sequence[int]],
+    starts: Sequence[Sequence[int]] | None = None,
 ) -> TeacherRows:
     """Find the rows that teach.
 
@@ -105,11 +107,14 @@ def teacher_rows(
         which: ``"query"`` for the last prompt token's row, which is what the pruning head has;
             ``"text"`` for the mean over the rows of the prompt's text; ``"answer"`` for the mean
             over the rows that predict the answer's tokens.
-        starts: Where the text of each turn's prompt begins, as :func:`text_starts` finds it.
+        starts: Where the text of each turn's prompt begins, as :func:`text_starts` finds it, which
+            ``"text"`` alone needs; ``None`` has the last prompt token for all of it.
 
     Returns:
         The rows; turns count from 0 within a sample.
     """
+    if starts is None:
+        starts = [[turn.query for turn in own] for own in turns]
     spoken = [
         [
             (position, number)

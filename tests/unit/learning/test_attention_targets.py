@@ -74,6 +74,13 @@ def test_a_prompts_text_begins_after_its_pictures_and_the_answer_before():
     assert lengths == [[4], [3, 2, 3], [6]], "with the start token"
 
 
+def test_a_prompt_that_ends_with_a_picture_has_its_last_token_for_text():
+    batch = batch_of("w4 i a2")
+    visual = batch.inputs["input_ids"] == IMAGE_TOKEN
+    valid = batch.inputs["attention_mask"].bool()
+    assert text_starts(batch.turns, visual, valid) == [[batch.turns[0][0].query]]
+
+
 class Square(TorchDispatchMode):
     """Notes tensors of numbers that hold one for every pair of tokens."""
 

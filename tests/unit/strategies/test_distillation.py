@@ -422,3 +422,13 @@ def test_compared_with_the_base_such_a_head_learns_the_same_next_tokens():
     found = [learn(model, batch, prediction=weight, attention=0.0)[1] for weight in (0.0, 0.1)]
     alone, beside = (float(parts["next_token"].total.detach()) for parts in found)
     assert alone == pytest.approx(beside, rel=1e-5)
+
+
+def test_the_rows_that_teach_are_those_of_the_spec():
+    def taught(row, which):
+        spec = {"prediction": 0.0, "teacher_rows": which}
+        return float(learn(grown(), batch_of(row), **spec)[1]["attention"].total.detach())
+
+    assert taught("i w1 a4", "text") == pytest.approx(taught("i w1 a4", "query"), rel=1e-6)
+    many = [taught("i w5 a4", which) for which in ("query", "text", "answer")]
+    assert len({round(value, 6) for value in many}) == 3

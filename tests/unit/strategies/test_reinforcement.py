@@ -293,21 +293,7 @@ def test_the_anchor_is_the_distance_to_the_bases_attention_and_grows_with_the_bu
     for seed in range(9):
         found, figures = objective(batch, 0.0, seed)
         parts[float(figures["kept/groups"])] = found["anchor"]
-    inputs = {"input_ids": batch.inputs["input_ids"][:, :-1]}
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    inputs["pixel_values"] = batch.inputs["pixel_values"]
-    target = per_head(inputs)[:, inputs["input_ids"][0] == 99]
-    target = (target / target.sum(1, keepdim=True)).mean(0)  # softmax over visual keys, then heads
-    output = model.generate(
-        **inputs,
-        budget=0.5,
-        pruner="p-head",
-        wipe_layer=WIPE,
-        max_new_tokens=1,
-        return_dict_in_generate=True,
-    )
-    scores = output.kept[0].scores[0][inputs["input_ids"][0] == 99]
-    apart = float((target * (target / scores).log()).sum())
+    apart = distance(model, batch, batch.turns[0][0], 1)
     small, large = (parts[kept] for kept in (0.25, 0.5))  # budgets of 0.35 and 0.5
     assert set(parts) == {0.25, 0.5}
     for part in (small, large):
@@ -316,13 +302,49 @@ def test_the_anchor_is_the_distance_to_the_bases_attention_and_grows_with_the_bu
     assert (small.weight, large.weight) == (pytest.approx(0.7), pytest.approx(2.8))
 
 
-def per_head(inputs):
-    """The last row's attention at the teacher's layer, by head, from the base's eager attention."""
+def test_the_anchor_of_a_later_turn_has_the_rows_of_that_turns_text():
+    model, batch = grown(), batch_of("w9 i w2 a3 w9 a2", "w3 i w2 a2 w4 a1")
+    objective = stage(model, anchor=0.7, teacher_rows="text")
+    (first, second), found = batch.turns[1], set()
+    expected = [distance(model, batch, first, 2), distance(model, batch, second, 4)]
+    inputs = {name: value[1:] for name, value in batch.inputs.items()}
+    row = Batch(inputs, batch.labels[1:], batch.turns[1:], ["padded"])
+    for seed in range(9):
+        part = float(objective(row, 0.0, seed)[0]["anchor"].total.detach())
+        (near,) = (n for n, value in enumerate(expected) if part == pytest.approx(value, rel=1e-3))
+        found.add(near)
+    assert found == {0, 1}
+
+
+def distance(model, batch, turn, rows):
+    """How far the pruning head is from the base's attention of the last so many rows before."""
+    ids, mask = (batch.inputs[name][-1:, : turn.start] for name in ("input_ids", "attention_mask"))
+    inputs = {
+        "input_ids": ids[mask.bool()][None],
+        "pixel_values": batch.inputs["pixel_values"][-1:],
+    }
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    visual = inputs["input_ids"][0] == 99
+    target = per_head(inputs, rows)[..., visual]
+    target = (target / target.sum(-1, keepdim=True)).mean((0, 1))  # softmax over visual keys
+    output = model.generate(
+        **inputs,
+        budget=0.5,
+        pruner="p-head",
+        wipe_layer=WIPE,
+        max_new_tokens=1,
+        return_dict_in_generate=True,
+    )
+    return float((target * (target / output.kept[0].scores[0][visual]).log()).sum())
+
+
+def per_head(inputs, rows):
+    """The last rows' attention at the teacher's layer, by head, from the base's eager attention."""
     base = tiny_llava(DEPTH)
     base.set_attn_implementation("eager")
     with torch.no_grad():
         attentions = base(**inputs, output_attentions=True).attentions
-    return attentions[teacher_layer(DEPTH, 19 / 32)][0, :, -1]
+    return attentions[teacher_layer(DEPTH, 19 / 32)][0, :, -rows:]
 
 
 def test_the_anchor_is_on_by_default_and_grows_evenly_in_its_root():

@@ -1,7 +1,7 @@
 """At which layers the base reads its pictures: what the text attends to, layer after layer.
 
 ``python -m twigkit.demo.recipe.reading --out DIR`` writes ``reading.json``. Look here before
-choosing the layer whose attention teaches a twig.
+choosing the layer whose attention teaches a twig: layers count from 0, as ``teacher_layer`` does.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def main() -> None:
     found = measure(options.base, options.questions)
     options.out.mkdir(parents=True, exist_ok=True)
     write_whole(options.out / "reading.json", json.dumps(found) + "\n")
+    print(f"{'layer, from 0':22}", *(f"{layer:3}" for layer in range(len(found["visual"]))))
     for name, layers in {**found["shown"], "visual share": found["visual"]}.items():
         print(f"{name:22}", *(f"{100 * share:3.0f}" for share in layers))
 
