@@ -49,7 +49,7 @@ GUIDE = DOCS / "choosing.md"
 GUIDE_TEMPLATE = DOCS / "scripts" / "choosing.md.jinja"
 README = DOCS.parent / "README.md"
 BASE = DOCS.parent / "twigkit" / "demo" / "weights" / "base" / "figures.json"
-READ_LAYERS = (1, 2, 3, 4, 5, 6, 8, 11, 14, 16, 19, 24)
+READ_LAYERS = (0, 1, 2, 3, 4, 5, 6, 8, 11, 14, 16, 19, 24)
 STAGES = ("next-token", "distil", "reinforce")
 REGION = re.compile(r"(<!-- figures: (\w+), by make results -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
@@ -240,10 +240,10 @@ def reading_table(reading: Data) -> str:
     """Return at which of some layers the base reads its pictures."""
     rows = {**reading["shown"], "attention to the picture": reading["visual"]}
     cells = [
-        [name, *(f"{100 * shares[layer - 1]:.0f}%" for layer in READ_LAYERS)]
+        [name, *(f"{100 * shares[layer]:.0f}%" for layer in READ_LAYERS)]
         for name, shares in rows.items()
     ]
-    return markdown_table(["layer", *map(str, READ_LAYERS)], cells)
+    return markdown_table(["layer, from 0", *map(str, READ_LAYERS)], cells)
 
 
 def baseline_values(found: Data | None) -> Data:
