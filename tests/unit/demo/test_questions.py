@@ -80,7 +80,7 @@ def _direction(a: Item, b: Item) -> str:
 
 def _expected(kind: str, scene: Scene, question: str) -> str:
     words = question.split()
-    numbers = ("zero", "one", "two", "three", "four", "five", "six")
+    numbers = ("zero", "one", "two", "three", "four", "five", "six", "seven")
     if kind == "color":
         return _one(scene, words).color
     if kind == "shape":

@@ -49,7 +49,7 @@ def pixels(pictures: np.ndarray) -> Tensor:
     return values.float().div_(127.5).sub_(1.0).contiguous()
 
 
-def patch_labels(seeds: list[int], owners: np.ndarray, few: bool = True) -> dict[str, Tensor]:
+def patch_labels(seeds: list[int], owners: np.ndarray, few: bool = False) -> dict[str, Tensor]:
     """The right answer of every label head for every patch.
 
     Args:
