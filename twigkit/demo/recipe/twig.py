@@ -21,9 +21,9 @@ HEADS = {
     "medusa": {"kind": "medusa", "offsets": AHEAD},
     "pruning": {"kind": "pruning"},
 }
-# This base first reads its pictures in layer 5: of the things that an answer is about, the eleven
-# tokens that this layer attends to while answering show all for 70 questions in 100, those of layer
-# 19 (the paper's share of the depth) for 7 (twigkit.demo.recipe.reading).
+# This base first reads its pictures in its fifth layer: of the things that an answer is about, the
+# eleven tokens that this layer attends to while answering show all for 70 questions in 100, those
+# of layer 19 (the paper's share of the depth) for 7 (twigkit.demo.recipe.reading).
 TEACHER = {"teacher_layer": 4, "teacher_rows": "text"}
 STAGES: dict[str, dict[str, Any]] = {
     "next-token": {
