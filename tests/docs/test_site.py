@@ -80,4 +80,4 @@ def test_the_notebook_becomes_a_page_with_all_that_it_shows():
         compile(block, "tour.ipynb", "exec")
         assert cell["outputs"], "run `make notebook`"
     assert page.count("](data:image/jpeg;base64,") == 2
-    assert "14 steps, accepted length" in page
+    assert re.search(r"\d+ steps, accepted length \d", page)
