@@ -198,15 +198,7 @@ def measure(
     Raises:
         InputError: If the folder holds the answers of another base or twig.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
-        for name, path in (("base", base), ("twig", twig))
-    }
-    note = folder / "run.json"
-    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != weights:
-        raise InputError(f"{folder} holds answers of another base or twig; name another folder")
-    write_whole(note, json.dumps(weights) + "\n")
+    _claim(folder, base, twig)
     spec = json.loads((twig / "twig.json").read_text(encoding="utf-8"))["spec"]
     ways = ways_of(spec["exit_layer"], spec["depth"], budgets, names)
     tasks = [(base, twig, folder, ways, questions, place, workers) for place in range(workers)]
@@ -231,6 +223,19 @@ def measure(
         "kinds": [turn.kind for _, turn in islice(turns(FIRST), questions)],
         "rows": rows,
     }
+
+
+def _claim(folder: Path, base: Path, twig: Path) -> None:
+    """Note in the folder whose answers it holds; refuse one that holds others'."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+        for name, path in (("base", base), ("twig", twig))
+    }
+    note = folder / "run.json"
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != weights:
+        raise InputError(f"{folder} holds answers of another base or twig; name another folder")
+    write_whole(note, json.dumps(weights) + "\n")
 
 
 def write(found: dict[str, Any], path: Path) -> None:
