@@ -31,11 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget",
         type=count_or_fraction,
-        default=1 / 9,
+        default=2 / 9,
         metavar="R",
-        help="average visual tokens per layer, a count or a fraction (default: one ninth)",
+        help="average visual tokens per layer, a count or a fraction (default: two ninths)",
     )
-    parser.add_argument("--pruner", default="ttp", metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument(
+        "--pruner", metavar="NAME", help="(default: p-head if the twig has a head for it, else ttp)"
+    )
     parser.add_argument("--drafter", default="ssd", metavar="NAME", help="(default: %(default)s)")
     parser.add_argument(
         "--max-new-tokens", type=int, default=160, metavar="N", help="per answer (%(default)s)"
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from twigkit.io.files import write_whole
 
     processor = processor_of(args, model)
+    headed = model.twig is not None and "pruning" in model.twig.heads
     samples = unseen(args.scenes, seed=args.seed)
     with progress() as tell:
         shown = show.run(
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             processor,
             samples,
             budget=args.budget,
-            pruner=args.pruner,
+            pruner=args.pruner or ("p-head" if headed else "ttp"),
             drafter=args.drafter,
             max_new_tokens=args.max_new_tokens,
             progress=tell,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.support.broken import plant
 from tests.support.checkpoints import tiny_processor
-from twigkit import InputError, TwigModel
+from twigkit import InputError, TwigModel, TwigSpec
 from twigkit.bench.answering import answer
 from twigkit.bench.methods import Method
 from twigkit.cli.main import main
@@ -39,6 +39,33 @@ def shown(model, samples):
 def words(folders, out, *more):
     given = ["demo", *folders.model, "--out", out, "--budget", "8", "--scenes", "1"]
     return [str(word) for word in (*given, "--max-new-tokens", "8", *more)]
+
+
+@pytest.mark.parametrize(
+    ("heads", "more", "pruner"),
+    [
+        ({"pruning": "pruning"}, (), "p-head"),
+        ({}, (), "ttp"),
+        ({"pruning": "pruning"}, ("--pruner", "ttp"), "ttp"),
+    ],
+)
+def test_the_demo_prunes_by_the_best_head_that_the_twig_has(
+    folders, tmp_path, monkeypatch, heads, more, pruner
+):
+    spec = {"base": str(folders.base), "exit_layer": 2, "depth": 1, "heads": {"lm": "lm"} | heads}
+    grown = TwigModel.from_pretrained(folders.base)
+    grown.grow(TwigSpec.model_validate(spec))
+    grown.save_twig(tmp_path / "twig")
+    asked = []
+
+    def run(*args, **options):
+        asked.append(options["pruner"])
+        raise InputError("seen")
+
+    monkeypatch.setattr(show, "run", run)
+    given = ["demo", "--base", str(folders.base), "--twig", str(tmp_path / "twig")]
+    assert main([*given, "--scenes", "1", "--out", str(tmp_path), *more]) == 2
+    assert asked == [pruner]
 
 
 def test_kept_tokens_are_those_with_the_highest_scores(model, samples):
