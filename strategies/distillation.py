@@ -277,7 +277,7 @@ class Distillation(Objective):
         looks = self.weights["attention"] and any(prompt.visual_counts)
         probed = [self.layer] if looks else []
         starts = None
-        if self.spec.teacher_rows == "text":
+        if probed and self.spec.teacher_rows == "text":
             starts = text_starts(batch.turns, prompt.visual, prompt.valid)
         teachers = teacher_rows(batch.turns, self.spec.teacher_rows, starts)
         shared, near = run_base(stack, prompt, 0, exit_layer, rows=teachers.rows, probed=probed)

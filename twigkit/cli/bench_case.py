@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twigkit.cli.generate import count_or_fraction
+from twigkit.cli.loading import best_pruner
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -159,14 +160,13 @@ def question_of(args: argparse.Namespace, model: TwigModel) -> Question:
     if heads:
         drafters = ["ssd", "tree-ssd", *(["medusa-tree"] if "medusa" in heads else []), *drafters,
                     "auto"]  # fmt: skip
-    pruner = "p-head" if "pruning" in heads else "ttp" if heads else "fastv"
     visual = bool(model.stack.visual_ids)
     budgets = args.budgets if args.budgets is not None else [1 / 9] if heads and visual else []
     return Question(
         lengths=args.lengths or [args.max_new_tokens],
         sizes=args.batch_sizes or [1],
         budgets=[budget for budget in budgets if budget is not None],
-        pruners=args.pruners or [pruner],
+        pruners=args.pruners or [best_pruner(model)],
         drafters=args.drafters or drafters,
         assistant=args.assistant or "",
         warmup_seconds=args.warmup_seconds,

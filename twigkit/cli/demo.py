@@ -8,6 +8,7 @@ from pathlib import Path
 from twigkit.cli.generate import count_or_fraction
 from twigkit.cli.loading import (
     add_model_arguments,
+    best_pruner,
     check_new_tokens,
     load_model,
     processor_of,
@@ -67,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
     from twigkit.io.files import write_whole
 
     processor = processor_of(args, model)
-    headed = model.twig is not None and "pruning" in model.twig.heads
     samples = unseen(args.scenes, seed=args.seed)
     with progress() as tell:
         shown = show.run(
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             processor,
             samples,
             budget=args.budget,
-            pruner=args.pruner or ("p-head" if headed else "ttp"),
+            pruner=args.pruner or best_pruner(model),
             drafter=args.drafter,
             max_new_tokens=args.max_new_tokens,
             progress=tell,

@@ -247,6 +247,17 @@ def check_new_tokens(model: TwigModel, wanted: int) -> None:
         )
 
 
+def best_pruner(model: TwigModel) -> str:
+    """Name the best pruner that a model can serve: by pruning head, by twig, or by base alone.
+
+    Args:
+        model: The model.
+    """
+    if model.twig is None:
+        return "fastv"
+    return "p-head" if "pruning" in model.twig.heads else "ttp"
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str], None] | None]:
     """Give a function that shows on the terminal what is being run; gone when it is over.

@@ -52,7 +52,8 @@ class PackedStage(Stage):
             scenes: Scenes to train on.
             drill: What to ask more often; None for rows with a description and one question of
                 each kind.
-            few: Whether scenes are the emptier ones.
+            few: Whether scenes are the emptier ones; crowded ones also teach the first layers to
+                look as :func:`~twigkit.demo.recipe.course.early_attention` says.
         """
         super().__init__(name, model, spec)
         self.packer, self.scenes, self.drill, self.few = packer, scenes, drill, few
@@ -123,7 +124,7 @@ class PackedStage(Stage):
     def forward(
         self, batch: Batch, progress: float, seed: int
     ) -> tuple[dict[str, LossTerm], dict[str, Any]]:
-        """Cross-entropy on answer tokens."""
+        """Cross-entropy on answer tokens; in crowded scenes also how early layers look."""
         early: list[Tensor] | None = None if self.few else []
         logits = self._logits(batch, early)
         target = batch.inputs["packed"].ids[:, 1:]
