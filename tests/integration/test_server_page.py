@@ -36,8 +36,8 @@ HELD = """() => {
         const pull = async (stream) => {
             const { done, value } = await reader.read();
             if (!done) return stream.enqueue(value);
-            const { signal } = request;
-            await new Promise((_, end) => signal.addEventListener("abort", () => end(signal.reason)));
+            const stop = request.signal;
+            await new Promise((_, end) => stop.addEventListener("abort", () => end(stop.reason)));
         };
         return new Response(new ReadableStream({ pull }));
     };

@@ -3,8 +3,9 @@
 A step of decoding multiplies one to some dozens of rows with every weight. The libraries behind
 ``torch.nn.functional.linear`` are made for one row or for many: with two to thirty rows the same
 product is often faster as ``weight @ rows.T``, and one row faster as two. Which way wins depends
-on the processor, the sizes and the number of rows; so the ways are timed once per process for each
-of them, on the weights themselves, and the fastest is kept. All ways give the same numbers within
+on the processor, the sizes, the number of rows, and on whether the weights come from a cache or
+from memory; so the first products of a process take the ways by turns and are timed where they
+stand, in the steps of the model, and the fastest is kept. All ways give the same numbers within
 rounding.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +23,8 @@ from torch import Tensor, nn
 MOST_ROWS = 32
 """Rows beyond which a product is left to torch."""
 
-_ELEMENTS = 1 << 22
-"""Weights that are timed at most; of a larger matrix its first rows."""
-
 _ROUNDS = 5
-"""Timings of each way; the shortest counts."""
+"""Timings of each way; their median counts."""
 
 _MARGIN = 0.9
 """Share of torch's own time that another way may take at most."""
@@ -33,7 +32,10 @@ _MARGIN = 0.9
 Way = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Computes ``states @ weight.T + bias`` from states, weight and bias."""
 
-_fastest: dict[tuple[int, int, int, torch.dtype, bool, int], Way] = {}
+_Key = tuple[int, int, int, torch.dtype, bool, int]
+"""Rows, sizes of the weight, its type, whether there is no bias, and threads."""
+
+_fastest: dict[_Key, Way] = {}
 _switch = [True]
 
 
@@ -58,7 +60,8 @@ def transposed(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 
 def doubled(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute one row's product as that of two equal rows; see :func:`transposed`."""
-    twice = states.reshape(1, -1).repeat(2, 1)
+    row = states.reshape(1, -1)
+    twice = torch.cat((row, row))
     return transposed(twice, weight, bias)[0].view(*states.shape[:-1], weight.shape[0])
 
 
@@ -81,8 +84,40 @@ def few_rows(states: Tensor) -> int | None:
     return None if stock else rows
 
 
+class Trial:
+    """Computes products by turns in several ways, until one of them is known to be the fastest.
+
+    Weights that a step has just read would be found in a cache, where other ways win than in the
+    midst of a model; so nothing is computed for the sake of timing.
+    """
+
+    def __init__(self, key: _Key, ways: tuple[Way, ...]) -> None:
+        """Take the ways; torch's own is the first."""
+        self._key, self._ways, self._turn = key, ways, 0
+        self._times: list[list[float]] = [[] for _ in ways]
+
+    def __call__(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute ``states @ weight.T + bias`` in the way whose turn it is."""
+        turn, count = self._turn, len(self._ways)
+        self._turn += 1
+        # Each round begins with another way: a layer's pairs of equal sizes must not share them.
+        chosen = (turn + turn // count) % count
+        start = time.perf_counter()
+        found = self._ways[chosen](states, weight, bias)
+        self._times[chosen].append(time.perf_counter() - start)
+        if all(len(times) >= _ROUNDS for times in self._times):
+            _fastest[self._key] = self._best()
+        return found
+
+    def _best(self) -> Way:
+        """Return the fastest way; another one than torch's own only if it is clearly faster."""
+        times = [median(of_way) for of_way in self._times]
+        best = min(range(1, len(times)), key=times.__getitem__)
+        return self._ways[best if times[best] < _MARGIN * times[0] else 0]
+
+
 def fastest(rows: int, weight: Tensor, bias: Tensor | None = None) -> Way:
-    """Return the fastest way to multiply some rows with a weight, timed when first asked.
+    """Return the fastest way to multiply some rows with a weight, or what finds it out.
 
     Args:
         rows: Number of rows.
@@ -90,11 +125,13 @@ def fastest(rows: int, weight: Tensor, bias: Tensor | None = None) -> Way:
         bias: ``[outputs]``.
 
     Returns:
-        ``torch.nn.functional.linear``, unless another way is clearly faster.
+        A :class:`Trial` at first. After some products: ``torch.nn.functional.linear``, unless
+        another way is clearly faster.
     """
     key = (rows, *weight.shape, weight.dtype, bias is None, torch.get_num_threads())
     if key not in _fastest:
-        _fastest[key] = _measure(rows, weight, bias)
+        others = (transposed, doubled) if rows == 1 else (transposed,)
+        _fastest[key] = Trial(key, (F.linear, *others))
     return _fastest[key]
 
 
@@ -132,24 +169,9 @@ def _observed(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
-def _measure(rows: int, weight: Tensor, bias: Tensor | None) -> Way:
-    """Time the ways alternately; keep another one than torch's own only if it is clearly faster."""
-    some = max(1, _ELEMENTS // weight.shape[1])
-    weight, bias = weight[:some], None if bias is None else bias[:some]
-    states = torch.ones(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    ways: list[Way] = [F.linear, transposed, *([doubled] if rows == 1 else [])]
-    times = [float("inf")] * len(ways)
-    for _ in range(_ROUNDS):
-        for index, way in enumerate(ways):
-            start = time.perf_counter()
-            way(states, weight, bias)
-            times[index] = min(times[index], time.perf_counter() - start)
-    best = min(range(1, len(ways)), key=times.__getitem__)
-    return ways[best] if times[best] < _MARGIN * times[0] else F.linear
-
-
 __all__ = [
     "MOST_ROWS",
+    "Trial",
     "Way",
     "apply_linear",
     "doubled",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twigkit.backbone.attention import twig_attention
-from twigkit.backbone.few_rows import Way, fastest
+from twigkit.backbone.few_rows import Trial, Way, fastest
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import unrotate
@@ -130,9 +130,12 @@ class FusedLayer(nn.Module):
         if rows is None:
             return _STOCK
         key = rows, torch.get_num_threads()
-        if key not in self._few:
-            self._few[key] = tuple(fastest(rows, *one) for one in self._linears)
-        return self._few[key]
+        if key in self._few:
+            return self._few[key]
+        ways = tuple(fastest(rows, *one) for one in self._linears)
+        if not any(isinstance(way, Trial) for way in ways):
+            self._few[key] = ways
+        return ways
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: LayerContext) -> Tensor:
         """Attend, ``[batch, tokens, heads, width]``: row by row where a prompt is padded."""

@@ -17,13 +17,30 @@ def always(monkeypatch):
     """Take another way than torch's own wherever there is one."""
     chosen = []
 
-    def choose(rows, weight, bias):
-        chosen.append(rows)
-        return few_rows.doubled if rows == 1 else few_rows.transposed
+    def decided(key, ways):
+        chosen.append(key[0])
+        return ways[-1]
 
     monkeypatch.setattr(few_rows, "_fastest", {})
-    monkeypatch.setattr(few_rows, "_measure", choose)
+    monkeypatch.setattr(few_rows, "Trial", decided)
     return chosen
+
+
+class Clock:
+    """Time that passes only where a way takes some."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.taken = 0.0, []
+        monkeypatch.setattr(few_rows, "_fastest", {})
+        monkeypatch.setattr(few_rows.time, "perf_counter", lambda: self.now)
+
+    def way(self, name, seconds):
+        def compute(states, weight, bias):
+            self.now += seconds
+            self.taken.append(name)
+            return F.linear(states, weight, bias)
+
+        return compute
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -40,33 +57,69 @@ def test_every_way_gives_torchs_numbers(shape, bias):
 
 
 @torch.inference_mode()
-def test_a_way_is_timed_once_for_each_size_and_number_of_rows(monkeypatch):
-    timed = []
-    measure = few_rows._measure
+def test_ways_are_tried_once_for_each_size_and_number_of_rows(monkeypatch):
     monkeypatch.setattr(few_rows, "_fastest", {})
-    monkeypatch.setattr(few_rows, "_measure", lambda *given: timed.append(given) or measure(*given))
     layer, other = nn.Linear(24, 40), nn.Linear(24, 40)
-    for module in (layer, other):
-        for rows in (1, 4, 4, 33):
-            torch.testing.assert_close(
-                few_rows.apply_linear(module, torch.ones(rows, 24)), module(torch.ones(rows, 24))
-            )
-    assert [rows for rows, *_ in timed] == [1, 4]
+    tried = []
+    for _ in range(20):
+        for module in (layer, other):
+            for rows in (1, 4, 33):
+                states = torch.randn(rows, 24)
+                found = few_rows.apply_linear(module, states)
+                torch.testing.assert_close(found, module(states))
+        tried.append([type(way) is few_rows.Trial for way in few_rows._fastest.values()])
+    assert [rows for rows, *_ in few_rows._fastest] == [1, 4]
+    assert tried[0] == [True, True]
+    assert tried[-1] == [False, False]
 
 
-def test_another_way_is_kept_only_if_it_is_clearly_faster(monkeypatch):
-    clock = iter(range(10**6))
-    monkeypatch.setattr(few_rows.time, "perf_counter", lambda: next(clock))
-    assert few_rows._measure(4, torch.randn(40, 24), None) is F.linear  # all take the same time
+@pytest.mark.parametrize(
+    ("seconds", "kept"), [((3, 2, 1), 2), ((3, 1, 2), 1), ((1, 3, 2), 0), ((1, 0.95, 1), 0)]
+)
+def test_the_fastest_way_is_kept_if_it_is_clearly_faster(monkeypatch, seconds, kept):
+    clock = Clock(monkeypatch)
+    ways = tuple(clock.way(name, taken) for name, taken in zip("abc", seconds, strict=True))
+    trial = few_rows.Trial("key", ways)
+    calls = 0
+    while "key" not in few_rows._fastest:
+        trial(torch.ones(1, 24), torch.ones(40, 24), None)
+        calls += 1
+    assert few_rows._fastest["key"] is ways[kept]
+    assert calls == 3 * few_rows._ROUNDS
+
+
+def test_a_slow_moment_does_not_decide(monkeypatch):
+    clock = Clock(monkeypatch)
+    ways = (clock.way("a", 2), clock.way("b", 1))
+    trial = few_rows.Trial("key", ways)
+    for turn in range(2 * few_rows._ROUNDS):
+        trial(torch.ones(1, 24), torch.ones(40, 24), None)
+        # The machine does something else within one product of the faster way.
+        if turn == 1:
+            trial._times[1][0] += 1000
+    assert few_rows._fastest["key"] is ways[1]
+
+
+def test_two_products_of_a_layer_share_all_ways(monkeypatch):
+    clock = Clock(monkeypatch)
+    trial = few_rows.Trial("key", (clock.way("a", 1), clock.way("b", 1)))
+    for _ in range(8):
+        trial(torch.ones(1, 24), torch.ones(40, 24), None)
+    first, second = clock.taken[::2], clock.taken[1::2]
+    assert set(first) == set(second) == {"a", "b"}
 
 
 @torch.inference_mode()
-def test_a_matrix_is_timed_by_its_first_rows(monkeypatch):
-    seen = []
-    monkeypatch.setattr(few_rows, "_ELEMENTS", 24 * 8)
-    monkeypatch.setattr(few_rows, "transposed", lambda s, w, b=None: seen.append(w.shape[0]))
-    few_rows._measure(4, torch.randn(40, 24), torch.randn(40))
-    assert set(seen) == {8}
+def test_a_layer_keeps_ways_only_when_all_are_known(monkeypatch):
+    monkeypatch.setattr(few_rows, "_fastest", {})
+    model = TwigModel(tiny_llava())
+    inputs = llava_inputs([(3, 1, 5)])
+    layer = model.stack.layers[0]
+    layer._few.clear()
+    model.generate(**inputs, max_new_tokens=2, drafter="plain")
+    assert not [key for key in layer._few if key[0] == 1]
+    model.generate(**inputs, max_new_tokens=40, drafter="plain")
+    assert [key for key in layer._few if key[0] == 1]
 
 
 def test_gradients_many_rows_and_the_switch_leave_it_to_torch(always):
