@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from twigkit.backbone.few_rows import stock_products
 from twigkit.errors import TwigkitError
 from twigkit.generation.captured_pieces import MOST_GRAPHS, CapturedPieces, Piece, Rewinding
 
@@ -163,6 +164,7 @@ def record(piece: Callable[[], object]) -> Piece:
         CaptureError: If the piece waits for the device, makes tensors of numbers on the host, or
             leaves something that it allocated.
     """
+    piece = _as_on_a_gpu(piece)
     captured = _traced(piece)
 
     def replay() -> None:
@@ -174,6 +176,16 @@ def record(piece: Callable[[], object]) -> Piece:
             raise CaptureError(f"{len(captured)} operations were captured and {len(now)} replayed")
 
     return replay
+
+
+def _as_on_a_gpu(piece: Callable[[], object]) -> Piece:
+    """Return a piece whose products are torch's own: a CPU chooses ways to compute them."""
+
+    def run() -> None:
+        with stock_products():
+            piece()
+
+    return run
 
 
 def _difference(place: int, then: tuple[Any, ...], again: tuple[Any, ...]) -> str:
@@ -221,7 +233,7 @@ class CaptureRecorder(CapturedPieces):
 
     def run(self, key: Hashable, piece: Piece, step: Rewinding) -> None:
         """Run a piece, and capture it if it ran under its key before."""
-        super().run(key, piece, step)
+        super().run(key, _as_on_a_gpu(piece), step)
         self._shadow = step.mark()
 
     def replay(self, key: Hashable, step: Rewinding) -> bool:

@@ -12,6 +12,13 @@ from twigkit import TwigModel, TwigSpec
 from twigkit.backbone import few_rows
 
 
+@pytest.fixture(autouse=True)
+def any_way(monkeypatch):
+    """Consider all ways, which other tests do not."""
+    monkeypatch.setattr(few_rows, "_switch", [True])
+    monkeypatch.setattr(few_rows, "_fastest", {})
+
+
 @pytest.fixture
 def always(monkeypatch):
     """Take another way than torch's own wherever there is one."""
@@ -21,7 +28,6 @@ def always(monkeypatch):
         chosen.append(key[0])
         return ways[-1]
 
-    monkeypatch.setattr(few_rows, "_fastest", {})
     monkeypatch.setattr(few_rows, "Trial", decided)
     return chosen
 
@@ -31,7 +37,6 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now, self.taken = 0.0, []
-        monkeypatch.setattr(few_rows, "_fastest", {})
         monkeypatch.setattr(few_rows.time, "perf_counter", lambda: self.now)
 
     def way(self, name, seconds):
@@ -57,8 +62,7 @@ def test_every_way_gives_torchs_numbers(shape, bias):
 
 
 @torch.inference_mode()
-def test_ways_are_tried_once_for_each_size_and_number_of_rows(monkeypatch):
-    monkeypatch.setattr(few_rows, "_fastest", {})
+def test_ways_are_tried_once_for_each_size_and_number_of_rows():
     layer, other = nn.Linear(24, 40), nn.Linear(24, 40)
     tried = []
     for _ in range(20):
@@ -110,8 +114,7 @@ def test_two_products_of_a_layer_share_all_ways(monkeypatch):
 
 
 @torch.inference_mode()
-def test_a_layer_keeps_ways_only_when_all_are_known(monkeypatch):
-    monkeypatch.setattr(few_rows, "_fastest", {})
+def test_a_layer_keeps_ways_only_when_all_are_known():
     model = TwigModel(tiny_llava())
     inputs = llava_inputs([(3, 1, 5)])
     layer = model.stack.layers[0]
