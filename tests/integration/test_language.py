@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 SIZES = "--prompts 10 --held-out 10 --answer-tokens 6 --rows 512 --offsets 1 --steps 1"
-MEASURED = "--per-kind 1 --tokens 4 --nodes 3 --length 2 --seconds 10"
+MEASURED = "--per-kind 1 --tokens 4 --seconds 10"
 
 
 def test_a_real_model_makes_its_twig(tmp_path):

@@ -29,9 +29,9 @@ from twigkit.demo.language.training import (
     Shape,
     start_twig,
     training_spec,
-    tuned_tree,
     write_records,
 )
+from twigkit.demo.language.tuning import tuned_drafters
 from twigkit.io.files import write_whole
 from twigkit.model import TwigModel
 from twigkit.training.trainer import train
@@ -66,9 +66,6 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--per-kind", type=int, default=2, metavar="N", help="prompts (2)")
     group.add_argument("--rounds", type=int, default=1, metavar="N", help="(1)")
     group.add_argument("--tokens", type=int, default=48, metavar="N", help="of an answer (48)")
-    group.add_argument("--nodes", type=int, default=7, metavar="N", help="of the static tree (7)")
-    group.add_argument("--length", type=int, default=3, metavar="N", help="of a path (3)")
-    group.add_argument("--threshold", type=float, default=0.4, metavar="P", help="of a path (0.4)")
     group.add_argument("--seconds", type=float, metavar="N", help="begin no prompt after these")
     group.add_argument(
         "--processor-time", action="store_true", help="compare process time, on a busy machine"
@@ -122,13 +119,10 @@ class Recipe:
         train(training_spec(self.base, start, records, held_out, self.twig, **settings))
 
     def measure(self) -> dict[str, Any]:
-        """Tune the static tree, time all ways on other held-out prompts, and write it up."""
+        """Tune the drafters, time all ways on other held-out prompts, and write it up."""
         options, load = self.options, os.getloadavg()[0]
         model = self._model(self.twig)
-        paths = self._tree(model)
-        ways = timing.methods(
-            timing.drafters(paths, options.length, options.threshold), options.exit_layer
-        )
+        ways = timing.methods(timing.drafters(self._drafters(model)), options.exit_layer)
         prompts = self._prompts(options.per_kind * len(KINDS), held_out=True)
         if options.again:
             (self.twig / "timings.jsonl").unlink(missing_ok=True)
@@ -173,20 +167,23 @@ class Recipe:
         ids = torch.tensor([prompt_ids(self.tokenizer, text)])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
-    def _tree(self, model: TwigModel) -> list[list[int]] | None:
-        """Tune the static tree once; the file beside the twig keeps it."""
-        if not self.shape.offsets:
-            return None
-        path = self.twig / "tree.json"
+    def _drafters(self, model: TwigModel) -> dict[str, Any]:
+        """Tune the drafters once; the file beside the twig keeps them."""
+        path = self.twig / "drafters.json"
         if not path.exists():
             # What was trained on is known by heart; what will be timed must not be seen before.
             timed = self.options.per_kind * len(KINDS)
             later = self._prompts(timed + len(KINDS), held_out=True)[timed:]
             prompts = [self._inputs(p.text) for p in later or self._prompts(len(KINDS))]
-            paths, shares = tuned_tree(model, prompts, self.options.nodes, self.options.tokens)
-            write_whole(path, json.dumps({"paths": paths, "shares": shares}) + "\n")
-        paths = json.loads(path.read_text(encoding="utf-8"))["paths"]
-        return [list(path) for path in paths]
+            found = tuned_drafters(
+                model,
+                prompts,
+                ahead=bool(self.shape.offsets),
+                max_new_tokens=self.options.tokens,
+            )
+            write_whole(path, json.dumps(found, indent=1) + "\n")
+        drafters: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["drafters"]
+        return drafters
 
     def _training(self) -> dict[str, Any]:
         """Return what the run's log says at its end about held-out answers."""

@@ -25,29 +25,16 @@ LOOKED_UP = 10
 """Tokens of a draft by prompt lookup; the default of twigkit's drafter."""
 
 
-def drafters(
-    paths: Sequence[Sequence[int]] | None, length: int, threshold: float
-) -> dict[str, Any]:
-    """Return the drafters that are compared, by name, with the settings that suit a twig.
+def drafters(tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the drafters that are compared, by the name of their row.
 
     Args:
-        paths: The static tree of the heads that look ahead; ``None`` without such heads.
-        length: Most drafts on a path, and levels of a tree.
-        threshold: Probability below which a path ends.
+        tuned: The twig's own: ``path``, ``tree``, and ``Medusa tree`` if it can look ahead.
     """
-    path = {"kind": "ssd", "length": length, "threshold": threshold}
-    found: dict[str, Any] = {
-        "path": path,
-        "tree": {"kind": "tree-ssd", "children": 2, "expanded": 2, "levels": length, "nodes": 7,
-                 "threshold": 0.2},
-    }  # fmt: skip
-    choices = [path]
-    if paths is not None:
-        found["Medusa tree"] = {"kind": "medusa-tree", "paths": paths}
-        choices.append(found["Medusa tree"])
+    alternatives = [tuned[name] for name in ("path", "Medusa tree") if name in tuned]
     return {
-        **found,
-        "auto": {"kind": "auto", "drafters": choices},
+        **tuned,
+        "auto": {"kind": "auto", "drafters": alternatives},
         "prompt lookup": {"kind": "prompt-lookup", "length": LOOKED_UP},
     }
 

@@ -11,18 +11,13 @@ from typing import Any
 import torch
 
 from twigkit.backbone.draft_vocabulary import frequent_tokens
-from twigkit.bench.tree_tuning import accuracies, guessed_paths
 from twigkit.io.files import write_whole
 from twigkit.model import TwigModel
 from twigkit.specs.run import TwigSpec
-from twigkit.speculative.static_trees import search
 from twigkit.training.spec import TrainingSpec
 from twigkit.twig.cut_vocabulary import cut_vocabulary
 
-__all__ = ["Shape", "start_twig", "training_spec", "tuned_tree", "write_records"]
-
-RANKS = 6
-"""Guesses per depth that a tuned tree chooses from."""
+__all__ = ["Shape", "start_twig", "training_spec", "write_records"]
 
 
 @dataclass(frozen=True)
@@ -134,22 +129,3 @@ def training_spec(
         "out": str(out),
     }
     return TrainingSpec.parse({**run, **settings})
-
-
-def tuned_tree(
-    model: TwigModel, prompts: Sequence[Mapping[str, Any]], nodes: int, max_new_tokens: int
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Find the static tree that suits the trained heads.
-
-    Args:
-        model: Base and twig.
-        prompts: Inputs of ``generate``, one mapping per prompt.
-        nodes: Most nodes, the root not counted.
-        max_new_tokens: Most tokens of an answer.
-
-    Returns:
-        Its paths, and how often each guess is right, by depth and rank.
-    """
-    found = guessed_paths(model, prompts, ranks=RANKS, max_new_tokens=max_new_tokens)
-    shares = accuracies(found, RANKS)
-    return [list(path) for path in search(shares, nodes).paths()], shares

@@ -9,7 +9,7 @@ from twigkit.demo.language.__main__ import main
 
 def test_the_command_makes_and_measures_a_twig_and_goes_on(chat_base, tmp_path, capsys):
     sizes = "--prompts 10 --held-out 10 --answer-tokens 8 --exit-layer 3 --rows 30 --offsets 2"
-    sizes += " --steps 2 --per-kind 1 --tokens 5 --nodes 4 --length 2"
+    sizes += " --steps 2 --per-kind 1 --tokens 5"
     places = ["--work", str(tmp_path / "work"), "--base", str(chat_base)]
     command = [*places, *sizes.split(), "--out", str(tmp_path)]
     main(command)

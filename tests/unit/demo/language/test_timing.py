@@ -22,7 +22,15 @@ def model(chat_base):
     return model
 
 
-WAYS = methods(drafters([[0], [1], [0, 0]], length=2, threshold=0.3), exit_layer=3)
+def tuned(length, threshold=0.3):
+    return {
+        "path": {"kind": "ssd", "length": length, "threshold": threshold},
+        "tree": {"kind": "tree-ssd", "children": 2, "levels": length, "nodes": 4},
+        "Medusa tree": {"kind": "medusa-tree", "paths": [[0], [1], [0, 0]]},
+    }
+
+
+WAYS = methods(drafters(tuned(2)), exit_layer=3)
 
 
 def test_every_way_gives_the_tokens_of_the_first(model, tmp_path):
@@ -52,7 +60,7 @@ def test_a_measurement_goes_on_where_it_stopped(model, tmp_path):
     assert told == ["round 2 of 2, prompt 1 of 2", "round 2 of 2, prompt 2 of 2"]
     assert len(lines) == 8
     told.clear()
-    others = methods(drafters([[0]], length=1, threshold=0.9), exit_layer=3)
+    others = methods(drafters(tuned(1, 0.9)), exit_layer=3)
     options = {"max_new_tokens": 4, "rounds": 1, "progress": told.append}
     time_answers(model, INPUTS, WAYS[4:5], path, **options)
     time_answers(model, INPUTS, others[4:5], path, **options)  # a path of other settings
