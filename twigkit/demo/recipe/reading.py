@@ -26,8 +26,9 @@ from twigkit.io.processors import load_processor, prepare
 KEPT = 11
 """Visual tokens that a budget of 1/9 keeps between layers 2 and 24."""
 
-ROWS = {"rows of the answer": None, "last prompt row alone": 1}
-"""Whose attention is averaged: rows from the one that predicts the answer on, and how many."""
+ROWS = ("rows of the text", "rows of the answer", "last prompt row alone")
+"""Whose attention is averaged: the prompt's after the picture, as ``teacher_rows: text`` says;
+those from the one that predicts the answer on; that one alone."""
 
 
 @torch.no_grad()
@@ -75,13 +76,13 @@ def _look(
     places = (ids[0] == model.config.image_token_index).nonzero()[:, 0]
     owners = torch.from_numpy(draw_with_owners(scene)[1]).flatten()
     attention = torch.stack([layer[0].mean(0) for layer in output.attentions])[..., places]
-    found = {}
-    for name, rows in ROWS.items():
-        first = prompt - 1
-        scores = attention[:, first : first + rows if rows else None].mean(1)
+    found, text = {}, int(places[-1]) + 1
+    spans = (slice(text, prompt), slice(prompt - 1, None), slice(prompt - 1, prompt))
+    for name, rows in zip(ROWS, spans, strict=True):
+        scores = attention[:, rows].mean(1)
         best = owners[scores.topk(KEPT).indices].tolist()
         found[name] = [set(turn.about) <= set(items) for items in best]
-    return found, attention[:, int(places[-1]) + 1 :].sum(-1).mean(1)
+    return found, attention[:, text:].sum(-1).mean(1)
 
 
 def _mean(rows: Tensor) -> list[float]:

@@ -25,9 +25,10 @@ def test_what_is_shown_is_what_the_stock_model_attends_to():
     (visual,) = (inputs["input_ids"][0] == model.config.image_token_index).nonzero(as_tuple=True)
     owners = draw_with_owners(scene)[1].reshape(-1)
     words = len(turn.answer.split())
-    shown = {"rows of the answer": [], "last prompt row alone": []}
+    shown = {"rows of the text": [], "rows of the answer": [], "last prompt row alone": []}
+    spans = (slice(visual[-1] + 1, -words), slice(-words - 1, None), [-words - 1])
     for attention in attentions:
-        for name, rows in zip(shown, (slice(-words - 1, None), [-words - 1]), strict=True):
+        for name, rows in zip(shown, spans, strict=True):
             scores = attention[0, :, rows][..., visual].sum((0, 1))
             best = scores.argsort(descending=True)[: reading.KEPT]
             shown[name].append(float(all(item in owners[best] for item in turn.about)))
