@@ -82,12 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     work, out, trial = options.work, options.out, options.trial
     asked = [name for name in every if name in options.stages]
-    kinds = {name != "crowd" for name in asked if name in plan.STAGES}
+    kinds = {name in plan.FEW for name in asked if name in plan.STAGES}
     with Accelerator(cpu=True, mixed_precision="no").main_process_first():
         pools = {few: Pool(work / "pool", 16 if trial else SCENES, few) for few in kinds}
     for name in asked:
         if name in plan.STAGES:
-            train_base(name, work, out, pools[name != "crowd"], trial)
+            train_base(name, work, out, pools[name in plan.FEW], trial)
         else:
             train_twig(name, work, out, trial)
 

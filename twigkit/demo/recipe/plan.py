@@ -51,6 +51,9 @@ STAGES: dict[str, StageSpec] = {
 }
 """The stages in order; each goes on from the base that the one before it left."""
 
+FEW = frozenset(STAGES) - {"crowd"}
+"""Those whose scenes are the emptier ones."""
+
 
 def begin(name: str, spec: StageSpec, work: Path, pool: Pool) -> Stage:
     """Build a stage on the base that the stage before it left.
