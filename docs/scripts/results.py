@@ -226,10 +226,19 @@ def stages_table(logs: dict[str, list[Data]]) -> str:
     return markdown_table(["stage", "steps", "measured on", "figures"], cells) if cells else ""
 
 
-def best_of(language: Data) -> Data:
-    """Return the fastest of twigkit's ways that gave every token of Hugging Face's ``generate``."""
-    rows = [r for r in language["rows"] if r["same"] == r["answers"] and _ours(r)]
-    return dict(max(rows, key=lambda row: row["speed"]))
+def language_values(found: Data | None) -> Data:
+    """Work out what the page says of a language model; nothing without the file."""
+    if found is None:
+        return {}
+    rows = {row["method"]: row for row in found["rows"]}
+    right = [r for r in found["rows"] if r["same"] == r["answers"] and _ours(r)]
+    return {
+        "language_table": language_table(found),
+        "language_best": max(right, key=lambda row: row["speed"]),
+        "language_plain": rows["plain"]["speed"],
+        "language_path": rows["path"]["drafter"]["length"],
+        "language_nodes": len(rows["Medusa tree"]["drafter"]["paths"]),
+    }
 
 
 def _ours(row: Data) -> bool:
@@ -310,8 +319,7 @@ def values(data: Data) -> Data:
         "slower": ", ".join(slower(rows)) or "no drafter of this run",
         "missed": ", ".join(r["name"] for r in ratios_of(bench) if r["verdict"] == "missed")
         or "none of this run",
-        "language_table": language_table(data["language"]) if data["language"] else "",
-        "language_best": best_of(data["language"]) if data["language"] else {},
+        **language_values(data["language"]),
         "control": ratios_table(bench["control"]["ratios"]) if bench["control"] else "",
         "training": ratios_table(bench["training"]["ratios"]) if bench["training"] else "",
         **(values_of(data["gpu"]) if data["gpu"] else {}),

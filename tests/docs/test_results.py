@@ -70,10 +70,11 @@ def test_the_logs_of_the_stages_are_shown_where_they_are(data, tmp_path):
 
 
 def test_a_language_model_is_shown_where_it_was_measured(data):
-    def row(method, speed, same):
+    def row(method, speed, same, **drafter):
         found = {"method": method, "tokens_per_second": 10 * speed, "speed": speed}
         return {
             **found,
+            "drafter": drafter,
             "accepted_length": None,
             "same": same,
             "answers": 4,
@@ -91,13 +92,17 @@ def test_a_language_model_is_shown_where_it_was_measured(data):
         "rows": [
             row("Hugging Face generate", 1.0, 4),
             row("Hugging Face, prompt lookup", 3.5, 4),
-            row("path", 2.25, 3),
+            row("plain", 1.25, 4),
+            row("path", 2.25, 3, length=2),
             row("tree", 1.75, 4),
+            row("Medusa tree", 1.5, 4, paths=[[0]]),
         ],
     }
     page = results.render({**data, "language": language})
     assert "| tree | 17.5 | 1.75x | - | 4 of 4 | 1.75x |" in page
     assert "with the same tokens: tree, 1.75 times" in page.replace("\n", " ")
+    assert "Plain decoding alone gives 1.25 times" in page
+    assert "path ends after 2 tokens and the static tree has 1 node," in page.replace("\n", " ")
     assert "the machine was busy" in page
     assert "in 75 steps (stopped; 90 were planned)" in page.replace("\n", " ")
     assert "right in 37.5% of the places" in page.replace("\n", " ")
