@@ -2,11 +2,11 @@
 
 A step of decoding multiplies one to some dozens of rows with every weight. The libraries behind
 ``torch.nn.functional.linear`` are made for one row or for many: with two to thirty rows the same
-product is often faster as ``weight @ rows.T``, and one row faster as two. Which way wins depends
-on the processor, the sizes, the number of rows, and on whether the weights come from a cache or
-from memory; so the first products of a process take the ways by turns and are timed where they
-stand, in the steps of the model, and the fastest is kept. All ways give the same numbers within
-rounding.
+product is often faster as ``weight @ rows.T``, or in one part of the outputs per thread, and one
+row faster as two. Which way wins depends on the processor, the sizes, the number of rows, and on
+whether the weights come from a cache or from memory; so the first products of a process take the
+ways by turns and are timed where they stand, in the steps of the model, and the fastest is kept.
+All ways give the same numbers within rounding.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def transposed(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     Returns:
         ``[..., outputs]``, in column-major order of its rows.
     """
-    columns = states.reshape(-1, states.shape[-1]).T
+    columns = states.reshape(-1, states.shape[-1]).contiguous().T
     if bias is None:
         found = torch.mm(weight, columns)
     else:
@@ -63,6 +63,27 @@ def doubled(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     row = states.reshape(1, -1)
     twice = torch.cat((row, row))
     return transposed(twice, weight, bias)[0].view(*states.shape[:-1], weight.shape[0])
+
+
+def divided(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute ``states @ weight.T + bias``, every thread an equal part of the outputs.
+
+    Args:
+        states: ``[..., inputs]``.
+        weight: ``[outputs, inputs]``; the number of threads divides ``outputs``.
+        bias: ``[outputs]``.
+
+    Returns:
+        ``[..., outputs]``.
+    """
+    outputs, inputs = weight.shape
+    parts = torch.get_num_threads()
+    rows = states.reshape(1, -1, inputs).expand(parts, -1, -1)
+    found = torch.bmm(
+        rows, weight.reshape(parts, -1, inputs).mT
+    )  # [parts, rows, outputs of a part]
+    found = found.transpose(0, 1).reshape(*states.shape[:-1], outputs)
+    return found if bias is None else found + bias
 
 
 def few_rows(states: Tensor) -> int | None:
@@ -130,8 +151,12 @@ def fastest(rows: int, weight: Tensor, bias: Tensor | None = None) -> Way:
     """
     key = (rows, *weight.shape, weight.dtype, bias is None, torch.get_num_threads())
     if key not in _fastest:
-        others = (transposed, doubled) if rows == 1 else (transposed,)
-        _fastest[key] = Trial(key, (F.linear, *others))
+        ways: tuple[Way, ...] = (F.linear, transposed)
+        if rows == 1:
+            ways += (doubled,)
+        elif torch.get_num_threads() > 1 and weight.shape[0] % torch.get_num_threads() == 0:
+            ways += (divided,)
+        _fastest[key] = Trial(key, ways)
     return _fastest[key]
 
 
@@ -174,6 +199,7 @@ __all__ = [
     "Trial",
     "Way",
     "apply_linear",
+    "divided",
     "doubled",
     "fastest",
     "few_rows",

@@ -50,11 +50,12 @@ class Clock:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1, 24), (1, 5, 24), (2, 3, 24), (24,), (7, 24)])
-def test_every_way_gives_torchs_numbers(shape, bias):
+def test_every_way_gives_torchs_numbers(shape, bias, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     layer = nn.Linear(24, 40, bias=bias)
     states = torch.randn(shape)
     expected = layer(states)
-    ways = [few_rows.transposed] + [few_rows.doubled] * (states.numel() == 24)
+    ways = [few_rows.transposed, few_rows.divided] + [few_rows.doubled] * (states.numel() == 24)
     for way in ways:
         found = way(states, layer.weight, layer.bias)
         assert found.shape == expected.shape
@@ -65,7 +66,7 @@ def test_every_way_gives_torchs_numbers(shape, bias):
 def test_ways_are_tried_once_for_each_size_and_number_of_rows():
     layer, other = nn.Linear(24, 40), nn.Linear(24, 40)
     tried = []
-    for _ in range(20):
+    for _ in range(20):  # more turns than three ways take
         for module in (layer, other):
             for rows in (1, 4, 33):
                 states = torch.randn(rows, 24)
@@ -75,6 +76,17 @@ def test_ways_are_tried_once_for_each_size_and_number_of_rows():
     assert [rows for rows, *_ in few_rows._fastest] == [1, 4]
     assert tried[0] == [True, True]
     assert tried[-1] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("rows", "threads", "tried"),
+    [(1, 4, ["linear", "transposed", "doubled"]), (2, 4, ["linear", "transposed", "divided"]),
+     (2, 3, ["linear", "transposed"]), (2, 1, ["linear", "transposed"])],
+)  # fmt: skip
+def test_outputs_are_divided_where_the_threads_divide_them(monkeypatch, rows, threads, tried):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    trial = few_rows.fastest(rows, torch.ones(40, 24))
+    assert [way.__name__ for way in trial._ways] == tried
 
 
 @pytest.mark.parametrize(
