@@ -49,11 +49,11 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--own", type=Path, metavar="FILE", help="your own prompts, JSONL with prompt and kind"
     )
-    group.add_argument("--prompts", type=int, default=2000, metavar="N", help="trained on (2000)")
+    group.add_argument("--prompts", type=int, default=2400, metavar="N", help="trained on (2400)")
     group.add_argument("--held-out", type=int, default=40, metavar="N", help="others (40)")
     group.add_argument("--answer-tokens", type=int, default=96, metavar="N", help="most (96)")
     group = made.add_argument_group("twig")
-    group.add_argument("--exit-layer", type=int, default=6, metavar="K")
+    group.add_argument("--exit-layer", type=int, default=3, metavar="K")
     group.add_argument("--depth", type=int, default=1, metavar="T")
     group.add_argument("--rows", type=int, default=4096, metavar="N", help="draft vocabulary")
     group.add_argument("--offsets", type=int, default=3, metavar="N", help="heads further ahead")

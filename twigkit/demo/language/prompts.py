@@ -242,7 +242,7 @@ def make_prompts(count: int, *, held_out: bool = False, seed: int = 0) -> list[L
     ends.
 
     Args:
-        count: How many; about two thousand at most, since the word lists have an end.
+        count: How many; some 2400 at most, since the word lists have an end.
         held_out: Whether for measuring: such prompts are about things, subjects, texts and tasks
             that no other prompt is about.
         seed: Of what is drawn.
