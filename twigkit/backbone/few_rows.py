@@ -79,11 +79,12 @@ def divided(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     outputs, inputs = weight.shape
     parts = torch.get_num_threads()
     rows = states.reshape(1, -1, inputs).expand(parts, -1, -1)
-    found = torch.bmm(
-        rows, weight.reshape(parts, -1, inputs).mT
-    )  # [parts, rows, outputs of a part]
-    found = found.transpose(0, 1).reshape(*states.shape[:-1], outputs)
-    return found if bias is None else found + bias
+    columns = weight.reshape(parts, -1, inputs).mT
+    if bias is None:
+        found = torch.bmm(rows, columns)
+    else:
+        found = torch.baddbmm(bias.view(parts, 1, -1), rows, columns)
+    return found.transpose(0, 1).reshape(*states.shape[:-1], outputs)
 
 
 def few_rows(states: Tensor) -> int | None:
