@@ -9,7 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
-from twigkit.backbone.fused_layer import FusedLayer, fits
+from twigkit.backbone.fused_layer import FusedLayer, fits, rms
 from twigkit.backbone.layer_choice import LayerChoice, Look
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
@@ -115,3 +115,18 @@ def test_a_twig_trains_on_its_own_layers_and_drafts_on_fused_ones():
         twig.eval()
         assert all(isinstance(layer, FusedLayer) for layer in twig.runners(model.stack))
     assert len(list(twig.parameters())) == len(twig.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1e-4, 1.0, 1e3])
+def test_a_norm_is_the_root_mean_square_of_any_type_and_size(dtype, scale):
+    states, weight = (scale * torch.randn(2, 3, 48)).to(dtype), torch.randn(48).to(dtype)
+    exact = states.double()
+    exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + 1e-5) * weight.double()
+    recorded = rms(states.clone().requires_grad_(), weight, 1e-5)
+    recorded.sum().backward()
+    with torch.inference_mode():
+        found = rms(states, weight, 1e-5)
+    assert found.dtype == dtype
+    for each in (found, recorded):
+        torch.testing.assert_close(each, exact.to(dtype))
