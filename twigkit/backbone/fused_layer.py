@@ -196,5 +196,5 @@ def rms(states: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @lru_cache
 def _root(eps: float) -> Tensor:
-    """Return a square root as a tensor."""
-    return torch.tensor(eps**0.5)
+    """Return a square root as a tensor, whatever torch makes by default."""
+    return torch.tensor(eps**0.5, dtype=torch.float32, device="cpu")

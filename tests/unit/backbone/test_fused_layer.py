@@ -130,3 +130,18 @@ def test_a_norm_is_the_root_mean_square_of_any_type_and_size(dtype, scale):
     assert found.dtype == dtype
     for each in (found, recorded):
         torch.testing.assert_close(each, exact.to(dtype))
+
+
+@torch.inference_mode()
+def test_a_norm_does_not_depend_on_torchs_defaults():
+    states, weight = torch.randn(2, 48), torch.randn(48)
+    expected = rms(states, weight, 3e-5)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        with torch.device("meta"):
+            found = rms(states, weight, 2e-5), rms(states, weight, 3e-5)
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(found[0], nn.functional.rms_norm(states, (48,), weight, 2e-5))
+    assert torch.equal(found[1], expected)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.support.counting import Counter
+from twigkit.backbone import few_rows
 from twigkit.testing.capture import CaptureError, CaptureRecorder, record
 
 
@@ -159,3 +160,25 @@ def test_python_is_where_it_was_after_a_replay():
     assert (float(step.value), step.python, recorder.captured) == (2.0, 2, 1)
     assert recorder.replay("key", step)
     assert (float(step.value), step.python, recorder.replays) == (3.0, 2, 1)
+
+
+@torch.inference_mode()
+def test_products_are_torchs_own_however_a_cpu_computes_them(monkeypatch):
+    monkeypatch.setattr(few_rows, "_switch", [True])
+    monkeypatch.setattr(few_rows, "_fastest", {})
+    layer, states, found = nn.Linear(24, 40), torch.ones(4, 24), torch.zeros(4, 40)
+    replay = record(lambda: found.copy_(few_rows.apply_linear(layer, states)))
+    for _ in range(8):  # ways take turns here
+        few_rows.apply_linear(layer, states)
+        replay()
+    step, recorder, considered = Counter(), CaptureRecorder(), []
+
+    def piece():
+        considered.append(few_rows.few_rows(states))
+        step.piece()
+
+    for _ in range(2):
+        recorder.run("key", piece, step)
+    recorder.replay("key", step)
+    assert set(considered) == {None}
+    assert few_rows.few_rows(states) == 4
