@@ -30,9 +30,14 @@ from twigkit.interfaces import (
 
 
 def _choices() -> tuple[dict[str, Any], ...]:
-    """The paper's path, a small tree, and the paper's tree with twigkit's early end."""
+    """A path, a small tree, and the paper's tree with twigkit's early end.
+
+    The path may be twice as long as the paper's: it ends where the twig is unsure, so that length
+    costs nothing where answers are hard to foresee.
+    """
+    path = {"kind": "ssd", "length": 10}
     small = {"kind": "tree-ssd", "children": 4, "expanded": 4, "levels": 4, "nodes": 16}
-    return {"kind": "ssd"}, small, {"kind": "tree-ssd"}
+    return path, small, {"kind": "tree-ssd"}
 
 
 class AutoDrafterSpec(DrafterSpec):

@@ -217,7 +217,8 @@ def judge(
 
 def _name(spec: Any) -> str:
     """What reports call one of the bandit's drafters."""
-    return f"{spec.kind}, {spec.nodes} nodes" if hasattr(spec, "nodes") else str(spec.kind)
+    sizes = ((key, getattr(spec, key, None)) for key in ("nodes", "length"))
+    return ", ".join([spec.kind, *(f"{key} {size}" for key, size in sizes if size is not None)])
 
 
 def _untrained(model: TwigModel) -> TwigModel:

@@ -24,6 +24,7 @@ TREE_SLOTS = NODES + 1
 """Nodes of the paper's largest step, root included; what an allocation may have on top."""
 
 SSD, TTP, BOTH = "SSD", "TTP", "TTP + SSD"
+LONG_PATH = "SSD, long path"
 TREE, MEDUSA, LOOKUP, AUTO = "tree SSD", "Medusa tree", "prompt lookup", "auto"
 PAPER_TREE = "tree SSD, the paper's"
 """Four levels and no early end (arXiv 2503.14075 v3); twigkit's own tree may end early."""
@@ -32,7 +33,10 @@ GRAMS = "4-gram"
 UNPRUNED, PRUNED = "unpruned", "pruned to 1/9"
 
 DEPTH = 5
-"""Drafts on a path, of the path and of the tree that are compared."""
+"""Drafts on a path, of the path and of the tree that are compared; the paper's."""
+
+LONG = 10
+"""Drafts at most on a path that ends where the twig is unsure."""
 
 BATCH = 4
 """Prompts at once where batches are measured."""
@@ -42,6 +46,7 @@ METHODS = (
     Method(STATIC, engine="hugging-face", cache="static", target=DYNAMIC),
     Method(PLAIN, target=DYNAMIC),
     Method(SSD, target=PLAIN, drafter={"kind": "ssd", "length": DEPTH}),
+    Method(LONG_PATH, target=PLAIN, drafter={"kind": "ssd", "length": LONG}),
     Method(TREE, target=PLAIN, drafter={"kind": "tree-ssd", "levels": DEPTH}),
     Method(PAPER_TREE, target=PLAIN, drafter={"kind": "tree-ssd", "levels": 4, "threshold": 0.0}),
     Method(MEDUSA, target=PLAIN, drafter="medusa-tree"),
@@ -151,12 +156,12 @@ def run(
     pair = [Method(UNPRUNED), Method(PRUNED, budget=NINTH)]
     often: dict[str, Any] = {"max_new_tokens": 1, "rounds": 3 * rounds}
     prefill = compare(model, prompts, pair, **often, progress=say("prefill"))
-    fastest = next(method for method in ways if method.name == best_drafter(decoding))
+    tried = [method for method in ways if method.name in (SSD, best_drafter(decoding))]
     together = [*prompts, *prompts[: -len(prompts) % BATCH]]
     batches = compare_batches(
         model,
         (together * BATCH)[: max(BATCH, len(together))],
-        [Method(PLAIN), Method(fastest.name, drafter=fastest.drafter)],
+        [Method(PLAIN), *(Method(way.name, drafter=way.drafter) for way in tried)],
         size=BATCH,
         **options,
         progress=say("batches"),
@@ -227,11 +232,9 @@ def ratios(decoding: Comparison, prefill: Comparison, batches: list[BatchRow]) -
     Args:
         decoding: The comparison of :data:`METHODS`.
         prefill: Unpruned and pruned.
-        batches: Plain decoding and the fastest drafter, several prompts at once.
+        batches: Plain decoding, then drafters, several prompts at once.
     """
     best = best_drafter(decoding)
-    gain = decoding.speed(best, PLAIN) - 1
-    batch_gain = batches[1].tokens_per_second / batches[0].tokens_per_second - 1
     tree, path = (decoding.row(name).accepted_length or 0.0 for name in (TREE, SSD))
     better = max((DYNAMIC, STATIC), key=lambda name: decoding.row(name).tokens_per_second)
     unpruned = prefill.row(UNPRUNED).prefill_seconds
@@ -239,14 +242,22 @@ def ratios(decoding: Comparison, prefill: Comparison, batches: list[BatchRow]) -
     return [
         Ratio(f"{PLAIN} / {better}", decoding.speed(PLAIN, better), 1.2),
         Ratio(f"{SSD} / {PLAIN}", decoding.speed(SSD, PLAIN), 1.4),
-        Ratio(f"best drafter ({best}) / {better}", decoding.speed(best, better), 2.5),
+        Ratio(f"best drafter ({best}) / {better}", decoding.speed(best, better), 3.5),
         Ratio(f"best drafter ({best}) / {PLAIN}", decoding.speed(best, PLAIN), 1.6),
         Ratio(f"accepted length, {TREE} / {SSD}, depth {DEPTH}", tree / path if path else 0.0, 1.0),
-        Ratio(f"gain of {best} in batches of {BATCH} / alone", batch_gain / gain if gain else 0.0,
-              0.7),
+        *(_batch_gain(row, batches[0], decoding) for row in batches[1:]),
         Ratio(f"share of a step outside of model calls, {best}",
               decoding.row(best).overhead or 0.0, 0.15, most=True),
         Ratio(f"{TTP} / {better}", decoding.speed(TTP, better)),
         Ratio(f"{BOTH} / {better}", decoding.speed(BOTH, better)),
         Ratio("prefill, unpruned / pruned to 1/9", unpruned / pruned if pruned else 0.0, 1.0),
     ]  # fmt: skip
+
+
+def _batch_gain(row: BatchRow, plain: BatchRow, decoding: Comparison) -> Ratio:
+    """How much of what a drafter gains alone it gains in batches."""
+    name = row.method.name
+    alone = decoding.speed(name, PLAIN) - 1
+    together = row.tokens_per_second / plain.tokens_per_second - 1
+    share = together / alone if alone else 0.0
+    return Ratio(f"gain of {name} in batches of {BATCH} / alone", share, 0.7)
