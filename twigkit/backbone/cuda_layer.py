@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from twigkit.backbone.fused_layer import FusedLayer, Weights, rms
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import Table
+from twigkit.errors import FamilyWarning
 
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
 _LEAST = (8, 0)
@@ -100,6 +102,11 @@ class CudaLayer(FusedLayer):
     _device_types: tuple[str, ...] = ("cuda",)
 
     @functools.cached_property
+    def _left_out(self) -> set[int]:
+        """Rows of the passes that run without the kernels."""
+        return set()
+
+    @functools.cached_property
     def _silu(self) -> bool:
         """Whether the activation is the one that the kernels know."""
         return self._activation.value is F.silu
@@ -129,12 +136,29 @@ class CudaLayer(FusedLayer):
 
     def forward(self, hidden: Tensor, context: LayerContext, probe: Probe | None = None) -> Tensor:
         """Run the layer; see :meth:`FusedLayer.forward`."""
-        table = context.folded.get(self.rope_key)
-        if table is None or not self._serves(hidden, table):
-            return super().forward(hidden, context, probe)
-        # Kernels are launched on the current device.
-        with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
-            return self._run(hidden.contiguous(), context, table, probe)
+        table, rows = context.folded.get(self.rope_key), hidden.shape[:2].numel()
+        if table is not None and rows not in self._left_out and self._serves(hidden, table):
+            try:
+                # Kernels are launched on the current device.
+                with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
+                    return self._run(hidden.contiguous(), context, table, probe)
+            except kernels()[0].TritonError as error:
+                self._leave_out(rows, error)
+        return super().forward(hidden, context, probe)
+
+    def _leave_out(self, rows: int, error: Exception) -> None:
+        """Run passes of so many rows without the kernels from now on.
+
+        Their blocks have a size of their own, which may ask for more than the device has. What the
+        failed pass has stored is stored again.
+        """
+        self._left_out.add(rows)
+        warnings.warn(
+            f"twigkit's kernels for {type(self.source).__name__} are left out for passes of {rows} "
+            f"rows: {str(error).strip().partition(chr(10))[0]}; torch's own are used",
+            FamilyWarning,
+            stacklevel=2,
+        )
 
     def _serves(self, hidden: Tensor, table: Table) -> bool:
         """Say whether the kernels can compute a pass."""
@@ -215,6 +239,8 @@ class CudaLayer(FusedLayer):
             rope = context.rope[self.rope_key]
             probe.take(q, keys, self._scaling, states, rope, self._unrotate)
         few = cache is not None and cache.staged and context.kernel in _KERNELS
+        if context.kernel == "flash" and context.ends(self.window) is not None:
+            few = False  # flash-attn reads a cache itself
         mask = context.masks[self.window] if few else None
         if mask is None or self._width < kernel.NARROWEST:
             return self._attend(q, keys, values, context)

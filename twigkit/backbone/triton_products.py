@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.errors import TritonError
 
 # -- norms and activations -------------------------------------------------------------------------
 
@@ -236,4 +237,4 @@ def gated_row(states: Tensor, gate: Tensor, up: Tensor, norm: tuple[Tensor, floa
     return output
 
 
-__all__ = ["add_rms_norm", "gated_row", "rms_norm", "row_products", "silu_times"]
+__all__ = ["TritonError", "add_rms_norm", "gated_row", "rms_norm", "row_products", "silu_times"]

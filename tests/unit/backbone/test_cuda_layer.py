@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -11,6 +14,7 @@ from twigkit import TwigModel, TwigSpec
 from twigkit.backbone import cuda_layer, layer_choice
 from twigkit.backbone.cuda_layer import CudaLayer, available
 from twigkit.backbone.fused_layer import FusedLayer
+from twigkit.backbone.layer_context import LayerContext
 from twigkit.errors import FamilyWarning
 from twigkit.interfaces.tiny_models import spread_weights
 
@@ -68,6 +72,41 @@ def test_what_fails_is_left_out_with_a_warning(monkeypatch):
         model = TwigModel(tiny_llava())
     assert len(told) == 1
     assert {type(layer) for layer in model.stack.layers} == {FusedLayer}
+
+
+class TooLarge(Exception):  # noqa: N818 - as Triton names its own
+    """Stands for an error of Triton's compiler."""
+
+
+@torch.inference_mode()
+def test_rows_whose_kernels_do_not_compile_run_without_them(monkeypatch):
+    tried = []
+
+    def norm(states, weight, eps):
+        tried.append(states.shape[1])
+        raise TooLarge("out of resource: shared memory\nReducing block sizes may help.")
+
+    fake = SimpleNamespace(TritonError=TooLarge, rms_norm=norm)
+    monkeypatch.setattr(CudaLayer, "_device_types", ("cpu",))
+    monkeypatch.setattr(cuda_layer, "kernels", lambda: (fake, None))
+    stack = TwigModel(qwen3()).stack
+    plain = stack.layers[0]
+    layer = CudaLayer(plain.source, plain.window, plain.rope_key)
+    told = []
+    for rows in (3, 3, 5):
+        hidden = torch.randn(1, rows, 32)
+        rope = stack.rope(hidden, torch.arange(rows)[None, None])
+        context = LayerContext.of(hidden, rope, {None: None})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert torch.equal(layer(hidden, context), plain(hidden, context))
+        told += [str(each.message) for each in caught]
+    assert told == [
+        f"twigkit's kernels for Qwen3DecoderLayer are left out for passes of {rows} rows: out of "
+        "resource: shared memory; torch's own are used"
+        for rows in (3, 5)
+    ]
+    assert tried == [3, 5]
 
 
 @pytest.mark.gpu
