@@ -30,6 +30,7 @@ def twig_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     kernel: str = SDPA,
+    ends: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend with scaled-dot-product attention.
@@ -49,7 +50,10 @@ def twig_attention(
         s_aux: Attention sinks, ``[heads]``: a logit of each head beside those of the keys, whose
             weight goes to no value. Takes the unfused path. The name is that of transformers.
         kernel: What computes it (:func:`twigkit.backbone.attention_kernel.choose_kernel`): flash
-            serves where there is no mask, flex where there is one, and ``"sdpa"`` elsewhere.
+            serves where there is no mask and where ``ends`` says what the mask does, flex where
+            there is one, and ``"sdpa"`` elsewhere.
+        ends: How many keys the last query of each row sees, ``[batch]`` int32, where each query
+            sees one more than the one before it; ``None`` elsewhere.
 
     Returns:
         Output ``[batch, queries, heads, value_width]`` and ``None`` in place of the weights.
@@ -63,6 +67,8 @@ def twig_attention(
         if attention_mask is not None:
             attention_mask = attention_mask[:, :, :queries]
         return _unfused(query, key, value, attention_mask, scale, dropout, softcap, s_aux), None
+    if kernel == "flash" and ends is not None and not torch.compiler.is_compiling():
+        return attend_path(query, key, value, ends, scale), None
     if kernel == "flash" and attention_mask is None and queries > 1 and not dropout:
         return _flash(query, key, value, scale), None
     if kernel == "flex" and attention_mask is not None and not dropout:
@@ -98,6 +104,18 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Attend causally with flash-attn."""
     states = (each.transpose(1, 2) for each in (query, key, value))
     mixed: Tensor = flash_function("flash_attn_func")(*states, softmax_scale=scale, causal=True)
+    return mixed
+
+
+def attend_path(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scale: float) -> Tensor:
+    """Attend with the kernel of flash-attn that reads a cache; see :func:`twig_attention`.
+
+    It shares the keys of a few queries out over the device, and reads no more than a row has.
+    """
+    states = (each.transpose(1, 2) for each in (query, key, value))
+    mixed: Tensor = flash_function("flash_attn_with_kvcache")(
+        *states, cache_seqlens=ends, softmax_scale=scale, causal=True
+    )
     return mixed
 
 

@@ -151,6 +151,7 @@ class FusedLayer(nn.Module):
             context.masks[self.window],
             scaling=self._scaling,
             kernel=kernel,
+            ends=context.ends(self.window) if kernel == "flash" else None,
         )
         return mixed
 

@@ -61,6 +61,7 @@ class Segment(RecurrentStates):
         index: Original sequence index of each slot's token, ``[batch, capacity]`` long.
         staged: Nodes that lie after the committed tokens in every row.
         node_slots: Slots of the nodes staged last, ``[batch, nodes]`` long.
+        in_order: Whether those see all that were staged before them.
         gone: Committed tokens of rows that were dropped.
         recurrent: Layers of the base that have no keys and values.
     """
@@ -96,6 +97,7 @@ class Segment(RecurrentStates):
         self.most = _buckets(capacity) if bucketed else capacity
         self.capacity, self.heads, self._zeros = self.most, heads, zeros or Tensor.new_zeros
         self.staged = self.view = self.gone = 0
+        self.in_order = False
         self.lengths: RowCounts
         self.index: Tensor
         self.node_slots: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -46,6 +47,27 @@ class LayerContext:
     ) -> LayerContext:
         """Make the context of a pass of states, ``[batch, tokens, width]``."""
         return cls(rope, fold(rope), masks, cache, kernel, few_rows(hidden))
+
+    @functools.cached_property
+    def _ends(self) -> Tensor:
+        """Tokens and staged nodes of each row, ``[batch]`` int32."""
+        assert self.cache is not None
+        return (self.cache.lengths.device + self.cache.staged).int()
+
+    def ends(self, window: int | None) -> Tensor | None:
+        """Return how many keys the last node of each row sees, if all see those before them.
+
+        Args:
+            window: Window of the layer.
+
+        Returns:
+            ``[batch]`` int32; ``None`` for prompts, for nodes of a tree, and where a layer has a
+            window: then a mask says more.
+        """
+        cache = self.cache
+        if cache is None or not cache.staged or not cache.in_order or window is not None:
+            return None
+        return self._ends
 
     def spans(self, window: int | None) -> RowSpans | None:
         """Return where each row's tokens lie, if that says all that a mask would; else ``None``."""

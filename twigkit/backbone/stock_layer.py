@@ -53,7 +53,7 @@ class StockLayer(nn.Module):
         noted = AttentionInputs() if probe is not None and attends else None
         more: dict[str, Any] = {"probe": noted} if attends else {}
         if attends and context.kernel != SDPA:
-            more["kernel"] = context.kernel
+            more |= {"kernel": context.kernel, "ends": context.ends(self.window)}
         output: Tensor = self._view.value(
             hidden,
             attention_mask=context.masks[self.window],

@@ -212,6 +212,7 @@ def stage_segment(
         Additive masks by window.
     """
     segment.begin_step(index)
+    segment.in_order = visible is None
     return step_masks(segment, visible, windows, dtype, stack.query_groups)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -76,6 +79,73 @@ def test_the_choice_outlives_a_move_and_a_refused_one_changes_nothing(model):
 def test_nothing_changes_on_a_cpu():
     with kernels_for(CPU) as held:
         assert held is None
+
+
+class FlashAttn:
+    """What flash-attn computes, by its documentation, written out; counts its calls."""
+
+    def __init__(self):
+        self.calls = Counter()
+
+    def flash_attn_func(self, query, key, value, softmax_scale, causal):
+        self.calls["prompt"] += 1
+        rows = torch.full((len(query),), key.shape[1])
+        return self._attend(query, key, value, rows, softmax_scale, causal)
+
+    def flash_attn_varlen_func(self, *states, softmax_scale, causal, **bounds):
+        self.calls["rows"] += 1
+        queries, keys = (bounds[f"cu_seqlens_{name}"].tolist() for name in "qk")
+        assert queries == keys
+        longest = max(end - start for start, end in itertools.pairwise(keys))
+        assert bounds["max_seqlen_q"] == bounds["max_seqlen_k"] == longest
+        rows = []
+        for own in map(slice, keys, keys[1:]):
+            query, key, value = (each[None, own] for each in states)
+            ends = torch.tensor([key.shape[1]])
+            rows.append(self._attend(query, key, value, ends, softmax_scale, causal)[0])
+        return torch.cat(rows)
+
+    def flash_attn_with_kvcache(self, query, key, value, cache_seqlens, softmax_scale, causal):
+        self.calls["cache"] += 1
+        assert cache_seqlens.dtype == torch.int32
+        return self._attend(query, key, value, cache_seqlens, softmax_scale, causal)
+
+    @staticmethod
+    def _attend(query, key, value, ends, scale, causal):
+        """Attend; the last query sees the keys up to its row's end, each before it one less."""
+        assert causal
+        assert {each.stride(-1) for each in (query, key, value)} == {1}
+        repeat = query.shape[2] // key.shape[2]
+        key, value = (each.repeat_interleave(repeat, 2) for each in (key, value))
+        logits = torch.einsum("bqhd,bkhd->bhqk", query, key) * scale
+        last = ends[:, None] - query.shape[1] + torch.arange(query.shape[1]) + 1
+        hidden = torch.arange(key.shape[1]) >= last[:, None, :, None]
+        weights = logits.masked_fill(hidden, -torch.inf).softmax(-1)
+        return torch.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+@pytest.fixture
+def flash_attn(monkeypatch):
+    found = FlashAttn()
+    monkeypatch.setitem(sys.modules, "flash_attn", found)
+    return found
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("bucketed", [False, True])
+@pytest.mark.parametrize("drafter", ["plain", {"kind": "ssd", "threshold": 0.01}, "tree-ssd"])
+def test_flash_attn_reads_the_cache_for_paths(flash_attn, drafter, bucketed, heads):
+    found = TwigModel(tiny_llava(kv_heads=heads))
+    found.grow(TwigSpec(base="tiny", exit_layer=2, depth=2)).eval()
+    for rows in ([(3, 1, 2)], [(3, 1, 2), (6, 1, 5)]):
+        options = {**llava_inputs(rows), "max_new_tokens": 9, "bucketed": bucketed}
+        options |= {"budget": 0.5, "drafter": drafter, "eos_token_id": None}
+        found.stack.kernel = "sdpa"
+        expected = found.generate(**options)
+        found.stack.kernel = "flash"
+        assert torch.equal(found.generate(**options), expected)
+    steps = set() if drafter == "tree-ssd" else {"cache"}  # a mask says who sees whom in a tree
+    assert set(flash_attn.calls) == {"prompt", "rows"} | steps
 
 
 @pytest.mark.gpu
