@@ -255,6 +255,7 @@ class AutoDrafter:
     acceptance and what lies between.
 
     Attributes:
+        choices: Plain decoding, then the drafters of the spec.
         memory: Holds the bandit, so that it goes on learning from answer to answer.
     """
 
@@ -263,13 +264,16 @@ class AutoDrafter:
     capacity: int
     size: int
     height: int
+    choices: tuple[Drafter, ...]
 
     def __init__(self, spec: AutoDrafterSpec) -> None:
         """Make the drafters to choose from."""
         self.spec = spec
         registry = default_registry()
+        plain = registry.get("drafter", "plain")
+        assert plain.spec is not None
         made: list[Drafter] = [registry.get("drafter", d.kind).make(d) for d in spec.drafters]
-        self._drafters = made
+        self.choices = (plain.make(plain.spec()), *made)
         self.capacity = max(drafter.capacity for drafter in made)
         self.size = max(drafter.size for drafter in made)
         self.height = max(drafter.height for drafter in made)
@@ -283,23 +287,20 @@ class AutoDrafter:
     def bandit(self) -> Bandit:
         """The bandit in the memory; a new one if there is none."""
         if "bandit" not in self.memory:
-            arms = [Arm() for _ in range(len(self._drafters) + 1)]
-            self.memory["bandit"] = Bandit(arms, self.spec.risk)
+            self.memory["bandit"] = Bandit([Arm() for _ in self.choices], self.spec.risk)
         bandit: Bandit = self.memory["bandit"]
         return bandit
 
     @property
     def linear(self) -> bool:
         """Whether what was chosen for this step proposes paths only; plain decoding does."""
-        if self._pulled is None:
-            return False
-        return self._pulled == 0 or self._drafters[self._pulled - 1].linear
+        return self._pulled is not None and self.choices[self._pulled].linear
 
     def begin_answer(self) -> None:
         """Need no heads in an answer that will not draft."""
         self.heads = self._all_heads if self.bandit.begin_answer() else ()
 
-    def decide(self, gained: Sequence[int], room: int) -> None:
+    def decide(self, gained: Sequence[int], room: int) -> int:
         """Tell the bandit about the last step and choose the drafter of this one."""
         now = time.perf_counter()
         gains = [tokens for tokens in gained if tokens]
@@ -307,12 +308,11 @@ class AutoDrafter:
             self.bandit.observe(self._pulled, now - self._began, sum(gains) / len(gains))
         self._began = now
         self._pulled = self.bandit.choose() if self.heads and room > 0 else 0
+        return self._pulled
 
     def draft(self, draft_model: DraftModel, candidates: Candidates, room: int) -> DraftTree:
         """Let the chosen drafter draft; plain decoding is the root alone."""
-        if not self._pulled:
-            return candidates
-        return self._drafters[self._pulled - 1].draft(draft_model, candidates, room)
+        return self.choices[self._pulled or 0].draft(draft_model, candidates, room)
 
 
 @hookimpl

@@ -21,7 +21,6 @@ from twigkit.generation.cuda_graphs import CudaGraphs
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.slot_batch import SlotBatch
 from twigkit.generation.step_parts import obstacle
-from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
 
 GraphMode = Literal["auto", "on", "off"]
@@ -141,7 +140,7 @@ class BatchPool:
                 selector=request.selector,
             )
             batch.made_for = self.model
-        elif from_texts(request.drafter):
+        else:
             batch.renew(request.drafter)  # which knows the texts of its own call
         del cache  # whose storage may be freed once its rows have joined
         yield batch

@@ -49,15 +49,19 @@ class PieceRunner:
         """Replay what was captured under a key; return whether anything was."""
         return False
 
-    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> None:
+    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> bool:
         """Run a piece that could not be replayed.
 
         Args:
             key: What tells pieces apart that run over other tensors or shapes.
             piece: The piece.
             step: The step that it is part of, to capture it and compare.
+
+        Returns:
+            Whether it took the time that it will take again.
         """
         piece()
+        return True
 
     def drop(self) -> None:
         """Forget what was captured."""
@@ -102,15 +106,17 @@ class CapturedPieces(PieceRunner, ABC):
         self.replays += 1
         return True
 
-    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> None:
+    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> bool:
         """Run a piece, and capture it if it ran under its key before."""
         if self.failed:
             piece()
-        elif key not in self._seen:
+            return True
+        if key not in self._seen:
             self._seen.add(key)
             self.warm_up(piece)
         else:
             self._capture(key, piece, step)
+        return False
 
     def _capture(self, key: Hashable, piece: Piece, step: Rewinding) -> None:
         """Capture a piece and compare its first replay with the piece itself."""

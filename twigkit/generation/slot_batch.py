@@ -19,10 +19,11 @@ from twigkit.generation.captured_pieces import Piece, PieceRunner
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry, Gain, RowState
 from twigkit.generation.slot_step import SlotStep
-from twigkit.generation.step_parts import StepParts, obstacle
+from twigkit.generation.step_parts import StepParts, choose, obstacle
 from twigkit.generation.token_selection import TokenSelection, TokenSelector
 from twigkit.io.timing import Stopwatch
 from twigkit.plugins.blame import blamed_on
+from twigkit.speculative.level_drafting import in_levels
 from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
 
@@ -112,6 +113,7 @@ class SlotBatch:
         self._joined = self._unseen = 0
         self._free = [[0] for _ in range(rows)]  # a text of its own for each row that is free
         self._gained: list[int] = []
+        self._usual = True  # whether the last step took the time that it will take again
 
     @property
     def free(self) -> int:
@@ -257,12 +259,12 @@ class SlotBatch:
     # -- steps -------------------------------------------------------------------------------------
 
     def renew(self, drafter: Any) -> None:
-        """Go on with another drafter of the same settings, which has learnt nothing yet."""
-        captured = self.parts.fixed and from_texts(drafter)  # then steps only read its proposals
+        """Go on with another drafter of the same settings, which knows other texts or answers.
+
+        What was captured of the one before holds for it as well: drafting in levels leaves nothing
+        in the drafter, and what comes from texts is copied to where steps read it.
+        """
         self.parts = replace(self.parts, drafter=drafter)
-        if not captured:
-            self._steps.clear()
-            self.runner.drop()
 
     @torch.inference_mode()
     def step(self) -> dict[int, Gain]:
@@ -275,12 +277,14 @@ class SlotBatch:
         if self.cache.lacks():
             self._replace(self.cache.grown())
         rows = self._width()
-        step = self._step_of(rows)
-        step.open(self._unseen)
-        key = (rows, step.cache.open(rows))
-        capturable = self._select(step, rows)
+        step, room = self._step_of(rows), self._room()
+        number, drafter = choose(self.parts.drafter, self._gained if self._usual else [], room)
+        step.open(drafter, self._unseen)
+        key = (rows, step.cache.open(rows), number, step.catches_up)
+        replays = self._select(step, rows)
         self._lap("host")
-        self._make(step, key, capturable)
+        self._usual = True
+        self._make(step, key, self.runner if replays else PieceRunner(), room)
         self._lap("verify")
         self.steps += 1
         return self._read(step)
@@ -304,19 +308,19 @@ class SlotBatch:
         step.keep_logits = any(entry is not None and entry.logits for entry in entries)
         return step.own is None and not step.keep_logits
 
-    def _make(self, step: SlotStep, key: tuple[Any, ...], capturable: bool) -> None:
+    def _room(self) -> int:
+        """Return the most drafts on a path that can still be used in any row."""
+        return max((member.left for member in self._members.values()), default=1) - 1
+
+    def _make(self, step: SlotStep, key: tuple[Any, ...], runner: PieceRunner, room: int) -> None:
         """Draft and verify, piece by piece; ask between two levels whether another pays."""
-        drafter, runner = self.parts.drafter, self.runner if capturable else PieceRunner()
-        room = max((member.left for member in self._members.values()), default=1) - 1
-        decide = getattr(drafter, "decide", None)  # see interfaces.drafter.Decides
-        if decide is not None:
-            decide(self._gained, room)
+        drafter = step.drafter
         if self.parts.fixed and from_texts(drafter):
             with blamed_on("drafter", drafter):
                 step.load(drafter.propose(self.texts, int(drafter.height)))
             self._play(runner, step, (*key, "copied"), step.copied, [])
             return
-        if not self.parts.in_levels:
+        if not in_levels(drafter):
             step.uncaptured(drafter.height if self.parts.fixed else room)
             return
         levels = drafter.levels(drafter.height if self.parts.fixed else room)
@@ -360,7 +364,7 @@ class SlotBatch:
         for earlier in replayed:
             earlier()
         replayed.clear()
-        runner.run(key, piece, step)
+        self._usual &= runner.run(key, piece, step)
 
     def _read(self, step: SlotStep) -> dict[int, Gain]:
         """Read the report of a step."""

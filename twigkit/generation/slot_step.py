@@ -9,6 +9,7 @@ and how long a row is then is decided on the device. The host reads one small re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from twigkit.generation.positions import Positions
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import RowState
 from twigkit.generation.staged_nodes import NodeBuffers
-from twigkit.generation.step_parts import StepParts
+from twigkit.generation.step_parts import StepParts, capturable
 from twigkit.generation.step_snapshot import Progress, Saved
 from twigkit.generation.token_selection import (
     GreedySelector,
@@ -50,6 +51,8 @@ class SlotStep:
         cache: Keys and values of the rows.
         state: State of the rows.
         candidates: The step's nodes.
+        drafter: Makes the step; the batch's own, or what that has chosen.
+        catches_up: Whether the twig passes what it has not passed, though it drafts nothing.
         own: Selectors of rows whose tokens are not selected as the batch does; ``None`` if there
             are none. Steps with them cannot be captured.
         keep_logits: Whether :attr:`logits` is wanted; such steps cannot be captured either.
@@ -69,7 +72,8 @@ class SlotStep:
             state: State of the rows.
         """
         self.parts, self.cache, self.state = parts, cache, state
-        drafter, device = parts.drafter, state.root.device
+        self.drafter = drafter = parts.drafter
+        self.catches_up, device = False, state.root.device
         rows = len(state.root)
         self.positions = Positions.at(state.rope, state.index, state.least)
         self._noise = noise = Noise.over(state.noise)
@@ -90,7 +94,7 @@ class SlotStep:
             cache,
             self.positions,
             fixed_shapes=parts.fixed,
-            may_ask=not parts.in_levels,
+            may_ask=not capturable(drafter),
             texts=parts.texts,
             sampling=parts.selection.sampling if parts.selection.draws else None,
             buffers=self._make_buffers(rows) if parts.fixed else None,
@@ -130,14 +134,18 @@ class SlotStep:
 
     # -- pieces ------------------------------------------------------------------------------------
 
-    def open(self, unseen: int) -> None:
+    def open(self, drafter: Any, unseen: int) -> None:
         """Prepare the host for a step.
 
         Args:
-            unseen: Most tokens of a row that the twig has not passed; counts only where shapes
-                follow what is there.
+            drafter: Makes the step.
+            unseen: Most tokens of a row that the twig has not passed.
         """
-        state = self.state
+        state, self.drafter = self.state, drafter
+        self.candidates = self._table(bool(drafter.linear))
+        self.catches_up = self.cache.twig is not None and (
+            bool(drafter.heads) or unseen + int(drafter.height) >= self.parts.columns
+        )
         if state.pending is None or state.real is None:
             return
         columns = state.real.shape[1]
@@ -150,7 +158,6 @@ class SlotStep:
         """Start a step: nothing is staged, the candidates hold the roots alone."""
         for segment in self.cache.segments:
             segment.rest()
-        self.candidates = self._table(bool(self.parts.drafter.linear))
         self.candidates.size = self.candidates.capacity  # clear all, whatever Python saw last
         self.candidates.reset(self.state.root, self.state.running)
         self.draft_model.begin(self.candidates)
@@ -159,10 +166,9 @@ class SlotStep:
         """Draft one level."""
         if number == 0:
             self.begin()
-        drafter = self.parts.drafter
         before = self._sure if number else None
-        with blamed_on("drafter", drafter):
-            sure = drafter.draft_level(self.draft_model, self.candidates, number, before)
+        with blamed_on("drafter", self.drafter):
+            sure = self.drafter.draft_level(self.draft_model, self.candidates, number, before)
         self._sure.copy_(sure)
         self.goes_on.copy_(sure.any(0, keepdim=True))
         for segment in self.cache.segments:
@@ -172,8 +178,8 @@ class SlotStep:
         """Verify what the levels have drafted, accept, and keep what was accepted."""
         if levels == 0:
             self.begin()
-        with blamed_on("drafter", self.parts.drafter):
-            tree = finished(self.parts.drafter, self.draft_model, self.candidates)
+        with blamed_on("drafter", self.drafter):
+            tree = finished(self.drafter, self.draft_model, self.candidates)
         self._close(tree)
 
     def whole(self, levels: int) -> None:
@@ -184,23 +190,24 @@ class SlotStep:
 
     def load(self, drafts: Sequence[Sequence[int]]) -> None:
         """Copy paths that are known on the host to where :meth:`copied` reads them."""
-        tokens, real = path_tensors(drafts, self._tokens.shape[1], self._tokens.device)
-        self._tokens.copy_(tokens)
-        self._real.copy_(real)
+        height = int(self.drafter.height)
+        tokens, real = path_tensors(drafts, height, self._tokens.device)
+        self._tokens[:, :height] = tokens
+        self._real[:, :height] = real
 
     def copied(self) -> None:
         """Run the step of a drafter that proposes from texts; its paths were copied before."""
         self.begin()
-        chance = torch.zeros_like(self._tokens, dtype=torch.float32)
-        self.candidates.add(self._tokens, None, chance, self._real)
-        self._close(self.candidates)
+        height = int(self.drafter.height)
+        tokens, real = self._tokens[:, :height], self._real[:, :height]
+        self.candidates.add(tokens, None, torch.zeros_like(tokens, dtype=torch.float32), real)
+        self._close(self.candidates.padded(int(self.drafter.size)))
 
     def uncaptured(self, room: int) -> None:
         """Run the whole step of a drafter that does not draft in levels."""
         self.begin()
-        drafter = self.parts.drafter
-        with blamed_on("drafter", drafter):
-            tree = drafter.draft(self.draft_model, self.candidates, room).in_use()
+        with blamed_on("drafter", self.drafter):
+            tree = self.drafter.draft(self.draft_model, self.candidates, room).in_use()
         self._close(tree)
 
     def _close(self, tree: DraftTree) -> None:
@@ -209,12 +216,13 @@ class SlotStep:
         tree = tree if parts.fixed else tree.in_use()
         if self.cache.twig is not None and not draft_model.staged.by_twig:
             held = 0 if draft_model.pending is None else draft_model.pending.columns
-            if parts.fixed or held + tree.height >= parts.columns:  # or too many would be pending
+            full = self.catches_up if parts.fixed else held + tree.height >= parts.columns
+            if full:  # or too many would be pending
                 draft_model.expand(self.candidates, range(1))
         if tree.sampled:  # how many draws count must not depend on the other rows
             tree.alive &= tree.depth < state.left[:, None]
         logits = self.verifier.logits(draft_model.exit_states(tree), tree)
-        accepted = (self.own or self.selector).accept(tree, logits, int(parts.drafter.height))
+        accepted = (self.own or self.selector).accept(tree, logits, int(self.drafter.height))
         if self.keep_logits:
             self.logits = along(logits, accepted.path)
         emitted = accepted.emitted(tree.tokens)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,15 +44,38 @@ class StepParts:
     selector: TokenSelector | None = None
 
     @property
-    def in_levels(self) -> bool:
-        """Whether the drafter drafts in levels, so that its part can be captured."""
-        return in_levels(self.drafter)
-
-    @property
     def columns(self) -> int:
         """Most accepted tokens that a step can leave the twig to catch up on."""
         least = 1 if self.fixed else _PENDING
         return max(int(self.drafter.height), least)
+
+
+def choices_of(drafter: Any) -> Sequence[Any]:
+    """Return the drafters that make the steps: those of one that decides, or itself alone.
+
+    What wraps a drafter, and hands on what it does not have, sees every draft: it is asked itself.
+    """
+    choices: Sequence[Any] = inspect.getattr_static(drafter, "choices", (drafter,))
+    return choices
+
+
+def choose(drafter: Any, gained: Sequence[int], room: int) -> tuple[int, Any]:
+    """Return the drafter of the next step, and its place among those that there are.
+
+    Args:
+        drafter: The batch's own.
+        gained: Tokens that each row gained in the last step, as one that decides is told.
+        room: Most drafts that are worth proposing on a path.
+    """
+    decide, choices, number = getattr(drafter, "decide", None), choices_of(drafter), 0
+    if decide is not None:
+        number = decide(gained, room)
+    return (0, drafter) if choices[0] is drafter else (number, choices[number])
+
+
+def capturable(drafter: Any) -> bool:
+    """Say whether the drafter's part of every step can be captured."""
+    return all(in_levels(each) or from_texts(each) for each in choices_of(drafter))
 
 
 def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
@@ -60,8 +84,9 @@ def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
         return "the base's rotary tables depend on the length of the text"
     if stack.recurrent:
         return "the base has recurrent layers, whose states lie in no slots"
-    if not (in_levels(drafter) or from_texts(drafter)):
-        return f"{type(drafter).__name__} drafts neither in levels nor from texts alone"
+    for each in choices_of(drafter):
+        if not capturable(each):
+            return f"{type(each).__name__} drafts neither in levels nor from texts alone"
     if selection.lockstep or any(step.needs in ("ids", "batch") for step in selection.steps):
         return "a logits processor needs the ids of the text on the host"
     if len({stack.device(layer) for layer in range(stack.depth)}) > 1:
@@ -69,4 +94,4 @@ def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
     return ""
 
 
-__all__ = ["StepParts", "obstacle"]
+__all__ = ["StepParts", "capturable", "choices_of", "choose", "obstacle"]

@@ -12,7 +12,7 @@ from twigkit.generation.request import check_drafts
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry
 from twigkit.generation.slot_batch import SlotBatch
-from twigkit.generation.step_parts import obstacle
+from twigkit.generation.step_parts import capturable, obstacle
 from twigkit.generation.strategy import make_drafter
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.inflight.request import Gained
@@ -21,8 +21,6 @@ from twigkit.inflight.ticket import Ticket
 from twigkit.interfaces.drafter import Drafter
 from twigkit.model import TwigModel
 from twigkit.specs.run import DrafterSpec
-from twigkit.speculative.level_drafting import in_levels
-from twigkit.speculative.path_drafting import from_texts
 
 _JOINS = 64
 """Requests after which the drafter is made anew, so that what it learnt from texts stays small."""
@@ -50,7 +48,6 @@ class RunningBatch:
         """
         check_drafts(model.stack, drafter, 1)
         self._model, self._spec = model, drafter
-        self._key = ("running", drafter.to_json(), rows)
         self._slots = self._take(rows)
         self._rows: dict[int, Row] = {}
         self._joins = 0
@@ -59,10 +56,10 @@ class RunningBatch:
         """Take the slots that an earlier batch left with the model, or make others."""
         model, pool = self._model, self._model.batches
         drafter = make_drafter(self._spec, model.twig, model.memories)
+        self._key = ("running", self._spec.to_json(), rows, bool(drafter.heads))
         kept = pool.take(self._key, model.stack, model.twig)
         if kept is not None:
-            if from_texts(drafter):
-                kept.renew(drafter)
+            kept.renew(drafter)
             return kept
         captured = pool.captures(model.stack, obstacle(model.stack, drafter, TokenSelection()))
         runner = pool.make_runner(model.stack.entry) if captured else None
@@ -116,8 +113,14 @@ class RunningBatch:
             numbers = self._slots.join_all(joining.prefilled.cache, {n: entries[n] for n in going})
             self._rows |= {numbers[number]: joining.rows[number] for number in going}
         self._joins += 1
-        if self._joins % _JOINS == 0 and not in_levels(self.drafter):
-            self._slots.renew(make_drafter(self._spec, self._model.twig, self._model.memories))
+        if self._joins % _JOINS == 0:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Make the drafter anew, unless it would then need other keys and values than there are."""
+        drafter = make_drafter(self._spec, self._model.twig, self._model.memories)
+        if bool(drafter.heads) == bool(self.drafter.heads):
+            self._slots.renew(drafter)
 
     @staticmethod
     def _entries(joining: Joining, root: Tensor) -> list[Entry]:
@@ -151,7 +154,7 @@ class RunningBatch:
 
     def close(self) -> None:
         """Leave what was captured with the model, for another batch; once all rows have left."""
-        if self._slots.parts.fixed and (in_levels(self.drafter) or from_texts(self.drafter)):
+        if self._slots.parts.fixed and capturable(self.drafter):
             self._model.batches.keep(self._key, self._slots)
 
     # -- steps -------------------------------------------------------------------------------------

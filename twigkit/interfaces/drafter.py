@@ -118,18 +118,28 @@ class BeginsAnswers(Protocol):
 
 @runtime_checkable
 class Decides(Protocol):
-    """What a drafter adds that chooses anew before each step; ``linear`` then says what it chose.
+    """What a drafter adds that lets one of several drafters make each step.
 
-    It counts as a drafter of trees: it declares ``"tree"``, and before the first choice ``linear``
-    is false.
+    Its sizes and heads are those of all of them together. It counts as a drafter of trees: it
+    declares ``"tree"``. ``linear`` and ``draft`` are those of the one that it chose last; before
+    the first choice ``linear`` is false. Where steps are captured, what was chosen is asked itself.
+
+    Attributes:
+        choices: The drafters, always in the same order; a plain attribute. None of them decides.
     """
 
-    def decide(self, gained: Sequence[int], room: int) -> None:
-        """Choose how to draft the next step.
+    choices: Sequence[Drafter]
+
+    def decide(self, gained: Sequence[int], room: int) -> int:
+        """Choose the drafter of the next step.
 
         Args:
-            gained: Tokens that each row gained in the last step; empty in the first step.
+            gained: Tokens that each row gained in the last step; empty in the first step, and where
+                the last one took longer than it will again, since it was being captured.
             room: Most drafts that are worth proposing on a path.
+
+        Returns:
+            Its place among the choices.
         """
         ...
 

@@ -231,10 +231,11 @@ class CaptureRecorder(CapturedPieces):
         self.captured += 1
         return record(piece)
 
-    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> None:
+    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> bool:
         """Run a piece, and capture it if it ran under its key before."""
-        super().run(key, _as_on_a_gpu(piece), step)
+        usual = super().run(key, _as_on_a_gpu(piece), step)
         self._shadow = step.mark()
+        return usual
 
     def replay(self, key: Hashable, step: Rewinding) -> bool:
         """Replay a piece; afterwards Python is where it was, as after a real replay."""

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
+from twigkit.generation.step_parts import capturable
 from twigkit.plugins.contracts import check_class
-from twigkit.speculative.level_drafting import in_levels
-from twigkit.speculative.path_drafting import from_texts
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
 from twigkit.testing.capture import CaptureError
@@ -173,7 +172,7 @@ class DrafterConformance:
         Shown on any device: nothing waits for it, nothing that a level allocates outlives it, and
         every step touches the same tensors.
         """
-        if not (in_levels(drafter) or from_texts(drafter)):
+        if not capturable(drafter):
             pytest.skip("drafts neither in levels nor from texts, so its steps are not captured")
         twig = lab.twig("half", tuple(drafter.heads)) if drafter.heads else None
         row = lab.visual_row()

@@ -10,10 +10,11 @@ import torch
 from tests.support.capturing import ALONE, OTHER, both, capturing_model, recorded
 from tests.support.tiny import llava_inputs
 from twigkit import CapabilityError
+from twigkit.bench.accepted_paths import TreeRecorder
 from twigkit.bench.synthetic import SyntheticSelector
 from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.request import GenerationRequest
-from twigkit.generation.strategy import Strategy
+from twigkit.generation.strategy import Strategy, make_drafter
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +106,9 @@ def test_selectors_share_captured_steps_if_they_are_equal(model, runners):
 
 
 def test_what_cannot_be_captured_is_refused_or_left_alone(model, runners):
+    drafter = make_drafter(Strategy(drafter="ssd").resolve(model.twig)[1], model.twig, {})
     with pytest.raises(CapabilityError, match="drafts neither in levels nor from texts"):
-        model.generate(**ALONE, drafter="auto", max_new_tokens=3)
+        model.generate(**ALONE, drafter=TreeRecorder(drafter, "ssd"), max_new_tokens=3)
     with pytest.raises(CapabilityError, match="scores or logits are wanted"):
         model.generate(**ALONE, max_new_tokens=3, output_logits=True, return_dict_in_generate=True)
     model.batches.mode = "auto"  # on a CPU nothing is captured

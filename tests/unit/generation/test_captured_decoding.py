@@ -6,12 +6,17 @@ raises where a graph could not be captured, or would be wrong when replayed.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
 import torch
 
 from tests.support.capturing import ALONE, BATCH, both, capturing_model, recorded
+from twigkit.generation.batch_pool import BatchPool
+from twigkit.generation.captured_pieces import PieceRunner
+from twigkit.generation.draft_model import CachedDraftModel
+from twigkit.strategies import auto
 
 DRAWN = {"do_sample": True, "temperature": 1.3, "top_k": 30, "repetition_penalty": 1.2, "seed": 5}
 TREE = {"kind": "tree-ssd", "nodes": 8, "children": 3, "expanded": 2, "threshold": 0.1}
@@ -51,6 +56,62 @@ def test_captured_steps_give_the_same_tokens(model, runners, drafter):
     assert want.stats.accepted_lengths == got.stats.accepted_lengths
     assert runners.captured > 0
     assert runners.replays > runners.captured
+
+
+AUTO = {"kind": "auto", "drafters": [{"kind": "ssd", "threshold": 0.05}, TREE, "prompt-lookup",
+                                     {"kind": "ssd", "threshold": 0.0, "length": 2}]}  # fmt: skip
+
+
+@pytest.fixture
+def in_turn(monkeypatch):
+    """Let the bandit take its arms in turn; what was observed, and the longest rest of the twig."""
+    turns, observed = itertools.cycle([0] * 8 + [1, 2, 3, 4, 0, 3, 1]), []
+    monkeypatch.setattr(auto.Bandit, "choose", lambda self: next(turns))
+    monkeypatch.setattr(auto.Bandit, "begin_answer", lambda self: True)
+    monkeypatch.setattr(auto.Bandit, "observe", lambda self, *seen: observed.append(seen[0]))
+    return observed
+
+
+@pytest.mark.parametrize("drawn", [{}, DRAWN], ids=["greedy", "drawn"])
+def test_whatever_auto_chooses_is_captured(model, runners, in_turn, drawn):
+    for prompts, pruned in ((ALONE, {}), (BATCH, {"budget": 0.5})):
+        for _ in range(3):
+            options = {**prompts, **pruned, **drawn, "drafter": AUTO, "max_new_tokens": 40}
+            want, got = both(model, **options)
+            assert torch.equal(want, got)
+            assert torch.equal(got, model.generate(**{**options, "drafter": "plain"}))
+    assert runners.replays > 2 * runners.captured > 0
+    assert len(model.batches) == 4  # one and three rows, of auto and of plain
+
+
+def test_steps_that_are_captured_are_not_measured(model, runners, in_turn):
+    options = {**ALONE, "drafter": AUTO, "max_new_tokens": 4}
+    steps = []
+    for _ in range(6):
+        del in_turn[:]
+        output = model.generate(**options, return_dict_in_generate=True)
+        steps.append((output.stats.steps, len(in_turn)))
+    assert steps[0] == (3, 0)  # plain: as it is, captured, replayed, and the last is not told
+    assert steps[1] == (3, 2)
+
+
+def test_the_twig_rests_while_nothing_is_drafted(model, monkeypatch):
+    """Plain steps leave it tokens to catch up on; it passes them where more would be too many."""
+    monkeypatch.setattr(auto.Bandit, "choose", lambda self: 0)
+    passes, run = [], CachedDraftModel._run_twig
+
+    def counted(self, *given):
+        passes.append(1)
+        return run(self, *given)
+
+    monkeypatch.setattr(CachedDraftModel, "_run_twig", counted)
+    drafter = {"kind": "auto", "drafters": [{"kind": "ssd", "length": 6}]}
+    options = {**ALONE, "drafter": drafter, "max_new_tokens": 31, "return_dict_in_generate": True}
+    pool, model.batches = model.batches, BatchPool("on", make_runner=lambda device: PieceRunner())
+    output = model.generate(**options)
+    model.batches = pool
+    assert output.stats.steps == 30
+    assert len(passes) == 30 // 7
 
 
 def test_drawn_drafts_are_captured_too(model, runners):

@@ -11,6 +11,7 @@ from tests.support.capturing import ALONE, OTHER, both, capturing_model, recorde
 from tests.support.tiny import llava_inputs
 from twigkit import CapabilityError
 from twigkit.backbone import kv_cache, slot_cache, slot_segment
+from twigkit.bench.accepted_paths import TreeRecorder
 from twigkit.generation.prefill import Storage, prefill
 from twigkit.generation.row_state import Entry
 from twigkit.generation.slot_batch import SlotBatch
@@ -118,9 +119,13 @@ def test_logits_are_those_that_tokens_were_selected_from(model):
 
 
 def test_what_cannot_be_captured_is_refused(model):
-    with pytest.raises(CapabilityError, match="AutoDrafter drafts neither in levels nor"):
-        made(model, CaptureRecorder(), name="auto")
-    made(model, None, name="auto")
+    auto = {"name": "auto", "drafters": ["ssd", "medusa-tree"]}
+    made(model, CaptureRecorder(), **auto)
+    drafter = make_drafter(default_registry().get("drafter", "ssd").spec(), model.twig, {})
+    wrapper = TreeRecorder(drafter, "ssd")
+    with pytest.raises(CapabilityError, match="TreeRecorder drafts neither in levels nor"):
+        SlotBatch(model.stack, model.twig, wrapper, rows=1, runner=CaptureRecorder())
+    SlotBatch(model.stack, model.twig, wrapper, rows=1)
 
 
 @torch.inference_mode()

@@ -6,11 +6,20 @@ from types import SimpleNamespace
 
 from tests.support.tiny import tiny_llava
 from twigkit import TwigModel
+from twigkit.bench.accepted_paths import TreeRecorder
 from twigkit.generation.logits_processors import LogitsStep
-from twigkit.generation.step_parts import StepParts, obstacle
+from twigkit.generation.step_parts import StepParts, capturable, choices_of, obstacle
 from twigkit.generation.token_selection import TokenSelection
 from twigkit.strategies.auto import AutoDrafter, AutoDrafterSpec
 from twigkit.strategies.prompt_lookup import PromptLookupDrafter, PromptLookupDrafterSpec
+from twigkit.strategies.ssd import PathDrafter, PathDrafterSpec
+
+
+class OwnWay(PathDrafter):
+    """Drafts in a way of its own."""
+
+    def draft(self, draft_model, candidates, room):
+        return candidates
 
 
 def parts(height, fixed):
@@ -32,11 +41,19 @@ def test_what_steps_cannot_be_captured_is_said():
     model = TwigModel(tiny_llava(layers=4))
     lookup, auto = PromptLookupDrafter(PromptLookupDrafterSpec()), AutoDrafter(AutoDrafterSpec())
     assert obstacle(model.stack, lookup, TokenSelection()) == ""
-    assert "AutoDrafter drafts neither" in obstacle(model.stack, auto, TokenSelection())
+    assert obstacle(model.stack, auto, TokenSelection()) == ""
+    auto.choices = (*auto.choices, OwnWay(PathDrafterSpec()))
+    assert "OwnWay drafts neither" in obstacle(model.stack, auto, TokenSelection())
     step = LogitsStep(lambda ids, scores: scores, "ids", object)
     processed = TokenSelection(steps=(step,))
     assert "needs the ids of the text" in obstacle(model.stack, lookup, processed)
 
 
-def test_whoever_drafts_in_levels_is_known():
-    assert not parts(3, fixed=True).in_levels
+def test_a_drafter_that_decides_is_as_capturable_as_its_choices():
+    auto = AutoDrafter(AutoDrafterSpec(drafters=["ssd", "prompt-lookup"]))
+    assert choices_of(auto) == auto.choices
+    assert capturable(auto)
+    wrapper = TreeRecorder(auto, "auto")  # which would see no draft of its choices
+    assert choices_of(wrapper) == (wrapper,)
+    assert not capturable(wrapper)
+    assert not capturable(OwnWay(PathDrafterSpec()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
 from dataclasses import replace
 
@@ -14,10 +16,12 @@ from tests.support.tiny import llava_inputs, tiny_llava
 from tests.unit.backbone.test_growing_rotary import NEW, inputs_of, model_of
 from twigkit import TwigModel, TwigSpec
 from twigkit.errors import CapabilityError, TwigkitError
+from twigkit.inflight import batch
 from twigkit.inflight.batch import RunningBatch
 from twigkit.inflight.engine import Engine, OverdueError, QueueFullError
 from twigkit.inflight.request import Gained, InflightRequest
 from twigkit.specs.run import GenerationSpec
+from twigkit.strategies import auto
 
 HEADS = {"lm": {"kind": "lm"}, "medusa": {"kind": "medusa"}}
 DRAFTERS = {
@@ -94,8 +98,9 @@ def test_an_answer_does_not_depend_on_its_neighbours(model, engine, name):
     assert max(sizes) >= 3, "neighbours joined while the first one ran"
 
 
-@pytest.mark.parametrize("name", ["plain", "ssd", "tree-ssd", "medusa-tree", "ngram"])
-def test_answers_stay_what_they_are_where_steps_are_captured(model, name):
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_answers_stay_what_they_are_where_steps_are_captured(model, monkeypatch, name):
+    monkeypatch.setattr(auto.Bandit, "begin_answer", lambda self: True)  # whatever the clock says
     asked = [question(number, name) for number in (0, 2, 4, 0, 6, 0)]
     expected = [alone(model, each) for each in asked]
     with recorded(model) as runners, Engine(model, rows=4, queue=100) as engine:
@@ -112,6 +117,25 @@ def test_answers_stay_what_they_are_where_steps_are_captured(model, name):
         assert steps.replays > steps.captured > 0
 
 
+@pytest.mark.parametrize("steps", [True, False])
+def test_an_answer_that_would_not_draft_leaves_the_running_batch_its_drafter(
+    model, monkeypatch, steps
+):
+    """Keys and values of its rows are there for the heads that the drafter had at first."""
+    monkeypatch.setattr(batch, "_JOINS", 1)
+    drafts = itertools.cycle([True, False, False])
+    monkeypatch.setattr(auto.Bandit, "begin_answer", lambda self: next(drafts))
+    asked = [question(number, "auto") for number in (0, 2, 4, 0, 6, 0)]
+    expected = [alone(model, each) for each in asked]
+    with contextlib.ExitStack() as stack:
+        if steps:
+            stack.enter_context(recorded(model))
+        engine = stack.enter_context(Engine(model, rows=2, queue=100))
+        for _ in range(2):
+            heard = [Listening.to(engine, each) for each in asked]
+            assert [each.answer() for each in heard] == expected
+
+
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])
 def test_rows_of_other_lengths_have_their_own_rotary_tables(rope):
     model, asked = model_of(rope), []
@@ -122,13 +146,6 @@ def test_rows_of_other_lengths_have_their_own_rotary_tables(rope):
     with Engine(model, rows=3, queue=4) as engine:
         heard = [Listening.to(engine, each) for each in asked]
         assert [each.answer() for each in heard] == [alone(model, each) for each in asked]
-
-
-def test_what_cannot_be_captured_is_refused_where_it_must_be(model):
-    with recorded(model), Engine(model, rows=1, queue=1) as engine:
-        with pytest.raises(CapabilityError, match="drafts neither in levels nor"):
-            Listening.to(engine, question(0, "auto")).wait()
-        assert Listening.to(engine, question(4, "plain")).answer()
 
 
 def test_answers_to_one_prompt_are_drawn_apart(model, engine):

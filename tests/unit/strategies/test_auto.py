@@ -41,7 +41,7 @@ class Answers:
         """Return what one answer costs, spells left out."""
         drafter = auto.AutoDrafter(auto.AutoDrafterSpec())
         drafter.memory = self.memory
-        for arm in drafter._drafters:
+        for arm in drafter.choices:
             arm.draft = lambda *_: self.table
         drafter.begin_answer()
         work, left = PREFILL if drafter.heads else 0.0, LENGTH
