@@ -32,10 +32,10 @@ from twigkit.interfaces import (
 def _choices() -> tuple[dict[str, Any], ...]:
     """A path, a small tree, and the paper's tree with twigkit's early end.
 
-    The path may be twice as long as the paper's: it ends where the twig is unsure, so that length
-    costs nothing where answers are hard to foresee.
+    The path may be three times as long as the paper's: it ends where the twig is unsure, so that
+    length costs nothing where answers are hard to foresee.
     """
-    path = {"kind": "ssd", "length": 10}
+    path = {"kind": "ssd", "length": 16}
     small = {"kind": "tree-ssd", "children": 4, "expanded": 4, "levels": 4, "nodes": 16}
     return path, small, {"kind": "tree-ssd"}
 

@@ -35,7 +35,7 @@ UNPRUNED, PRUNED = "unpruned", "pruned to 1/9"
 DEPTH = 5
 """Drafts on a path, of the path and of the tree that are compared; the paper's."""
 
-LONG = 10
+LONG = 16
 """Drafts at most on a path that ends where the twig is unsure."""
 
 BATCH = 4
