@@ -54,6 +54,7 @@ STAGES = ("next-token", "distil", "reinforce")
 REGION = re.compile(r"(<!-- figures: (\w+), by make results -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 DYNAMIC, PLAIN, SSD, BOTH = "Hugging Face, dynamic cache", "twigkit plain", "SSD", "TTP + SSD"
+LONG = "SSD, long path"
 
 Data = dict[str, Any]
 
@@ -313,6 +314,7 @@ def values(data: Data) -> Data:
         "expected": speed_region(data),
         "cache": f"{100 * cache_share(rows):.0f}%",
         "steps": partial(steps, data["acceptance"]),
+        "long": rows[LONG],
         "together": together["method"]["name"],
         "batch_gain": together["tokens_per_second"] / plain["tokens_per_second"],
         "prefill": f"{prefill[0]:.0f}",
@@ -351,6 +353,12 @@ def speed_region(data: Data) -> str:
         ["Hugging Face's `generate`", f"{rows[DYNAMIC]['speed']:.2f}x", "100%", ""],
         ["plain decoding", f"{rows[PLAIN]['speed']:.2f}x", "100%", "the same tokens"],
         ['drafts (`drafter="ssd"`)', f"{rows[SSD]['speed']:.2f}x", "100%", "the same tokens"],
+        [
+            f"up to {rows[LONG]['method']['drafter']['length']} drafts a step",
+            f"{rows[LONG]['speed']:.2f}x",
+            "100%",
+            "the same tokens",
+        ],
         [
             "drafts, a ninth of the visual tokens (`budget=1/9`)",
             f"{rows[BOTH]['speed']:.2f}x",
