@@ -352,6 +352,17 @@ class Segment(RecurrentStates):
             mapped._bind()
         return mapped
 
+    def without_last(self, count: int) -> Segment:
+        """Return a segment after prefill without the last tokens of every row; slots stay.
+
+        Args:
+            count: Tokens, no more than any row has.
+        """
+        shorter = copy.copy(self)
+        host = [length - count for length in self.lengths.host]
+        shorter.lengths = RowCounts(self.lengths.device - count, host)
+        return shorter
+
     # -- measuring ---------------------------------------------------------------------------------
 
     def bytes_used(self) -> int:

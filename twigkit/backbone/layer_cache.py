@@ -39,6 +39,14 @@ class LayerCache:
         deep = [segment.mapped(change) for segment in self.deep]
         return LayerCache(shallow, deep, None if self.twig is None else self.twig.mapped(change))
 
+    def without_last(self, count: int) -> LayerCache:
+        """Return the same without some last tokens; see :meth:`Segment.without_last`."""
+        shallow = [segment.without_last(count) for segment in self.shallow]
+        deep = [segment.without_last(count) for segment in self.deep]
+        return LayerCache(
+            shallow, deep, None if self.twig is None else self.twig.without_last(count)
+        )
+
     def bytes_used(self) -> int:
         """Bytes of the base's committed tokens."""
         return sum(segment.bytes_used() for segment in self.base)

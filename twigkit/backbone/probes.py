@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twigkit.backbone.fillers import last_places, real_tokens
 from twigkit.backbone.masks import rows_mask
 from twigkit.backbone.packing import real_first
 from twigkit.backbone.prompt import Prompt
@@ -235,15 +236,15 @@ def row_probe(prompt: Prompt, rows: str | Tensor, window: int | None) -> tuple[R
     Returns:
         The probe, and the weight of each of its rows, ``[batch, rows]`` float32.
     """
-    tokens, device = prompt.hidden.shape[1], prompt.hidden.device
+    device = prompt.hidden.device
     if isinstance(rows, Tensor):
         chosen = rows.to(device)
         weight = torch.ones(chosen.shape, dtype=torch.float32, device=device)
     elif rows == "last":
-        chosen = torch.full((len(prompt.lengths), 1), tokens - 1, device=device)
+        chosen = last_places(prompt)[:, None]
         weight = torch.ones(chosen.shape, dtype=torch.float32, device=device)
     else:
-        text = prompt.valid & ~prompt.placeholder
+        text = real_tokens(prompt) & ~prompt.placeholder
         chosen = real_first(text, int(text.sum(1).max()))
         weight = text.gather(1, chosen).float()
     mask = rows_mask(chosen, prompt.valid, prompt.index, window, prompt.blocks, prompt.blocks_slide)

@@ -19,7 +19,8 @@ from twigkit.errors import CapabilityError, InputError
 class Prompt:
     """An embedded prompt: what the first decoder layer is given.
 
-    Rows are padded on the left, so that the last position is every row's last prompt token.
+    Rows are padded on the left, so that the last position is every row's last prompt token, unless
+    fillers come after it.
 
     Attributes:
         ids: Token ids, ``[batch, tokens]`` long.
@@ -43,6 +44,8 @@ class Prompt:
         table: Tokens of the sequence that rotary tables are of, where they depend on its length;
             0 for what the positions say.
         vision: What the vision tower made of the pictures, where a pruner looks at it.
+        fillers: Tokens at the end of each row that only lengthen it, ``[batch]`` long
+            (:func:`twigkit.backbone.fillers.lengthened`); ``None`` where it was not lengthened.
     """
 
     ids: Tensor
@@ -62,6 +65,7 @@ class Prompt:
     blocks_slide: bool = False
     table: int = 0
     vision: VisionView | None = None
+    fillers: Tensor | None = None
 
     def to(self, device: torch.device) -> Prompt:
         """Return the prompt on another device; itself if it is there already."""
@@ -123,6 +127,7 @@ class Prompt:
             inject={layer: tokens(states) for layer, states in self.inject.items()},
             blocks=None if self.blocks is None else tokens(self.blocks),
             vision=None if self.vision is None else self.vision.mapped(tokens),
+            fillers=None if self.fillers is None else rows(self.fillers),
         )
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Prompt:

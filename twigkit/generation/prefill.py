@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from twigkit.backbone.arena import Zeros
+from twigkit.backbone.fillers import last_states, real_tokens
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
@@ -73,6 +74,21 @@ class Prefilled:
             for each in self.kept
         ]
         return Prefilled(change(self.hidden), self.cache.mapped(change), kept)
+
+    def without_last(self, count: int) -> Prefilled:
+        """Return the same without the last tokens of every row: fillers of the prompt."""
+        if not count:
+            return self
+        kept = [
+            Kept(
+                each.stage,
+                each.positions[:, :-count],
+                each.alive[:, :-count],
+                None if each.scores is None else each.scores[:, :-count],
+            )
+            for each in self.kept
+        ]
+        return Prefilled(self.hidden, self.cache.without_last(count), kept)
 
 
 @dataclass(frozen=True)
@@ -185,7 +201,7 @@ class _Prefill:
         shallow = [segment for segment in segments if segment.last <= self.exit]
         deep = [segment for segment in segments if segment.first >= self.exit]
         cache = LayerCache(shallow, deep, self.twig_segment if self.storage.drafts else None)
-        return Prefilled(self.prompt.hidden[:, -1], cache, self.kept)
+        return Prefilled(last_states(self.prompt), cache, self.kept)
 
     def _advance(self, first: int, last: int) -> list[Segment]:
         """Run base layers over the tokens that are left."""
@@ -335,15 +351,15 @@ class _Prefill:
         """Ask the pruner for scores."""
         if self.pruner is None:
             raise CapabilityError("there are stages to prune at but no pruner to score the tokens")
-        prompt = self.prompt
+        prompt, real = self.prompt, real_tokens(self.prompt)
         probe = None if request is None else self.probes.get(request)
         of_twig = request is not None and request.source == "twig"
         context = PruneContext(
             hidden=prompt.hidden,
             visual=prompt.visual,
-            valid=prompt.valid,
+            valid=real,
             index=prompt.index,
-            text=prompt.valid & ~prompt.placeholder,
+            text=real & ~prompt.placeholder,
             embedded=self.embedded.to(prompt.hidden.device),
             attention=None if request is None else self.attention[request],
             twig=self.twig,

@@ -50,6 +50,18 @@ def test_storage_grows_with_the_text_and_keeps_it(bucketed):
         assert segment.index[row, : length + 1].tolist() == [*range(length + 1)]
 
 
+def test_the_last_tokens_of_a_prompt_can_be_dropped():
+    segment = filled([5, 3], 9)
+    shorter = segment.without_last(2)
+    assert shorter.lengths.host == shorter.lengths.device.tolist() == [3, 1]
+    assert segment.lengths.host == segment.lengths.device.tolist() == [5, 3]
+    shorter.begin_step(torch.tensor([[7], [8]]))
+    states = torch.tensor([7.0, 8.0])[:, None, None, None]
+    keys, _ = shorter.update(states, states, 0)
+    assert keys[0, 0, :4, 0].tolist() == shorter.index[0, :4].tolist() == [0, 1, 2, 7]
+    assert keys[1, 0, :2, 0].tolist() == shorter.index[1, :2].tolist() == [0, 8]
+
+
 def test_it_grows_no_further_than_it_may():
     segment = filled([5], 9)
     assert segment.capacity == 9

@@ -19,7 +19,10 @@ def test_segments_are_cut_measured_and_changed_together():
         for kept, copied in zip(mine.stored, theirs.stored, strict=True):
             assert torch.equal(kept, copied)
             assert kept.data_ptr() != copied.data_ptr()
+    shorter = cache.without_last(1)
+    assert [each.lengths.host for each in (*shorter.base, shorter.twig)] == [[4, 2], [1, 1], [4, 2]]
     cache.keep_rows([1])
     assert [each.lengths.host for each in (*cache.base, cache.twig)] == [[3], [2], [3]]
     assert [each.lengths.host for each in (*other.base, other.twig)] == [[5, 3], [2, 2], [5, 3]]
-    assert LayerCache([], [segment(0, 2, (4,))], None).mapped(torch.clone).twig is None
+    alone = LayerCache([], [segment(0, 2, (4,))], None)
+    assert alone.mapped(torch.clone).twig is alone.without_last(1).twig is None

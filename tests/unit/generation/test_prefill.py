@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.prefills import apart
 from tests.support.tiny import VISUAL, llava_inputs, tiny_llava
 from twigkit import CapabilityError, TwigModel, TwigSpec
+from twigkit.backbone.fillers import lengthened
 from twigkit.backbone.masks import prompt_masks
 from twigkit.generation.prefill import Storage, prefill
 from twigkit.interfaces.pruner import Selection, Stage
@@ -23,6 +25,14 @@ class Scores:
     def select(self, stage, context):
         self.contexts.append(context)
         return Selection(self.scores)
+
+
+class Attending(Scores):
+    """A pruner that scores by the attention that it asked for."""
+
+    def select(self, stage, context):
+        self.scores = context.attention
+        return super().select(stage, context)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +119,24 @@ def test_all_text_rows_can_score_instead_of_the_last(model):
     ]
     assert bool((scores[1] >= scores[0] - 1e-6).all())
     assert not torch.allclose(*scores)
+
+
+@torch.inference_mode()
+def test_a_lengthened_prompt_is_prefilled_as_it_is(model):
+    prompt = model.stack.embed_prompt(**llava_inputs([(3, 1, 5), (2, 1, 6)]))
+    stages = [Stage(2, [4, 9], attention=1), Stage(4, [2, 9], attention=1)]
+    found = []
+    for given in (prompt, lengthened(prompt, 30)):
+        pruner = Attending(None)
+        filled = prefill(model.stack, given, Storage(4, drafts=False), pruner=pruner, stages=stages)
+        found.append((filled.without_last(given.ids.shape[1] - 26), pruner.contexts))
+    (one, told), (other, told_longer) = found
+    assert apart(other, one) == ""
+    for context, longer in zip(told, told_longer, strict=True):
+        for name in ("valid", "text", "visual"):
+            mine, theirs = getattr(longer, name), getattr(context, name)
+            assert torch.equal(mine[:, :-4], theirs), name
+            assert not mine[:, -4:].any(), name
 
 
 @torch.inference_mode()
