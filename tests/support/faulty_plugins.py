@@ -226,6 +226,19 @@ class TestAsksForAScore(PrunerConformance):
         return ScalingPruner(TTP.spec())
 
 
+class LastPlacePruner(TTP.cls):
+    def select(self, stage, context):
+        last = context.hidden[:, -1:]
+        return Selection((context.hidden * last).sum(-1))
+
+
+class TestTakesTheLastPlace(PrunerConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pruner(cls):
+        return LastPlacePruner(TTP.spec())
+
+
 class StingyPruner(TTP.cls):
     def stages(self, layout):
         first, *rest = super().stages(layout)

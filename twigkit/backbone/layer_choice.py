@@ -247,7 +247,7 @@ class Look:
                 dict(module._modules),
                 [(name, p, p.dtype) for name, p in _weights(module)],
                 _settings(module),
-                _hooked(module),
+                has_hooks(module),
             )
             for module in root.modules()
         ]
@@ -281,7 +281,7 @@ class Look:
             ):
                 return False
             hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
-            if (hooks or hooked) and hooked is not _hooked(module):
+            if (hooks or hooked) and hooked is not has_hooks(module):
                 return False
             for key, value in settings:
                 if own.get(key) != value:
@@ -316,7 +316,7 @@ def _replaced(module: nn.Module) -> bool:
     return not isinstance(own, MethodType) or own.__func__ is not type(module).forward
 
 
-def _hooked(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
     """Say whether hooks run around a module's forward, but for idle ones of transformers."""
     hooks = (module._forward_hooks, module._forward_pre_hooks)
     if not hooks[0] and not hooks[1]:

@@ -2,9 +2,10 @@
 
 What prefill decides on the host follows from how many tokens each row has, how many of them are
 visual, and the pruner's plan. Prompts that have all of this in common run the same kernels over the
-same shapes; questions about pictures of one size often do. Their tensors are copied into those of
-the capture, and what a replay gives is copied out of it at once, so that nothing of one prompt can
-be seen by another.
+same shapes. Questions about pictures of one size do once they are lengthened to one number of
+tokens (:mod:`twigkit.generation.prompt_bucket`). Their tensors are copied into those of the
+capture, and what a replay gives is copied out of it at once, so that nothing of one prompt can be
+seen by another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from twigkit.backbone.prompt import Prompt
 from twigkit.errors import FamilyWarning, PluginError
 from twigkit.generation.captured_pieces import CapturedPieces, Piece
 from twigkit.generation.prefill import Prefilled, Storage, prefill
+from twigkit.generation.prompt_bucket import PromptBuckets
 from twigkit.generation.step_snapshot import same
 from twigkit.generation.visual_choice import ends_visual
 from twigkit.interfaces.pruner import Pruner, Stage
@@ -87,6 +90,7 @@ class CapturedPrefill:
         self._arena = Arena()
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
+        self._buckets = PromptBuckets()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -110,29 +114,30 @@ class CapturedPrefill:
         """
         stages = list(stages)
         ends = ends_visual(prompt) if stages else []
-
-        def run(prompt: Prompt, storage: Storage) -> Prefilled:
-            return prefill(
-                stack,
-                prompt,
-                storage,
-                twig=twig,
-                pruner=pruner,
-                stages=stages,
-                generator=generator,
-                ends=ends,
-            )
-
+        run = partial(
+            prefill,
+            stack,
+            twig=twig,
+            pruner=pruner,
+            stages=stages,
+            generator=generator,
+            ends=ends,
+        )
         if self.failed or not capturable(stack, prompt, pruner, stages):
             return run(prompt, storage)
-        key = (storage, twig is not None, _shape(prompt), _plan(pruner, stages), tuple(ends))
+        kind = twig is not None, None if pruner is None else plugin_key(pruner)
+        alone = partial(run, storage=storage)
+        longer = self._buckets.longer(prompt, ends, stack, twig, kind, alone)
+        added = longer.ids.shape[1] - prompt.ids.shape[1]
+        key = (storage, kind[0], _shape(longer), _plan(pruner, stages), tuple(ends))
         if not self._lock.acquire(blocking=False):
-            return run(prompt, storage)
+            return alone(longer).without_last(added)
         try:
             layers = stack.depth + (0 if twig is None else twig.depth)
-            return self._fill(key, prompt, storage, run, layers / stack.depth)
+            filled = self._fill(key, longer, storage, run, layers / stack.depth)
         finally:
             self._lock.release()
+        return filled.without_last(added)
 
     def _fill(
         self, key: Hashable, prompt: Prompt, storage: Storage, run: Run, layers: float
@@ -284,6 +289,7 @@ def _shape(prompt: Prompt) -> Hashable:
         tuple(prompt.inject),
         prompt.blocks is not None,
         prompt.blocks_slide,
+        prompt.fillers is not None,
     )
 
 

@@ -89,7 +89,8 @@ class PruneContext:
     Attributes:
         hidden: States after the stage's layer, ``[batch, tokens, width]``.
         visual: Which tokens are visual, ``[batch, tokens]`` bool.
-        valid: Which are not padding, ``[batch, tokens]`` bool.
+        valid: Which are tokens of the prompt, ``[batch, tokens]`` bool: not padding on the left,
+            nor fillers on the right, with which a prompt is lengthened whose prefill is captured.
         text: Which are text, and nothing of a picture, ``[batch, tokens]`` bool.
         index: Original sequence index, ``[batch, tokens]`` long.
         attention: Attention that the tokens receive from the stage's rows, averaged over heads,
@@ -148,8 +149,9 @@ class Pruner(Protocol):
 
         ``"vision"`` asks for what the vision tower made of the pictures; bases whose adapter does
         not show it are refused. ``"capturable"`` says that ``select`` computes its scores from the
-        context's tensors on their device, asks for none of their values, draws nothing and keeps
-        nothing: then prefill is captured as a CUDA graph, and ``select`` runs at the capture alone.
+        context's tensors on their device, asks for none of their values, draws nothing, keeps
+        nothing, and goes by ``valid`` and not by the last place where it looks at the last prompt
+        token: then prefill is captured as a CUDA graph, and ``select`` runs at the capture alone.
         """
         ...
 

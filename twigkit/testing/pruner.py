@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twigkit.errors import BudgetError
+from twigkit.errors import BudgetError, FamilyWarning
 from twigkit.generation.captured_prefill import CapturedPrefill, capturable
 from twigkit.generation.prefill import Storage, prefill
 from twigkit.generation.request import GenerationRequest
@@ -234,15 +235,19 @@ class PrunerConformance:
             found = []
             for fill in (captured.fill, prefill):
                 try:
-                    filled = fill(
-                        lab.stack,
-                        prompt,
-                        Storage(0, drafts=False),
-                        twig=twig,
-                        pruner=pruner,
-                        stages=stages,
-                    )
-                except CaptureError as error:
+                    with warnings.catch_warnings():
+                        warnings.filterwarnings(
+                            "error", "prefill .* where fillers follow", FamilyWarning
+                        )
+                        filled = fill(
+                            lab.stack,
+                            prompt,
+                            Storage(0, drafts=False),
+                            twig=twig,
+                            pruner=pruner,
+                            stages=stages,
+                        )
+                except (CaptureError, FamilyWarning) as error:
                     pytest.fail(f"prefill with {type(pruner).__name__} cannot be captured: {error}")
                 found.append([kept.positions for kept in filled.kept])
         if not captured.replays or not all(map(torch.equal, *found)):

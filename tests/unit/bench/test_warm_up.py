@@ -14,7 +14,7 @@ from twigkit.errors import CapabilityError
 
 def test_no_measured_round_captures_prefill():
     model = capturing_model()
-    prompts = [llava_inputs([(words, 1, 3)], seed=words) for words in (3, 5, 3)]
+    prompts = [llava_inputs([(3, count, 3)], seed=count) for count in (1, 2, 1)]
     methods = [Method("plain"), Method("ssd", drafter="ssd", target="plain")]
     with recorded(model), torch.inference_mode():
         found = compare(model, prompts, methods, max_new_tokens=2)

@@ -44,9 +44,9 @@ def test_calls_share_what_was_captured(model, runners):
 def test_eight_drafters_in_turn_keep_their_batches_and_a_ninth_takes_the_oldest_ones_place(model):
     with recorded(model) as runners:
         made = []
-        for words, length in enumerate((*range(1, 9), 1, 9, 1, 2)):
+        for pictures, length in enumerate((*range(1, 9), 1, 9, 1, 2)):
             drafter = {"kind": "prompt-lookup", "length": length}
-            prompt = llava_inputs([(1, 1, words)])  # each of another length: none is captured
+            prompt = llava_inputs([(1, pictures, 1)])  # each of another length: none is captured
             model.generate(**prompt, drafter=drafter, max_new_tokens=2)
             made.append(len(runners))
         assert made == [*range(1, 9), 8, 9, 9, 10]
