@@ -207,6 +207,7 @@ class SlotBatch:
         self.cache.leave(rows[0])
         self.state.leave(rows[0])
         del self._members[rows[0]]
+        self._unseen = self._unseen if self._members else 0
 
     def _allocate(self, cache: LayerCache, entry: Entry, rows: int) -> None:
         """Allocate slots and state in the shape of the first row that joins."""
