@@ -14,8 +14,9 @@ demo: $(STAMP)
 	$(BIN)/twigkit demo --out $(BUILD)/demo
 
 # Two processes of one thread each: the models of the tests are too small to share between threads.
+# What `make integration` runs is left to it.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration"
 
 # lmms-eval declares many packages that it does not need to run; these it does.
 LMMS_EVAL := lmms-eval chardet colorama dataproperty evaluate loguru lxml mbstrdecoder pathvalidate \
