@@ -67,8 +67,8 @@ def twig_attention(
         if attention_mask is not None:
             attention_mask = attention_mask[:, :, :queries]
         return _unfused(query, key, value, attention_mask, scale, dropout, softcap, s_aux), None
-    if kernel == "flash" and ends is not None and not torch.compiler.is_compiling():
-        return attend_path(query, key, value, ends, scale), None
+    if kernel == "flash" and ends is not None:
+        return _flash_path(query, key, value, ends, scale), None
     if kernel == "flash" and attention_mask is None and queries > 1 and not dropout:
         return _flash(query, key, value, scale), None
     if kernel == "flex" and attention_mask is not None and not dropout:
@@ -107,7 +107,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return mixed
 
 
-def attend_path(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scale: float) -> Tensor:
+def _flash_path(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, scale: float) -> Tensor:
     """Attend with the kernel of flash-attn that reads a cache; see :func:`twig_attention`.
 
     It shares the keys of a few queries out over the device, and reads no more than a row has.

@@ -136,15 +136,23 @@ class CudaLayer(FusedLayer):
 
     def forward(self, hidden: Tensor, context: LayerContext, probe: Probe | None = None) -> Tensor:
         """Run the layer; see :meth:`FusedLayer.forward`."""
-        table, rows = context.folded.get(self.rope_key), hidden.shape[:2].numel()
-        if table is not None and rows not in self._left_out and self._serves(hidden, table):
-            try:
-                # Kernels are launched on the current device.
-                with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
-                    return self._run(hidden.contiguous(), context, table, probe)
-            except kernels()[0].TritonError as error:
-                self._leave_out(rows, error)
+        rows = hidden.shape[:2].numel()
+        if torch.compiler.is_compiling() or rows in self._left_out:
+            return super().forward(hidden, context, probe)
+        try:
+            return self.strict(hidden, context, probe)
+        except kernels()[0].TritonError as error:
+            self._leave_out(rows, error)
         return super().forward(hidden, context, probe)
+
+    def strict(self, hidden: Tensor, context: LayerContext, probe: Probe | None = None) -> Tensor:
+        """Run the layer, and raise what Triton raises; see :meth:`FusedLayer.forward`."""
+        table = context.folded.get(self.rope_key)
+        if table is None or not self._serves(hidden, table):
+            return super().forward(hidden, context, probe)
+        # Kernels are launched on the current device.
+        with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
+            return self._run(hidden.contiguous(), context, table, probe)
 
     def _leave_out(self, rows: int, error: Exception) -> None:
         """Run passes of so many rows without the kernels from now on.
@@ -169,7 +177,6 @@ class CudaLayer(FusedLayer):
             and table[0].shape[-1] == self._width
             and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cuda")
-            and not torch.compiler.is_compiling()
         )
 
     def _run(

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Runner = FusedLayer | StockLayer
 """What runs a layer."""
+
+Fused = TypeVar("Fused", bound=FusedLayer)
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9, torch.float16: 4e-3, torch.bfloat16: 4e-2}
 _CAPTURING = "transformers.utils.output_capturing"
@@ -135,19 +137,19 @@ class LayerChoice:
         chosen = self._verdicts[kind]
         return stock if chosen is None else self._fused(chosen, stock)
 
-    def _fused(self, chosen: type[FusedLayer], stock: StockLayer) -> FusedLayer:
+    def _fused(self, chosen: type[Fused], stock: StockLayer) -> Fused:
         return chosen(stock.source, stock.window, stock.rope_key, self.stack.unrotate)
 
     def _first_that_agrees(self, stock: StockLayer) -> type[FusedLayer] | None:
         """Return the fastest fused form that gives a layer's numbers; ``None`` if none does."""
         device = next(stock.source.parameters()).device
         if available(device):
-            fused = self._fused(CudaLayer, stock)
+            fast = self._fused(CudaLayer, stock)
             try:
-                trials = list(self._trials(fused))
-                if all(_agree(stock, fused, *trial) for trial in trials):
+                trials = list(self._trials(fast))
+                if all(_agree(stock, fast.strict, *trial) for trial in trials):
                     plain, steps = self._fused(FusedLayer, stock), trials[1:]
-                    faster = all(is_faster(fused, plain, *trial) for trial in steps)
+                    faster = all(is_faster(fast, plain, *trial) for trial in steps)
                     return CudaLayer if faster else FusedLayer
                 problem = "other numbers than the layer's own"
             except Exception as error:  # a compiler, a driver: as many types as machines
@@ -197,7 +199,10 @@ Trial = tuple[Tensor, Callable[[], LayerContext]]
 
 @torch.inference_mode()
 def _agree(
-    stock: StockLayer, fused: FusedLayer, hidden: Tensor, context: Callable[[], LayerContext]
+    stock: StockLayer,
+    fused: Callable[[Tensor, LayerContext], Tensor],
+    hidden: Tensor,
+    context: Callable[[], LayerContext],
 ) -> bool:
     """Compare the numbers of a fused layer with those of the layer itself."""
     expected: Tensor = stock(hidden, context())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from twigkit.backbone.attention_kernel import SDPA
@@ -62,10 +63,13 @@ class LayerContext:
 
         Returns:
             ``[batch]`` int32; ``None`` for prompts, for nodes of a tree, and where a layer has a
-            window: then a mask says more.
+            window: then a mask says more. Nor in what ``torch.compile`` traces: the kernel that
+            takes this is none of torch's.
         """
         cache = self.cache
         if cache is None or not cache.staged or not cache.in_order or window is not None:
+            return None
+        if torch.compiler.is_compiling():
             return None
         return self._ends
 

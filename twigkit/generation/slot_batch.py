@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from twigkit.generation.captured_pieces import Piece, PieceRunner
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry, Gain, RowState
 from twigkit.generation.slot_step import SlotStep
-from twigkit.generation.step_parts import StepParts, choose, obstacle
+from twigkit.generation.step_parts import StepParts, choices_of, obstacle
 from twigkit.generation.token_selection import TokenSelection, TokenSelector
 from twigkit.io.timing import Stopwatch
 from twigkit.plugins.blame import blamed_on
@@ -99,6 +99,7 @@ class SlotBatch:
             stack,
             twig,
             drafter,
+            choices_of(drafter),
             selection,
             runner is not None or compiled is not None or stack.entry.type != "cpu",
             _texts_of(self),
@@ -207,7 +208,8 @@ class SlotBatch:
         self.cache.leave(rows[0])
         self.state.leave(rows[0])
         del self._members[rows[0]]
-        self._unseen = self._unseen if self._members else 0
+        if not self._members:
+            self._unseen = 0
 
     def _allocate(self, cache: LayerCache, entry: Entry, rows: int) -> None:
         """Allocate slots and state in the shape of the first row that joins."""
@@ -260,12 +262,8 @@ class SlotBatch:
     # -- steps -------------------------------------------------------------------------------------
 
     def renew(self, drafter: Any) -> None:
-        """Go on with another drafter of the same settings, which knows other texts or answers.
-
-        What was captured of the one before holds for it as well: drafting in levels leaves nothing
-        in the drafter, and what comes from texts is copied to where steps read it.
-        """
-        self.parts = replace(self.parts, drafter=drafter)
+        """Go on with another drafter of the same settings, which knows other texts or answers."""
+        self.parts = self.parts.renewed(drafter)
 
     @torch.inference_mode()
     def step(self) -> dict[int, Gain]:
@@ -279,7 +277,7 @@ class SlotBatch:
             self._replace(self.cache.grown())
         rows = self._width()
         step, room = self._step_of(rows), self._room()
-        number, drafter = choose(self.parts.drafter, self._gained if self._usual else [], room)
+        number, drafter = self.parts.choose(self._gained if self._usual else [], room)
         step.open(drafter, self._unseen)
         key = (rows, step.cache.open(rows), number, step.catches_up)
         replays = self._select(step, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +26,8 @@ class StepParts:
     Attributes:
         stack: The base.
         twig: The twig, if the drafter uses one.
-        drafter: Proposes tokens.
+        drafter: Proposes tokens, or decides who does.
+        choices: Drafters that make the steps, in the order in which it knows them.
         selection: How the target's tokens are selected, but in rows that have their own selector.
         fixed: Whether every step has the same shapes, whatever the values; it may be captured then.
         texts: Returns the texts of the first rows, for drafters that read them.
@@ -37,6 +38,7 @@ class StepParts:
     stack: LayerStack
     twig: Twig | None
     drafter: Any
+    choices: tuple[Any, ...]
     selection: TokenSelection
     fixed: bool
     texts: Callable[[], list[list[int]]] = list
@@ -49,28 +51,35 @@ class StepParts:
         least = 1 if self.fixed else _PENDING
         return max(int(self.drafter.height), least)
 
+    def choose(self, gained: Sequence[int], room: int) -> tuple[int, Any]:
+        """Return the place of the next step's drafter among the choices, and that drafter.
 
-def choices_of(drafter: Any) -> Sequence[Any]:
+        Args:
+            gained: Tokens that each row gained in the last step, as a drafter that decides is told.
+            room: Most drafts that are worth proposing on a path.
+        """
+        decide = getattr(self.drafter, "decide", None)  # see interfaces.drafter.Decides
+        number: int = 0 if decide is None else decide(gained, room)
+        number = number if len(self.choices) > 1 else 0  # or a wrapper hands on what it is told
+        return number, self.choices[number]
+
+    def renewed(self, drafter: Any) -> StepParts:
+        """Return the same with another drafter of the same settings.
+
+        What drafts in levels stays: it has learnt nothing, and steps that were captured read
+        whatever tensors it holds.
+        """
+        pairs = zip(self.choices, choices_of(drafter), strict=True)
+        choices = tuple(old if in_levels(old) else new for old, new in pairs)
+        return replace(self, drafter=drafter, choices=choices)
+
+
+def choices_of(drafter: Any) -> tuple[Any, ...]:
     """Return the drafters that make the steps: those of one that decides, or itself alone.
 
     What wraps a drafter, and hands on what it does not have, sees every draft: it is asked itself.
     """
-    choices: Sequence[Any] = inspect.getattr_static(drafter, "choices", (drafter,))
-    return choices
-
-
-def choose(drafter: Any, gained: Sequence[int], room: int) -> tuple[int, Any]:
-    """Return the drafter of the next step, and its place among those that there are.
-
-    Args:
-        drafter: The batch's own.
-        gained: Tokens that each row gained in the last step, as one that decides is told.
-        room: Most drafts that are worth proposing on a path.
-    """
-    decide, choices, number = getattr(drafter, "decide", None), choices_of(drafter), 0
-    if decide is not None:
-        number = decide(gained, room)
-    return (0, drafter) if choices[0] is drafter else (number, choices[number])
+    return tuple(inspect.getattr_static(drafter, "choices", (drafter,)))
 
 
 def capturable(drafter: Any) -> bool:
@@ -94,4 +103,4 @@ def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
     return ""
 
 
-__all__ = ["StepParts", "capturable", "choices_of", "choose", "obstacle"]
+__all__ = ["StepParts", "capturable", "choices_of", "obstacle"]

@@ -13,6 +13,8 @@ import torch
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
 from twigkit.backbone.attention_kernel import choose_kernel, flash_obstacle, kernels_for
+from twigkit.backbone.kv_cache import Segment
+from twigkit.backbone.layer_context import LayerContext
 from twigkit.errors import CapabilityError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -146,6 +148,31 @@ def test_flash_attn_reads_the_cache_for_paths(flash_attn, drafter, bucketed, hea
         assert torch.equal(found.generate(**options), expected)
     steps = set() if drafter == "tree-ssd" else {"cache"}  # a mask says who sees whom in a tree
     assert set(flash_attn.calls) == {"prompt", "rows"} | steps
+
+
+def test_a_layer_with_a_window_and_a_tree_have_masks():
+    segment = Segment(0, 1, 8)
+    index = torch.arange(3)[None]
+    segment.begin_prefill(index, torch.ones_like(index, dtype=torch.bool), [3])
+    hidden, rope = torch.zeros(1, 2, 4), {"default": (torch.ones(1, 2, 4), torch.zeros(1, 2, 4))}
+    context = LayerContext.of(hidden, rope, {}, segment, "flash")
+    assert context.ends(None) is None  # a prompt's
+    segment.begin_step(torch.tensor([[3, 4]]))
+    for in_order, ends in ((True, [5]), (False, None)):
+        segment.in_order = in_order
+        context = LayerContext.of(hidden, rope, {}, segment, "flash")
+        assert context.ends(2) is None
+        found = context.ends(None)
+        assert ends == (None if found is None else found.tolist())
+
+
+def test_a_compiled_step_leaves_flash_attn_out(flash_attn, model):
+    inputs = {**llava_inputs([(3, 1, 2)]), "max_new_tokens": 4, "drafter": "plain"}
+    expected = model.generate(**inputs)
+    model.stack.kernel = "flash"
+    model.compile(backend="eager")
+    assert torch.equal(model.generate(**inputs), expected)
+    model.choose_attention("auto")
 
 
 @pytest.mark.gpu

@@ -74,6 +74,22 @@ def test_what_fails_is_left_out_with_a_warning(monkeypatch):
     assert {type(layer) for layer in model.stack.layers} == {FusedLayer}
 
 
+@torch.inference_mode()
+def test_what_does_not_compile_when_a_model_is_loaded_is_left_out_as_a_whole(monkeypatch):
+    def norm(*given):
+        raise TooLarge("no such instruction")
+
+    fake = SimpleNamespace(TritonError=TooLarge, rms_norm=norm, NARROWEST=16)
+    monkeypatch.setattr(layer_choice, "available", lambda device: True)
+    monkeypatch.setattr(layer_choice, "is_faster", lambda *given: True)
+    monkeypatch.setattr(CudaLayer, "_device_types", ("cpu",))
+    monkeypatch.setattr(cuda_layer, "kernels", lambda: (fake, fake))
+    with pytest.warns(FamilyWarning, match="on cpu are left out: no such instruction;") as told:
+        model = TwigModel(tiny_llava())
+    assert len(told) == 1
+    assert {type(layer) for layer in model.stack.layers} == {FusedLayer}
+
+
 class TooLarge(Exception):  # noqa: N818 - as Triton names its own
     """Stands for an error of Triton's compiler."""
 

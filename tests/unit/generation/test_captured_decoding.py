@@ -16,7 +16,9 @@ from tests.support.capturing import ALONE, BATCH, both, capturing_model, recorde
 from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.captured_pieces import PieceRunner
 from twigkit.generation.draft_model import CachedDraftModel
+from twigkit.plugins.discovery import default_registry
 from twigkit.strategies import auto
+from twigkit.strategies.medusa_tree import MedusaTreeDrafter
 
 DRAWN = {"do_sample": True, "temperature": 1.3, "top_k": 30, "repetition_penalty": 1.2, "seed": 5}
 TREE = {"kind": "tree-ssd", "nodes": 8, "children": 3, "expanded": 2, "threshold": 0.1}
@@ -91,6 +93,28 @@ def test_whatever_auto_chooses_is_captured(model, runners, in_turn, options):
         assert torch.equal(plain, got)
     assert runners.replays > runners.captured > 0
     assert len(model.batches) == 2  # of auto and of plain decoding
+
+
+class Holding(MedusaTreeDrafter):
+    """Has tensors of its own, as a drafter has that moves what it needs to a GPU."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self._ranks = [ranks.clone() for ranks in self._ranks]
+
+
+@pytest.mark.parametrize("drafter", ["medusa-tree", AUTO | {"drafters": ["medusa-tree"]}])
+def test_what_a_drafter_holds_outlives_its_call(model, runners, monkeypatch, drafter):
+    """A captured step reads the tensors of the drafter that it was captured with."""
+    entry = default_registry().get("drafter", "medusa-tree")
+    monkeypatch.setattr(type(entry), "make", lambda self, spec: (
+        Holding(spec) if self is entry else self.cls(spec)
+    ))  # fmt: skip
+    monkeypatch.setattr(auto.Bandit, "choose", lambda self: 1)
+    for _ in range(3):
+        want, got = both(model, **ALONE, drafter=drafter, max_new_tokens=9)
+        assert torch.equal(want, got)
+    assert len(model.batches) == 1
 
 
 def test_steps_that_are_captured_are_not_measured(model, runners, in_turn):

@@ -24,7 +24,7 @@ class OwnWay(PathDrafter):
 
 def parts(height, fixed):
     drafter = SimpleNamespace(height=height)
-    return StepParts(None, None, drafter, TokenSelection(), fixed)
+    return StepParts(None, None, drafter, (drafter,), TokenSelection(), fixed)
 
 
 def test_columns_hold_what_one_step_can_leave():
@@ -47,6 +47,15 @@ def test_what_steps_cannot_be_captured_is_said():
     step = LogitsStep(lambda ids, scores: scores, "ids", object)
     processed = TokenSelection(steps=(step,))
     assert "needs the ids of the text" in obstacle(model.stack, lookup, processed)
+
+
+def test_what_is_renewed_is_who_may_have_learnt_something():
+    spec = AutoDrafterSpec(drafters=["ssd", "prompt-lookup"])
+    before, after = AutoDrafter(spec), AutoDrafter(spec)
+    held = StepParts(None, None, before, choices_of(before), TokenSelection(), True)
+    found = held.renewed(after)
+    assert found.drafter is after
+    assert found.choices == (*before.choices[:2], after.choices[2])
 
 
 def test_a_drafter_that_decides_is_as_capturable_as_its_choices():
