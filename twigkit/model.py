@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.attention_kernel import Attention, kernels_for
+from twigkit.backbone.joint_weights import lay_together
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.base_attributes import BaseAttributes
 from twigkit.errors import CapabilityError, CheckpointError, InputError
@@ -134,16 +135,16 @@ class TwigModel(BaseAttributes):
         """
         _check_arguments(dtype, torch_dtype, hub)
         twig_place = {"revision": twig_revision, "subfolder": twig_subfolder}
-        if isinstance(base, str | Path):
-            options = {"dtype": dtype or torch_dtype or "auto", "device_map": device_map}
-            options |= {"attn_implementation": attn_implementation, **hub}
-            options["quantization_config"] = quantization_config
-            place = {"revision": revision, "subfolder": subfolder}
-            source, (base, alone) = base, _load(base, options, place, alone=twig is None)
-            if alone:
-                twig, twig_place = source, place
-        model = cls(base).choose_attention(attention)
+        options = {"dtype": dtype or torch_dtype or "auto", "device_map": device_map}
+        options |= {"attn_implementation": attn_implementation, **hub}
+        options["quantization_config"] = quantization_config
+        place = {"revision": revision, "subfolder": subfolder}
+        loaded, named = _load(base, options, place, alone=twig is None)
+        twig, twig_place = (twig, twig_place) if named is None else (named, place)
+        model = cls(loaded).choose_attention(attention)
         model.batches.mode = graphs
+        if loaded is not base:  # nobody else holds its weights
+            lay_together(model.stack.text.layers)
         if twig is not None:
             more = {"allow_other_base": allow_other_base, **twig_place, **hub}
             model.twig = quantise_twig(load_twig(twig, model.stack, **more), twig_weights)
@@ -358,25 +359,27 @@ def _check_arguments(dtype: Any, torch_dtype: Any, hub: dict[str, Any]) -> None:
 
 
 def _load(
-    source: str | Path, options: dict[str, Any], place: dict[str, Any], *, alone: bool
-) -> tuple[nn.Module, bool]:
+    source: str | Path | nn.Module, options: dict[str, Any], place: dict[str, Any], *, alone: bool
+) -> tuple[nn.Module, str | Path | None]:
     """Load a base, or the base of a twig that was named alone.
 
     Args:
-        source: What was named.
+        source: What was named; a loaded base stays as it is.
         options: For loading; ``None`` leaves one out.
         place: Revision and folder inside of what was named.
         alone: Whether it may be a twig.
 
     Returns:
-        The base, and whether a twig was named.
+        The base, and the twig if one was named.
 
     Raises:
         CheckpointError: If it is neither, or the base is not where the twig says.
     """
+    if not isinstance(source, str | Path):
+        return source, None
     options = {name: value for name, value in options.items() if value is not None}
     try:
-        return load_base(source, {**options, **place}), False
+        return load_base(source, {**options, **place}), None
     except CheckpointError:
         hub = {name: options[name] for name in HUB if name in options}
         found = find_twig(source, **place, **hub) if alone else None
@@ -384,7 +387,7 @@ def _load(
             raise
     spec = found.spec
     try:
-        return load_base(spec.base, {**options, "revision": spec.revision}), True
+        return load_base(spec.base, {**options, "revision": spec.revision}), source
     except CheckpointError as error:
         raise CheckpointError(
             f"the twig {source} grew on {spec.base}, which cannot be loaded here ({error}); name "

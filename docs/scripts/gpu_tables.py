@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twigkit.bench.layer_ways import LayerCost
+from twigkit.bench.shape_report import layers_table
 from twigkit.bench.table import markdown_table, size
 
 Data = dict[str, Any]
@@ -54,6 +56,12 @@ def training_table(gpu: Data) -> str:
     return markdown_table(header, cells)
 
 
+def layers_of(gpu: Data) -> str:
+    """Return how long a layer takes in each way to run it; nothing if that was not measured."""
+    costs = [LayerCost(**each) for each in gpu.get("layers", [])]
+    return layers_table(costs, gpu["roofline"]["bandwidth"]) if costs else ""
+
+
 def values_of(gpu: Data) -> Data:
     """Work out what the page shows of a GPU."""
     line = gpu["roofline"]
@@ -64,6 +72,7 @@ def values_of(gpu: Data) -> Data:
         "gpu_decoding": decoding_table(gpu),
         "gpu_ratios": gpu_ratios(gpu),
         "gpu_training": training_table(gpu),
+        "gpu_layers": layers_of(gpu),
         "gpu_prefill": [f"{1000 * row['prefill_seconds']:.1f}" for row in gpu["prefill"]],
         "gpu_batches": [f"{row['tokens_per_second']:.0f}" for row in gpu["batches"]],
     }

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# What needs an accelerator, in four parts, each bounded, with results written as it goes:
+# What needs an accelerator, in five parts, each bounded, with results written as it goes:
 #   a  the tests marked gpu: every family, precision and drafter against the base on the device
 #   b  the benchmark at 7B shapes with random weights
 #   c  the built-in model's table
 #   d  training steps at 7B shapes
+#   e  a decoder layer at 7B shapes in all the ways to run it
 # usage: tests/gpu/run.sh OUT      ONLY=a,b for some parts; WHEELS=DIR for packages that are missing
 # Without an accelerator the same parts run at tiny sizes. Needs no network.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 OUT=${1:?usage: tests/gpu/run.sh OUT}
-ONLY=${ONLY:-a,b,c,d}
+ONLY=${ONLY:-a,b,c,d,e}
 WHEELS=${WHEELS:-build/gpu-wheels}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
@@ -89,4 +90,5 @@ part a 150 "$PYTHON" -m pytest -q -p no:cacheprovider "${SPREAD[@]}" --device "$
 part b 120 "${SHAPE[@]}" "${SIZE[@]}" --parts decoding,prefill,batches --synthetic-acceptance 3.5 --out "$OUT/b"
 part c 100 "${BENCH[@]}" "${DEMO[@]}" --out "$OUT/c"
 part d 60 "${SHAPE[@]}" "${SIZE[@]}" --parts training --training "$STEPS" --out "$OUT/d"
+part e 60 "${SHAPE[@]}" "${SIZE[@]}" --parts layers --out "$OUT/e"
 exit $FAILED

@@ -24,13 +24,14 @@ def test_all_parts_run_and_write_their_results(tmp_path):
     )
     summary = (tmp_path / "summary.txt").read_text()
     assert done.returncode == 0, summary
-    assert [line[0] for line in summary.splitlines()[1:]] == ["a", "b", "c", "d"]
+    assert [line[0] for line in summary.splitlines()[1:]] == ["a", "b", "c", "d", "e"]
     assert summary.startswith("device: cpu")
     told = (tmp_path / "a.txt").read_text()
     assert re.search(r"^\.{2,} +\[100%\]$", told, re.MULTILINE)  # two at least, all passed
     assert "## Decoding (drafting: synthetic)" in (tmp_path / "b" / "shape.md").read_text()
     assert "# Benchmark" in (tmp_path / "c" / "bench.md").read_text()
     assert "stage 2" in (tmp_path / "d" / "shape.md").read_text()
+    assert "## Ways to run a layer" in (tmp_path / "e" / "shape.md").read_text()
 
 
 def test_one_part_alone_and_a_failing_one(tmp_path):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from twigkit.backbone.fused_layer import FusedLayer, Weights, rms
+from twigkit.backbone.joint_weights import joined
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import Table
@@ -25,12 +25,6 @@ _LEAST = (8, 0)
 
 _KERNELS = ("sdpa", "flash")
 """What computes attention where few queries may be attended by a kernel of twigkit's own."""
-
-Context = Callable[[], LayerContext]
-"""Makes the context of a pass anew."""
-
-_ROUNDS, _REPLAYS = 5, 4
-"""Timings of a pass, and replays of each."""
 
 _ROWS = 8
 """Outputs that a program of the one-row product computes."""
@@ -55,41 +49,6 @@ def available(device: torch.device) -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device) >= _LEAST
-
-
-def is_faster(one: FusedLayer, other: FusedLayer, hidden: Tensor, context: Context) -> bool:
-    """Say whether a layer takes less of the GPU's time than another one, both as CUDA graphs.
-
-    Args:
-        one: The layer in question.
-        other: What else would run.
-        hidden: States of a pass, ``[batch, tokens, width]``.
-        context: Makes the context of the pass.
-    """
-    with torch.cuda.device(hidden.device):
-        seconds = [_replay_time(layer, hidden, context()) for layer in (one, other)]
-    return seconds[0] < seconds[1]
-
-
-@torch.inference_mode()
-def _replay_time(layer: FusedLayer, hidden: Tensor, context: LayerContext) -> float:
-    """Return the milliseconds that replays of a pass take, the least of some rounds."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        layer(hidden, context)
-    torch.cuda.current_stream().wait_stream(stream)
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        layer(hidden, context)
-    event: Any = torch.cuda.Event
-    marks = [event(enable_timing=True) for _ in range(_ROUNDS + 1)]
-    marks[0].record()
-    for mark in marks[1:]:
-        for _ in range(_REPLAYS):
-            graph.replay()
-        mark.record()
-    torch.cuda.synchronize()
-    return min(float(before.elapsed_time(after)) for before, after in pairwise(marks))
 
 
 class CudaLayer(FusedLayer):
@@ -194,7 +153,7 @@ class CudaLayer(FusedLayer):
             q, k, v = found.view(1, 1, -1).split([weight.shape[0] for weight in weights], -1)
         else:
             states = kernel.rms_norm(hidden, *self._norms[0])
-            q, k, v = (F.linear(states, *part) for part in (query, key, value))
+            q, k, v = products(states, query, key, value)
         if self._qk_norms is not None:
             heads = (batch, tokens, -1, self._width)
             q = rms(q.reshape(heads), *self._qk_norms[0]).flatten(2)
@@ -211,7 +170,7 @@ class CudaLayer(FusedLayer):
             inner = kernel.gated_row(hidden, gate[0], up[0], self._norms[1]).view(1, 1, -1)
         else:
             states = kernel.rms_norm(hidden, *self._norms[1]) if states is hidden else states
-            gates, ups = F.linear(states, *gate), F.linear(states, *up)
+            gates, ups = products(states, gate, up)
             inner = self._activation.value(gates) * ups if not self._silu else (
                 kernel.silu_times(gates, ups)
             )  # fmt: skip
@@ -253,6 +212,16 @@ class CudaLayer(FusedLayer):
             return self._attend(q, keys, values, context)
         mixed: Tensor = kernel.attend(q, keys, values, mask, self._scaling)
         return mixed
+
+
+def products(states: Tensor, *maps: Weights) -> Sequence[Tensor]:
+    """Multiply states with several weights: in one product, where these lie together."""
+    weight, biases = joined([weight for weight, _ in maps]), [bias for _, bias in maps]
+    given = [bias for bias in biases if bias is not None]
+    bias = joined(given) if len(given) == len(maps) else None
+    if weight is None or (given and bias is None):
+        return [F.linear(states, *one) for one in maps]
+    return torch.split(F.linear(states, weight, bias), [len(one) for one, _ in maps], -1)
 
 
 def _heads(states: Tensor, width: int) -> Tensor:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as torch_module
 
-from twigkit.backbone.cuda_layer import CudaLayer, available, is_faster
+from twigkit.backbone.cuda_layer import CudaLayer, available
 from twigkit.backbone.fused_layer import FusedLayer, fits
-from twigkit.backbone.kv_cache import Segment
-from twigkit.backbone.layer_context import LayerContext
+from twigkit.backbone.layer_trial import agree, is_faster, trials_of
 from twigkit.backbone.layer_view import layer_view
-from twigkit.backbone.rotary import Rope
 from twigkit.backbone.stock_layer import StockLayer
 from twigkit.errors import FamilyWarning
 
@@ -30,7 +27,6 @@ Runner = FusedLayer | StockLayer
 
 Fused = TypeVar("Fused", bound=FusedLayer)
 
-_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9, torch.float16: 4e-3, torch.bfloat16: 4e-2}
 _CAPTURING = "transformers.utils.output_capturing"
 """Module of the hooks that transformers itself leaves on layers; idle outside its own forward."""
 
@@ -146,8 +142,8 @@ class LayerChoice:
         if available(device):
             fast = self._fused(CudaLayer, stock)
             try:
-                trials = list(self._trials(fast))
-                if all(_agree(stock, fast.strict, *trial) for trial in trials):
+                trials = list(trials_of(self.stack, fast))
+                if all(agree(stock, fast.strict, *trial) for trial in trials):
                     plain, steps = self._fused(FusedLayer, stock), trials[1:]
                     faster = all(is_faster(fast, plain, *trial) for trial in steps)
                     return CudaLayer if faster else FusedLayer
@@ -162,71 +158,14 @@ class LayerChoice:
             )
         fused = self._fused(FusedLayer, stock)
         try:
-            agrees = _agree(stock, fused, *next(self._trials(fused)))
+            agrees = agree(stock, fused, *next(trials_of(self.stack, fused)))
         except (RuntimeError, KeyError, IndexError, TypeError):
             agrees = False
         return FusedLayer if agrees else None
 
-    def _trials(self, fused: FusedLayer) -> Iterator[Trial]:
-        """Make passes to compare: a prompt, then steps of one row and of several nodes each."""
-        stack, random = self.stack, torch.Generator().manual_seed(0)
-        weight = next(fused.source.parameters())
-
-        def draw(*shape: int) -> Tensor:
-            found = torch.randn(shape, generator=random, dtype=torch.float32, device="cpu")
-            return found.to(weight.device, weight.dtype)
-
-        width, before = int(stack.config.hidden_size), 7
-        for batch, tokens in ((2, before), (1, 1), (2, 3)):
-            hidden = draw(batch, tokens, width)
-            shape = (stack.channels, batch, tokens)
-            positions = torch.randint(0, 99, shape, generator=random, device="cpu").sort(-1).values
-            rope = stack.rope(hidden, positions.to(weight.device))
-            if tokens == before:
-                yield hidden, partial(LayerContext.of, hidden, rope, {fused.window: None})
-            else:
-                prompt = draw(2, batch, *fused.held(before))
-                yield hidden, partial(_step_context, fused, hidden, rope, prompt)
-
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerChoice:
         """Start anew: the copy of a twig has layers of its own."""
         return LayerChoice(self.stack, config=self._config, frozen=self._frozen, fuse=self._fuse)
-
-
-Trial = tuple[Tensor, Callable[[], LayerContext]]
-"""States, ``[batch, tokens, width]``, and what makes the context of their pass anew."""
-
-
-@torch.inference_mode()
-def _agree(
-    stock: StockLayer,
-    fused: Callable[[Tensor, LayerContext], Tensor],
-    hidden: Tensor,
-    context: Callable[[], LayerContext],
-) -> bool:
-    """Compare the numbers of a fused layer with those of the layer itself."""
-    expected: Tensor = stock(hidden, context())
-    found: Tensor = fused(hidden, context())
-    scale = expected.abs().max().clamp(min=1e-6)
-    gap = (expected - found).abs().max() / scale
-    return bool(gap <= _TOLERANCE.get(expected.dtype, 0.0))
-
-
-def _step_context(fused: FusedLayer, hidden: Tensor, rope: Rope, prompt: Tensor) -> LayerContext:
-    """Make the context of a step after a prompt, whose keys and values are given."""
-    batch, tokens, _ = hidden.shape
-    before, device, layer = prompt.shape[3], hidden.device, fused.index
-    segment = Segment(layer, layer + 1, before + tokens, bucketed=True)
-    index = torch.arange(before, device=device).expand(batch, -1)
-    segment.begin_prefill(index, torch.ones_like(index, dtype=torch.bool), [before] * batch)
-    segment.update(*prompt, layer)
-    nodes = torch.arange(before, before + tokens, device=device).expand(batch, -1)
-    segment.begin_step(nodes)
-    slots = torch.arange(segment.view, device=device)
-    hides = torch.finfo(hidden.dtype).min
-    mask = (hides * (slots[None, :] > nodes[0][:, None])).to(hidden.dtype)
-    masks = {fused.window: mask.expand(batch, 1, -1, -1)}
-    return LayerContext.of(hidden, rope, masks, segment)
 
 
 class Look:

@@ -88,21 +88,30 @@ def _launch_rms(
 
 
 @triton.jit
-def _silu_kernel(gate, up, output, count, width_block: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * width_block + tl.arange(0, width_block)
-    inside = place < count
-    g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
+def _silu_kernel(gate, up, output, width, gate_row, up_row, width_block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * width_block + tl.arange(0, width_block)
+    inside = place < width
+    g = tl.load(gate + row * gate_row + place, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + row * up_row + place, mask=inside, other=0.0).to(tl.float32)
     active = (g / (1.0 + tl.exp(-g))).to(output.dtype.element_ty).to(tl.float32)
-    tl.store(output + place, (active * u).to(output.dtype.element_ty), mask=inside)
+    tl.store(output + row * width + place, (active * u).to(output.dtype.element_ty), mask=inside)
 
 
 def silu_times(gate: Tensor, up: Tensor) -> Tensor:
-    """Compute ``silu(gate) * up``, both contiguous and of one shape."""
-    output = torch.empty_like(gate)
-    block = 1024
-    _silu_kernel[(triton.cdiv(gate.numel(), block),)](
-        gate, up, output, gate.numel(), width_block=block, num_warps=4
+    """Compute ``silu(gate) * up``.
+
+    Args:
+        gate: ``[..., width]``; its rows have no gaps and lie at equal distances.
+        up: The same shape.
+
+    Returns:
+        The same shape, contiguous.
+    """
+    width, block = gate.shape[-1], 1024
+    output = gate.new_empty(gate.shape)
+    _silu_kernel[(gate.numel() // width, triton.cdiv(width, block))](
+        gate, up, output, width, gate.stride(-2), up.stride(-2), width_block=block, num_warps=4
     )
     return output
 

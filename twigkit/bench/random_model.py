@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from twigkit.backbone.joint_weights import lay_together
 from twigkit.bench.methods import Inputs
 from twigkit.errors import CapabilityError, InputError
 from twigkit.families.resolve import find_adapter
@@ -95,6 +96,7 @@ def random_model(
     model.grow(TwigSpec.parse({"base": preset.base, **layers, "heads": HEADS}))
     assert model.twig is not None
     model.twig.eval()
+    lay_together([*model.stack.text.layers, *model.twig.layers])  # as where a model is loaded
     made = _tiny_prompts(preset, prompts) if tiny else _prompts(model, preset, prompts, seed)
     placed = [
         {

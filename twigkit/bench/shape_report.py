@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+from twigkit.bench.layer_ways import LayerCost
 from twigkit.bench.shape_suite import ShapeResult
 from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size
 from twigkit.io.timing import PARTS
@@ -29,6 +31,7 @@ def as_data(result: ShapeResult) -> dict[str, Any]:
             {**dataclasses.asdict(cost), "samples_per_second": cost.samples_per_second}
             for cost in result.training
         ],
+        "layers": [dataclasses.asdict(cost) for cost in result.layers],
         "ratios": [
             {**dataclasses.asdict(ratio), "verdict": ratio.verdict} for ratio in result.ratios
         ],
@@ -72,7 +75,42 @@ def as_markdown(result: ShapeResult) -> str:
         ]  # fmt: skip
         header = ["step", "samples", "positions", "ms", "samples/s", "TFLOP", "MFU", "peak memory"]
         parts += ["## Training", markdown_table(header, rows)]
+    parts += _layers(result)
     return "\n\n".join(parts) + "\n"
+
+
+def _layers(result: ShapeResult) -> list[str]:
+    """Say how long a decoder layer takes in each way."""
+    if not result.layers or result.roofline is None:
+        return []
+    said = (
+        "One decoder layer, steps after the prompt, in microseconds, on a GPU as a CUDA graph; in "
+        "brackets the share of the bandwidth at which it reads its weights, keys and values."
+    )
+    problems = dict.fromkeys(f"{c.way}: {c.problem}" for c in result.layers if c.problem)
+    table = layers_table(result.layers, result.roofline.bandwidth)
+    return ["## Ways to run a layer", said, table, *(f"Not run: {each}" for each in problems)]
+
+
+def layers_table(costs: Sequence[LayerCost], bandwidth: float) -> str:
+    """Return a table of passes by ways to run a layer.
+
+    Args:
+        costs: What was measured.
+        bandwidth: Bytes per second that the device reads.
+    """
+    found = {(cost.step, cost.way): cost for cost in costs if cost.seconds}
+    ways = list(dict.fromkeys(cost.way for cost in costs))
+
+    def cell(step: str, way: str) -> str:
+        cost = found.get((step, way))
+        if cost is None or cost.seconds is None:
+            return "-"
+        return f"{1e6 * cost.seconds:.0f} ({cost.bytes / bandwidth / cost.seconds:.0%})"
+
+    steps = dict.fromkeys(cost.step for cost in costs)
+    rows = [[step, *(cell(step, way) for way in ways)] for step in steps]
+    return markdown_table(["pass", *ways], rows)
 
 
 def _decoding(result: ShapeResult) -> list[str]:
@@ -112,4 +150,4 @@ def _target(ratio: Any) -> str:
     return f"at {'most' if ratio.most else 'least'} {ratio.target:g}"
 
 
-__all__ = ["as_data", "as_markdown"]
+__all__ = ["as_data", "as_markdown", "layers_table"]

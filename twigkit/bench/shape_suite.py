@@ -1,4 +1,4 @@
-"""The benchmark at a preset's shape with random weights: decoding, prefill, batches, training.
+"""The benchmark at a preset's shape with random weights, from decoding to single layers.
 
 Nothing here is about answers. Decoding is timed as it is; drafting, whose gain depends on how often
 the target agrees, is timed at accepted lengths that are made up and said so in every table.
@@ -16,13 +16,14 @@ import torch
 from twigkit.bench.batches import BatchRow, compare_batches
 from twigkit.bench.compare import Comparison, compare
 from twigkit.bench.conditions import conditions
+from twigkit.bench.layer_ways import LayerCost, measure_layer
 from twigkit.bench.methods import DYNAMIC, PLAIN, STATIC, Method
 from twigkit.bench.random_model import RandomModel
 from twigkit.bench.roofline import Roofline, measure_roofline
 from twigkit.bench.shape_training import StepCost, measure_steps
 from twigkit.bench.suite import UNPRUNED, Ratio
 
-PARTS = ("decoding", "prefill", "batches", "training")
+PARTS = ("decoding", "prefill", "batches", "training", "layers")
 """Parts of the benchmark, in order."""
 
 BATCH = 8
@@ -52,6 +53,7 @@ class ShapeResult:
         prefill: Unpruned and pruned, one token each.
         batches: Plain decoding, one prompt and several at once.
         training: Steps of both training stages.
+        layers: A decoder layer in all the ways to run it.
         ratios: What they come to.
         failed: By part, the error that ended it.
     """
@@ -64,6 +66,7 @@ class ShapeResult:
     prefill: Comparison | None = None
     batches: list[BatchRow] = field(default_factory=list)
     training: list[StepCost] = field(default_factory=list)
+    layers: list[LayerCost] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -148,8 +151,11 @@ def _parts(
     model, prompt, rounds = random.model, random.prompts[0], result.rounds
     tokens = prompt["input_ids"].shape[1]
 
+    def roofline() -> None:
+        result.roofline = result.roofline or measure_roofline(model, tokens, new)
+
     def decoding() -> None:
-        result.roofline = measure_roofline(model, tokens, new)
+        roofline()
         result.decoding = compare(
             model, [prompt], shape_methods(result.synthetic),
             max_new_tokens=new, rounds=rounds, progress=say, most_seconds=WARM_UP,
@@ -174,7 +180,13 @@ def _parts(
             result.training.append(cost)
             written(result)
 
-    return dict(zip(PARTS, (decoding, prefill, batches, steps), strict=True))
+    def layers() -> None:
+        roofline()
+        for cost in measure_layer(model, tokens, rows=BATCH, progress=say):
+            result.layers.append(cost)
+            written(result)
+
+    return dict(zip(PARTS, (decoding, prefill, batches, steps, layers), strict=True))
 
 
 def shape_ratios(result: ShapeResult) -> list[Ratio]:

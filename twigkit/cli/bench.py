@@ -105,8 +105,8 @@ def _add_shape_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         metavar="NAMES",
-        help="with --preset: some of decoding,prefill,batches,training (default: all; training "
-        "only with --training)",
+        help="with --preset: some of decoding,prefill,batches,training,layers (default: all; "
+        "training only with --training)",
     )
     parser.add_argument(
         "--synthetic-acceptance",

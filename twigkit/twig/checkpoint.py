@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from twigkit.backbone.joint_weights import lay_together
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CheckpointError
 from twigkit.io.files import expanded
@@ -276,6 +277,7 @@ def load_twig(
             f"starts from {twig.sources}; write the twig again"
         )
     load_state(twig, _read_weights(folder, manifest.checksums), folder)
+    lay_together(twig.layers)
     logger.info("loaded the twig in %s: layers %s of %s", folder, twig.sources, spec.base)
     return twig.eval()
 

@@ -11,9 +11,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
-from twigkit.backbone import cuda_layer, layer_choice
+from twigkit.backbone import cuda_layer, joint_weights, layer_choice
 from twigkit.backbone.cuda_layer import CudaLayer, available
 from twigkit.backbone.fused_layer import FusedLayer
+from twigkit.backbone.joint_weights import lay_together
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.errors import FamilyWarning
 from twigkit.interfaces.tiny_models import spread_weights
@@ -44,6 +45,7 @@ def interpreted(device, monkeypatch):
     if device.type == "cpu":
         monkeypatch.setattr(layer_choice, "available", lambda device: True)
         monkeypatch.setattr(CudaLayer, "_device_types", ("cpu",))
+        monkeypatch.setattr(joint_weights, "_DEVICES", ("cpu",))
     return device
 
 
@@ -144,6 +146,8 @@ def test_the_tokens_are_those_of_torchs_own_kernels(rows, drafter, interpreted):
         torch.manual_seed(0)
         model = TwigModel(tiny_llava().to(interpreted))
         model.grow(TwigSpec(base="tiny", exit_layer=2, depth=2, heads=heads)).eval()
+        if fast:
+            lay_together([*model.stack.text.layers, *model.twig.layers])
         for layer in model.stack.layers:
             assert isinstance(layer, CudaLayer)
             if not fast:
@@ -153,9 +157,12 @@ def test_the_tokens_are_those_of_torchs_own_kernels(rows, drafter, interpreted):
 
 
 @pytest.mark.gpu
-def test_biases_and_norms_of_queries_and_keys(interpreted):
+@pytest.mark.parametrize("together", [True, False])
+def test_biases_and_norms_of_queries_and_keys(interpreted, together):
     base = qwen3().to(interpreted)
     model = TwigModel(base)
+    if together:
+        lay_together(base.model.layers)
     assert all(isinstance(layer, CudaLayer) for layer in model.stack.layers)
     ids = torch.arange(3, 12, device=interpreted)[None]
     options = {"max_new_tokens": 6, "do_sample": False}

@@ -35,6 +35,8 @@ def test_norms(draw, shape):
 def test_silu(draw):
     gate, up = draw(3, 700), draw(3, 700)
     near(kernels.silu_times(gate, up), F.silu(gate) * up)
+    halves = draw(2, 3, 1400).split(700, -1)
+    near(kernels.silu_times(*halves), F.silu(halves[0]) * halves[1])
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -27,7 +27,8 @@ def result(random):
     found = run_shape(
         random, rounds=1, max_new_tokens=5, synthetic=3.5, training=1, written=written.append
     )
-    assert len(written) == len(PARTS) + 2  # each training stage besides
+    passes = len(found.layers)
+    assert len(written) == len(PARTS) + 2 + passes  # each training stage and layer besides
     return found
 
 
@@ -41,6 +42,7 @@ def test_all_parts_are_measured(result):
     assert [row.size for row in result.batches] == [1, 8]
     assert [cost.samples for cost in result.training] == [4, 1]
     assert all(cost.flops > 0 and cost.samples_per_second > 0 for cost in result.training)
+    assert len(result.layers) == 17
     assert len(result.ratios) == 10
 
 
