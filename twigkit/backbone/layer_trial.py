@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twigkit.backbone.attention_kernel import SDPA, kernels_for
 from twigkit.backbone.fused_layer import FusedLayer
+from twigkit.backbone.graph_capture import capture
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.backbone.rotary import Rope
@@ -136,13 +137,12 @@ def pass_seconds(run: Run, hidden: Tensor, context: LayerContext) -> float:
 
 def _replay_seconds(run: Run, hidden: Tensor, context: LayerContext) -> float:
     """Capture a pass and time its replays by the device's clock."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         run(hidden, context)
     torch.cuda.current_stream().wait_stream(stream)
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        run(hidden, context)
+    graph = capture(partial(run, hidden, context), stream, torch.cuda.graph_pool_handle())
     event: Any = torch.cuda.Event
     marks = [event(enable_timing=True) for _ in range(_ROUNDS + 1)]
     marks[0].record()

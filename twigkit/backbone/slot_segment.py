@@ -104,7 +104,9 @@ class SlotSegment(Segment):
     # -- steps -------------------------------------------------------------------------------------
 
     def open(self, rows: int) -> None:
-        """Choose the view of the next step: the fewest buckets that hold the first rows' tokens.
+        """Choose the view of the next step: a power of two of buckets, or all of the storage.
+
+        Few views mean that few steps are captured.
 
         Args:
             rows: How many rows the step is about.
@@ -116,7 +118,8 @@ class SlotSegment(Segment):
         if needed > self.capacity:
             raise CapabilityError(f"{needed} tokens do not fit {self.capacity} slots")
         if self.bucketed:
-            self.view = min(self.size, -(-needed // BUCKET) * BUCKET)
+            buckets = -(-needed // BUCKET)
+            self.view = min(self.size, BUCKET << (buckets - 1).bit_length())
         self._longest = max(self.used[:rows], default=0)
         self.rest()
 
@@ -179,7 +182,8 @@ class SlotSegment(Segment):
 
     def _tail_slots(self) -> Tensor:
         offset = torch.arange(self.room, device=self.index.device)
-        return (self.lengths.device[:, None] + offset).clamp(max=self.capacity)
+        # Not the trash slot, where whichever node is written last stays.
+        return (self.lengths.device[:, None] + offset).clamp(max=self.capacity - 1)
 
     def note(self, counts: list[int]) -> None:
         """Take note on the host of what each of the first rows kept."""

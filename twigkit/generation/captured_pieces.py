@@ -18,8 +18,11 @@ from twigkit.errors import FamilyWarning
 Piece = Callable[[], None]
 """Part of a step, over tensors that stay where they are."""
 
-MOST_GRAPHS = 64
-"""Pieces that are kept captured at once; the least recently used goes."""
+MOST_GRAPHS = 256
+"""Pieces that are kept captured at once; the least recently used goes.
+
+A path of 16 drafts that may end after each has 32 for each size of its views, a tree some 10.
+"""
 
 
 class Rewinding(Protocol):

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from functools import partial
-
 import torch
 
+from twigkit.backbone.graph_capture import capture
 from twigkit.errors import CapabilityError
 from twigkit.generation.captured_pieces import MOST_GRAPHS, CapturedPieces, Piece
-
-_capturing = threading.Lock()
-"""Held while a graph is captured: torch allows one capture at a time in a process."""
 
 
 class CudaGraphs(CapturedPieces):
@@ -51,12 +46,7 @@ class CudaGraphs(CapturedPieces):
 
     def record(self, piece: Piece) -> Piece:
         """Capture a piece as a CUDA graph; nothing is computed meanwhile."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads, of a server for example, may use the device meanwhile, but not capture.
-        captured = partial(torch.cuda.graph, graph, pool=self._pool, stream=self._stream)
-        with _capturing, captured(capture_error_mode="thread_local"):
-            piece()
-        replay: Piece = graph.replay
+        replay: Piece = capture(piece, self._stream, self._pool).replay
         return replay
 
 

@@ -53,11 +53,17 @@ class Saved:
 
 
 def same(first: Tensor, second: Tensor) -> bool:
-    """Say whether two tensors are equal, up to what the order of a sum may change."""
+    """Say whether two tensors are equal, up to what the order of a sum may change.
+
+    Args:
+        first: The one; how large its numbers are says what counts.
+        second: The other, of the same shape.
+    """
     if not first.is_floating_point():
         return torch.equal(first, second)
     tolerance = 16 * torch.finfo(first.dtype).eps
-    return torch.allclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
+    scale = float(first.nan_to_num(0.0, 0.0, 0.0).abs().max()) if first.numel() else 0.0
+    return torch.allclose(first, second, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
 __all__ = ["Progress", "Saved", "same"]

@@ -11,6 +11,7 @@ from twigkit.backbone import kv_cache, slot_cache, slot_segment
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.slot_cache import Room, SlotCache, row_bucket, slot_bucket
+from twigkit.backbone.slot_segment import SlotSegment
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +182,31 @@ def test_a_row_moves_and_more_rows_are_made():
     larger = slots.grown(rows=4)
     assert larger.free == [1, 2, 3]
     assert held(larger.twig, 0) == held(slots.twig, 0)
+
+
+def test_views_are_few(monkeypatch):
+    monkeypatch.setattr(slot_cache, "BUCKET", 256)
+    monkeypatch.setattr(slot_segment, "BUCKET", 256)
+    source = segment(0, 1, (3,))
+    part = SlotSegment(source, 0, 1, rows=1, size=1536, room=20, bucketed=True)
+    views = {}
+    for part.used[0] in range(1536 - 20):
+        part.open(1)
+        assert part.used[0] + 20 <= part.view <= max(2 * (part.used[0] + 20), 256)
+        views.setdefault(part.view, part.used[0])
+    assert views == {256: 0, 512: 237, 1024: 493, 1536: 1005}
+
+
+def test_what_the_trash_slot_holds_does_not_matter():
+    slots = SlotCache.like(prefilled(), rows=1, room=Room(3, 3))
+    slots.join(prefilled(), 0)
+    for part in slots.segments:
+        part.lengths.device[:] = part.capacity - 1
+        before = part.tail()
+        for storage in part.stored:
+            storage[..., -1, :] = 7.0
+        part.index[:, -1] = 7
+        assert all(map(torch.equal, before, part.tail()))
 
 
 def test_a_view_holds_what_is_there_where_shapes_may_differ():

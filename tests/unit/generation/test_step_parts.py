@@ -47,6 +47,8 @@ def test_what_steps_cannot_be_captured_is_said():
     step = LogitsStep(lambda ids, scores: scores, "ids", object)
     processed = TokenSelection(steps=(step,))
     assert "needs the ids of the text" in obstacle(model.stack, lookup, processed)
+    model.stack.text.layers[3].to("meta")
+    assert obstacle(model.stack, lookup, TokenSelection()) == "weights of the base are offloaded"
 
 
 def test_what_is_renewed_is_who_may_have_learnt_something():

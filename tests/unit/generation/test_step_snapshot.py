@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from twigkit.generation.step_snapshot import Progress, Saved
+from twigkit.generation.step_snapshot import Progress, Saved, same
 
 
 def saved(root=7, state=1.0, key=2.0):
@@ -21,3 +21,15 @@ def test_what_differs_is_named():
 
 def test_rounding_is_no_difference():
     assert saved().differs(saved(state=1.0 + 1e-7)) == ""
+
+
+def test_small_numbers_count_as_much_as_large_ones():
+    small = torch.full((3,), 0.01, dtype=torch.bfloat16)
+    assert same(small, small * 1.01)
+    assert not same(torch.zeros(3, dtype=torch.bfloat16), small)
+    assert not same(small, torch.zeros(3, dtype=torch.bfloat16))
+    assert same(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1e-6]))
+    empty, odd = torch.zeros(0), torch.tensor([float("nan"), float("-inf")])
+    assert same(empty, empty)
+    assert same(odd, odd.clone())
+    assert not same(odd, torch.zeros(2))

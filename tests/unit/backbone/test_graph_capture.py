@@ -1,0 +1,131 @@
+"""What surrounds a capture, by torch's own context of a graph over a device that is made up."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from twigkit.backbone.graph_capture import capture
+
+SIDE = SimpleNamespace(name="side", device=torch.device("cuda", 1))
+POOL = (0, 7)
+
+
+class Device:
+    """Notes what is asked of a GPU, as torch's own code asks it."""
+
+    def __init__(self, monkeypatch):
+        self.events, self.current, self.ends = [], "main", True
+        note = self.events.append
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", self.graph)
+        monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(note(str(device))))
+        monkeypatch.setattr(torch.cuda, "current_stream", self.current_stream)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        for name, does in {
+            "_host_emptyCache": lambda: None,
+            "_cuda_clearCublasWorkspaces": lambda: note("clear"),
+            "_cuda_endAllocateToPool": self.end_allocating,
+            "_cuda_releasePool": lambda index, pool: note(("release", index, pool)),
+        }.items():
+            monkeypatch.setattr(torch._C, name, does, raising=False)
+        self.allocating = False
+
+    def graph(self):
+        def begin(pool, **options):
+            assert options["capture_error_mode"] == "thread_local"
+            self.allocating = True
+            self.events.append(("begin", pool, self.current))
+
+        def end():
+            if not self.ends:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            self.allocating = False
+            self.events.append("end")
+
+        return SimpleNamespace(capture_begin=begin, capture_end=end, replay="replayed")
+
+    def current_stream(self, device):
+        assert device == SIDE.device
+        return SimpleNamespace(name=self.current)
+
+    def end_allocating(self, index, pool):
+        assert (index, pool) == (1, POOL)
+        if not self.allocating:
+            raise RuntimeError("not currently recording to mempool_id")
+        self.allocating = False
+        self.events.append("end allocating")
+
+
+@pytest.fixture
+def device(monkeypatch):
+    device = Device(monkeypatch)
+
+    class Stream:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            self.before, device.current = device.current, self.stream.name
+
+        def __exit__(self, *error):
+            device.current = self.before
+
+    monkeypatch.setattr(torch.cuda, "stream", Stream)
+    return device
+
+
+def test_workspaces_are_of_the_graphs_own_pool(device):
+    graph = capture(lambda: device.events.append("piece"), SIDE, POOL)
+    assert graph.replay == "replayed"
+    assert device.events == ["cuda:1", "clear", ("begin", POOL, "side"), "piece", "end", "clear"]
+    assert device.current == "main"
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["torch ends it", "torch does not"])
+def test_a_capture_that_fails_leaves_nothing(device, ends):
+    def piece():
+        raise KeyError("a wait")
+
+    device.ends = ends
+    with pytest.raises(RuntimeError, match="'a wait'"):
+        capture(piece, SIDE, POOL)
+    assert device.current == "main"
+    assert not device.allocating
+    ended = ["end"] if ends else ["end allocating", ("release", 1, POOL)]
+    assert device.events == ["cuda:1", "clear", ("begin", POOL, "side"), *ended, "clear"]
+    device.ends = True
+    assert capture(lambda: None, SIDE, POOL).replay == "replayed"
+
+
+def test_an_end_that_fails_says_why(device):
+    device.ends = False
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        capture(lambda: None, SIDE, POOL)
+
+
+def test_an_interruption_goes_on(device):
+    def piece():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        capture(piece, SIDE, POOL)
+    assert device.current == "main"
+
+
+def test_one_thread_captures_at_a_time(device):
+    done = []
+    other = threading.Thread(target=lambda: capture(lambda: done.append("other"), SIDE, POOL))
+
+    def piece():
+        other.start()
+        other.join(0.05)  # as long as a thread takes that need not wait
+        done.append("first")
+
+    capture(piece, SIDE, POOL)
+    other.join()
+    assert done == ["first", "other"]
