@@ -87,6 +87,10 @@ def _sdpa(
     packs = repeat > 1 and (queries == 1 or packed)
     if packs:
         query = query.reshape(query.shape[0], groups, repeat * queries, -1)
+    grouped = repeat > 1 and not packs
+    if grouped and not takes_groups(query.device.type, masked=mask is not None):
+        key, value = (each.repeat_interleave(repeat, 1) for each in (key, value))
+        grouped = False
     output = F.scaled_dot_product_attention(
         query,
         key,
@@ -95,9 +99,19 @@ def _sdpa(
         dropout_p=dropout,
         scale=scale,
         is_causal=mask is None and queries > 1,
-        enable_gqa=repeat > 1 and not packs,
+        enable_gqa=grouped,
     )
     return output.reshape(len(output), heads, queries, -1).transpose(1, 2)
+
+
+def takes_groups(device: str, *, masked: bool) -> bool:
+    """Say whether torch has a kernel for grouped heads that does not write the weights out.
+
+    Args:
+        device: Type of the device.
+        masked: Whether there is a mask, which on a GPU only a kernel without groups takes.
+    """
+    return device != "cuda" or not masked
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

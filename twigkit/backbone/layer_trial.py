@@ -16,6 +16,7 @@ from twigkit.backbone.fused_layer import FusedLayer
 from twigkit.backbone.graph_capture import capture
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_context import LayerContext
+from twigkit.backbone.masks import step_masks
 from twigkit.backbone.rotary import Rope
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def step_pass(
     """
     hidden, rope = _states(stack, fused, batch, nodes)
     prompt = _drawn(fused, 2, batch, *fused.held(before))
-    return hidden, partial(_step_context, fused, hidden, rope, prompt, kernel)
+    return hidden, partial(_step_context, fused, hidden, rope, prompt, kernel, stack.query_groups)
 
 
 @torch.inference_mode()
@@ -173,7 +174,12 @@ def _states(stack: LayerStack, fused: FusedLayer, batch: int, tokens: int) -> tu
 
 
 def _step_context(
-    fused: FusedLayer, hidden: Tensor, rope: Rope, prompt: Tensor, kernel: str
+    fused: FusedLayer,
+    hidden: Tensor,
+    rope: Rope,
+    prompt: Tensor,
+    kernel: str,
+    groups: int | dict[int | None, int],
 ) -> LayerContext:
     """Make the context of a step after a prompt, whose keys and values are given."""
     batch, tokens, _ = hidden.shape
@@ -184,10 +190,7 @@ def _step_context(
     segment.update(*prompt, layer)
     nodes = torch.arange(before, before + tokens, device=device).expand(batch, -1)
     segment.begin_step(nodes)
-    slots = torch.arange(segment.view, device=device)
-    hides = torch.finfo(hidden.dtype).min
-    mask = (hides * (slots[None, :] > nodes[0][:, None])).to(hidden.dtype)
-    masks = {fused.window: mask.expand(batch, 1, -1, -1)}
+    masks = step_masks(segment, None, (fused.window,), hidden.dtype, groups)
     return LayerContext.of(hidden, rope, masks, segment, kernel)
 
 

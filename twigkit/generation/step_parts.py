@@ -98,10 +98,10 @@ def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
             return f"{type(each).__name__} drafts neither in levels nor from texts alone"
     if selection.lockstep or any(step.needs in ("ids", "batch") for step in selection.steps):
         return "a logits processor needs the ids of the text on the host"
-    if len({stack.device(layer) for layer in range(stack.depth)}) > 1:
-        return "the base's layers are on several devices"
     if any(weight.is_meta for layer in stack.text.layers for weight in layer.parameters()):
         return "weights of the base are offloaded"
+    if len({stack.device(layer) for layer in range(stack.depth)}) > 1:
+        return "the base's layers are on several devices"
     return ""
 
 

@@ -9,9 +9,11 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
+from twigkit.backbone import attention
 from twigkit.backbone.attention_kernel import choose_kernel, flash_obstacle, kernels_for
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_context import LayerContext
@@ -195,3 +197,25 @@ def test_flash_attn_gives_the_states_of_sdpa(rows):
         for kernel in ("sdpa", "flash")
     ]
     torch.testing.assert_close(*logits, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_grouped_heads_have_a_kernel_on_every_device(monkeypatch, masked):
+    assert attention.takes_groups("cpu", masked=True)
+    assert attention.takes_groups("cuda", masked=False)
+    assert not attention.takes_groups("cuda", masked=True)
+    query, key, value = (torch.randn(2, heads, 5, 8) for heads in (4, 2, 2))
+    mask = torch.ones(2, 1, 5, 5, dtype=torch.bool).tril() if masked else None
+    expected, _ = attention.twig_attention(None, query, key, value, mask)
+    asked, whole = [], F.scaled_dot_product_attention
+
+    def spied(query, key, value, **options):
+        asked.append((key.shape[1], options["enable_gqa"]))
+        return whole(query, key, value, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spied)
+    takes_groups = attention.takes_groups
+    monkeypatch.setattr(attention, "takes_groups", lambda _, **how: takes_groups("cuda", **how))
+    found, _ = attention.twig_attention(None, query, key, value, mask)
+    assert asked == [(4, False) if masked else (2, True)]
+    torch.testing.assert_close(found, expected)
