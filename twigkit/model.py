@@ -22,7 +22,7 @@ from twigkit.families.resolve import find_adapter
 from twigkit.generation.batch_pool import BatchPool, GraphMode
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.result import TwigOutput, answer
-from twigkit.generation.start import start
+from twigkit.generation.start import begin
 from twigkit.generation.strategy import Memories, Strategy
 from twigkit.generation.verifier import run_deep
 from twigkit.interfaces.drafter import Drafter
@@ -343,9 +343,8 @@ class TwigModel(BaseAttributes):
         """
         started = time.perf_counter() if started is None else started
         with torch.inference_mode(), kernels_for(self.device):
-            prompt = request.embed(self.stack)
-            generation = start(self.stack, prompt, request, self.twig, self._compiled, self.batches)
-            request.stream_prompts(prompt)
+            generation = begin(self.stack, request, self.twig, self._compiled, self.batches)
+            request.stream_prompts(generation.prompt)
             generation.run(started)
         return answer(request, generation)
 

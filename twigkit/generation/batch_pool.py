@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from twigkit.generation.request import GenerationRequest
 from twigkit.generation.slot_batch import SlotBatch
 from twigkit.generation.step_parts import obstacle
 from twigkit.twig.module import Twig
+
+Made = TypeVar("Made")
 
 GraphMode = Literal["auto", "on", "off"]
 """Whether steps are captured: where that is possible on a GPU, always or with an error, never."""
@@ -138,6 +140,7 @@ class BatchPool:
                 runner=self.make_runner(stack.entry),
                 compiled=compiled,
                 selector=request.selector,
+                with_room=self.with_room,
             )
             batch.made_for = self.model
         else:
@@ -189,6 +192,21 @@ class BatchPool:
         self._kept[key] = batch
         while len(self._kept) > self.most:
             self._kept.popitem(last=False)
+
+    def with_room(self, work: Callable[[], Made]) -> Made:
+        """Run something; if the device's memory is full, free what no call uses and run it again.
+
+        Args:
+            work: What needs memory; it must be possible to run it again after it failed.
+        """
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if not self._kept and self._prefill is None:
+                raise
+        self._kept.clear()  # not while the error holds on to what failed
+        self._prefill = None
+        return work()
 
     def drop(self) -> None:
         """Free all slots and graphs; those of a call that runs go when it ends."""

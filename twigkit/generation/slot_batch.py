@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from twigkit.generation.captured_pieces import Piece, PieceRunner
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry, Gain, RowState
 from twigkit.generation.slot_step import SlotStep
-from twigkit.generation.step_parts import StepParts, choices_of, obstacle
+from twigkit.generation.step_parts import StepParts, choices_of, obstacle, texts_of
 from twigkit.generation.token_selection import TokenSelection, TokenSelector
 from twigkit.io.timing import Stopwatch
 from twigkit.plugins.blame import blamed_on
@@ -41,6 +40,10 @@ class _Member:
     number: int
     entry: Entry
     left: int
+
+
+def _at_once(allocate: Callable[[], SlotCache]) -> SlotCache:
+    return allocate()
 
 
 class SlotBatch:
@@ -74,6 +77,7 @@ class SlotBatch:
         runner: PieceRunner | None = None,
         compiled: Callable[..., Tensor] | None = None,
         selector: TokenSelector | None = None,
+        with_room: Callable[[Callable[[], SlotCache]], SlotCache] = _at_once,
     ) -> None:
         """Describe a batch; nothing is allocated before the first row joins.
 
@@ -87,6 +91,7 @@ class SlotBatch:
             runner: Captures the pieces of a step; ``None`` runs them as they are.
             compiled: A compiled verification step.
             selector: Selects the target's tokens in place of ``selection``, and keeps no state.
+            with_room: Allocates slots; may make room for them.
 
         Raises:
             CapabilityError: If steps are to be captured and cannot be (:func:`obstacle`).
@@ -102,11 +107,12 @@ class SlotBatch:
             choices_of(drafter),
             selection,
             runner is not None or compiled is not None or stack.entry.type != "cpu",
-            _texts_of(self),
+            texts_of(self),
             compiled,
             selector,
         )
         self.most, self.runner, self.steps = rows, runner or PieceRunner(), 0
+        self._with_room = with_room
         self.watch: Stopwatch | None = None
         self.made_for: object = None
         self._steps: dict[int, SlotStep] = {}
@@ -167,7 +173,7 @@ class SlotBatch:
         if split is not self.cache:
             self._replace(split)
         if self.cache.accepts(cache) and self.cache.lacks(cache, place):
-            self._replace(self.cache.grown(cache, place))
+            self._replace(self._with_room(partial(self.cache.grown, cache, place)))
         row = self.cache.join(cache, place)
         self.state.join(row, entry)
         self._members[row] = _Member(self._joined, entry, entry.left)
@@ -216,7 +222,8 @@ class SlotBatch:
         drafter, parts = self.parts.drafter, self.parts
         columns = parts.columns if cache.twig is not None else 0
         room = Room(int(drafter.capacity + drafter.size) + columns, int(drafter.size))
-        self.cache = SlotCache.like(cache, rows, room, bucketed=parts.fixed)
+        like = partial(SlotCache.like, cache, rows, room, bucketed=parts.fixed)
+        self.cache = self._with_room(like)
         device, pending, seen = entry.root.device, None, None
         if cache.twig is not None:
             shape = (rows, columns, int(parts.stack.config.hidden_size))
@@ -232,7 +239,7 @@ class SlotBatch:
         if not hasattr(self, "cache"):
             self._allocate(cache, entry, wanted)
         elif wanted > self.cache.rows:
-            self._replace(self.cache.grown(rows=wanted))
+            self._replace(self._with_room(partial(self.cache.grown, rows=wanted)))
 
     def _replace(self, cache: SlotCache) -> None:
         """Go on with other slots; what was captured reads the old ones."""
@@ -274,7 +281,7 @@ class SlotBatch:
         """
         self._close_gaps()
         if self.cache.lacks():
-            self._replace(self.cache.grown())
+            self._replace(self._with_room(self.cache.grown))
         rows = self._width()
         step, room = self._step_of(rows), self._room()
         number, drafter = self.parts.choose(self._gained if self._usual else [], room)
@@ -382,17 +389,6 @@ class SlotBatch:
             logits = step.logits[row, :count] if member.entry.logits else None
             gains[member.number] = Gain(tokens[:count], accepted, drafted, bool(goes_on), logits)
         return gains
-
-
-def _texts_of(batch: SlotBatch) -> Callable[[], list[list[int]]]:
-    """Return a function for the texts of a batch that does not keep it alive."""
-    reference = weakref.ref(batch)
-
-    def texts() -> list[list[int]]:
-        found = reference()
-        return [] if found is None else found.texts
-
-    return texts
 
 
 __all__ = ["SlotBatch"]

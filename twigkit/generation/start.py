@@ -20,6 +20,36 @@ from twigkit.plugins.blame import blamed_on
 from twigkit.twig.module import Twig
 
 
+def begin(
+    stack: LayerStack,
+    request: GenerationRequest,
+    twig: Twig | None,
+    compiled: Callable[..., Tensor] | None,
+    batches: BatchPool,
+) -> Generation:
+    """Embed a prompt and start, also where captured steps of other calls fill the memory.
+
+    Args:
+        stack: The base.
+        request: What is asked for.
+        twig: The twig, if drafter or pruner uses one.
+        compiled: A compiled verification step.
+        batches: Captured steps of earlier calls; they go if there is no room beside them.
+
+    Returns:
+        As :func:`start`.
+
+    Raises:
+        InputError: As :func:`start`, or if the base refuses the prompt.
+        BudgetError: As :func:`start`.
+    """
+
+    def embed_and_start() -> Generation:
+        return start(stack, request.embed(stack), request, twig, compiled, batches)
+
+    return batches.with_room(embed_and_start)
+
+
 def start(
     stack: LayerStack,
     prompt: Prompt,
@@ -96,4 +126,4 @@ def plan_stages(
         return meet_budget(request.pruner, layout)
 
 
-__all__ = ["plan_stages", "start"]
+__all__ = ["begin", "plan_stages", "start"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -74,6 +75,26 @@ class StepParts:
         return replace(self, drafter=drafter, choices=choices)
 
 
+class HasTexts(Protocol):
+    """A running batch."""
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """Texts of the rows of the step that runs."""
+        ...
+
+
+def texts_of(batch: HasTexts) -> Callable[[], list[list[int]]]:
+    """Return a function for the texts of a batch that does not keep it alive."""
+    reference = weakref.ref(batch)
+
+    def texts() -> list[list[int]]:
+        found = reference()
+        return [] if found is None else found.texts
+
+    return texts
+
+
 def choices_of(drafter: Any) -> tuple[Any, ...]:
     """Return the drafters that make the steps: those of one that decides, or itself alone.
 
@@ -105,4 +126,4 @@ def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
     return ""
 
 
-__all__ = ["StepParts", "capturable", "choices_of", "obstacle"]
+__all__ = ["HasTexts", "StepParts", "capturable", "choices_of", "obstacle", "texts_of"]

@@ -64,7 +64,9 @@ class RunningBatch:
         captured = pool.captures(model.stack, obstacle(model.stack, drafter, TokenSelection()))
         runner = pool.make_runner(model.stack.entry) if captured else None
         twig = model.twig if drafter.heads else None
-        slots = SlotBatch(model.stack, twig, drafter, rows=rows, runner=runner)
+        slots = SlotBatch(
+            model.stack, twig, drafter, rows=rows, runner=runner, with_room=pool.with_room
+        )
         slots.made_for = pool.model
         return slots
 
@@ -97,7 +99,8 @@ class RunningBatch:
         """
         stack = self._model.stack
         captured = isinstance(self._slots.runner, CapturedPieces)
-        joining = prefill_request(self._model, ticket, self.drafter, captured=captured)
+        prefilled = partial(prefill_request, self._model, ticket, self.drafter, captured=captured)
+        joining = self._model.batches.with_room(prefilled)
         logits = stack.head(stack.norm(joining.prefilled.hidden))
         root = RowSelectors([row.selector for row in joining.rows]).first(logits)
         ticket.tell(joining.begun)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,8 +12,11 @@ import torch
 from tests.support.capturing import ALONE, OTHER, both, capturing_model, recorded
 from tests.support.tiny import llava_inputs
 from twigkit import CapabilityError
+from twigkit.backbone import kv_cache, slot_cache, slot_segment
+from twigkit.backbone.slot_cache import SlotCache
 from twigkit.bench.accepted_paths import TreeRecorder
 from twigkit.bench.synthetic import SyntheticSelector
+from twigkit.generation import start
 from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.strategy import Strategy, make_drafter
@@ -117,3 +122,77 @@ def test_what_cannot_be_captured_is_refused_or_left_alone(model, runners):
     model.batches = BatchPool("on")
     with pytest.raises(CapabilityError, match="the model is on cpu"):
         model.generate(**ALONE, max_new_tokens=3)
+
+
+# -- full memory -----------------------------------------------------------------------------------
+
+
+def failing_once(monkeypatch, owner, name):
+    """Let a function find the memory full the first time, and only then."""
+    whole, calls = getattr(owner, name), []
+
+    def function(*given, **options):
+        calls.append(name)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(*given, **options)
+
+    monkeypatch.setattr(owner, name, function)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (GenerationRequest, "embed"),
+        (start, "Generation"),
+        (SlotCache, "like"),
+        (SlotCache, "grown"),
+    ],
+    ids=["vision", "prefill", "slots", "growth"],
+)
+def test_kept_batches_make_room_where_memory_is_full(model, runners, monkeypatch, owner, name):
+    monkeypatch.setattr(kv_cache, "BUCKET", 16)
+    monkeypatch.setattr(slot_cache, "BUCKET", 16)
+    monkeypatch.setattr(slot_segment, "BUCKET", 16)
+    model.generate(**ALONE, drafter="plain", max_new_tokens=3)
+    kept = weakref.ref(next(iter(model.batches._kept.values())))
+    streamer = Tokens()
+    options = {"drafter": "medusa-tree", "max_new_tokens": 30, "streamer": streamer}
+    with monkeypatch.context() as patch:
+        calls = failing_once(patch, owner, name)
+        found = model.generate(**ALONE, **options)
+    assert len(calls) >= 2
+    gc.collect()
+    assert kept() is None
+    assert len(model.batches) == 1
+    assert torch.equal(found, model.generate(**ALONE, drafter="plain", max_new_tokens=30))
+    assert torch.equal(torch.cat([part.flatten() for part in streamer.parts]), found[0])
+
+
+def test_memory_that_stays_full_is_told(model, runners):
+    def work():
+        calls.append(len(model.batches))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    calls = []
+    with pytest.raises(torch.OutOfMemoryError):
+        model.batches.with_room(work)
+    assert calls == [0]  # there is nothing to free
+    model.generate(**ALONE, drafter="plain", max_new_tokens=3)
+    with pytest.raises(torch.OutOfMemoryError):
+        model.batches.with_room(work)
+    assert calls == [0, 1, 0]
+
+
+class Tokens:
+    """Keeps what is streamed."""
+
+    def __init__(self):
+        self.parts = []
+
+    def put(self, tokens):
+        self.parts.append(tokens)
+
+    def end(self):
+        pass

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.capturing import recorded
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
+from twigkit.backbone.slot_cache import SlotCache
 from twigkit.errors import CapabilityError, InputError
 from twigkit.inflight import batch as module
 from twigkit.inflight.batch import RunningBatch
@@ -103,6 +105,29 @@ def test_a_drafter_that_learns_is_made_anew_after_some_requests(model, monkeypat
     while batch.rows:
         batch.step()
     assert [said(each) for each in heard] == [alone(model, n, 8) for n in range(3)]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("part", ["prefill", "slots"])
+def test_a_request_makes_room_where_kept_batches_fill_the_memory(model, monkeypatch, part):
+    owner, name = (module, "prefill_request") if part == "prefill" else (SlotCache, "like")
+    whole, kept = getattr(owner, name), []
+
+    def full_at_first(*given, **options):
+        kept.append(len(model.batches))
+        if len(kept) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(*given, **options)
+
+    with recorded(model):
+        model.generate(**llava_inputs([(3, 1, 2)]), max_new_tokens=2, eos_token_id=None)
+        monkeypatch.setattr(owner, name, full_at_first)
+        batch, heard = RunningBatch(model, PLAIN, 4), []
+        batch.join(ticket(0, 5, heard))
+        while batch.rows:
+            batch.step()
+    assert kept == [1, 0]
+    assert said(heard) == alone(model, 0, 5)
 
 
 def test_a_drafter_without_its_twig_is_refused(model):
