@@ -311,7 +311,8 @@ def _judged(
 ) -> Row:
     """Say how sure the target is where a method leaves it: one more run of the target, up to there.
 
-    A run whose tokens end where the other's go on differs in its length, and is no tie.
+    A run whose tokens end where the other's go on differs in its length, and is no tie. The run for
+    the logits is not captured and may round otherwise, so that at a tie it may take either token.
     """
     found = row.difference
     if found is None:
@@ -326,13 +327,23 @@ def _judged(
     )
     if found.token >= min(len(own), len(wanted)):
         return row
-    again = answer(model, prompts[call], target, max_new_tokens=found.token + 1, keep_logits=True)
-    if again.logits is None or again.rows[place] != wanted[: found.token + 1]:
+    again = _with_logits(model, prompts[call], target, found.token + 1)
+    said = again.rows[place]
+    if again.logits is None or len(said) <= found.token or said[:-1] != wanted[: found.token]:
         return row
     logits = again.logits[place].float()
-    gap = float(logits[wanted[found.token]] - logits[own[found.token]])
+    gap = abs(float(logits[wanted[found.token]] - logits[own[found.token]]))
     judged = replace(found, gap=gap, rounding=rounding(logits, model.dtype))
     return replace(row, difference=judged)
+
+
+def _with_logits(model: TwigModel, inputs: Inputs, method: Method, most: int) -> Answer:
+    """Answer with the last token's logits, which captured steps do not give."""
+    mode, model.batches.mode = model.batches.mode, "off"
+    try:
+        return answer(model, inputs, method, max_new_tokens=most, keep_logits=True)
+    finally:
+        model.batches.mode = mode
 
 
 def rounding(logits: torch.Tensor, dtype: torch.dtype) -> float:

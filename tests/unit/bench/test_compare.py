@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.support.capturing import capturing_model, recorded
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
 from twigkit.bench.compare import Difference, compare, joules_per_token, spread
@@ -100,3 +101,42 @@ def test_a_difference_in_a_batch_names_the_prompt():
     assert rows["plain"][difference.token] != rows["pruned"][difference.token]
     assert difference.gap is not None
     assert difference.gap > 0
+
+
+@pytest.mark.parametrize(
+    ("again", "logits", "tie"),
+    [
+        ([5, 3], [0.0, 0, 0, 8.0, 7.75], True),
+        ([5, 4], [0.0, 0, 0, 7.75, 8.0], True),  # what is not captured rounds otherwise
+        ([5, 4], [0.0, 0, 0, 1.0, 8.0], False),
+        ([2, 3], [0.0, 0, 0, 8.0, 8.0], False),  # the logits of another text
+        ([5], [0.0, 0, 0, 8.0, 8.0], False),
+    ],
+)
+def test_a_tie_is_one_whichever_token_the_target_takes_when_it_is_asked_again(
+    monkeypatch, again, logits, tie
+):
+    def answers(model, inputs, method, *, max_new_tokens, keep_logits=False, meter=None):
+        given = run(1, 1.0)
+        if keep_logits:
+            assert max_new_tokens == 2
+            return replace(given, rows=[again], logits=torch.tensor([logits]))
+        return replace(given, rows=[[5, 3, 7] if method.name == "plain" else [5, 4, 9]])
+
+    monkeypatch.setattr("twigkit.bench.compare.answer", answers)
+    monkeypatch.setattr("twigkit.bench.warm_up.answer", answers)
+    model = TwigModel(tiny_llava().to(torch.bfloat16))
+    methods = [Method("plain"), Method("other", target="plain")]
+    found = compare(model, [llava_inputs([(2, 1, 3)])], methods, max_new_tokens=3)
+    assert found.row("other").difference.token == 1
+    assert found.lossless is found.row("other").difference.tie is tie
+
+
+def test_a_difference_is_judged_where_steps_must_be_captured():
+    model = capturing_model()
+    model.generation_config.eos_token_id = None
+    methods = [Method("plain"), Method("pruned", target="plain", budget=2, pruner="random")]
+    with recorded(model):
+        found = compare(model, [llava_inputs([(2, 1, 3)])], methods, max_new_tokens=8)
+        assert found.row("pruned").difference.gap > 0
+        assert model.batches.mode == "on"
