@@ -17,11 +17,7 @@ _HELD = 1024
 
 
 class Mark(Protocol):
-    """A moment on a device's own clock, such as ``torch.cuda.Event(enable_timing=True)``."""
-
-    def record(self) -> Any:
-        """Let the device note the time when it has done what was asked of it before."""
-        ...
+    """A moment on a device's own clock, such as a recorded ``torch.cuda.Event``."""
 
     def synchronize(self) -> Any:
         """Wait for that moment."""
@@ -50,7 +46,8 @@ class Stopwatch:
 
         Args:
             parts: Names of the parts.
-            mark: Makes a moment of the device that is measured; ``None`` for the host's clock.
+            mark: Lets the device that is measured note the time when it has done what was asked of
+                it before, and returns that moment; ``None`` for the host's clock.
         """
         self.launching = dict.fromkeys(parts, 0.0)
         self._last = time.perf_counter()
@@ -70,8 +67,13 @@ class Stopwatch:
             return cls(parts)
         import torch
 
-        event: Any = torch.cuda.Event
-        return cls(parts, lambda: cast(Mark, event(enable_timing=True)))
+        def mark() -> Mark:
+            event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            # By itself it takes the stream of the current device, which may be another.
+            event.record(torch.cuda.current_stream(device))
+            return cast(Mark, event)
+
+        return cls(parts, mark)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -96,9 +98,7 @@ class Stopwatch:
     def _mark(self, part: str) -> None:
         if self._make is None:
             return
-        mark = self._make()
-        mark.record()
-        self._marks.append((part, mark))
+        self._marks.append((part, self._make()))
         if len(self._marks) > _HELD:
             self._add_up()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+import torch
 
 from twigkit.io.timing import PARTS, Stopwatch
 
@@ -40,7 +41,7 @@ class Moment:
     now = 0.0
     waited = 0
 
-    def record(self):
+    def __init__(self):
         self.at = Moment.now
 
     def synchronize(self):
@@ -75,10 +76,27 @@ def test_marks_do_not_pile_up(clock):
     assert watch.seconds == {"draft": 1250.0}
 
 
+def test_laps_are_of_the_devices_own_stream_whichever_is_current(monkeypatch):
+    class Event(Moment):
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream="that of the current device"):
+            self.at = Moment.now
+            streams.append(stream)
+
+    streams = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"that of {device}")
+    watch = Stopwatch.on(torch.device("cuda", 1), ("work",))
+    Moment.now += 2.0
+    watch.lap("work")
+    assert watch.seconds == {"work": 2.0}
+    assert streams == ["that of cuda:1"] * 2
+
+
 @pytest.mark.gpu
 def test_a_lap_on_a_gpu_is_the_kernels_own_time():
-    import torch
-
     device = torch.device("cuda")
     matrix = torch.randn(4096, 4096, device=device)
     watch = Stopwatch.on(device, ("work",))
