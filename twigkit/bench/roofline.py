@@ -24,6 +24,9 @@ _WIDE, _NARROW = 8192, 1024
 
 _ROUNDS = 5
 
+_REPEATED = 10
+"""How often an accelerator does the work before the host waits, or launching would count."""
+
 
 @dataclass(frozen=True)
 class Roofline:
@@ -104,17 +107,18 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time something, the median after one run to warm up."""
+    """Time something, the median after one round to warm up."""
     cuda = device.type == "cuda"
-    seconds = []
+    times, seconds = _REPEATED if cuda else 1, []
     for _ in range(_ROUNDS + 1):
         if cuda:
             torch.cuda.synchronize(device)
         started = time.perf_counter()
-        work()
+        for _ in range(times):
+            work()
         if cuda:
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
+        seconds.append((time.perf_counter() - started) / times)
     return median(seconds[1:])
 
 

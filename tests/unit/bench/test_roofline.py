@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 import torch
 
 from tests.support.tiny import tiny_llava
 from twigkit import TwigModel
-from twigkit.bench.roofline import Roofline, copy_bandwidth, matrix_rate, measure_roofline
+from twigkit.bench.roofline import (
+    Roofline,
+    _seconds,
+    copy_bandwidth,
+    matrix_rate,
+    measure_roofline,
+)
 
 
 def test_weights_are_those_that_each_token_reads():
@@ -29,3 +38,17 @@ def test_a_product_takes_time():
 
 def test_a_copy_takes_time():
     assert 1e6 < copy_bandwidth(torch.device("cpu")) < 1e13
+
+
+def test_waiting_for_a_gpu_counts_for_little(monkeypatch):
+    """A copy of half a millisecond, and a host that takes as long to notice that all is done."""
+    now, queued = [0.0], []
+
+    def synchronize(device):
+        now[0] += sum(queued) + 0.5
+        queued.clear()
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    found = _seconds(lambda: queued.append(0.5), torch.device("cuda"))
+    assert 0.5 < found == pytest.approx(0.5, rel=0.11)
