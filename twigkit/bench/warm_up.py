@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from twigkit.backbone.kv_cache import BUCKET
 from twigkit.bench.answering import answer
 from twigkit.bench.deadline import deadline
 from twigkit.bench.methods import Inputs, Method
@@ -13,6 +14,10 @@ from twigkit.model import TwigModel
 
 LONGEST = 200
 """Characters of the reason why a method did not run."""
+
+MOST_ANSWERS = 4
+"""Most answers to one prompt: the first ones let slots grow and pieces come twice, the last one
+shows that all is replayed. Drafters that choose by the clock may never be done."""
 
 
 def warm_up(
@@ -23,7 +28,7 @@ def warm_up(
     most_seconds: float | None,
     say: Callable[[str], None],
 ) -> str:
-    """Let a method answer once, and capture what it will replay: twice where steps are captured.
+    """Let a method answer once, and where steps are captured until it replays them.
 
     Args:
         model: Base and twig.
@@ -40,12 +45,12 @@ def warm_up(
     started = time.perf_counter()
     try:
         with deadline(most_seconds):
-            longest = max(prompts, key=lambda each: each["input_ids"].numel())
-            answer(model, longest, method, max_new_tokens=max_new_tokens)
-            if method.engine == "twigkit" and model.batches.captures(model.stack, ""):
-                _capture_prefill(model, prompts, method)
-                # Slots that grew during the answer dropped what was captured before.
-                answer(model, longest, method, max_new_tokens=max_new_tokens)
+            rehearse(
+                model,
+                prompts if method.engine == "twigkit" else [longest_of(prompts)],
+                lambda inputs, most: answer(model, inputs, method, max_new_tokens=most),
+                max_new_tokens,
+            )
     except Exception as error:
         if most_seconds is None:
             raise
@@ -55,13 +60,51 @@ def warm_up(
     return ""
 
 
-def _capture_prefill(model: TwigModel, prompts: Sequence[Inputs], method: Method) -> None:
-    """Let prompts of every shape come again, so that no measured round captures their prefill."""
+def rehearse(
+    model: TwigModel,
+    prompts: Sequence[Inputs],
+    run: Callable[[Inputs, int], object],
+    max_new_tokens: int,
+) -> None:
+    """Answer the longest prompt; where steps are captured, until measured answers replay them all.
+
+    Prefill is captured for every shape, and steps for the views of the slots that prompts of
+    different lengths begin with.
+
+    Args:
+        model: Base and twig.
+        prompts: The processor's outputs.
+        run: Answers a prompt with so many tokens at most.
+        max_new_tokens: Most tokens to generate.
+    """
+    longest = longest_of(prompts)
+    _settle(model, longest, run, max_new_tokens)
+    if not model.batches.captures(model.stack, ""):
+        return
     shapes = {each["input_ids"].shape: each for each in prompts}
-    longest_first = sorted(shapes.values(), key=lambda each: -each["input_ids"].numel())
-    for inputs in longest_first:  # or what a shorter one captured would go
-        for _ in range(2):
-            answer(model, inputs, method, max_new_tokens=1)
+    del shapes[longest["input_ids"].shape]
+    others = sorted(shapes.values(), key=lambda each: -each["input_ids"].numel())
+    for inputs in others:  # or what a shorter one captured would go
+        _settle(model, inputs, run, 1)
+    shortest = {each["input_ids"].shape[1] // BUCKET: each for each in others}
+    for inputs in shortest.values():
+        _settle(model, inputs, run, max_new_tokens)
+
+
+def _settle(
+    model: TwigModel, inputs: Inputs, run: Callable[[Inputs, int], object], max_new_tokens: int
+) -> None:
+    """Answer until an answer left nothing to capture; slots that grow drop what was captured."""
+    for _ in range(MOST_ANSWERS):
+        before = model.batches.misses
+        run(inputs, max_new_tokens)
+        if model.batches.misses == before:
+            break
+
+
+def longest_of(prompts: Sequence[Inputs]) -> Inputs:
+    """Return the prompt, or the batch, of most tokens."""
+    return max(prompts, key=lambda each: each["input_ids"].numel())
 
 
 def reason(error: Exception) -> str:
@@ -75,4 +118,4 @@ def reason(error: Exception) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
-__all__ = ["LONGEST", "reason", "warm_up"]
+__all__ = ["LONGEST", "MOST_ANSWERS", "longest_of", "reason", "rehearse", "warm_up"]

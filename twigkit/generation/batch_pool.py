@@ -77,6 +77,12 @@ class BatchPool:
         """How many batches are kept."""
         return len(self._kept)
 
+    @property
+    def misses(self) -> int:
+        """Pieces and prompts, of all that is kept, that were not replayed but may be next time."""
+        prefill = 0 if self._prefill is None else self._prefill.misses
+        return prefill + sum(batch.runner.misses for batch in self._kept.values())
+
     def captures(self, stack: LayerStack, reason: str) -> bool:
         """Say whether steps are to be captured.
 

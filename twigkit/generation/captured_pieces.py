@@ -46,7 +46,13 @@ class Rewinding(Protocol):
 
 
 class PieceRunner:
-    """Runs every piece as it is."""
+    """Runs every piece as it is.
+
+    Attributes:
+        misses: How many pieces were not replayed, but may be when they come again.
+    """
+
+    misses = 0
 
     def replay(self, key: Hashable, step: Rewinding) -> bool:
         """Replay what was captured under a key; return whether anything was."""
@@ -114,6 +120,7 @@ class CapturedPieces(PieceRunner, ABC):
         if self.failed:
             piece()
             return True
+        self.misses += 1
         if key not in self._seen:
             self._seen.add(key)
             self.warm_up(piece)

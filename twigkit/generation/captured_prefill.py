@@ -75,6 +75,7 @@ class CapturedPrefill:
         most: Shapes that are kept at once, and those that are remembered to have come once.
         failed: Why nothing is captured any more; empty while all is well.
         replays: How many prompts were prefilled by a replay.
+        misses: How many were not, but may be when they come again.
     """
 
     def __init__(self, make_runner: Callable[[], CapturedPieces], most: int = MOST_PROMPTS) -> None:
@@ -84,7 +85,7 @@ class CapturedPrefill:
             make_runner: Makes what captures, once it is needed.
             most: Shapes that are kept at once.
         """
-        self.most, self.failed, self.replays = most, "", 0
+        self.most, self.failed, self.replays, self.misses = most, "", 0, 0
         self._make_runner = make_runner
         self._runner: CapturedPieces | None = None
         self._arena = Arena()
@@ -156,6 +157,7 @@ class CapturedPrefill:
             self._captured.move_to_end(key)
             self.replays += 1
             return captured.fill(prompt)
+        self.misses += 1
         if key not in self._seen:
             self._seen[key] = None
             if len(self._seen) > self.most:  # so that many shapes in turn are not captured in turn

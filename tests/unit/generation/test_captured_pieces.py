@@ -37,3 +37,4 @@ def test_what_goes_wrong_falls_back_with_one_warning(fault):
     runner.run("other", step.piece, step)
     assert float(step.value) == step.python == 4
     assert not runner.replay("key", step)
+    assert runner.misses == 2, "what is not captured any more is not waited for"
