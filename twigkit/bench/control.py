@@ -10,6 +10,8 @@ from statistics import median
 from typing import Any
 
 from twigkit.bench.methods import Inputs
+from twigkit.bench.warm_up import rehearse
+from twigkit.generation.batch_pool import BatchPool
 from twigkit.model import TwigModel
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import GenerationSpec, TwigSpec
@@ -158,8 +160,8 @@ def compare_control(
     ways = {PLAIN: plain, **judged, **arms, AGAIN: plain}
     runs: dict[str, list[Answered]] = {name: [] for name in ways}
     replays: list[Rounds] = []
-    for way in (plain, *arms.values()):  # the controller's beginning is what is being judged
-        way.answer(prompts[0], max_new_tokens, None)
+    for way in (plain, *arms.values(), *judged.values()):
+        _warm_up(way, prompts, max_new_tokens)
     for number, inputs in enumerate(prompts):
         if progress is not None:
             progress(f"controller: prompt {number + 1}/{len(prompts)}")
@@ -179,6 +181,25 @@ def compare_control(
                     rounds[-1][name] = again.cpu_seconds
             replays.append(rounds)
     return judge(runs, replays, tuple(arms))
+
+
+def _warm_up(way: Way, prompts: Sequence[Inputs], most: int) -> None:
+    """Capture what a way will replay; what its controller learns from that is forgotten.
+
+    Args:
+        way: The way.
+        prompts: The processor's outputs.
+        most: Most tokens to generate.
+    """
+
+    def run(inputs: Inputs, tokens: int) -> None:
+        memory: dict[str, Any] | None = None if way.memory is None else {}
+        for _ in range(1 if memory is None else 2):  # as it begins, and as it goes on
+            way.answer(inputs, tokens, memory)
+
+    pool = way.model.batches
+    pool.most_prompts = max(pool.most_prompts, 2 * len(prompts))  # with drafts and without
+    rehearse(way.model, prompts, run, most)
 
 
 def ratio(rounds: Rounds, name: str) -> float:
@@ -227,4 +248,6 @@ def _untrained(model: TwigModel) -> TwigModel:
     spec = TwigSpec.model_validate(
         {**model.twig.spec.model_dump(), "init": "random", "heads": {"lm": {"kind": "lm"}}}
     )
-    return TwigModel(model.base, grow(spec, model.stack).eval())
+    made = TwigModel(model.base, grow(spec, model.stack).eval())
+    made.batches = BatchPool(model.batches.mode, make_runner=model.batches.make_runner)
+    return made
