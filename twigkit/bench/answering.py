@@ -42,18 +42,14 @@ def answer(
     Returns:
         The tokens and what they took.
     """
-    cuda, before = model.device.type == "cuda", 0
+    cuda = model.device.type == "cuda"
     if cuda:
         torch.cuda.synchronize(model.device)
-        torch.cuda.reset_peak_memory_stats(model.device)
-        before = torch.cuda.memory_allocated(model.device)
     started = meter.start() if meter else ()
     run = hugging_face_answer if method.engine == "hugging-face" else _twigkit_answer
     given = run(model, inputs, method, max_new_tokens, keep_logits)
     if cuda:
         torch.cuda.synchronize(model.device)
-        peak = torch.cuda.max_memory_allocated(model.device) - before
-        given = replace(given, peak_bytes=peak)
     return replace(given, joules=meter.joules(started)) if meter else given
 
 

@@ -190,7 +190,8 @@ def run_case(
         **(told or {}),
         "prompts": f"{len(prompts)}, of at most {longest} tokens",
         "energy": "not measured: the device does not tell it" if meter is None else meter.source,
-        "peak memory": "most of the GPU's memory in use during a call, weights left out"
+        "peak memory": "most that torch holds of the GPU while one row answers, captured steps "
+        "included, weights left out"
         if model.device.type == "cuda"
         else "tensors that one call holds at once, weights left out",
     }

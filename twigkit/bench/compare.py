@@ -14,13 +14,16 @@ from twigkit.bench.answering import answer
 from twigkit.bench.energy import energy_meter
 from twigkit.bench.latency import Latency, latency
 from twigkit.bench.methods import Answer, Inputs, Method
-from twigkit.bench.peak_memory import peak_bytes
-from twigkit.bench.warm_up import warm_up
+from twigkit.bench.peak_memory import peak_bytes, reserved_bytes
+from twigkit.bench.warm_up import longest_of, warm_up
 from twigkit.model import TwigModel
 
 ULPS = 8
 """Steps of a precision within which two logits count as equal: states are rounded in every layer,
 and a pass over one node is not summed in the order of a pass over sixty."""
+
+PEAK_ANSWERS = 3
+"""Answers on a GPU to measure memory: afterwards steps were captured, and replayed."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,8 @@ class Row:
         latency: To the first token, per token and between arrivals, over all answers.
         spread: Lowest and highest tokens per second of a round.
         joules_per_token: Energy of the device per new token; ``None`` where it cannot be read.
-        peak_bytes: Most memory in use beyond what was before the call, of any prompt; ``None``
-            where it is not measured.
+        peak_bytes: Most memory that one of its calls takes beyond the weights, of the longest
+            prompt; ``None`` where it is not measured.
     """
 
     method: Method
@@ -177,8 +180,8 @@ def compare(
         progress: Told what is being run.
         most_seconds: What a method may take to warm up. One that takes longer, or that fails, is
             left out and named in ``failed``; without it a failure is an error.
-        peaks: Count on a CPU the most memory that each method takes, by one more answer; a GPU's
-            allocator tells it anyway.
+        peaks: Measure after the last round the most memory that each method takes, by more answers
+            to the longest prompt.
 
     Returns:
         One row per method that ran.
@@ -206,9 +209,9 @@ def compare(
     by_name = {method.name: method for method in methods}
     rows = [_row(method, runs) for method in methods]
     rows = [_judged(model, prompts, row, by_name, runs) for row in rows]
-    if peaks and model.device.type == "cpu":
+    if peaks:
         say("memory")
-        rows = [_counted(model, prompts[0], row, max_new_tokens) for row in rows]
+        rows = [_with_peak(model, longest_of(prompts), row, max_new_tokens) for row in rows]
     last = {name: [many[-1] for many in found] for name, found in runs.items()}
     return Comparison(rows, last, failed)
 
@@ -223,7 +226,6 @@ def _row(method: Method, runs: dict[str, list[list[Answer]]]) -> Row:
     tokens = sum(len(run.tokens) for run in last)
     answers = sum(len(run.rows) for run in last)
     gains = [gain for run in last for gain in run.accepted_lengths]
-    peaks = [run.peak_bytes for run in every if run.peak_bytes is not None]
     checked = method.target in runs
     return Row(
         method=method,
@@ -246,7 +248,6 @@ def _row(method: Method, runs: dict[str, list[list[Answer]]]) -> Row:
         latency=latency(line for run in every for line in run.timelines),
         spread=spread(own),
         joules_per_token=joules_per_token(every),
-        peak_bytes=max(peaks, default=None),
     )
 
 
@@ -277,12 +278,13 @@ def joules_per_token(answers: Sequence[Answer]) -> float | None:
     return sum(joules) / tokens if tokens and len(joules) == len(answers) else None
 
 
-def _counted(model: TwigModel, inputs: Inputs, row: Row, max_new_tokens: int) -> Row:
-    """Count the peak of one more answer; what is compiled hides its tensors from the count."""
-    if row.method.compiled:
-        return row
+def _with_peak(model: TwigModel, inputs: Inputs, row: Row, max_new_tokens: int) -> Row:
+    """Measure the peak of more answers; on a CPU what is compiled hides its tensors."""
     run = lambda: answer(model, inputs, row.method, max_new_tokens=max_new_tokens)  # noqa: E731
-    return replace(row, peak_bytes=peak_bytes(run))
+    if model.device.type == "cuda":
+        model.batches.drop()  # what other methods keep is not this one's
+        return replace(row, peak_bytes=reserved_bytes(run, model.device, times=PEAK_ANSWERS))
+    return row if row.method.compiled else replace(row, peak_bytes=peak_bytes(run))
 
 
 def _rate(tokens: int, seconds: float) -> float:

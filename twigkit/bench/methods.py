@@ -79,7 +79,6 @@ class Answer:
         logits: Of the last new token, ``[batch, vocabulary]``, if they were asked for.
         timelines: When the tokens of every prompt came.
         joules: Energy that the device took; ``None`` where it cannot be read.
-        peak_bytes: Most memory of the device in use beyond what was before; ``None`` on a CPU.
     """
 
     rows: list[list[int]]
@@ -95,7 +94,6 @@ class Answer:
     logits: Tensor | None = None
     timelines: list[Timeline] = field(default_factory=list)
     joules: float | None = None
-    peak_bytes: int | None = None
 
     @property
     def tokens(self) -> list[int]:

@@ -152,7 +152,8 @@ def run(
 
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "rounds": rounds}
     ways = methods(model, grams)
-    decoding = compare(model, prompts, ways, **options, progress=say("decoding"))
+    cuda = model.device.type == "cuda"  # elsewhere every operation would be looked at
+    decoding = compare(model, prompts, ways, **options, progress=say("decoding"), peaks=cuda)
     pair = [Method(UNPRUNED), Method(PRUNED, budget=NINTH)]
     often: dict[str, Any] = {"max_new_tokens": 1, "rounds": 3 * rounds}
     prefill = compare(model, prompts, pair, **often, progress=say("prefill"))
