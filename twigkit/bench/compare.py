@@ -283,7 +283,8 @@ def _with_peak(model: TwigModel, inputs: Inputs, row: Row, max_new_tokens: int) 
     run = lambda: answer(model, inputs, row.method, max_new_tokens=max_new_tokens)  # noqa: E731
     if model.device.type == "cuda":
         model.batches.drop()  # what other methods keep is not this one's
-        return replace(row, peak_bytes=reserved_bytes(run, model.device, times=PEAK_ANSWERS))
+        times = PEAK_ANSWERS if row.method.engine == "twigkit" else 1
+        return replace(row, peak_bytes=reserved_bytes(run, model.device, times=times))
     return row if row.method.compiled else replace(row, peak_bytes=peak_bytes(run))
 
 

@@ -159,7 +159,6 @@ def _parts(
         result.decoding = compare(
             model, [prompt], shape_methods(result.synthetic),
             max_new_tokens=new, rounds=rounds, progress=say, most_seconds=WARM_UP,
-            peaks=model.device.type == "cuda",
         )  # fmt: skip
         result.failed |= {f"decoding, {n}": why for n, why in result.decoding.failed.items()}
 
