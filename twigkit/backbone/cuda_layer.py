@@ -210,7 +210,9 @@ class CudaLayer(FusedLayer):
         mask = context.masks[self.window] if few else None
         if mask is None or self._width < kernel.NARROWEST:
             return self._attend(q, keys, values, context)
-        mixed: Tensor = kernel.attend(q, keys, values, mask, self._scaling)
+        mixed: Tensor = kernel.attend(
+            q, keys, values, mask, self._scaling, context.used, skips=self.window is not None
+        )
         return mixed
 
 

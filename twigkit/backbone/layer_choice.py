@@ -145,8 +145,7 @@ class LayerChoice:
                 trials = list(trials_of(self.stack, fast))
                 if all(agree(stock, fast.strict, *trial) for trial in trials):
                     plain, steps = self._fused(FusedLayer, stock), trials[1:]
-                    faster = all(is_faster(fast, plain, *trial) for trial in steps)
-                    return CudaLayer if faster else FusedLayer
+                    return CudaLayer if is_faster(fast, plain, steps) else FusedLayer
                 problem = "other numbers than the layer's own"
             except Exception as error:  # a compiler, a driver: as many types as machines
                 problem = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -50,8 +50,8 @@ class LayerContext:
         return cls(rope, fold(rope), masks, cache, kernel, few_rows(hidden))
 
     @functools.cached_property
-    def _ends(self) -> Tensor:
-        """Tokens and staged nodes of each row, ``[batch]`` int32."""
+    def used(self) -> Tensor:
+        """Tokens and staged nodes of each row of a step, ``[batch]`` int32."""
         assert self.cache is not None
         return (self.cache.lengths.device + self.cache.staged).int()
 
@@ -71,7 +71,7 @@ class LayerContext:
             return None
         if torch.compiler.is_compiling():
             return None
-        return self._ends
+        return self.used
 
     def spans(self, window: int | None) -> RowSpans | None:
         """Return where each row's tokens lie, if that says all that a mask would; else ``None``."""

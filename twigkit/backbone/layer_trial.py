@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9, torch.float16: 4e-3, torch.bfloat16: 4e-2}
 
+_STEPS = ((1, 1), (2, 3), (1, 24), (1, 60))
+"""Rows and nodes of steps that are compared: each runs in blocks of another size."""
+
 _ROUNDS, _RUNS = 5, 4
 """Timings of a pass, and runs of each."""
 
@@ -38,7 +41,7 @@ Trial = tuple[Tensor, Context]
 
 
 def trials_of(stack: LayerStack, fused: FusedLayer) -> Iterator[Trial]:
-    """Make passes to compare: a prompt, then steps of one row and of several nodes each.
+    """Make passes to compare: a prompt, then steps of one row and of ever more nodes.
 
     Args:
         stack: The base.
@@ -46,7 +49,7 @@ def trials_of(stack: LayerStack, fused: FusedLayer) -> Iterator[Trial]:
     """
     before = 7
     yield prompt_pass(stack, fused, 2, before)
-    for batch, nodes in ((1, 1), (2, 3)):
+    for batch, nodes in _STEPS:
         yield step_pass(stack, fused, batch, nodes, before)
 
 
@@ -102,16 +105,18 @@ def agree(stock: Run, fused: Run, hidden: Tensor, context: Context) -> bool:
     return bool(gap <= _TOLERANCE.get(expected.dtype, 0.0))
 
 
-def is_faster(one: Run, other: Run, hidden: Tensor, context: Context) -> bool:
-    """Say whether one way to run a layer takes less of the device's time than another.
+def is_faster(one: Run, other: Run, trials: Iterable[Trial]) -> bool:
+    """Say whether one way to run a layer takes less of the device's time than another, in sum.
 
     Args:
         one: The way in question.
         other: What else would run.
-        hidden: States of a pass.
-        context: Makes its context.
+        trials: The passes.
     """
-    first, second = (pass_seconds(run, hidden, context()) for run in (one, other))
+    pairs = [
+        [pass_seconds(run, hidden, context()) for run in (one, other)] for hidden, context in trials
+    ]
+    first, second = map(sum, zip(*pairs, strict=True))
     return first < second
 
 

@@ -23,8 +23,11 @@ _KEYS = 64
 _ROWS = 64
 """Most queries that attention takes at a time."""
 
+_JOINED = 16
+"""Parts that are joined at a time."""
 
-@triton.jit(do_not_specialize=["tokens", "heads", "groups"])
+
+@triton.jit(do_not_specialize=["tokens", "heads", "groups", "slots_batch", "slots_token"])
 def _rotate_kernel(
     query, key, value, cos, sin, slots, rotated, keys, values, tokens, heads, groups, query_row,
     key_row, value_row, table_batch, table_token, slots_batch, slots_token, keys_batch,
@@ -110,45 +113,54 @@ def rotate_and_store(
 
 @triton.jit(do_not_specialize=["rows", "queries", "groups"])
 def _attend_kernel(
-    query, keys, values, mask, mixed, most, weight, scale, rows, queries, count, share, groups,
-    keys_batch, keys_group, keys_slot, values_batch, values_group, values_slot, mask_batch,
-    mask_query, is_added: tl.constexpr, head_width: tl.constexpr, row_block: tl.constexpr,
-    key_block: tl.constexpr, width_block: tl.constexpr, dead: tl.constexpr,
+    query, keys, values, mask, ends, mixed, most, weight, scale, rows, queries, count, share,
+    groups, keys_batch, keys_group, keys_slot, values_batch, values_group, values_slot, mask_batch,
+    mask_query, is_added: tl.constexpr, has_ends: tl.constexpr, skips: tl.constexpr,
+    head_width: tl.constexpr, row_block: tl.constexpr, key_block: tl.constexpr,
+    width_block: tl.constexpr, dead: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     place, part, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     batch, group = place // groups, place % groups
+    begin = part * share
+    keys += batch.to(tl.int64) * keys_batch + group * keys_group
+    values += batch.to(tl.int64) * values_batch + group * values_group
+    end = tl.minimum(begin + share, count)
+    if has_ends:  # the mask hides what lies behind, so whole blocks do
+        end = tl.minimum(end, tl.cdiv(tl.load(ends + batch), key_block) * key_block)
     row = block * row_block + tl.arange(0, row_block)
     feature = tl.arange(0, width_block)
     real, wide = row < rows, feature < head_width
     own = real[:, None] & wide[None, :]
     at = (place.to(tl.int64) * rows + row)[:, None] * head_width + feature[None, :]
     q = tl.load(query + at, mask=own, other=0.0)
-    keys += batch.to(tl.int64) * keys_batch + group * keys_group
-    values += batch.to(tl.int64) * values_batch + group * values_group
     line = (
         mask + batch.to(tl.int64) * mask_batch + (row % queries)[:, None].to(tl.int64) * mask_query
     )
     best = tl.full([row_block], float("-inf"), dtype=tl.float32)
     total = tl.zeros([row_block], dtype=tl.float32)
     sums = tl.zeros([row_block, width_block], dtype=tl.float32)
-    begin = part * share
-    for start in range(begin, tl.minimum(begin + share, count), key_block):
+    for start in tl.range(begin, end, key_block, num_stages=stages):
         slot = start + tl.arange(0, key_block)
         there = slot < count
+        if head_width == width_block:  # noqa: SIM108 - known when the kernel is compiled
+            held = there[:, None]
+        else:
+            held = there[:, None] & wide[None, :]
         seen = tl.load(line + slot[None, :], mask=real[:, None] & there[None, :], other=0)
         if is_added:
             shift = tl.where(real[:, None] & there[None, :], seen.to(tl.float32), float("-inf"))
         else:
             shift = tl.where(seen != 0, 0.0, float("-inf"))
-        if tl.max(tl.max(shift, 1), 0) > dead:  # some query sees some of these keys
+        runs = tl.max(tl.max(shift, 1), 0) > dead if skips else True
+        if runs:
             k = tl.load(
                 keys + slot[:, None].to(tl.int64) * keys_slot + feature[None, :],
-                mask=there[:, None] & wide[None, :],
+                mask=held,
                 other=0.0,
             )
             v = tl.load(
                 values + slot[:, None].to(tl.int64) * values_slot + feature[None, :],
-                mask=there[:, None] & wide[None, :],
+                mask=held,
                 other=0.0,
             )
             logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -172,19 +184,29 @@ def _join_kernel(
     width_block: tl.constexpr, part_block: tl.constexpr,
 ):  # fmt: skip
     place, row = tl.program_id(0), tl.program_id(1)
-    part, feature = tl.arange(0, part_block), tl.arange(0, width_block)
-    there, wide = part < parts, feature < head_width
-    at = (place.to(tl.int64) * parts + part) * rows + row
-    best = tl.load(most + at, mask=there, other=float("-inf"))
-    top = tl.max(best, 0)
-    share = tl.exp(best - tl.where(top == float("-inf"), 0.0, top))
-    total = tl.sum(share * tl.load(weight + at, mask=there, other=0.0), 0)
-    sums = tl.load(
-        mixed + at[:, None] * head_width + feature[None, :],
-        mask=there[:, None] & wide[None, :],
-        other=0.0,
-    )
-    found = tl.sum(sums * share[:, None], 0) / tl.where(total == 0.0, 1.0, total)
+    feature = tl.arange(0, width_block)
+    wide = feature < head_width
+    top = tl.max(tl.full([part_block], float("-inf"), dtype=tl.float32), 0)
+    total = tl.sum(tl.zeros([part_block], dtype=tl.float32), 0)
+    found = tl.zeros([width_block], dtype=tl.float32)
+    for begin in range(0, parts, part_block):
+        part = begin + tl.arange(0, part_block)
+        there = part < parts
+        at = (place.to(tl.int64) * parts + part) * rows + row
+        best = tl.load(most + at, mask=there, other=float("-inf"))
+        held = tl.load(weight + at, mask=there, other=0.0)
+        sums = tl.load(
+            mixed + at[:, None] * head_width + feature[None, :],
+            mask=there[:, None] & wide[None, :],
+            other=0.0,
+        )
+        now = tl.maximum(top, tl.max(best, 0))
+        base = tl.where(now == float("-inf"), 0.0, now)
+        fade, share = tl.exp(top - base), tl.exp(best - base)
+        total = total * fade + tl.sum(share * held, 0)
+        found = found * fade + tl.sum(sums * share[:, None], 0)
+        top = now
+    found = found / tl.where(total == 0.0, 1.0, total)
     batch, group = place // groups, place % groups
     repeat = rows // queries
     head, token = group * repeat + row // queries, row % queries
@@ -192,10 +214,19 @@ def _join_kernel(
     tl.store(output + to + feature, found.to(output.dtype.element_ty), mask=wide)
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    scale: float,
+    ends: Tensor | None = None,
+    *,
+    skips: bool = False,
+) -> Tensor:
     """Attend with a few queries to many keys, the keys shared out over the device.
 
-    Keys that no query of a block sees are not read. A query that sees none gets zeros.
+    A query that sees no key gets zeros.
 
     Args:
         query: ``[batch, heads, queries, width]``, contiguous.
@@ -204,6 +235,10 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
         mask: Bool, or added to the logits, ``[batch or 1, 1, queries or more, slots]``; rows beyond
             the first ``queries`` repeat them.
         scale: Factor on the dot products.
+        ends: How many slots of each row may be seen at all, ``[batch]`` int32; those behind are
+            not read, but for less than a block.
+        skips: Whether keys that no query of a block sees are not read either, which makes reading
+            the others wait for the mask: worth it where a window hides many.
 
     Returns:
         ``[batch, queries, heads, width]``.
@@ -214,6 +249,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
     # Tensor cores do not multiply in float32: larger blocks would not fit the registers.
     exact = query.dtype == torch.float32
     block_rows = 16 if exact else min(_ROWS, max(16, triton.next_power_of_2(rows)))
+    key_block = _KEYS // 2 if exact or width > 128 else _KEYS
     blocks = triton.cdiv(rows, block_rows)
     most_parts = triton.cdiv(count, _KEYS)
     parts = max(1, min(most_parts, triton.cdiv(_PROGRAMS, batch * groups * blocks)))
@@ -227,18 +263,22 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: flo
     mask = mask.expand(batch, -1, -1, -1)
     additive = mask.dtype != torch.bool
     dead = torch.finfo(mask.dtype).min / 2 if additive else -1.0
+    # Blocks of keys on their way besides the one at hand, as far as shared memory goes.
+    stages = 1 if skips or exact or width > 128 else 3 if block_rows == 16 else 2
+    ends = None if skips else ends
     _attend_kernel[(batch * groups, parts, blocks)](
-        query, keys, values, mask if additive else mask.view(torch.uint8), mixed, most, weight,
-        scale, rows, queries, count, share, groups, *keys.stride()[:3], *values.stride()[:3],
-        mask.stride(0), mask.stride(2), is_added=additive, head_width=width, row_block=block_rows,
-        key_block=_KEYS // 2 if exact or width > 128 else _KEYS,
-        width_block=triton.next_power_of_2(width), dead=dead, num_warps=4, num_stages=2,
+        query, keys, values, mask if additive else mask.view(torch.uint8), mask if ends is None
+        else ends, mixed, most, weight, scale, rows, queries, count, share, groups,
+        *keys.stride()[:3], *values.stride()[:3], mask.stride(0), mask.stride(2),
+        is_added=additive, has_ends=ends is not None, skips=skips, head_width=width,
+        row_block=block_rows, key_block=key_block, width_block=triton.next_power_of_2(width),
+        dead=dead, stages=stages, num_warps=4,
     )  # fmt: skip
     output = query.new_empty(batch, queries, heads, width)
     _join_kernel[(batch * groups, rows)](
         mixed, most, weight, output, rows, queries, parts, groups, head_width=width,
-        width_block=triton.next_power_of_2(width), part_block=triton.next_power_of_2(parts),
-        num_warps=2,
+        width_block=triton.next_power_of_2(width),
+        part_block=min(_JOINED, triton.next_power_of_2(parts)), num_warps=2,
     )  # fmt: skip
     return output
 

@@ -145,7 +145,8 @@ def _row_kernel(
         if with_norm:
             squares += x * x
             x = x * tl.load(norm + place, mask=inside, other=0.0).to(tl.float32)
-        w = tl.load(line + place[None, :], mask=real[:, None] & inside[None, :], other=0.0)
+        seen = real[:, None] & inside[None, :]
+        w = tl.load(line + place[None, :], mask=seen, other=0.0, eviction_policy="evict_first")
         sums += w.to(tl.float32) * x[None, :]
     found = tl.sum(sums, 1)
     if with_norm:
@@ -213,10 +214,12 @@ def _gated_kernel(
         x = tl.load(states + place, mask=inside, other=0.0).to(tl.float32)
         squares += x * x
         x = x * tl.load(norm + place, mask=inside, other=0.0).to(tl.float32)
-        gates += (
-            tl.load(gate + line + place[None, :], mask=seen, other=0.0).to(tl.float32) * x[None, :]
+        g = tl.load(
+            gate + line + place[None, :], mask=seen, other=0.0, eviction_policy="evict_first"
         )
-        ups += tl.load(up + line + place[None, :], mask=seen, other=0.0).to(tl.float32) * x[None, :]
+        gates += g.to(tl.float32) * x[None, :]
+        u = tl.load(up + line + place[None, :], mask=seen, other=0.0, eviction_policy="evict_first")
+        ups += u.to(tl.float32) * x[None, :]
     scale = 1.0 / tl.sqrt(tl.sum(squares, 0) / inputs + eps)
     g = (tl.sum(gates, 1) * scale).to(output.dtype.element_ty).to(tl.float32)
     u = (tl.sum(ups, 1) * scale).to(output.dtype.element_ty).to(tl.float32)

@@ -82,6 +82,36 @@ def test_attention(draw, shape, kind):
     near(kernels.attend(query, keys, values, mask, 0.3), expected.transpose(1, 2))
 
 
+@pytest.mark.parametrize("way", ["ends", "skips"])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 2, 16, 300), (1, 61, 8, 2, 128, 300)])
+def test_keys_that_nobody_sees_are_not_read(draw, shape, way):
+    batch, tokens, heads, groups, width, size = shape
+    query, keys, values = (draw(batch, n, t, width) for n, t in
+                           ((heads, tokens), (groups, size), (groups, size)))  # fmt: skip
+    ends = torch.tensor([70, 150][:batch], dtype=torch.int32, device=query.device)
+    seen = torch.arange(size, device=query.device) < ends[:, None, None, None]
+    seen = seen.expand(-1, 1, tokens, -1).clone()
+    seen[..., 1::3] = False
+    expected = kernels.attend(query, keys, values, seen, 0.3)
+    for row, end in enumerate(ends.tolist()):
+        for states in (keys, values):
+            states[row, :, -(-end // 64) * 64 :] = float("nan")
+    if way == "ends":
+        found = kernels.attend(query, keys, values, seen, 0.3, ends)
+    else:
+        found = kernels.attend(query, keys, values, seen, 0.3, skips=True)
+    near(found, expected)
+
+
+def test_more_parts_than_are_joined_at_a_time(draw):
+    query, keys, values = draw(1, 1, 1, 16), draw(1, 1, 1300, 16), draw(1, 1, 1300, 16)
+    seen = torch.ones(1, 1, 1, 1300, dtype=torch.bool, device=query.device)
+    seen[..., :1100] = False  # the first parts see nothing
+    wide = (each.float() for each in (query, keys, values))
+    expected = F.scaled_dot_product_attention(*wide, attn_mask=seen, scale=0.3)
+    near(kernels.attend(query, keys, values, seen, 0.3), expected.transpose(1, 2))
+
+
 def test_a_query_that_sees_nothing_gets_zeros(draw):
     query, keys, values = draw(1, 2, 3, 16), draw(1, 2, 40, 16), draw(1, 2, 40, 16)
     seen = torch.ones(1, 1, 3, 40, dtype=torch.bool, device=query.device)
