@@ -30,3 +30,51 @@ def test_the_tokens_are_the_same(drafter):
     model.batches = BatchPool("on")
     for _ in range(2):
         assert torch.equal(want, model.generate(**batch, **options))
+
+
+def captured_product(graphs, width=2048):
+    """A captured product that asks for a workspace: inputs, output and replay."""
+    states = torch.randn(4, width, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(width, width, device="cuda", dtype=torch.bfloat16)
+    output = torch.zeros_like(states)
+
+    def piece():
+        output.copy_(torch.nn.functional.linear(states, weight))
+
+    graphs.warm_up(piece)
+    return piece, output, graphs.record(piece)
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_graphs_outlive_others_of_their_pool():
+    graphs = CudaGraphs(torch.device("cuda"))
+    first, (piece, output, replay) = captured_product(graphs), captured_product(graphs)
+    del first  # its graph goes, and what torch frees with it
+    torch.cuda.empty_cache()
+    others = [torch.full((2**22,), 7.0, device="cuda") for _ in range(16)]  # where it may have been
+    piece()
+    expected = output.clone()
+    output.zero_()
+    replay()
+    torch.cuda.synchronize()
+    assert torch.equal(output, expected)
+    assert all((other == 7.0).all() for other in others)
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_a_capture_that_fails_leaves_the_device_as_it_was():
+    graphs, stream = CudaGraphs(torch.device("cuda")), torch.cuda.current_stream()
+    number = torch.ones(1, device="cuda")
+    with pytest.raises(RuntimeError, match="captur"):
+        graphs.record(lambda: number.item())
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.empty_cache()  # which fails while torch believes that something is captured
+    piece, output, replay = captured_product(CudaGraphs(torch.device("cuda")))
+    piece()
+    expected = output.clone()
+    output.zero_()
+    replay()
+    torch.cuda.synchronize()
+    assert torch.equal(output, expected)
