@@ -142,10 +142,7 @@ def _attend_kernel(
     for start in tl.range(begin, end, key_block, num_stages=stages):
         slot = start + tl.arange(0, key_block)
         there = slot < count
-        if head_width == width_block:  # noqa: SIM108 - known when the kernel is compiled
-            held = there[:, None]
-        else:
-            held = there[:, None] & wide[None, :]
+        held = there[:, None] & wide[None, :]
         seen = tl.load(line + slot[None, :], mask=real[:, None] & there[None, :], other=0)
         if is_added:
             shift = tl.where(real[:, None] & there[None, :], seen.to(tl.float32), float("-inf"))
@@ -153,16 +150,9 @@ def _attend_kernel(
             shift = tl.where(seen != 0, 0.0, float("-inf"))
         runs = tl.max(tl.max(shift, 1), 0) > dead if skips else True
         if runs:
-            k = tl.load(
-                keys + slot[:, None].to(tl.int64) * keys_slot + feature[None, :],
-                mask=held,
-                other=0.0,
-            )
-            v = tl.load(
-                values + slot[:, None].to(tl.int64) * values_slot + feature[None, :],
-                mask=held,
-                other=0.0,
-            )
+            line_at = slot[:, None].to(tl.int64)
+            k = tl.load(keys + line_at * keys_slot + feature[None, :], mask=held, other=0.0)
+            v = tl.load(values + line_at * values_slot + feature[None, :], mask=held, other=0.0)
             logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
             logits = tl.where(shift > dead, logits + shift, float("-inf"))
             now = tl.maximum(best, tl.max(logits, 1))
@@ -274,9 +264,16 @@ def attend(
         row_block=block_rows, key_block=key_block, width_block=triton.next_power_of_2(width),
         dead=dead, stages=stages, num_warps=4,
     )  # fmt: skip
+    return _joined(query, mixed, most, weight)
+
+
+def _joined(query: Tensor, mixed: Tensor, most: Tensor, weight: Tensor) -> Tensor:
+    """Join the parts of attention, ``[batch, queries, heads, width]``."""
+    batch, heads, queries, width = query.shape
+    places, parts, rows = most.shape
     output = query.new_empty(batch, queries, heads, width)
-    _join_kernel[(batch * groups, rows)](
-        mixed, most, weight, output, rows, queries, parts, groups, head_width=width,
+    _join_kernel[(places, rows)](
+        mixed, most, weight, output, rows, queries, parts, places // batch, head_width=width,
         width_block=triton.next_power_of_2(width),
         part_block=min(_JOINED, triton.next_power_of_2(parts)), num_warps=2,
     )  # fmt: skip
