@@ -245,9 +245,8 @@ def attend(
     parts = max(1, min(most_parts, triton.cdiv(_PROGRAMS, batch * groups * blocks)))
     share = triton.cdiv(most_parts, parts) * _KEYS
     parts = triton.cdiv(count, share)
-    mixed = torch.empty(
-        batch * groups, parts, rows, width, dtype=torch.float32, device=query.device
-    )
+    shape = (batch * groups, parts, rows, width)
+    mixed = query.new_empty(shape, dtype=torch.float32)
     most = mixed.new_empty(batch * groups, parts, rows)
     weight = torch.empty_like(most)
     mask = mask.expand(batch, -1, -1, -1)
