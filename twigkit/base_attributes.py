@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from twigkit.backbone.attention_kernel import Attention
+from twigkit.backbone.joint_weights import lay_together
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.errors import CapabilityError
 from twigkit.generation.batch_pool import BatchPool
@@ -39,6 +40,7 @@ class BaseAttributes:
         adapter: The adapter that serves the base's family.
         batches: Captured steps, which a move makes useless.
         attention: What was asked to compute attention.
+        owned: Whether the base was loaded here, so that nobody else shares its memory.
     """
 
     base: Any
@@ -47,6 +49,7 @@ class BaseAttributes:
     adapter: Adapter
     batches: BatchPool
     attention: Attention
+    owned = False
 
     @property
     def device(self) -> torch.device:
@@ -104,6 +107,8 @@ class BaseAttributes:
         if self.twig is not None:
             self.twig.to(*args, **kwargs)
         self.batches.drop()
+        if self.owned:
+            lay_together([*self.base.modules(), *([] if self.twig is None else self.twig.layers)])
         self.stack = self.adapter.stack(self.base)
         self.stack.choose_attention(self.attention)
         return self

@@ -141,10 +141,10 @@ class TwigModel(BaseAttributes):
         place = {"revision": revision, "subfolder": subfolder}
         loaded, named = _load(base, options, place, alone=twig is None)
         twig, twig_place = (twig, twig_place) if named is None else (named, place)
+        if owned := loaded is not base:
+            lay_together(loaded.modules())
         model = cls(loaded).choose_attention(attention)
-        model.batches.mode = graphs
-        if loaded is not base:  # nobody else holds its weights
-            lay_together(model.stack.text.layers)
+        model.batches.mode, model.owned = graphs, owned
         if twig is not None:
             more = {"allow_other_base": allow_other_base, **twig_place, **hub}
             model.twig = quantise_twig(load_twig(twig, model.stack, **more), twig_weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +19,6 @@ from twigkit.backbone.rotary import Table
 from twigkit.errors import FamilyWarning
 
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
-_LEAST = (8, 0)
-"""Least compute capability of a GPU that the kernels are made for: it multiplies bfloat16."""
-
 _KERNELS = ("sdpa", "flash")
 """What computes attention where few queries may be attended by a kernel of twigkit's own."""
 
@@ -36,19 +32,6 @@ def kernels() -> tuple[Any, Any]:
     from twigkit.backbone import triton_attention, triton_products
 
     return triton_products, triton_attention
-
-
-def available(device: torch.device) -> bool:
-    """Say whether layers on a device may run with kernels of twigkit's own.
-
-    Args:
-        device: Where the layers are.
-    """
-    if device.type != "cuda" or torch.version.cuda is None:
-        return False
-    if importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= _LEAST
 
 
 class CudaLayer(FusedLayer):
@@ -237,4 +220,4 @@ def _row(kernel: Any, states: Tensor, weights: Weights, residual: Tensor) -> Ten
     return found.view(1, 1, -1)
 
 
-__all__ = ["CudaLayer", "available", "kernels"]
+__all__ = ["CudaLayer", "kernels"]

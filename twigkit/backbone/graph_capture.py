@@ -8,10 +8,15 @@ from typing import Any
 
 import torch
 
-_capturing = threading.Lock()
+from twigkit.errors import PluginError, TwigkitError
+
+_capturing = threading.RLock()
 """Held while a graph is captured: torch allows one capture at a time in a process."""
 
-_torch: Any = torch._C
+_broken: list[torch.cuda.CUDAGraph] = []
+"""Graphs whose capture torch did not end: its allocators may still ask them."""
+
+_private: Any = torch._C
 
 
 def capture(
@@ -32,44 +37,63 @@ def capture(
 
     Raises:
         RuntimeError: If it cannot be captured; says what it could not do.
+        OutOfMemoryError: If there is no room for it.
+        TwigkitError: As the function raises it, but for a plug-in's error.
     """
-    graph, device, failed = torch.cuda.CUDAGraph(), stream.device, []
+    graph, device = torch.cuda.CUDAGraph(), stream.device
+    first: BaseException | None = None
     # Other threads, of a server for example, may use the device meanwhile, but not capture.
     captured = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
     # A capture that fails would leave its stream the current one.
     before = torch.cuda.stream(torch.cuda.current_stream(device))
     with _capturing, torch.cuda.device(device), before:
-        _torch._cuda_clearCublasWorkspaces()
+        _clear_workspaces()
         try:
             with captured:
                 try:
                     piece()
                 except BaseException as error:
-                    failed.append(error)  # torch's own error says only that something failed
+                    first = error  # torch's own error says only that something failed
                     raise
         except BaseException as error:
-            _abandon(device, pool)
-            first = failed[0] if failed else error
-            if not isinstance(first, Exception):
-                raise
+            _abandon(graph, device, pool)
+            first = error if first is None else first
+            if _ends_more(first):
+                raise first from None
             raise RuntimeError(str(first) or type(first).__name__) from first
         finally:
-            _torch._cuda_clearCublasWorkspaces()
+            first = None  # or the error would hold what it holds for ever
+            _clear_workspaces()
     return graph
 
 
-def _abandon(device: torch.device, pool: Any) -> None:
+def _ends_more(error: BaseException) -> bool:
+    """Say whether an error ends more than the capture: a deadline, an interruption, full memory."""
+    if isinstance(error, TwigkitError):
+        return not isinstance(error, PluginError)
+    return isinstance(error, torch.OutOfMemoryError) or not isinstance(error, Exception)
+
+
+def _clear_workspaces() -> None:
+    """Let torch forget the workspaces of products; the next ones get new ones."""
+    if clear := getattr(_private, "_cuda_clearCublasWorkspaces", None):
+        clear()
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> None:
     """End a capture that torch did not end, or memory could not be freed any more.
 
     Args:
+        graph: What was captured.
         device: Where it was.
         pool: Its pool.
     """
     try:
-        _torch._cuda_endAllocateToPool(device.index, pool)
-    except RuntimeError:
-        return  # torch has
-    _torch._cuda_releasePool(device.index, pool)
+        _private._cuda_endAllocateToPool(device.index, pool)
+    except (RuntimeError, AttributeError):
+        return  # torch has, or cannot
+    _private._cuda_releasePool(device.index, pool)
+    _broken.append(graph)
 
 
 __all__ = ["capture"]

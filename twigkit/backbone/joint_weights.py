@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from twigkit.backbone.fused_layer import fits
+from twigkit.backbone.kernel_device import available
 from twigkit.backbone.linear_map import is_plain_weight
-
-_DEVICES = ("cuda",)
-"""Where larger products are faster; on a CPU each matrix is multiplied in a way of its own."""
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor | None:
@@ -47,26 +45,29 @@ def joined(parts: Sequence[Tensor]) -> Tensor | None:
     return first.as_strided((outputs, *first.shape[1:]), first.stride())
 
 
-@torch.no_grad()
-def lay_together(layers: Iterable[nn.Module]) -> None:
+def lay_together(modules: Iterable[nn.Module]) -> None:
     """Move the weights of decoder layers on GPUs so that those of one group lie together.
 
     Every parameter stays the object that it is and keeps its numbers; only where they lie changes.
-    So this is for models that nobody else shares memory with, such as one that was just loaded.
-    Layers of another form, or with anything but plain weights, stay as they are.
+    So this is for models that nobody else shares memory with, such as one that was just loaded. A
+    model that runs already notices at its next prompt. What has no room, layers of another form,
+    those with anything but plain weights, and those that twigkit's kernels do not serve stay as
+    they are.
 
     Args:
-        layers: The layers.
+        modules: The layers, perhaps among others.
     """
-    for layer in layers:
-        if not fits(layer):
+    for module in modules:
+        if not fits(module):
             continue
-        whole: Any = layer
-        attention, mlp = whole.self_attn, whole.mlp
+        layer: Any = module
+        attention, mlp = layer.self_attn, layer.mlp
         groups = ((attention.q_proj, attention.k_proj, attention.v_proj),
                   (mlp.gate_proj, mlp.up_proj))  # fmt: skip
-        moved = [_lay([each.weight for each in maps]) for maps in groups]
-        moved += [_lay([each.bias for each in maps]) for maps in groups]
+        # What autograd may use must not be made in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            moved = [_lay([each.weight for each in maps]) for maps in groups]
+            moved += [_lay([each.bias for each in maps]) for maps in groups]
         if any(moved) and attention.q_proj.weight.is_cuda:
             torch.cuda.empty_cache()  # or what they lay in would be held beside them
 
@@ -76,9 +77,12 @@ def _lay(parts: Sequence[Any]) -> bool:
     if any(part is None or not is_plain_weight(part) for part in parts):
         return False
     alike = len({(part.dtype, part.device, part.shape[1:]) for part in parts}) == 1
-    if not alike or parts[0].device.type not in _DEVICES or joined(parts) is not None:
+    if not alike or not available(parts[0].device) or joined(parts) is not None:
         return False
-    together = torch.cat([part.data for part in parts])
+    try:
+        together = torch.cat([part.data for part in parts])
+    except torch.OutOfMemoryError:  # it is for speed alone
+        return False
     places = torch.split(together, [len(part) for part in parts])
     for part, place in zip(parts, places, strict=True):
         part.data = place

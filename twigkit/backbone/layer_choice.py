@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from twigkit.backbone.cuda_layer import CudaLayer, available
+from twigkit.backbone.cuda_layer import CudaLayer
 from twigkit.backbone.fused_layer import FusedLayer, fits
+from twigkit.backbone.kernel_device import available
 from twigkit.backbone.layer_trial import agree, is_faster, trials_of
 from twigkit.backbone.layer_view import layer_view
 from twigkit.backbone.stock_layer import StockLayer
@@ -26,6 +27,9 @@ Runner = FusedLayer | StockLayer
 """What runs a layer."""
 
 Fused = TypeVar("Fused", bound=FusedLayer)
+
+_LARGE = 16
+"""Tokens of a row from which on kernels may fail to compile without being left out everywhere."""
 
 _CAPTURING = "transformers.utils.output_capturing"
 """Module of the hooks that transformers itself leaves on layers; idle outside its own forward."""
@@ -143,7 +147,10 @@ class LayerChoice:
             fast = self._fused(CudaLayer, stock)
             try:
                 trials = list(trials_of(self.stack, fast))
-                if all(agree(stock, fast.strict, *trial) for trial in trials):
+                # A large step that asks for too much of this device runs without the kernels.
+                runs = [fast.strict if hidden.shape[1] < _LARGE else fast for hidden, _ in trials]
+                pairs = zip(runs, trials, strict=True)
+                if all(agree(stock, run, *trial) for run, trial in pairs):
                     plain, steps = self._fused(FusedLayer, stock), trials[1:]
                     return CudaLayer if is_faster(fast, plain, steps) else FusedLayer
                 problem = "other numbers than the layer's own"

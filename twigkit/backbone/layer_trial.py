@@ -36,11 +36,11 @@ Run = Callable[[Tensor, LayerContext], Tensor]
 Context = Callable[[], LayerContext]
 """Makes the context of a pass anew."""
 
-Trial = tuple[Tensor, Context]
+Pass = tuple[Tensor, Context]
 """States, ``[batch, tokens, width]``, and what makes the context of their pass."""
 
 
-def trials_of(stack: LayerStack, fused: FusedLayer) -> Iterator[Trial]:
+def trials_of(stack: LayerStack, fused: FusedLayer) -> Iterator[Pass]:
     """Make passes to compare: a prompt, then steps of one row and of ever more nodes.
 
     Args:
@@ -55,7 +55,7 @@ def trials_of(stack: LayerStack, fused: FusedLayer) -> Iterator[Trial]:
 
 def prompt_pass(
     stack: LayerStack, fused: FusedLayer, batch: int, tokens: int, kernel: str = SDPA
-) -> Trial:
+) -> Pass:
     """Make the pass of random states as a prompt, which keeps no keys and values.
 
     Args:
@@ -72,7 +72,7 @@ def prompt_pass(
 
 def step_pass(
     stack: LayerStack, fused: FusedLayer, batch: int, nodes: int, before: int, kernel: str = SDPA
-) -> Trial:
+) -> Pass:
     """Make the pass of random nodes after a random prompt, each seeing those before it.
 
     Args:
@@ -105,16 +105,16 @@ def agree(stock: Run, fused: Run, hidden: Tensor, context: Context) -> bool:
     return bool(gap <= _TOLERANCE.get(expected.dtype, 0.0))
 
 
-def is_faster(one: Run, other: Run, trials: Iterable[Trial]) -> bool:
+def is_faster(one: Run, other: Run, passes: Iterable[Pass]) -> bool:
     """Say whether one way to run a layer takes less of the device's time than another, in sum.
 
     Args:
         one: The way in question.
         other: What else would run.
-        trials: The passes.
+        passes: The passes.
     """
     pairs = [
-        [pass_seconds(run, hidden, context()) for run in (one, other)] for hidden, context in trials
+        [pass_seconds(run, hidden, context()) for run in (one, other)] for hidden, context in passes
     ]
     first, second = map(sum, zip(*pairs, strict=True))
     return first < second
@@ -200,8 +200,8 @@ def _step_context(
 
 
 __all__ = [
+    "Pass",
     "Run",
-    "Trial",
     "agree",
     "is_faster",
     "pass_seconds",

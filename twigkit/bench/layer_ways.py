@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from twigkit.backbone.attention_kernel import SDPA, flash_obstacle
-from twigkit.backbone.cuda_layer import CudaLayer, available
+from twigkit.backbone.cuda_layer import CudaLayer
 from twigkit.backbone.fused_layer import FusedLayer, fits
-from twigkit.backbone.layer_trial import Run, Trial, pass_seconds, prompt_pass, step_pass
+from twigkit.backbone.kernel_device import available
+from twigkit.backbone.layer_trial import Pass, Run, pass_seconds, prompt_pass, step_pass
 from twigkit.backbone.layer_view import layer_view
 from twigkit.backbone.stock_layer import StockLayer
 from twigkit.bench.memory import token_bytes
@@ -120,7 +121,7 @@ def _name(layer: FusedLayer) -> str:
     return KERNELS if isinstance(layer, CudaLayer) else FUSED
 
 
-def _time(run: Run, make: Callable[..., Trial], kernel: str) -> tuple[float | None, str]:
+def _time(run: Run, make: Callable[..., Pass], kernel: str) -> tuple[float | None, str]:
     """Time a pass, or say why it cannot be run."""
     try:
         hidden, context = make(kernel=kernel)

@@ -89,6 +89,7 @@ def random_model(
     base = base.to(device, dtype)
     settings: Any = base.generation_config
     settings.eos_token_id, settings.pad_token_id = None, 0
+    lay_together(base.modules())  # as where a model is loaded
     model = TwigModel(base)
     layers = {"exit_layer": 2, "depth": 2} if tiny else {
         "exit_layer": preset.exit_layer, "depth": preset.depth
@@ -96,7 +97,7 @@ def random_model(
     model.grow(TwigSpec.parse({"base": preset.base, **layers, "heads": HEADS}))
     assert model.twig is not None
     model.twig.eval()
-    lay_together([*model.stack.text.layers, *model.twig.layers])  # as where a model is loaded
+    lay_together(model.twig.layers)
     made = _tiny_prompts(preset, prompts) if tiny else _prompts(model, preset, prompts, seed)
     placed = [
         {

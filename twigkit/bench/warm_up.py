@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import torch
+
 from twigkit.backbone.kv_cache import BUCKET
 from twigkit.bench.answering import answer
 from twigkit.bench.deadline import deadline
@@ -81,14 +83,23 @@ def rehearse(
     _settle(model, longest, run, max_new_tokens)
     if not model.batches.captures(model.stack, ""):
         return
-    shapes = {each["input_ids"].shape: each for each in prompts}
-    del shapes[longest["input_ids"].shape]
-    others = sorted(shapes.values(), key=lambda each: -each["input_ids"].numel())
+    kinds = {_kind(model, each): each for each in prompts}
+    del kinds[_kind(model, longest)]
+    others = sorted(kinds.values(), key=lambda each: -each["input_ids"].numel())
     for inputs in others:  # or what a shorter one captured would go
         _settle(model, inputs, run, 1)
-    shortest = {each["input_ids"].shape[1] // BUCKET: each for each in others}
+    shortest = {(len(ids), ids.shape[1] // BUCKET): each for each in others
+                for ids in (each["input_ids"],)}  # fmt: skip
     for inputs in shortest.values():
         _settle(model, inputs, run, max_new_tokens)
+
+
+def _kind(model: TwigModel, inputs: Inputs) -> tuple[object, ...]:
+    """Return what prompts have in common that share a captured prefill."""
+    ids = inputs["input_ids"]
+    valid = inputs.get("attention_mask", torch.ones_like(ids))
+    visual = model.stack.visual_positions(ids, inputs)
+    return ids.shape, tuple(valid.sum(1).tolist()), tuple(visual.sum(1).tolist())
 
 
 def _settle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -211,7 +212,9 @@ class BatchPool:
             if not self._kept and self._prefill is None:
                 raise
         self._kept.clear()  # not while the error holds on to what failed
-        self._prefill = None
+        if self._prefill is not None:
+            self._prefill.clear()
+        gc.collect()  # answers that are over, and refer to themselves
         return work()
 
     def drop(self) -> None:

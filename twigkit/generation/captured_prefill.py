@@ -92,7 +92,7 @@ class CapturedPrefill:
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
         self._buckets = PromptBuckets()
-        self._lock = threading.Lock()
+        self._lock, self._full = threading.Lock(), False
 
     def __len__(self) -> int:
         """How many shapes are captured."""
@@ -223,6 +223,11 @@ class CapturedPrefill:
             replay()
             if not _same(outputs, tensors_of(expected), prompt.hidden.dtype):
                 return "its replay gave other states, keys or values"
+        except torch.OutOfMemoryError as error:
+            if not self._full:
+                self._full = True
+                raise  # for whoever can make room
+            return str(error).strip().splitlines()[0]
         except (RuntimeError, PluginError) as error:  # the latter of a pruner that waits
             return str(error).strip().splitlines()[0]
         self._captured[key] = _Captured(tensors_of(inputs), filled, replay, run)
@@ -239,10 +244,15 @@ class CapturedPrefill:
             self._arena = Arena(-(-size // step) * step, device)
         return self._arena
 
-    def _give_up(self, problem: str) -> None:
+    def clear(self) -> None:
+        """Free what was captured, and what it computes in."""
         self._captured.clear()
         self._seen.clear()
-        self._runner, self._arena, self.failed = None, Arena(), problem
+        self._runner, self._arena = None, Arena()
+
+    def _give_up(self, problem: str) -> None:
+        self.clear()
+        self.failed = problem
         warnings.warn(
             f"prefill could not be captured, so it runs as it is: {problem}; set runtime.graphs "
             "to 'off' to silence this",

@@ -169,7 +169,7 @@ class SlotBatch:
         if not self.free:
             raise CapabilityError(f"all {self.most} rows are in use; let one leave first")
         self._reserve(cache, entry, 1)
-        split = self.cache.split_like(cache)
+        split = self._with_room(partial(self.cache.split_like, cache))
         if split is not self.cache:
             self._replace(split)
         if self.cache.accepts(cache) and self.cache.lacks(cache, place):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from twigkit.backbone.context import check_length, warn_of_length
@@ -43,8 +44,14 @@ def begin(
         InputError: As :func:`start`, or if the base refuses the prompt.
         BudgetError: As :func:`start`.
     """
+    generator = torch.default_generator if request.generator is None else request.generator
+    before: Tensor | None = None
 
     def embed_and_start() -> Generation:
+        nonlocal before
+        if before is not None:  # a pruner draws the same the second time
+            generator.set_state(before)
+        before = generator.get_state()
         return start(stack, request.embed(stack), request, twig, compiled, batches)
 
     return batches.with_room(embed_and_start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from types import SimpleNamespace
 
@@ -12,9 +13,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
 from twigkit.backbone import cuda_layer, joint_weights, layer_choice
-from twigkit.backbone.cuda_layer import CudaLayer, available
+from twigkit.backbone.cuda_layer import CudaLayer
 from twigkit.backbone.fused_layer import FusedLayer
 from twigkit.backbone.joint_weights import lay_together
+from twigkit.backbone.kernel_device import available
 from twigkit.backbone.layer_context import LayerContext
 from twigkit.errors import FamilyWarning
 from twigkit.interfaces.tiny_models import spread_weights
@@ -45,7 +47,7 @@ def interpreted(device, monkeypatch):
     if device.type == "cpu":
         monkeypatch.setattr(layer_choice, "available", lambda device: True)
         monkeypatch.setattr(CudaLayer, "_device_types", ("cpu",))
-        monkeypatch.setattr(joint_weights, "_DEVICES", ("cpu",))
+        monkeypatch.setattr(joint_weights, "available", lambda device: True)
     return device
 
 
@@ -59,7 +61,7 @@ def test_there_are_none_on_a_cpu():
 def test_there_are_none_on_gpus_without_bfloat16(monkeypatch, capability, served):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(cuda_layer.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert available(torch.device("cuda")) is served
 
 
@@ -90,6 +92,29 @@ def test_what_does_not_compile_when_a_model_is_loaded_is_left_out_as_a_whole(mon
         model = TwigModel(tiny_llava())
     assert len(told) == 1
     assert {type(layer) for layer in model.stack.layers} == {FusedLayer}
+
+
+@torch.inference_mode()
+def test_large_steps_that_do_not_compile_leave_the_kernels_to_the_others(monkeypatch):
+    """Stands in for kernels by torch's own; the block of many rows is too large."""
+
+    def norm(states, weight, eps):
+        if states.shape[1] > 30:
+            raise TooLarge("out of resource: shared memory")
+        return torch.nn.functional.rms_norm(states, weight.shape, weight, eps)
+
+    def strict(layer, hidden, context, probe=None):
+        norm(hidden, *layer._norms[0])
+        return FusedLayer.forward(layer, hidden, context, probe)
+
+    fake = SimpleNamespace(TritonError=TooLarge)
+    monkeypatch.setattr(layer_choice, "available", lambda device: True)
+    monkeypatch.setattr(layer_choice, "is_faster", lambda *given: True)
+    monkeypatch.setattr(cuda_layer, "kernels", lambda: (fake, fake))
+    monkeypatch.setattr(CudaLayer, "strict", strict)
+    with pytest.warns(FamilyWarning, match="are left out for passes of 60 rows: out of resource"):
+        model = TwigModel(tiny_llava())
+    assert {type(layer) for layer in model.stack.layers} == {CudaLayer}
 
 
 class TooLarge(Exception):  # noqa: N818 - as Triton names its own

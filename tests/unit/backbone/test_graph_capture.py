@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from contextlib import nullcontext
+import weakref
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from twigkit.backbone.graph_capture import capture
+from twigkit.errors import CapabilityError, PluginError
 
 SIDE = SimpleNamespace(name="side", device=torch.device("cuda", 1))
 POOL = (0, 7)
@@ -108,13 +111,62 @@ def test_an_end_that_fails_says_why(device):
         capture(lambda: None, SIDE, POOL)
 
 
-def test_an_interruption_goes_on(device):
+@pytest.mark.parametrize("ends", [True, False], ids=["torch ends it", "torch does not"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        CapabilityError("the first answer took more than 60 s"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+    ids=["interruption", "deadline", "memory"],
+)
+def test_what_ends_more_than_the_capture_goes_on(device, error, ends):
     def piece():
-        raise KeyboardInterrupt
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    device.ends = ends
+    with pytest.raises(type(error)) as caught:
         capture(piece, SIDE, POOL)
+    assert caught.value is error
     assert device.current == "main"
+    assert not device.allocating
+
+
+def test_a_plugins_error_says_that_it_cannot_be_captured(device):
+    def piece():
+        raise PluginError("the drafter waits")
+
+    with pytest.raises(RuntimeError, match="the drafter waits"):
+        capture(piece, SIDE, POOL)
+
+
+def test_what_a_failed_piece_held_is_freed(device):
+    class Held:
+        pass
+
+    def fail():
+        held = Held()
+        seen.append(weakref.ref(held))
+        raise RuntimeError("no")
+
+    seen = []
+    with suppress(RuntimeError):
+        capture(fail, SIDE, POOL)
+    gc.disable()
+    try:
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_a_torch_without_its_private_functions_still_captures(device, monkeypatch):
+    for name in ("_cuda_clearCublasWorkspaces", "_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.delattr(torch._C, name)
+    assert capture(lambda: None, SIDE, POOL).replay == "replayed"
+    device.ends = False
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        capture(lambda: None, SIDE, POOL)
 
 
 def test_one_thread_captures_at_a_time(device):

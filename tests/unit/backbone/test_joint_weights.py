@@ -17,6 +17,7 @@ from twigkit import TwigModel, TwigSpec
 from twigkit.backbone import joint_weights
 from twigkit.backbone.cuda_layer import products
 from twigkit.backbone.joint_weights import joined, lay_together
+from twigkit.backbone.layer_choice import LayerChoice
 from twigkit.interfaces.tiny_models import spread_weights
 
 GROUPS = [("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj"))]
@@ -34,7 +35,7 @@ def together(layer):
 @pytest.fixture
 def anywhere(monkeypatch):
     """Let weights on a CPU be laid together, too."""
-    monkeypatch.setattr(joint_weights, "_DEVICES", ("cpu", "cuda"))
+    monkeypatch.setattr(joint_weights, "available", lambda device: True)
 
 
 @pytest.fixture
@@ -137,6 +138,25 @@ def test_quantised_weights_stay(anywhere, base):
     assert [each.weight.data_ptr() for each in (mlp.gate_proj, mlp.up_proj)] == places
 
 
+def test_weights_stay_where_there_is_no_room(anywhere, base, monkeypatch):
+    def full(parts):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    places = [weight.data_ptr() for weight in base.parameters()]
+    monkeypatch.setattr(torch, "cat", full)
+    lay_together(base.modules())
+    assert [weight.data_ptr() for weight in base.parameters()] == places
+
+
+@torch.inference_mode()
+def test_weights_can_be_trained_wherever_they_were_laid(anywhere, base):
+    lay_together(base.modules())
+    with torch.inference_mode(False):
+        base(torch.arange(5)[None]).logits.sum().backward()
+    assert together(base.model.layers[0]) == [True, True]
+    assert all(weight.grad is not None for weight in base.model.layers.parameters())
+
+
 def test_layers_of_another_form_stay(anywhere, base):
     layer = base.model.layers[0]
     layer.mlp.extra = nn.Linear(2, 2)
@@ -212,3 +232,25 @@ def test_what_is_loaded_here_lies_together_and_what_is_given_stays(anywhere, tmp
     options = {"max_new_tokens": 8, "do_sample": False}
     inputs = llava_inputs([(3, 1, 5)])
     assert torch.equal(model.generate(**inputs, **options), base.generate(**inputs, **options))
+
+
+def test_they_lie_together_before_it_is_chosen_how_layers_run(anywhere, tmp_path, monkeypatch):
+    tiny_llava().save_pretrained(tmp_path / "base")
+    seen, choose = [], LayerChoice._choose
+
+    def watched(choice, layer, source, plain):
+        seen.append(together(layer))
+        return choose(choice, layer, source, plain)
+
+    monkeypatch.setattr(LayerChoice, "_choose", watched)
+    model = TwigModel.from_pretrained(tmp_path / "base", dtype="float32")
+    assert seen
+    assert all(each == [True, True] for each in seen)
+    seen.clear()
+    model.to(torch.float64)  # which gives every weight a memory of its own
+    assert seen
+    assert all(each == [True, True] for each in seen)
+    given = TwigModel(tiny_llava())
+    seen.clear()
+    given.to(torch.float64)
+    assert not any(each == [True, True] for each in seen)

@@ -64,6 +64,18 @@ def test_no_measured_round_captures_steps_of_prompts_of_other_lengths():
     assert missed == 0
 
 
+def test_no_measured_round_captures_prompts_of_one_length_with_other_pictures():
+    model = capturing_model()
+    prompts = [llava_inputs([(3, pictures, words)]) for pictures, words in ((1, 20), (2, 3))]
+    assert len({prompt["input_ids"].shape for prompt in prompts}) == 1
+    pruned = Method("pruned", drafter="plain", pruner="ttp", budget=8)
+    with recorded(model), torch.inference_mode():
+        missed = compared(model, prompts, [pruned], 2)[1]
+        held = model.batches.prefill(model.stack, model.twig)
+    assert len(held) == 2
+    assert missed == 0
+
+
 def test_warming_up_ends_though_something_new_is_captured_every_time():
     model, asked = capturing_model(), []
     with recorded(model):

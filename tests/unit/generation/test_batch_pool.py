@@ -16,10 +16,15 @@ from twigkit.backbone import kv_cache, slot_cache, slot_segment
 from twigkit.backbone.slot_cache import SlotCache
 from twigkit.bench.accepted_paths import TreeRecorder
 from twigkit.bench.synthetic import SyntheticSelector
+from twigkit.errors import FamilyWarning
 from twigkit.generation import start
 from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.strategy import Strategy, make_drafter
+from twigkit.strategies.random import RandomPruner
+from twigkit.testing import CaptureRecorder
+
+WIDE = llava_inputs([(3, 3, 5)])
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +173,54 @@ def test_kept_batches_make_room_where_memory_is_full(model, runners, monkeypatch
     assert len(model.batches) == 1
     assert torch.equal(found, model.generate(**ALONE, drafter="plain", max_new_tokens=30))
     assert torch.equal(torch.cat([part.flatten() for part in streamer.parts]), found[0])
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_pruner_draws_the_same_the_second_time(model, runners, monkeypatch, own):
+    def answer(generator):
+        options = {"pruner": "random", "budget": 0.5, "max_new_tokens": 6, "drafter": "plain"}
+        torch.manual_seed(3)
+        return model.generate(**WIDE, **options, generator=generator)
+
+    def seeded():
+        return torch.Generator().manual_seed(3) if own else None
+
+    want = answer(seeded())
+    select, calls = RandomPruner.select, []
+
+    def full_after_it_drew(pruner, stage, context):
+        found = select(pruner, stage, context)
+        calls.append(found)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return found
+
+    monkeypatch.setattr(RandomPruner, "select", full_after_it_drew)
+    assert torch.equal(answer(seeded()), want)
+    assert len(calls) == 2
+    assert torch.equal(calls[0].scores, calls[1].scores)
+
+
+def test_a_prompt_makes_room_for_its_capture_once_and_then_is_not_captured(model, monkeypatch):
+    def full(pieces, piece):
+        kept.append(len(model.batches))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def first_token():
+        return model.generate(**ALONE, drafter="plain", max_new_tokens=1)
+
+    kept, want = [], first_token()
+    with recorded(model):
+        model.generate(**ALONE, drafter="plain", max_new_tokens=3)
+        monkeypatch.setattr(CaptureRecorder, "record", full)
+        assert torch.equal(first_token(), want)
+        assert kept == [1]
+        with pytest.warns(FamilyWarning, match="prefill could not be .* CUDA out of memory"):
+            again = first_token()
+        assert torch.equal(again, want)
+        assert len(kept) == 2
+        assert torch.equal(first_token(), want)
+        assert len(kept) == 2
 
 
 def test_memory_that_stays_full_is_told(model, runners):

@@ -29,6 +29,11 @@ def test_small_numbers_count_as_much_as_large_ones():
     assert not same(torch.zeros(3, dtype=torch.bfloat16), small)
     assert not same(small, torch.zeros(3, dtype=torch.bfloat16))
     assert same(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1e-6]))
+    keys = torch.full((2, 8), 0.5, dtype=torch.bfloat16)
+    keys[0, 0] = 200.0
+    wrong = keys.clone()
+    wrong[1] = 0.0
+    assert not same(keys, wrong)
     empty, odd = torch.zeros(0), torch.tensor([float("nan"), float("-inf")])
     assert same(empty, empty)
     assert same(odd, odd.clone())
