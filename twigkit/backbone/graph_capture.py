@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from twigkit.errors import PluginError, TwigkitError
-
 _capturing = threading.RLock()
 """Held while a graph is captured: torch allows one capture at a time in a process."""
 
@@ -38,7 +36,6 @@ def capture(
     Raises:
         RuntimeError: If it cannot be captured; says what it could not do.
         OutOfMemoryError: If there is no room for it.
-        TwigkitError: As the function raises it, but for a plug-in's error.
     """
     graph, device = torch.cuda.CUDAGraph(), stream.device
     first: BaseException | None = None
@@ -68,9 +65,7 @@ def capture(
 
 
 def _ends_more(error: BaseException) -> bool:
-    """Say whether an error ends more than the capture: a deadline, an interruption, full memory."""
-    if isinstance(error, TwigkitError):
-        return not isinstance(error, PluginError)
+    """Say whether an error ends more than the capture: an interruption, full memory."""
     return isinstance(error, torch.OutOfMemoryError) or not isinstance(error, Exception)
 
 

@@ -64,10 +64,8 @@ def lay_together(modules: Iterable[nn.Module]) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         groups = ((attention.q_proj, attention.k_proj, attention.v_proj),
                   (mlp.gate_proj, mlp.up_proj))  # fmt: skip
-        # What autograd may use must not be made in inference mode.
-        with torch.inference_mode(False), torch.no_grad():
-            moved = [_lay([each.weight for each in maps]) for maps in groups]
-            moved += [_lay([each.bias for each in maps]) for maps in groups]
+        moved = [_lay([each.weight for each in maps]) for maps in groups]
+        moved += [_lay([each.bias for each in maps]) for maps in groups]
         if any(moved) and attention.q_proj.weight.is_cuda:
             torch.cuda.empty_cache()  # or what they lay in would be held beside them
 
@@ -76,16 +74,18 @@ def _lay(parts: Sequence[Any]) -> bool:
     """Lay some weights together; return whether any was moved."""
     if any(part is None or not is_plain_weight(part) for part in parts):
         return False
-    alike = len({(part.dtype, part.device, part.shape[1:]) for part in parts}) == 1
-    if not alike or not available(parts[0].device) or joined(parts) is not None:
+    kinds = {(part.dtype, part.device, part.shape[1:], part.is_inference()) for part in parts}
+    if len(kinds) > 1 or not available(parts[0].device) or joined(parts) is not None:
         return False
-    try:
-        together = torch.cat([part.data for part in parts])
-    except torch.OutOfMemoryError:  # it is for speed alone
-        return False
-    places = torch.split(together, [len(part) for part in parts])
-    for part, place in zip(parts, places, strict=True):
-        part.data = place
+    # A weight that was made in inference mode stays so, and one that autograd may use, too.
+    with torch.inference_mode(parts[0].is_inference()), torch.no_grad():
+        try:
+            together = torch.cat([part.data for part in parts])
+        except torch.OutOfMemoryError:  # it is for speed alone
+            return False
+        places = torch.split(together, [len(part) for part in parts])
+        for part, place in zip(parts, places, strict=True):
+            part.data = place
     return True
 
 

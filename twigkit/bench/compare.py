@@ -286,7 +286,7 @@ def _with_peak(model: TwigModel, inputs: Inputs, row: Row, max_new_tokens: int) 
         times = PEAK_ANSWERS if row.method.engine == "twigkit" else 1
         try:
             return replace(row, peak_bytes=reserved_bytes(run, model.device, times=times))
-        except RuntimeError:  # full memory: the other figures are there
+        except torch.OutOfMemoryError:  # the other figures are there
             return row
     return row if row.method.compiled else replace(row, peak_bytes=peak_bytes(run))
 

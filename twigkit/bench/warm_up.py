@@ -52,6 +52,7 @@ def warm_up(
                 prompts if method.engine == "twigkit" else [longest_of(prompts)],
                 lambda inputs, most: answer(model, inputs, method, max_new_tokens=most),
                 max_new_tokens,
+                pruned=method.budget is not None,
             )
     except Exception as error:
         if most_seconds is None:
@@ -67,6 +68,8 @@ def rehearse(
     prompts: Sequence[Inputs],
     run: Callable[[Inputs, int], object],
     max_new_tokens: int,
+    *,
+    pruned: bool = False,
 ) -> None:
     """Answer the longest prompt; where steps are captured, until measured answers replay them all.
 
@@ -78,6 +81,7 @@ def rehearse(
         prompts: The processor's outputs.
         run: Answers a prompt with so many tokens at most.
         max_new_tokens: Most tokens to generate.
+        pruned: Whether prompts are shorter in the slots than they look.
     """
     longest = longest_of(prompts)
     _settle(model, longest, run, max_new_tokens)
@@ -90,14 +94,15 @@ def rehearse(
         _settle(model, inputs, run, 1)
     shortest = {(len(ids), ids.shape[1] // BUCKET): each for each in others
                 for ids in (each["input_ids"],)}  # fmt: skip
-    for inputs in shortest.values():
+    for inputs in others if pruned else shortest.values():
         _settle(model, inputs, run, max_new_tokens)
 
 
 def _kind(model: TwigModel, inputs: Inputs) -> tuple[object, ...]:
     """Return what prompts have in common that share a captured prefill."""
     ids = inputs["input_ids"]
-    valid = inputs.get("attention_mask", torch.ones_like(ids))
+    mask = inputs.get("attention_mask")
+    valid = torch.ones_like(ids) if mask is None else mask
     visual = model.stack.visual_positions(ids, inputs)
     return ids.shape, tuple(valid.sum(1).tolist()), tuple(visual.sum(1).tolist())
 

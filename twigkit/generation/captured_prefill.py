@@ -169,7 +169,11 @@ class CapturedPrefill:
         # As much as the prompt takes unpruned and with drafts, so that room is made once.
         per_token = filled.cache.bytes_per_token()[0] * layers
         size = max(measured.used, int(prompt.ids.numel() * per_token))
-        problem = self._capture(key, prompt, storage, run, filled, size)
+        try:
+            problem = self._capture(key, prompt, storage, run, filled, size)
+        except torch.OutOfMemoryError:
+            self._seen[key] = None  # whoever makes room may try it again
+            raise
         if problem:
             self._give_up(problem)
         return filled
@@ -225,8 +229,8 @@ class CapturedPrefill:
                 return "its replay gave other states, keys or values"
         except torch.OutOfMemoryError as error:
             if not self._full:
-                self._full = True
-                raise  # for whoever can make room
+                self._full = True  # room is made once, not for every prompt in turn
+                raise
             return str(error).strip().splitlines()[0]
         except (RuntimeError, PluginError) as error:  # the latter of a pruner that waits
             return str(error).strip().splitlines()[0]
@@ -245,13 +249,17 @@ class CapturedPrefill:
         return self._arena
 
     def clear(self) -> None:
-        """Free what was captured, and what it computes in."""
+        """Free what was captured, and what it computes in; wait for a thread that uses it."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
         self._captured.clear()
-        self._seen.clear()
-        self._runner, self._arena = None, Arena()
+        self._runner, self._arena, self._buckets = None, Arena(), PromptBuckets()
 
     def _give_up(self, problem: str) -> None:
-        self.clear()
+        self._clear()
+        self._seen.clear()
         self.failed = problem
         warnings.warn(
             f"prefill could not be captured, so it runs as it is: {problem}; set runtime.graphs "

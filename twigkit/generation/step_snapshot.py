@@ -63,8 +63,10 @@ def same(first: Tensor, second: Tensor) -> bool:
         return torch.equal(first, second)
     tolerance = 16 * torch.finfo(first.dtype).eps
     scale = float(first.nan_to_num(0.0, 0.0, 0.0).abs().max()) if first.numel() else 0.0
-    # One large number says nothing about the others, and what float32 rounds never counts.
-    least = max(tolerance * min(scale, 1.0), 16 * torch.finfo(torch.float32).eps)
+    # One large number says nothing about others that were rounded to half precision; sums are
+    # made in float32.
+    summed = 16 * torch.finfo(torch.float32).eps * max(scale, 1.0)
+    least = max(tolerance * min(scale, 1.0), summed)
     return torch.allclose(first, second, rtol=tolerance, atol=least, equal_nan=True)
 
 

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from twigkit.backbone import graph_capture
 from twigkit.backbone.graph_capture import capture
-from twigkit.errors import CapabilityError, PluginError
+from twigkit.errors import PluginError
 
 SIDE = SimpleNamespace(name="side", device=torch.device("cuda", 1))
 POOL = (0, 7)
@@ -116,10 +117,9 @@ def test_an_end_that_fails_says_why(device):
     "error",
     [
         KeyboardInterrupt(),
-        CapabilityError("the first answer took more than 60 s"),
         torch.OutOfMemoryError("CUDA out of memory"),
     ],
-    ids=["interruption", "deadline", "memory"],
+    ids=["interruption", "memory"],
 )
 def test_what_ends_more_than_the_capture_goes_on(device, error, ends):
     def piece():
@@ -167,6 +167,23 @@ def test_a_torch_without_its_private_functions_still_captures(device, monkeypatc
     device.ends = False
     with pytest.raises(RuntimeError, match="previous error during capture"):
         capture(lambda: None, SIDE, POOL)
+
+
+def test_a_graph_that_torch_did_not_end_is_kept(device, monkeypatch):
+    broken = []
+    monkeypatch.setattr(graph_capture, "_broken", broken)
+    capture(lambda: None, SIDE, POOL)
+    assert not broken
+    device.ends = False
+    with pytest.raises(RuntimeError):
+        capture(lambda: None, SIDE, POOL)
+    assert len(broken) == 1
+
+
+def test_a_capture_within_a_capture_is_torchs_to_refuse(device):
+    inner = []
+    capture(lambda: inner.append(capture(lambda: None, SIDE, POOL)), SIDE, POOL)
+    assert inner[0].replay == "replayed"
 
 
 def test_one_thread_captures_at_a_time(device):

@@ -148,6 +148,20 @@ def test_weights_stay_where_there_is_no_room(anywhere, base, monkeypatch):
     assert [weight.data_ptr() for weight in base.parameters()] == places
 
 
+@pytest.mark.parametrize("made", [True, False], ids=["made in inference mode", "made outside"])
+@pytest.mark.parametrize("laid", [True, False], ids=["laid in inference mode", "laid outside"])
+def test_weights_work_on_wherever_they_were_made_and_laid(anywhere, base, made, laid):
+    ids = torch.arange(5)[None]
+    with torch.inference_mode(made):
+        other = type(base)(base.config).eval()
+        other.load_state_dict(base.state_dict())
+    with torch.inference_mode(laid):
+        lay_together(other.modules())
+    assert together(other.model.layers[0]) == [True, True]
+    with torch.inference_mode():
+        assert torch.equal(other(ids).logits, base(ids).logits)
+
+
 @torch.inference_mode()
 def test_weights_can_be_trained_wherever_they_were_laid(anywhere, base):
     lay_together(base.modules())
@@ -247,9 +261,10 @@ def test_they_lie_together_before_it_is_chosen_how_layers_run(anywhere, tmp_path
     assert seen
     assert all(each == [True, True] for each in seen)
     seen.clear()
+    model.grow(TwigSpec(base="tiny", exit_layer=1, depth=2, heads={"lm": "lm"}))
     model.to(torch.float64)  # which gives every weight a memory of its own
     assert seen
-    assert all(each == [True, True] for each in seen)
+    assert all(each == [True, True] for each in [*seen, *map(together, model.twig.layers)])
     given = TwigModel(tiny_llava())
     seen.clear()
     given.to(torch.float64)

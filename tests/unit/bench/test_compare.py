@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,13 @@ import torch
 from tests.support.capturing import capturing_model, recorded
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel
+from twigkit.bench import compare as comparing
 from twigkit.bench.compare import Difference, compare, joules_per_token, spread
 from twigkit.bench.methods import Answer, Method
 from twigkit.errors import CapabilityError, InputError
+from twigkit.generation.batch_pool import BatchPool
+
+WORDS = llava_inputs([(2, 1, 3)])
 
 
 def run(tokens, seconds, joules=None):
@@ -140,3 +145,18 @@ def test_a_difference_is_judged_where_steps_must_be_captured():
         found = compare(model, [llava_inputs([(2, 1, 3)])], methods, max_new_tokens=8)
         assert found.row("pruned").difference.gap > 0
         assert model.batches.mode == "on"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_a_row_without_room_for_its_peak_keeps_the_rest(monkeypatch, error):
+    def fail(*args, **options):
+        raise error("CUDA error")
+
+    monkeypatch.setattr(comparing, "reserved_bytes", fail)
+    model = SimpleNamespace(device=torch.device("cuda"), batches=BatchPool())
+    row = compare(TwigModel(tiny_llava()), [WORDS], [Method("one")], max_new_tokens=1).rows[0]
+    if error is torch.OutOfMemoryError:
+        assert comparing._with_peak(model, WORDS, row, 1) is row
+    else:
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            comparing._with_peak(model, WORDS, row, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -21,6 +22,16 @@ def test_too_long_is_an_error():
     with pytest.raises(CapabilityError, match=r"more than 0\.05 s"), deadline(0.05):
         spin()
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_what_it_interrupts_does_not_take_it_for_an_error_of_its_own():
+    def persist():
+        while True:
+            with contextlib.suppress(Exception):
+                spin()
+
+    with pytest.raises(CapabilityError), deadline(0.05):
+        persist()
 
 
 def test_in_time_nothing_is_left_behind():

@@ -76,6 +76,17 @@ def test_no_measured_round_captures_prompts_of_one_length_with_other_pictures():
     assert missed == 0
 
 
+def test_no_measured_round_captures_steps_of_prompts_that_pruning_makes_shorter():
+    model = capturing_model()
+    model.generation_config.eos_token_id = None
+    shapes = ((1, 500), (16, 30), (1, 270))  # the second begins in the view of none of the others
+    prompts = [llava_inputs([(3, pictures, words)]) for pictures, words in shapes]
+    prompts[0]["attention_mask"] = None
+    with recorded(model), torch.inference_mode():
+        missed = compared(model, prompts, [Method("p", drafter="plain", budget=8)], 6)[1]
+    assert missed == 0
+
+
 def test_warming_up_ends_though_something_new_is_captured_every_time():
     model, asked = capturing_model(), []
     with recorded(model):

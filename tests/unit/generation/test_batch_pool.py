@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -201,26 +203,91 @@ def test_a_pruner_draws_the_same_the_second_time(model, runners, monkeypatch, ow
     assert torch.equal(calls[0].scores, calls[1].scores)
 
 
-def test_a_prompt_makes_room_for_its_capture_once_and_then_is_not_captured(model, monkeypatch):
+@pytest.fixture
+def first_token(model):
+    """Answer one prompt with one token, which takes prefill alone."""
+    return partial(model.generate, **ALONE, drafter="plain", max_new_tokens=1)
+
+
+def test_a_prefill_is_captured_in_the_room_that_was_made_for_it(
+    model, runners, first_token, monkeypatch
+):
+    want, record, tried = first_token(), CaptureRecorder.record, []
+    for _ in range(2):
+        model.generate(**WIDE, drafter="medusa-tree", max_new_tokens=2)
+
+    def full_beside_others(pieces, piece):
+        tried.append(len(model.batches) + len(model.batches._prefill))
+        if tried[-1] > 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return record(pieces, piece)
+
+    monkeypatch.setattr(CaptureRecorder, "record", full_beside_others)
+    for _ in range(2):
+        assert torch.equal(first_token(), want)
+    assert len(tried) == 2
+    assert tried[0] > tried[1] == 0
+    with torch.inference_mode():
+        assert model.batches.prefill(model.stack, model.twig).replays == 1
+
+
+def test_a_prompt_whose_capture_never_fits_is_not_captured(
+    model, runners, first_token, monkeypatch
+):
     def full(pieces, piece):
-        kept.append(len(model.batches))
+        tried.append(len(model.batches))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def first_token():
-        return model.generate(**ALONE, drafter="plain", max_new_tokens=1)
+    want, tried = first_token(), []
+    monkeypatch.setattr(CaptureRecorder, "record", full)
+    with pytest.warns(FamilyWarning, match="prefill could not be .* CUDA out of memory"):
+        again = first_token()
+    assert torch.equal(again, want)
+    assert len(tried) == 2
+    assert torch.equal(first_token(), want)
+    assert len(tried) == 2
 
-    kept, want = [], first_token()
-    with recorded(model):
-        model.generate(**ALONE, drafter="plain", max_new_tokens=3)
-        monkeypatch.setattr(CaptureRecorder, "record", full)
-        assert torch.equal(first_token(), want)
-        assert kept == [1]
-        with pytest.warns(FamilyWarning, match="prefill could not be .* CUDA out of memory"):
-            again = first_token()
-        assert torch.equal(again, want)
-        assert len(kept) == 2
-        assert torch.equal(first_token(), want)
-        assert len(kept) == 2
+
+def test_room_is_not_made_of_what_another_thread_captures(model, runners, first_token, monkeypatch):
+    want, warm_up, calls = first_token(), CaptureRecorder.warm_up, []
+
+    def work():
+        calls.append(None)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    other = threading.Thread(target=model.batches.with_room, args=(work,))
+
+    def meanwhile(pieces, piece):
+        warm_up(pieces, piece)
+        other.start()
+        other.join(0.05)  # as long as a thread takes that need not wait
+
+    monkeypatch.setattr(CaptureRecorder, "warm_up", meanwhile)
+    assert torch.equal(first_token(), want)
+    other.join()
+    assert len(calls) == 2
+    monkeypatch.undo()
+    assert torch.equal(first_token(), want)
+
+
+def test_room_is_made_of_answers_that_are_over(model, runners):
+    class Over:
+        def __init__(self):
+            self.itself = self
+
+    def work():
+        if seen[0]() is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "done"
+
+    model.generate(**ALONE, drafter="plain", max_new_tokens=1)
+    gc.disable()
+    try:
+        seen = [weakref.ref(Over())]
+        assert model.batches.with_room(work) == "done"
+    finally:
+        gc.enable()
 
 
 def test_memory_that_stays_full_is_told(model, runners):

@@ -34,6 +34,8 @@ def test_small_numbers_count_as_much_as_large_ones():
     wrong = keys.clone()
     wrong[1] = 0.0
     assert not same(keys, wrong)
+    sums = 100 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    assert same(sums, sums + 1e-4)  # as much as another order of 4,096 numbers in float32 changes
     empty, odd = torch.zeros(0), torch.tensor([float("nan"), float("-inf")])
     assert same(empty, empty)
     assert same(odd, odd.clone())
