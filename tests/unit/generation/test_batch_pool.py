@@ -155,8 +155,9 @@ def failing_once(monkeypatch, owner, name):
         (start, "Generation"),
         (SlotCache, "like"),
         (SlotCache, "grown"),
+        (SlotCache, "split_like"),
     ],
-    ids=["vision", "prefill", "slots", "growth"],
+    ids=["vision", "prefill", "slots", "growth", "layers"],
 )
 def test_kept_batches_make_room_where_memory_is_full(model, runners, monkeypatch, owner, name):
     monkeypatch.setattr(kv_cache, "BUCKET", 16)
