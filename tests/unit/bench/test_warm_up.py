@@ -64,6 +64,15 @@ def test_no_measured_round_captures_steps_of_prompts_of_other_lengths():
     assert missed == 0
 
 
+def test_no_measured_round_captures_steps_of_batches_of_other_sizes():
+    model = capturing_model()
+    model.generation_config.eos_token_id = None
+    batches = ([(3, 1, 290)] * 2, [(3, 1, 5)] * 2, [(3, 1, 3)])
+    with recorded(model), torch.inference_mode():
+        missed = compared(model, [llava_inputs(rows) for rows in batches], [Method("plain")], 4)[1]
+    assert missed == 0
+
+
 def test_no_measured_round_captures_prompts_of_one_length_with_other_pictures():
     model = capturing_model()
     prompts = [llava_inputs([(3, pictures, words)]) for pictures, words in ((1, 20), (2, 3))]
