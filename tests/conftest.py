@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import textwrap
 from collections.abc import Callable
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("hub"):
                 item.add_marker(pytest.mark.skip(reason="needs the model hub; give --hub to run"))
+
+
+def pytest_collection_finish():
+    """Spare every collection of garbage the walk through all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def _has_gpu() -> bool:
