@@ -104,11 +104,12 @@ class BaseAttributes:
                 f"the base cannot be moved: {first_line(error)}; load it where it is needed, with "
                 "device_map and dtype"
             ) from error
+        self.batches.drop()
         if self.twig is not None:
             self.twig.to(*args, **kwargs)
-        self.batches.drop()
+            lay_together(self.twig.layers)
         if self.owned:
-            lay_together([*self.base.modules(), *([] if self.twig is None else self.twig.layers)])
+            lay_together(self.base.modules())
         self.stack = self.adapter.stack(self.base)
         self.stack.choose_attention(self.attention)
         return self

@@ -92,9 +92,11 @@ def rehearse(
     others = sorted(kinds.values(), key=lambda each: -each["input_ids"].numel())
     for inputs in others:  # or what a shorter one captured would go
         _settle(model, inputs, run, 1)
-    shortest = {(len(ids), ids.shape[1] // BUCKET): each for each in others
-                for ids in (each["input_ids"],)}  # fmt: skip
-    for inputs in others if pruned else shortest.values():
+    if not pruned:  # the shortest that begins in a view grows into the others
+        shapes = (each["input_ids"].shape for each in others)
+        views = [(rows, width // BUCKET) for rows, width in shapes]
+        others = list(dict(zip(views, others, strict=True)).values())
+    for inputs in others:
         _settle(model, inputs, run, max_new_tokens)
 
 

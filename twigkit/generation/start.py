@@ -45,13 +45,10 @@ def begin(
         BudgetError: As :func:`start`.
     """
     generator = torch.default_generator if request.generator is None else request.generator
-    before: Tensor | None = None
+    before = generator.get_state()
 
     def embed_and_start() -> Generation:
-        nonlocal before
-        if before is not None:  # a pruner draws the same the second time
-            generator.set_state(before)
-        before = generator.get_state()
+        generator.set_state(before)  # so that a pruner draws the same the second time
         return start(stack, request.embed(stack), request, twig, compiled, batches)
 
     return batches.with_room(embed_and_start)

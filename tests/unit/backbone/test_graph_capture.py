@@ -180,9 +180,17 @@ def test_a_graph_that_torch_did_not_end_is_kept(device, monkeypatch):
     assert len(broken) == 1
 
 
-def test_a_capture_within_a_capture_is_torchs_to_refuse(device):
+def test_a_capture_within_a_capture_is_torchs_to_refuse(device, monkeypatch):
+    kind = type(graph_capture._capturing)  # a new one, or others would wait, too
+    monkeypatch.setattr(graph_capture, "_capturing", kind())
     inner = []
-    capture(lambda: inner.append(capture(lambda: None, SIDE, POOL)), SIDE, POOL)
+
+    def outer():
+        capture(lambda: inner.append(capture(lambda: None, SIDE, POOL)), SIDE, POOL)
+
+    thread = threading.Thread(target=outer, daemon=True)
+    thread.start()
+    thread.join(60)
     assert inner[0].replay == "replayed"
 
 
