@@ -11,9 +11,8 @@ from torch import nn
 from twigkit.backbone.attention_kernel import Attention
 from twigkit.backbone.joint_weights import lay_together
 from twigkit.backbone.layer_stack import LayerStack
-from twigkit.errors import CapabilityError
+from twigkit.errors import CapabilityError, first_line
 from twigkit.generation.batch_pool import BatchPool
-from twigkit.generation.logits_processors import first_line
 from twigkit.interfaces.adapter import Adapter
 from twigkit.twig.module import Twig
 

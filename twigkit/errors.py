@@ -18,7 +18,14 @@ __all__ = [
     "SpecError",
     "TrainingError",
     "TwigkitError",
+    "first_line",
 ]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message, or the error's name if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 class TwigkitError(Exception):

@@ -23,8 +23,7 @@ from twigkit.bench.methods import (
     Method,
 )
 from twigkit.bench.roofline import Roofline, measure_roofline
-from twigkit.errors import CapabilityError
-from twigkit.io.conversation import first_line
+from twigkit.errors import CapabilityError, first_line
 from twigkit.model import TwigModel
 
 COMPILED = "Hugging Face, static cache, compiled"

@@ -10,8 +10,7 @@ import torch
 
 from twigkit.bench.latency import ArrivalClock
 from twigkit.bench.methods import EARLY_EXIT, Answer, Inputs, Method
-from twigkit.errors import CapabilityError
-from twigkit.io.conversation import first_line
+from twigkit.errors import CapabilityError, first_line
 from twigkit.model import TwigModel
 
 

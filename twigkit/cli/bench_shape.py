@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twigkit.errors import InputError
+from twigkit.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +105,5 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(str(name))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        line = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: {line}; name one that is there") from None
+        raise InputError(f"--device {name}: {first_line(error)}; name one that is there") from None
     return device

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twigkit.errors import InputError
+from twigkit.errors import InputError, first_line
 from twigkit.io.conversation import (
     check_placeholders,
-    first_line,
     has_template,
     render,
     takes_videos,

@@ -11,18 +11,31 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
-from twigkit.errors import FamilyWarning
+import torch
+
+from twigkit.errors import FamilyWarning, first_line
+
+Made = TypeVar("Made")
 
 Piece = Callable[[], None]
 """Part of a step, over tensors that stay where they are."""
+
+WithRoom = Callable[[Callable[[], Any]], Any]
+"""Runs work and gives what it gives; if it found no memory, perhaps again, in room made for it."""
 
 MOST_GRAPHS = 256
 """Pieces that are kept captured at once; the least recently used goes.
 
 A path of 16 drafts that may end after each has 32 for each size of its views, a tree some 10.
 """
+
+
+def at_once(work: Callable[[], Made]) -> Made:
+    """Run something; make no room for it."""
+    return work()
 
 
 class Rewinding(Protocol):
@@ -58,13 +71,16 @@ class PieceRunner:
         """Replay what was captured under a key; return whether anything was."""
         return False
 
-    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> bool:
+    def run(
+        self, key: Hashable, piece: Piece, step: Rewinding, with_room: WithRoom = at_once
+    ) -> bool:
         """Run a piece that could not be replayed.
 
         Args:
             key: What tells pieces apart that run over other tensors or shapes.
             piece: The piece.
             step: The step that it is part of, to capture it and compare.
+            with_room: Captures it; may make room for it.
 
         Returns:
             Whether it took the time that it will take again.
@@ -115,7 +131,9 @@ class CapturedPieces(PieceRunner, ABC):
         self.replays += 1
         return True
 
-    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> bool:
+    def run(
+        self, key: Hashable, piece: Piece, step: Rewinding, with_room: WithRoom = at_once
+    ) -> bool:
         """Run a piece, and capture it if it ran under its key before."""
         if self.failed:
             piece()
@@ -125,32 +143,56 @@ class CapturedPieces(PieceRunner, ABC):
             self._seen.add(key)
             self.warm_up(piece)
         else:
-            self._capture(key, piece, step)
+            self._capture(key, piece, step, with_room)
         return False
 
-    def _capture(self, key: Hashable, piece: Piece, step: Rewinding) -> None:
-        """Capture a piece and compare its first replay with the piece itself."""
+    def _capture(self, key: Hashable, piece: Piece, step: Rewinding, with_room: WithRoom) -> None:
+        """Run a piece and capture it, or else run it alone."""
+        try:
+            problem = with_room(partial(self._try, key, piece, step))
+        except torch.OutOfMemoryError as error:
+            problem = first_line(error)
+        if problem:
+            self._give_up(problem)
+            piece()
+        while len(self._captured) > self.most:
+            self._captured.popitem(last=False)
+
+    def _try(self, key: Hashable, piece: Piece, step: Rewinding) -> str:
+        """Run a piece, capture it and compare its first replay.
+
+        Returns:
+            What went wrong, and the step is as it was; empty if nothing did.
+        """
         before = step.save()
-        piece()
-        expected = step.save()
-        step.restore(before)
+        try:
+            piece()
+            expected = step.save()
+            step.restore(before)
+            problem = self._record(key, piece, step, before, expected)
+        except torch.OutOfMemoryError:
+            step.restore(before)
+            raise
+        step.restore(before if problem else expected)  # Python's side was not replayed
+        return problem
+
+    def _record(
+        self, key: Hashable, piece: Piece, step: Rewinding, before: Any, expected: Any
+    ) -> str:
+        """Capture a piece, from what was saved before it to what after; say what went wrong."""
         try:
             replay = self.record(piece)
             step.restore(before)
             replay()
             wrong = expected.differs(step.save())
-            problem = f"its replay gave other {wrong}" if wrong else ""
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            problem = str(error).strip().splitlines()[0]
-        if problem:
-            self._give_up(problem)
-            step.restore(before)
-            piece()
-            return
-        step.restore(expected)  # tensors hold it already; Python's side was not replayed
+            return first_line(error)
+        if wrong:
+            return f"its replay gave other {wrong}"
         self._captured[key] = replay
-        while len(self._captured) > self.most:
-            self._captured.popitem(last=False)
+        return ""
 
     def _give_up(self, problem: str) -> None:
         self.drop()
@@ -168,4 +210,12 @@ class CapturedPieces(PieceRunner, ABC):
         self._seen.clear()
 
 
-__all__ = ["MOST_GRAPHS", "CapturedPieces", "Piece", "PieceRunner", "Rewinding"]
+__all__ = [
+    "MOST_GRAPHS",
+    "CapturedPieces",
+    "Piece",
+    "PieceRunner",
+    "Rewinding",
+    "WithRoom",
+    "at_once",
+]

@@ -24,7 +24,7 @@ from torch import Tensor
 from twigkit.backbone.arena import Arena
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.prompt import Prompt
-from twigkit.errors import FamilyWarning, PluginError
+from twigkit.errors import FamilyWarning, PluginError, first_line
 from twigkit.generation.captured_pieces import CapturedPieces, Piece
 from twigkit.generation.prefill import Prefilled, Storage, prefill
 from twigkit.generation.prompt_bucket import PromptBuckets
@@ -231,9 +231,9 @@ class CapturedPrefill:
             if not self._full:
                 self._full = True  # room is made once, not for every prompt in turn
                 raise
-            return str(error).strip().splitlines()[0]
+            return first_line(error)
         except (RuntimeError, PluginError) as error:  # the latter of a pruner that waits
-            return str(error).strip().splitlines()[0]
+            return first_line(error)
         self._captured[key] = _Captured(tensors_of(inputs), filled, replay, run)
         while len(self._captured) > self.most:
             self._captured.popitem(last=False)

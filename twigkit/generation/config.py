@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from twigkit.backbone.linear_map import map_size
 from twigkit.backbone.placement import device_of
-from twigkit.errors import InputError
+from twigkit.errors import InputError, first_line
 from twigkit.generation.arguments import (
     ARGUMENTS,
     FIELDS,
@@ -26,7 +26,6 @@ from twigkit.generation.inputs import infer_mask, padded_left
 from twigkit.generation.logits_processors import (
     Frame,
     criteria,
-    first_line,
     ids_alone,
     logits_steps,
 )

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import MaxTimeCriteria
 from transformers.generation import logits_process as library
 
-from twigkit.errors import InputError
+from twigkit.errors import InputError, first_line
 from twigkit.generation.stop_strings import stop_string_criterion
 from twigkit.speculative.sampling import Sampling, process_logits
 
@@ -293,17 +293,11 @@ def criteria(config: Any, own: Sequence[Any], tokenizer: Any) -> list[Any]:
     return [*(c for c in found if type(c) not in replaced), *own]
 
 
-def first_line(error: Exception) -> str:
-    """The first line of a message."""
-    return str(error).strip().splitlines()[0]
-
-
 __all__ = [
     "Frame",
     "LogitsStep",
     "Needs",
     "criteria",
-    "first_line",
     "ids_alone",
     "library_step",
     "logits_steps",

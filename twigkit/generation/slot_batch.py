@@ -14,7 +14,7 @@ from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.slot_cache import Room, SlotCache, row_bucket
 from twigkit.errors import CapabilityError
-from twigkit.generation.captured_pieces import Piece, PieceRunner
+from twigkit.generation.captured_pieces import Piece, PieceRunner, WithRoom, at_once
 from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry, Gain, RowState
 from twigkit.generation.slot_step import SlotStep
@@ -40,10 +40,6 @@ class _Member:
     number: int
     entry: Entry
     left: int
-
-
-def _at_once(allocate: Callable[[], SlotCache]) -> SlotCache:
-    return allocate()
 
 
 class SlotBatch:
@@ -77,7 +73,7 @@ class SlotBatch:
         runner: PieceRunner | None = None,
         compiled: Callable[..., Tensor] | None = None,
         selector: TokenSelector | None = None,
-        with_room: Callable[[Callable[[], SlotCache]], SlotCache] = _at_once,
+        with_room: WithRoom = at_once,
     ) -> None:
         """Describe a batch; nothing is allocated before the first row joins.
 
@@ -91,7 +87,7 @@ class SlotBatch:
             runner: Captures the pieces of a step; ``None`` runs them as they are.
             compiled: A compiled verification step.
             selector: Selects the target's tokens in place of ``selection``, and keeps no state.
-            with_room: Allocates slots; may make room for them.
+            with_room: Allocates slots and captures pieces; may make room for them.
 
         Raises:
             CapabilityError: If steps are to be captured and cannot be (:func:`obstacle`).
@@ -370,7 +366,7 @@ class SlotBatch:
         for earlier in replayed:
             earlier()
         replayed.clear()
-        self._usual &= runner.run(key, piece, step)
+        self._usual &= runner.run(key, piece, step, self._with_room)
 
     def _read(self, step: SlotStep) -> dict[int, Gain]:
         """Read the report of a step."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from twigkit.errors import CheckpointError, InputError
+from twigkit.errors import CheckpointError, InputError, first_line
 from twigkit.io.chat_templates import render_chat
 
 Turn = Mapping[str, Any]
@@ -112,12 +112,6 @@ def check_placeholders(processor: Any, text: str, pictures: int) -> None:
         f"{given} given, but the prompt has {found} image token{'s' * (found != 1)} ({token}); "
         "give one for each picture"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a message, or the error's name if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _words(content: Any) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from twigkit.errors import CheckpointError, InputError
-from twigkit.io.conversation import encode, first_line, has_template, render
+from twigkit.errors import CheckpointError, InputError, first_line
+from twigkit.io.conversation import encode, has_template, render
 from twigkit.io.files import expanded, open_regular
 from twigkit.io.hub import download_options
 

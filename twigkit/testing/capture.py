@@ -31,7 +31,14 @@ from torch.utils._pytree import tree_leaves
 
 from twigkit.backbone.few_rows import stock_products
 from twigkit.errors import TwigkitError
-from twigkit.generation.captured_pieces import MOST_GRAPHS, CapturedPieces, Piece, Rewinding
+from twigkit.generation.captured_pieces import (
+    MOST_GRAPHS,
+    CapturedPieces,
+    Piece,
+    Rewinding,
+    WithRoom,
+    at_once,
+)
 
 _WAITS = {
     "_local_scalar_dense",
@@ -231,9 +238,11 @@ class CaptureRecorder(CapturedPieces):
         self.captured += 1
         return record(piece)
 
-    def run(self, key: Hashable, piece: Piece, step: Rewinding) -> bool:
+    def run(
+        self, key: Hashable, piece: Piece, step: Rewinding, with_room: WithRoom = at_once
+    ) -> bool:
         """Run a piece, and capture it if it ran under its key before."""
-        usual = super().run(key, _as_on_a_gpu(piece), step)
+        usual = super().run(key, _as_on_a_gpu(piece), step, with_room)
         self._shadow = step.mark()
         return usual
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from twigkit.errors import CheckpointError
+from twigkit.errors import CheckpointError, first_line
 from twigkit.families.loading import read_config
 from twigkit.families.resolve import find_adapter
 from twigkit.families.sizing import all_presets, on_meta
@@ -53,9 +53,9 @@ def sketch(spec: TrainingSpec) -> tuple[TwigModel, str]:
             read_config(source, revision)
             config, origin = AutoConfig.from_pretrained(source, **options), "its configuration"
         except Exception as error:  # what is wrong with a file has as many types as lines read it
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(
-                f"the configuration of {source} cannot be read, and no preset has its shape: {line}"
+                f"the configuration of {source} cannot be read, and no preset has its shape: "
+                f"{first_line(error)}"
             ) from error
     model = TwigModel(on_meta(find_adapter(config.to_dict()), config))
     with torch.device("meta"):

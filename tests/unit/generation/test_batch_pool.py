@@ -249,6 +249,24 @@ def test_a_prompt_whose_capture_never_fits_is_not_captured(
     assert len(tried) == 2
 
 
+def test_a_step_is_captured_in_the_room_that_was_made_for_it(model, runners, monkeypatch):
+    options = {**ALONE, "drafter": "plain", "max_new_tokens": 8}
+    want, record, tried = model.generate(**options), CaptureRecorder.record, []
+    model.batches.drop()
+    model.generate(**WIDE, drafter="medusa-tree", max_new_tokens=2)
+
+    def full_beside_others(pieces, piece):
+        tried.append(len(model.batches))
+        if tried[-1] > 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return record(pieces, piece)
+
+    monkeypatch.setattr(CaptureRecorder, "record", full_beside_others)
+    assert torch.equal(model.generate(**options), want)
+    assert tried[:2] == [1, 0]
+    assert next(iter(model.batches._kept.values())).runner.replays
+
+
 def test_room_is_not_made_of_what_another_thread_captures(model, runners, first_token, monkeypatch):
     want, warm_up, calls = first_token(), CaptureRecorder.warm_up, []
 
