@@ -141,7 +141,11 @@ class LayerChoice:
         return chosen(stock.source, stock.window, stock.rope_key, self.stack.unrotate)
 
     def _first_that_agrees(self, stock: StockLayer) -> type[FusedLayer] | None:
-        """Return the fastest fused form that gives a layer's numbers; ``None`` if none does."""
+        """Return the fastest fused form that gives a layer's numbers; ``None`` if none does.
+
+        Raises:
+            OutOfMemoryError: If the device's memory is too full to find out.
+        """
         device = next(stock.source.parameters()).device
         if available(device):
             fast = self._fused(CudaLayer, stock)
@@ -154,6 +158,8 @@ class LayerChoice:
                     plain, steps = self._fused(FusedLayer, stock), trials[1:]
                     return CudaLayer if is_faster(fast, plain, steps) else FusedLayer
                 problem = "other numbers than the layer's own"
+            except torch.OutOfMemoryError:
+                raise  # says nothing of the kernels
             except Exception as error:  # a compiler, a driver: as many types as machines
                 problem = str(error).strip().partition("\n")[0] or type(error).__name__
             warnings.warn(
@@ -165,6 +171,8 @@ class LayerChoice:
         fused = self._fused(FusedLayer, stock)
         try:
             agrees = agree(stock, fused, *next(trials_of(self.stack, fused)))
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, KeyError, IndexError, TypeError):
             agrees = False
         return FusedLayer if agrees else None

@@ -78,6 +78,24 @@ def test_what_fails_is_left_out_with_a_warning(monkeypatch):
     assert {type(layer) for layer in model.stack.layers} == {FusedLayer}
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_full_memory_says_nothing_of_how_a_layer_runs(monkeypatch, kernels):
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(layer_choice, "available", lambda device: kernels)
+    with monkeypatch.context() as patch:
+        patch.setattr(layer_choice, "agree", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            TwigModel(tiny_llava())
+    monkeypatch.undo()
+    model = TwigModel(tiny_llava())
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(layer_choice, "agree", full)
+        model.to(torch.float64)
+    assert {type(layer) for layer in model.stack.layers} == {FusedLayer}
+
+
 @torch.inference_mode()
 def test_what_does_not_compile_when_a_model_is_loaded_is_left_out_as_a_whole(monkeypatch):
     def norm(*given):
