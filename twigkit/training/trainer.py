@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from twigkit.backbone.few_rows import stock_products
 from twigkit.errors import CapabilityError, TrainingError
 from twigkit.interfaces.objective import Objective
 from twigkit.io.timing import Stopwatch
@@ -186,6 +187,8 @@ class Training:
             self.checkpointer.lock(stack)
             stack.callback(self.progress.close)
             stack.enter_context(worker_deaths())
+            # What measures fastest differs from run to run, and rounds in another way.
+            stack.enter_context(stock_products())
             self.state = self.checkpointer.resume()
             resumed = self.state.step
             self.window = RunningMeans(**self.state.window)

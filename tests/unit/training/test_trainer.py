@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tests.support.tiny import tiny_llava
 from tests.support.toy_training import ToyLoader, toy_model, toy_spec, toy_training
 from twigkit import CapabilityError, TrainingError, TwigModel
+from twigkit.backbone import few_rows
 from twigkit.cli.train import summary
 from twigkit.learning.batch import BadSample, Batch
 from twigkit.strategies.reinforcement import Reinforcement
@@ -294,6 +295,21 @@ def test_accumulation_gives_what_one_large_batch_gives(tmp_path):
         return [line["loss"] for line in events(training.run(), "step")]
 
     assert losses("parts", ToyLoader()) == pytest.approx(losses("joined", Joined()), rel=1e-6)
+
+
+def test_no_product_is_computed_in_the_way_that_measures_fastest(tmp_path, monkeypatch):
+    """It would differ from run to run, and a run that goes on from one that was not disturbed."""
+    monkeypatch.setattr(few_rows, "_switch", [True])
+    considered = []
+
+    def fault(number):
+        with torch.no_grad():
+            considered.append(few_rows.few_rows(torch.ones(4, 8)))
+
+    toy_training(toy_spec(tmp_path / "twig", steps=1, save_every=1), fault=fault).run()
+    assert considered and set(considered) == {None}
+    with torch.no_grad():
+        assert few_rows.few_rows(torch.ones(4, 8)) == 4
 
 
 def test_bf16_computes_in_halves_and_keeps_whole_weights(tmp_path):
