@@ -16,6 +16,7 @@ from twigkit.interfaces.objective import BatchSize, Objective
 from twigkit.learning.batch import Batch
 from twigkit.model import TwigModel
 from twigkit.training.data.loader import Data, open_data
+from twigkit.training.data.sample import spread_evenly
 from twigkit.training.data.workers import worker_deaths
 from twigkit.training.loop.optimiser_step import OptimiserStep
 from twigkit.training.memory_estimate import base_bytes, estimate, sketch
@@ -23,10 +24,14 @@ from twigkit.training.setup import accelerator_for, load_model, make_objective
 from twigkit.training.spec import TrainingSpec
 from twigkit.training.throughput import count_flops, utilisation
 
+MEASURED = 5
+"""Most micro-batches that are timed, spread evenly over a step, in which the short ones come first.
+An odd number, so that one of them lies in the middle."""
+
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured on the real data.
+    """What was measured on the real data, means over micro-batches of all lengths of a step.
 
     Attributes:
         micro_batch: Seconds of one micro-batch, forward and backward.
@@ -56,7 +61,7 @@ class DryRun:
         twig: Parameters of the twig.
         precision: Bytes of one of the base's numbers.
         memory: Bytes of one process by what they hold.
-        size: Size of a micro-batch.
+        size: Size of the first step's last micro-batch, the longest where samples are grouped.
         size_known: Whether it was counted; else it is the most that the spec allows.
         samples: Samples to train on and held out, if the data could be opened.
         steps: Optimiser steps, if the samples are known or the spec says it.
@@ -138,15 +143,15 @@ def dry_run(
     problems: list[str] = []
     model, origin, untimed = _model(spec, accelerator, timing, problems)
     objective = make_objective(spec.objective, model)
-    data, first = None, None
+    per_step = max(1, spec.batch // spec.micro_batch // accelerator.num_processes)
+    data, longest = None, None
     try:
         data = _open(spec, model, accelerator, allow_sources)
-        first = data.train.make(0, 0)
+        longest = data.train.make(0, per_step - 1)
     except TwigkitError as error:
         problems.append(f"the data cannot be used: {error}")
         untimed = untimed or "the data cannot be used"
-    per_step = max(1, spec.batch // spec.micro_batch // accelerator.num_processes)
-    size = batch_size(spec, model, first)
+    size = batch_size(spec, model, longest)
     found = DryRun(
         model=model,
         origin=origin,
@@ -157,15 +162,15 @@ def dry_run(
         precision=base_bytes(spec, model),
         memory=estimate(spec, model, objective, size),
         size=size,
-        size_known=first is not None,
+        size_known=longest is not None,
         samples=None if data is None else _samples(data),
         steps=spec.steps if data is None else spec.total_steps(data.train.samples),
         per_step=per_step,
         untimed=untimed,
         problems=problems,
     )
-    if not untimed and data is not None:
-        saved, found.timing = _measure(spec, model, objective, data, accelerator, found)
+    if not untimed and data is not None and longest is not None:
+        saved, found.timing = _measure(spec, model, objective, data, accelerator, found, longest)
         found.memory = estimate(spec, model, objective, size, saved)
     return found
 
@@ -219,34 +224,47 @@ def _measure(
     data: Data,
     accelerator: Any,
     found: DryRun,
+    longest: Batch,
 ) -> tuple[int, Timing]:
-    """Take two short optimiser steps on real micro-batches and time the second."""
+    """Take a few short optimiser steps on real micro-batches and time the last ones.
+
+    Returns:
+        Bytes that the longest micro-batch keeps for the backward pass, and the times.
+    """
     assert model.twig is not None
     optimiser_step = OptimiserStep(spec, objective, model.twig, accelerator, found.steps or 1)
     cuda = accelerator.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(accelerator.device)
-    count = min(2, found.per_step)
+    places = spread_evenly(range(found.per_step), MEASURED)
     started = time.perf_counter()
-    batches = [data.train.make(0, place) for place in range(count)]
-    prepared = (time.perf_counter() - started) / count
+    made = [(data.train.number(0, place), data.train.make(0, place)) for place in places]
+    prepared = (time.perf_counter() - started) / len(made)
     weights = [*model.base.parameters(), *optimiser_step.module.parameters()]
     held = {weight.untyped_storage().data_ptr() for weight in weights}
+    middle = made[len(made) // 2]
     with worker_deaths():
         with _saved_bytes(held) as saved:
-            flops = count_flops(lambda: _take(optimiser_step, data, batches[:1], 0))
-        one = _take(optimiser_step, data, batches[:1], 1)
-        both = _take(optimiser_step, data, batches, 2) if count == 2 else None
-    each = one if both is None else max(both - one, 0.0)
-    update = 0.0 if both is None else max(one - each, 0.0)
+            _take(optimiser_step, [(0, longest)], 0)
+        flops = count_flops(lambda: _take(optimiser_step, made, 1)) // len(made)
+        one = _take(optimiser_step, [middle], 2)
+        # The others lie on both sides of the middle, so that it stands for their mean.
+        others = _take(optimiser_step, made, 3) - one if len(made) > 1 else 0.0
+    each = max(others, 0.0) / (len(made) - 1) if len(made) > 1 else one
     peak = torch.cuda.max_memory_allocated(accelerator.device) if cuda else None
-    return saved[0], Timing(each, update, prepared, peak, flops)
+    return saved[0], Timing(each, max(one - each, 0.0), prepared, peak, flops)
 
 
-def _take(optimiser_step: OptimiserStep, data: Data, batches: list[Batch], step: int) -> float:
-    """Take an optimiser step and return its seconds; it ends in a synchronisation."""
+def _take(optimiser_step: OptimiserStep, made: list[tuple[int, Batch]], step: int) -> float:
+    """Take an optimiser step and return its seconds; it ends in a synchronisation.
+
+    Args:
+        optimiser_step: Takes it.
+        made: The micro-batches with their numbers.
+        step: Which step it counts as.
+    """
     started = time.perf_counter()
-    numbers = [data.train.number(0, place) for place in range(len(batches))]
+    numbers, batches = [number for number, _ in made], [batch for _, batch in made]
     optimiser_step.take(step, batches, numbers, lambda: "nothing was written in this dry run")
     return time.perf_counter() - started
 

@@ -11,6 +11,8 @@ from tests.support.processors import picture
 from twigkit.cli.main import main
 from twigkit.cli.train import read
 from twigkit.errors import InputError, SpecError
+from twigkit.training.dry_run import dry_run
+from twigkit.training.loop.optimiser_step import OptimiserStep
 
 ROOT = Path(__file__).parents[3]
 
@@ -69,6 +71,27 @@ def test_a_dry_run_loads_measures_and_writes_nothing(file, capsys):
     for name in ("weights of the base", "gradients", "moments of the optimiser",
                  "kept for the backward pass", "base at work"):  # fmt: skip
         assert f"  {name}" in out
+
+
+def test_a_dry_run_measures_samples_of_all_lengths(file, monkeypatch):
+    """Micro-batches of a step come sorted by length: the first ones stand for none of the rest."""
+    path = file.parent / "data" / "train.json"
+    records = json.loads(path.read_text())
+    for record in records[:3]:
+        del record["image"]
+        record["conversations"][0]["value"] = "what is there"
+    path.write_text(json.dumps(records))
+    taken = []
+    real = OptimiserStep.take
+
+    def take(self, step, batches, *given):
+        taken.append([sum(batch.counts()["visual"] for batch in batches), len(batches)])
+        return real(self, step, batches, *given)
+
+    monkeypatch.setattr(OptimiserStep, "take", take)
+    found = dry_run(read(str(file), ["batch=6", "micro_batch=1"]))
+    assert (found.size.rows, found.size.visual) == (1, 16)
+    assert taken == [[1, 1], [3, 5], [1, 1], [3, 5]]  # the longest, all, the middle one, all
 
 
 def test_a_dry_run_without_timing_reads_the_configuration_alone(file, folders, tmp_path, capsys):
