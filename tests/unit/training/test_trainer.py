@@ -129,6 +129,17 @@ def test_another_run_in_the_same_folder_is_refused_with_what_differs(whole):
         toy_training(toy_spec(whole[2].out), samples=20).run()
 
 
+def test_a_run_does_not_go_on_with_another_twig(tmp_path):
+    """What it does not train is in no snapshot: the head would end on layers that it never saw."""
+    cut_off(tmp_path / "twig", at=20)
+    other = toy_model()
+    for parameter in other.twig.layers.parameters():
+        parameter.data.add_(0.01)
+    with pytest.raises(TrainingError, match="weights that are not trained have changed"):
+        toy_training(toy_spec(tmp_path / "twig"), other).run()
+    assert toy_training(toy_spec(tmp_path / "twig")).run().resumed_from > 0
+
+
 def test_what_no_weight_depends_on_may_change(whole, tmp_path):
     out = tmp_path / "twig"
     cut_off(out, 30)

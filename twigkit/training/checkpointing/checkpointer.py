@@ -30,6 +30,7 @@ from twigkit.training.checkpointing.snapshot_files import (
     RunState,
     SnapshotHeader,
     Snapshots,
+    checksum,
     folder_lock,
 )
 from twigkit.training.loop.optimiser_step import OptimiserStep
@@ -72,10 +73,13 @@ class Checkpointer:
         self.snapshots = Snapshots(self.folder, spec.keep)
         self._spec, self._model, self._optimiser_step = spec, model, optimiser_step
         self._accelerator, self._data = accelerator, dict(data)
+        twig: Any = model.twig
+        frozen = whole_state(twig, without=optimiser_step.names.values())
         self._run: dict[str, Any] = {
             "spec": spec.model_dump(mode="json"),
             "base": fingerprint(model.stack),
             "data": self._data,
+            "frozen": checksum("", frozen),
         }
 
     def lock(self, held: ExitStack) -> None:

@@ -16,7 +16,9 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], place: object) 
     """Refuse to go on with another run's snapshot.
 
     Args:
-        saved: What the snapshot says of its run: ``spec``, ``base`` (the fingerprint) and ``data``.
+        saved: What the snapshot says of its run: ``spec``, ``base`` (the fingerprint), ``data`` and
+            ``frozen``, the checksum of the twig's weights that are not trained, which no snapshot
+            holds; older ones do not say.
         now: The same of this run.
         place: Where the snapshot lies, for the message.
 
@@ -39,6 +41,8 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], place: object) 
         for name in sorted({*data, *other})
         if data.get(name) != other.get(name)
     ]
+    if saved.get("frozen", now["frozen"]) != now["frozen"]:
+        problems.append("the twig's weights that are not trained have changed")
     if problems:
         more = f", and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise TrainingError(

@@ -6,7 +6,7 @@ under the same names, so a run may go on with another number of processes than i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -55,18 +55,23 @@ def trained_names(module: nn.Module, twig: nn.Module) -> dict[str, str]:
     return found
 
 
-def whole_state(module: nn.Module, wanted: bool = True) -> dict[str, Tensor]:
+def whole_state(
+    module: nn.Module, wanted: bool = True, without: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Collect a module's state, frozen parameters and buffers included; every process must call it.
 
     Args:
         module: The module, which may be sliced over the processes.
         wanted: Whether this process is to have it.
+        without: Names of what is left out.
 
     Returns:
         Whole tensors on the CPU by name; nothing where they are not wanted.
     """
     found = {}
     for name, tensor in module.state_dict().items():
+        if name in without:
+            continue
         slices: Any = tensor
         whole: Tensor = slices.full_tensor() if isinstance(tensor, DTensor) else tensor
         if wanted:

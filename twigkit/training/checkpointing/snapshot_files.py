@@ -175,7 +175,7 @@ class Snapshots:
             tensors = load_file(path)
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-            if metadata.get(_CHECKSUM) != _checksum(metadata.get(_RECORD, ""), tensors):
+            if metadata.get(_CHECKSUM) != checksum(metadata.get(_RECORD, ""), tensors):
                 raise ValueError("its SHA-256 is another than when it was written")
             return tensors
 
@@ -188,8 +188,7 @@ class Snapshots:
             writing.mkdir(parents=True)
             scratch = writing / path.name
             text = json.dumps({"format": FORMAT, **held})
-            checksum = _checksum(text, flat)
-            metadata = {"format": "pt", _RECORD: text, _CHECKSUM: checksum}
+            metadata = {"format": "pt", _RECORD: text, _CHECKSUM: checksum(text, flat)}
             save_file(flat, scratch, metadata=metadata)
             _force(scratch)
             os.replace(scratch, path)
@@ -278,7 +277,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of what a file says and of its tensors on the CPU, in hexadecimal."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):

@@ -11,6 +11,7 @@ RUN = {
     "spec": {"seed": 1, "optimiser": {"rate": 0.1, "betas": [0.9, 0.98]}, "out": "a"},
     "base": {"config": {}, "weights": {}},
     "data": {"samples": 10},
+    "frozen": "a checksum",
 }
 
 
@@ -33,6 +34,13 @@ def test_what_differs_is_named_with_both_values():
     assert "folder holds snapshots of another run" in said
     assert "optimiser.rate was 0.1 and is 0.2; seed was 1 and is 2" in said
     assert "the data's samples was 10 and is 11" in said
+
+
+def test_other_frozen_weights_are_noticed_where_the_snapshot_tells_of_them():
+    with pytest.raises(TrainingError, match="weights that are not trained have changed"):
+        check_same(changed(frozen="another"), RUN, "folder")
+    older = {name: part for name, part in RUN.items() if name != "frozen"}
+    check_same(older, RUN, "folder")
 
 
 def test_many_differences_are_cut_off():
