@@ -56,6 +56,8 @@ class QuantisedLinear(nn.Module):
         codes = self.codes.view(torch.int8 if self.kind == "int8" else _FP8)
         if self.kind == "fp8" and states.is_cuda and states.dtype == torch.bfloat16 and self._tiles:
             mapped = scaled_product(states, codes, self.scale)
+        elif states.dtype == torch.float16:  # whose largest number sums with bare codes would pass
+            mapped = F.linear(states, codes.half() * self.scale.half()[:, None])
         else:
             mapped = F.linear(states, codes.to(states.dtype)) * self.scale.to(states.dtype)
         return mapped if self.bias is None else mapped + self.bias

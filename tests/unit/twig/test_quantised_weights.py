@@ -28,6 +28,16 @@ def test_a_map_in_eight_bits_computes_nearly_the_same(kind):
     assert half.codes.dtype == torch.uint8  # a conversion leaves the bits alone
 
 
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_large_states_in_fp16_stay_numbers(kind):
+    """As the first token's are in many bases: the plain map gives numbers, and so must this."""
+    plain = nn.Linear(4096, 8, bias=False)
+    states = 30.0 * torch.randn(2, 4096)
+    found = QuantisedLinear(plain, kind)(states.half()).float()
+    expected = plain(states)
+    assert float(((found - expected).norm() / expected.norm()).detach()) < ERROR[kind]
+
+
 def test_the_product_in_fp8_rounds_the_states_too():
     plain, states = nn.Linear(64, 48, bias=False), torch.randn(2, 3, 64)
     rounded = QuantisedLinear(plain, "fp8")
