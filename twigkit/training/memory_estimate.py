@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig
 
 from twigkit.errors import CheckpointError, first_line
@@ -89,7 +88,11 @@ def estimate(
     frozen = [p for p in model.twig.parameters() if id(p) not in trained] if model.twig else []
     each = base_bytes(spec, model)
     found = {
-        "weights of the base": each * _numbers(model.base),
+        # Those of a quantised base differ in size.
+        "weights of the base": sum(
+            weight.numel() * (each if weight.is_meta else weight.element_size())
+            for weight in model.base.parameters()
+        ),
         "weights of the twig": FULL * count + each * sum(p.numel() for p in frozen),
         "gradients": FULL * count,
         "moments of the optimiser": 2 * FULL * count,
@@ -110,10 +113,6 @@ def base_bytes(spec: TrainingSpec, model: TwigModel) -> int:
         dtype = getattr(model.base.config, "dtype", None)
         return HALF if dtype is None else int(dtype.itemsize)
     return int(getattr(torch, named).itemsize)
-
-
-def _numbers(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _widths(model: TwigModel) -> tuple[int, int]:
