@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from twigkit.interfaces import (
@@ -19,7 +19,6 @@ from twigkit.interfaces import (
     apply_linear,
     cut_rows,
     hookimpl,
-    problem,
 )
 
 
@@ -37,15 +36,8 @@ class LmHeadSpec(HeadSpec):
         None,
         ge=1,
         description="Tokens that the head scores, where these are a part of the vocabulary; the "
-        "checkpoint says which. None for all. Others are never drafted.",
+        "checkpoint says which. None for all that it has rows for. Others are never drafted.",
     )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> LmHeadSpec:
-        """Refuse two ways to say which rows there are."""
-        if self.rows is not None and self.draft_vocabulary is not None:
-            raise problem("rows and draft_vocabulary both say which tokens are scored; give one")
-        return self
 
 
 class LmHead(Head):
@@ -81,9 +73,16 @@ class LmHead(Head):
         self.drafted = None
 
     def cut_vocabulary(self, ids: Tensor) -> None:
-        """Score some tokens only, ``[rows]`` long; the others are never drafted."""
-        drafted = DraftVocabulary(ids.to(self.linear.weight.device), self.vocabulary)
-        rows = drafted.ids if self.drafted is None else self.drafted.rows_of(drafted.ids)
+        """Score some tokens only, ``[rows]`` long; the others are never drafted.
+
+        Raises:
+            SpecError: If the head has no row of one of them.
+        """
+        device, scored = self.linear.weight.device, self.drafted
+        drafted = DraftVocabulary(ids.to(device), self.vocabulary)
+        if scored is None:
+            scored = DraftVocabulary.first(self.linear.out_features, self.vocabulary, device)
+        rows = scored.rows_of(drafted.ids)
         self.linear = cut_rows(self.linear, rows)
         self.drafted = drafted
 

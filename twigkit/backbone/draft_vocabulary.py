@@ -46,7 +46,7 @@ class DraftVocabulary(nn.Module):
 
     @classmethod
     def first(cls, rows: int, vocabulary: int, device: torch.device) -> DraftVocabulary:
-        """Take the first tokens, until others are chosen or loaded.
+        """Take the first tokens, which a head with fewer rows than the base's scores.
 
         Raises:
             SpecError: If there are not so many.
@@ -90,10 +90,10 @@ class DraftVocabulary(nn.Module):
             SpecError: If the head has no row of one of them.
         """
         rows = self.places(ids.to(self.ids.device), missing=-1)
-        if bool((rows < 0).any()):
+        if not rows.is_meta and bool((rows < 0).any()):
             raise SpecError(
-                "the head scores a part of the vocabulary already, which lacks some of the tokens "
-                "asked for; start from the twig with all of its rows"
+                f"the head scores {len(self.ids)} of {self.vocabulary} tokens, which lack some of "
+                "those asked for; start from a head with rows of all of them, or name others"
             )
         return rows
 

@@ -43,7 +43,7 @@ def test_damaged_ids_of_a_checkpoint_are_refused():
     table = DraftVocabulary.first(2, 6, torch.device("cpu"))
     table.load_state_dict({"ids": torch.tensor([5, 2])})
     assert table.rows_of(torch.tensor([2, 5])).tolist() == [1, 0]
-    with pytest.raises(SpecError, match="lacks some"):
+    with pytest.raises(SpecError, match="lack some"):
         table.rows_of(torch.tensor([3]))
     with pytest.raises(CheckpointError, match="from 2 to 9"):
         table.load_state_dict({"ids": torch.tensor([9, 2])})
