@@ -110,32 +110,33 @@ class Reader:
         return digest.hexdigest()[:16]
 
     def picture_digest(self) -> str | None:
-        """Return what stands for the pictures, by the content of some that are files.
+        """Return what stands for the pictures, by the content of some that are in files or encoded.
 
         Those of :data:`HASHED` records are read, spread evenly over all.
 
         Returns:
-            Hexadecimal digits, or ``None`` if none of them names a file.
+            Hexadecimal digits, or ``None`` if none of them has such a picture.
         """
         digest, found = hashlib.sha256(), False
         for index in spread_evenly(range(len(self.source)), HASHED):
-            for file in self._files(index):
+            for picture in self._pictures(index):
                 found = True
-                digest.update(file.name.encode("utf-8", "replace") + b"\n")
-                with suppress(OSError, ValueError), open_regular(file) as content:
+                if isinstance(picture, bytes):
+                    digest.update(picture[:LARGEST_HASHED])
+                    continue
+                digest.update(picture.name.encode("utf-8", "replace") + b"\n")
+                with suppress(OSError, ValueError), open_regular(picture) as content:
                     digest.update(content.read(LARGEST_HASHED))
         return digest.hexdigest()[:16] if found else None
 
-    def _files(self, index: int) -> list[Path]:
-        """Return the files of a sample's pictures; none if it cannot be used."""
-        if isinstance(self.source, HubDataset):
-            return []  # whose own digest is of the pictures, too
+    def _pictures(self, index: int) -> list[Path | bytes]:
+        """Return a sample's pictures that no decoder has read; none if it cannot be used."""
         try:
             sample = sample_of(self.source[index], str(index), self.folder)
         except Exception:  # the user's own code runs here; what is broken is told when it is read
             return []
         pictures = [*sample.pictures, *(frame for video in sample.videos for frame in video)]
-        return [picture for picture in pictures if isinstance(picture, Path)]
+        return [picture for picture in pictures if isinstance(picture, Path | bytes)]
 
     def lengths(self) -> np.ndarray[Any, Any] | None:
         """Estimate how long each sample is, without reading pictures.

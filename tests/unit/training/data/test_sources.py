@@ -226,6 +226,22 @@ def test_hugging_face_datasets_are_read(tmp_path):
         open_source(DataSpec(source="datasets", path=str(tmp_path / "parquet"), split="test"))
 
 
+def test_other_pictures_in_a_dataset_are_noticed(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the extra 'datasets' is not installed")
+    text = datasets.Value("string")
+    features = datasets.Features({"image": datasets.Image(), "question": text, "answer": text})
+
+    def reader(name, *seeds):
+        rows = {"image": [picture(seed) for seed in seeds]}
+        rows |= {"question": ["q"] * len(seeds), "answer": ["a"] * len(seeds)}
+        datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / name)
+        return open_source(DataSpec(source="datasets", path=str(tmp_path / name)))
+
+    one, same, other = reader("one", 1, 2), reader("same", 1, 2), reader("other", 1, 3)
+    assert one.digest() == same.digest() == other.digest()
+    assert one.picture_digest() == same.picture_digest() != other.picture_digest()
+
+
 def test_without_the_package_datasets_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"pip install 'twigkit\[datasets\]'"):
