@@ -77,7 +77,8 @@ class Chat:
         content = [{"type": "image"} for _ in self.waiting]
         turn = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
         turns, pictures = [*self.turns, turn], [*self.pictures, *self.waiting]
-        inputs = encode(self.processor, render(self.processor, turns), pictures)
+        text = render(self.processor, turns)
+        inputs = encode(self.processor, text, pictures, rendered=True)
         output: Any = self.model.generate(**inputs, **self.options, streamer=streamer)
         new = output[0, inputs["input_ids"].shape[1] :]
         answer = self.processor.tokenizer.decode(new, skip_special_tokens=True).strip()

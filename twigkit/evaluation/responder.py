@@ -95,7 +95,8 @@ class Responder:
             )
         if not has_template(self.processor):
             raise InputError("the base has no chat template; add one to its processor's files")
-        inputs = encode(self.processor, render(self.processor, turns), shown, clips)
+        text = render(self.processor, turns)
+        inputs = encode(self.processor, text, shown, clips, rendered=True)
         pruning: dict[str, Any] = {}
         if self.spec.budget is not None:
             pruning = {"budget": self.spec.budget, "pruner": self.spec.pruner}

@@ -56,14 +56,18 @@ def encode(
     text: str,
     pictures: Sequence[Image.Image] = (),
     videos: Sequence[Sequence[Image.Image]] = (),
+    *,
+    rendered: bool = False,
 ) -> dict[str, Any]:
-    """Turn a rendered prompt and its pictures into what the model takes.
+    """Turn a prompt and its pictures into what the model takes.
 
     Args:
         processor: The base's processor, or its tokenizer if it takes text only.
         text: The prompt, one placeholder for each picture and video.
         pictures: The pictures, in the order of their placeholders.
         videos: The frames of each video, of one size.
+        rendered: Whether a chat template made the text. A tokenizer adds no special tokens to it
+            then, as in transformers and in training; a processor none that the text begins with.
 
     Returns:
         The processor's outputs for one prompt.
@@ -73,9 +77,10 @@ def encode(
     """
     options: dict[str, Any] = {"return_tensors": "pt"}
     first = getattr(getattr(processor, "tokenizer", processor), "bos_token", None)
-    if first and text.startswith(first):  # the template has it already
+    pictured = hasattr(processor, "image_processor")
+    if (rendered and not pictured) or (first and text.startswith(first)):
         options["add_special_tokens"] = False
-    if hasattr(processor, "image_processor"):
+    if pictured:
         check_placeholders(processor, text, len(pictures))
         options["images"] = list(pictures) or None
     elif pictures or videos:

@@ -187,9 +187,9 @@ def prepare(
     """
     if not prompt.strip():
         raise InputError("the prompt is empty; ask something, such as 'What is in the picture?'")
-    text = prompt
-    if not raw and has_template(processor):
+    text, rendered = prompt, not raw and has_template(processor)
+    if rendered:
         content = [{"type": "image"} for _ in pictures] + [{"type": "video"}] * bool(video)
         turn = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
         text = render(processor, [turn])
-    return encode(processor, text, pictures, [video] if video else [])
+    return encode(processor, text, pictures, [video] if video else [], rendered=rendered)

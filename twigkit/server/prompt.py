@@ -94,7 +94,8 @@ class PromptReader:
         films: list[list[Image.Image]] = []
         self._check_counts(body.messages)
         turns = [self._turn(message, shown, films) for message in body.messages]
-        inputs = encode(self._processor, render(self._processor, turns), shown, films)
+        text = render(self._processor, turns)
+        inputs = encode(self._processor, text, shown, films, rendered=True)
         asked = self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs)
         return asked, self._shown(inputs, len(shown) + len(films))
 

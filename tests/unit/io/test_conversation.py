@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
+from tokenizers import processors
 
 from tests.support.checkpoints import tiny_processor
 from twigkit.errors import CheckpointError, InputError
 from twigkit.io.conversation import encode, has_template, render, takes_videos
+from twigkit.io.processors import prepare
 
 PROCESSOR = tiny_processor()
 TURN = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is"}]}
@@ -32,6 +34,19 @@ def test_a_tokenizer_takes_words_alone():
     assert encode(tokenizer, "what is")["input_ids"].shape == (1, 2)
     with pytest.raises(InputError, match="text only"):
         encode(tokenizer, "what is", [PICTURE])
+
+
+def test_a_tokenizer_adds_nothing_to_what_a_template_made():
+    """As in transformers' own chats and in training, where a template has the last word."""
+    tokenizer = tiny_processor().tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    begins = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.backend_tokenizer.post_processor = begins
+    turns = [{"role": "user", "content": "what is"}]
+    expected = tokenizer.apply_chat_template(turns, tokenize=True)["input_ids"]
+    found = encode(tokenizer, render(tokenizer, turns), rendered=True)["input_ids"][0].tolist()
+    assert found == expected == prepare(tokenizer, "what is")["input_ids"][0].tolist()
+    assert prepare(tokenizer, "what is", raw=True)["input_ids"][0].tolist() == [1, *expected]
 
 
 def test_pictures_and_placeholders_must_match():
