@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.checkpoints import write_base
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
+from twigkit.cli.main import main
 from twigkit.errors import CapabilityError, CheckpointError
 
 peft = pytest.importorskip("peft", reason="peft is not installed")
@@ -81,6 +83,27 @@ def test_the_folder_of_an_adapter_is_a_base(folders):
     model = TwigModel.from_pretrained(adapter)
     assert torch.equal(ours(model), expected)
     assert not torch.equal(expected, own(tiny_llava()))
+
+
+def test_an_adapter_without_a_processor_has_that_of_its_base(tmp_path, capsys):
+    """Peft writes none; questions are put, and a twig is trained, as with the base."""
+    base = write_base(tmp_path / "base")
+    lora(TwigModel.from_pretrained(base).base).save_pretrained(tmp_path / "adapter")
+    asked = ["generate", "--base", str(tmp_path / "adapter"), "--prompt", "what is"]
+    assert main([*asked, "--max-new-tokens", "2"]) == 0
+    (tmp_path / "data.json").write_text(json.dumps([{"question": "what is", "answer": "a red"}]))
+    (tmp_path / "chat.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] }} {{ m['content'][0]['text'] }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    data = {"path": str(tmp_path / "data.json"), "template": str(tmp_path / "chat.jinja")}
+    spec = {
+        "twig": {"base": str(tmp_path / "adapter"), "exit_layer": 2, "depth": 1},
+        "data": {**data, "workers": 0},
+        "batch": 1,
+    }
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    assert main(["train", str(tmp_path / "spec.json"), "--dry-run"]) == 0, capsys.readouterr().err
 
 
 def test_a_damaged_adapter_is_refused(folders):

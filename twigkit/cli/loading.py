@@ -124,7 +124,12 @@ def processor_of(args: argparse.Namespace, model: TwigModel, *, pictures: bool =
 
     if args.twig is None and args.base != DEMO and model.twig is not None:
         return load_processor(model.base.name_or_path, pictures=pictures)
-    return load_processor(base_folder(args.base), revision=args.revision, pictures=pictures)
+    return load_processor(
+        base_folder(args.base),
+        revision=args.revision,
+        pictures=pictures,
+        otherwise=model.base.name_or_path,
+    )
 
 
 def base_folder(base: str) -> str | Path:

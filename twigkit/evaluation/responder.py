@@ -62,7 +62,7 @@ class Responder:
         given = {name: value for name, value in chosen.items() if value is not None}
         self.spec = GenerationSpec.parse(given)
         self.model = TwigModel.from_pretrained(base, twig=twig, dtype=dtype, device_map=device)
-        self.processor = load_processor(base)
+        self.processor = load_processor(base, otherwise=self.model.base.name_or_path)
         self._frames = frames
 
     def answer(

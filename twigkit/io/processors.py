@@ -34,6 +34,7 @@ def load_processor(
     revision: str | None = None,
     pictures: bool = True,
     options: Mapping[str, Any] | None = None,
+    otherwise: str | None = None,
 ) -> Any:
     """Load the processor of a base model.
 
@@ -43,6 +44,8 @@ def load_processor(
         pictures: Whether it must take pictures; a text-only base has a tokenizer instead.
         options: Settings of the processor that differ from the base's own, such as its size of
             pictures.
+        otherwise: Where to look if it comes without one: an adapter's folder often does, and the
+            model inside it has the name of the base that the adapter is of.
 
     Returns:
         Its processor, padding on the left, as generation needs it.
@@ -71,6 +74,8 @@ def load_processor(
             "and try again"
         ) from error
     except Exception as error:  # what is wrong with a file has as many types as lines read it
+        if otherwise and otherwise != str(base):
+            return load_processor(otherwise, pictures=pictures, options=options)
         raise CheckpointError(
             f"cannot load the processor of {base}: {first_line(error)}; name a base that "
             "comes with its processor and tokenizer"

@@ -286,7 +286,13 @@ def _load_processor(spec: TrainingSpec, base: Any) -> Any:
     """Load the base's processor from where the base came from."""
     revision = None if isinstance(spec.twig, str) or spec.base else spec.twig.revision
     source = spec.base_source or base.name_or_path
-    return load_processor(source, revision=revision, pictures=False, options=spec.data.processor)
+    return load_processor(
+        source,
+        revision=revision,
+        pictures=False,
+        options=spec.data.processor,
+        otherwise=base.name_or_path,
+    )
 
 
 def _digests(reader: Reader, other: Reader | None, encoder: Encoder) -> dict[str, str]:
