@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,11 @@ _PEAKS = (
     ("L40S", 362e12),
     ("L4", 121e12),
     ("A10", 125e12),
+    ("A10G", 125e12),
     ("RTX 4090", 165e12),
 )
 """Dense peaks of half precision on tensor cores, operations per second, as their vendor states
-them; the first name that a device's own contains counts."""
+them; the first name counts whose words are in a device's own, so that an L40 is no L4."""
 
 _ATTENTION = (
     "flash_attention",
@@ -86,7 +88,7 @@ def peak_of(name: str) -> float | None:
         >>> peak_of("NVIDIA H100 80GB HBM3")
         989000000000000.0
     """
-    return next((peak for part, peak in _PEAKS if part in name), None)
+    return next((peak for part, peak in _PEAKS if re.search(rf"\b{part}\b", name)), None)
 
 
 def utilisation(flops: float, seconds: float, device: torch.device) -> float | None:

@@ -45,6 +45,9 @@ def test_attention_counts_alike_in_every_kernel_of_a_gpu(kernel):
         ("NVIDIA H200", 989e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA A10G", 125e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA RTX A1000", None),
         ("Something else", None),
     ],
 )
