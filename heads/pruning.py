@@ -120,8 +120,9 @@ class PruningHead(Head):
 
     def _gates(self, linear: nn.Linear, inputs: Tensor) -> Tensor:
         """Open and shut features, ``[batch, tokens, features]``."""
-        # While the head trains, it is in fp32 on layers that may not be.
-        logits: Tensor = linear(inputs.to(linear.weight.dtype)) + self.offset
+        # While the head trains, it is in fp32 on layers that may not be; rounded maps take any.
+        weight = getattr(linear, "weight", inputs)
+        logits: Tensor = linear(inputs.to(weight.dtype)) + self.offset
         return logits.relu() * logits.sigmoid()
 
 

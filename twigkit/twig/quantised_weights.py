@@ -1,7 +1,7 @@
 """Weights of a twig in eight bits: a draft reads half of what it reads in half precision.
 
-The target verifies every token, so that answers stay the same; rounding changes only how often a
-draft is right.
+The target verifies every token, so that drafting leaves answers the same; rounding changes how
+often a draft is right, and may change which visual tokens a twig keeps that prunes.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ def test_the_product_in_fp8_rounds_the_states_too():
 
 def grown():
     model = TwigModel(tiny_llava())
-    spec = {"base": "t", "exit_layer": 2, "depth": 2, "heads": {"lm": "lm", "medusa": "medusa"}}
+    heads = {name: name for name in ("lm", "medusa", "pruning")}
+    spec = {"base": "t", "exit_layer": 2, "depth": 2, "heads": heads}
     spread_weights(model.grow(TwigSpec.parse(spec)), seed=1)
     return model
 
@@ -70,6 +71,16 @@ def test_answers_stay_the_same(kind):
         found = model.generate(**INPUTS, drafter=drafter, **options)
         assert torch.equal(found, expected)
         assert found.stats.drafted_tokens > 0
+
+
+@pytest.mark.parametrize("pruner", ["ttp", "p-head"])
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_rounded_twig_prunes(kind, pruner):
+    model = grown()
+    options = {"max_new_tokens": 12, "eos_token_id": None, "pruner": pruner, "budget": 0.5}
+    quantise_twig(model.twig, kind)
+    expected = model.generate(**INPUTS, drafter="plain", **options)
+    assert torch.equal(model.generate(**INPUTS, drafter="ssd", **options), expected)
 
 
 def test_rounded_twigs_are_neither_saved_nor_trained_nor_rounded_again(tmp_path):
