@@ -40,6 +40,7 @@ from twigkit.training.loop.progress import Progress, check_trackers, means_of
 from twigkit.training.loop.run_log import Line, RunLog, RunningMeans, read_lines
 from twigkit.training.setup import accelerator_for, load_model, make_objective
 from twigkit.training.spec import TrainingSpec
+from twigkit.twig.quantised_weights import is_quantised_twig
 
 __all__ = ["Result", "Training", "train"]
 
@@ -155,12 +156,17 @@ class Training:
             show: Whether to show a progress bar.
 
         Raises:
-            CapabilityError: If there is no twig.
+            CapabilityError: If there is no twig, or its weights are rounded.
             TrainingError: If the objective trains nothing.
         """
         if model.twig is None:
             raise CapabilityError(
                 "there is no twig to train; grow one first, or let the spec do it"
+            )
+        if is_quantised_twig(model.twig):
+            raise CapabilityError(
+                "the twig's weights are rounded to eight bits, which can be neither trained nor "
+                "saved; load it with plain weights"
             )
         self.spec, self.data, self.accelerator = spec, data, accelerator
         total = spec.total_steps(data.train.samples)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from twigkit.errors import CapabilityError
 from twigkit.twig.module import Twig
+from twigkit.twig.quantised_weights import is_quantised_twig
 
 
 @runtime_checkable
@@ -36,9 +37,13 @@ def cut_vocabulary(twig: Twig, ids: Tensor | Sequence[int]) -> Twig:
         The twig itself.
 
     Raises:
-        CapabilityError: If no head can score a part of the vocabulary.
+        CapabilityError: If no head can score a part of the vocabulary, or weights are rounded.
         SpecError: If a token is not in the vocabulary, or named twice.
     """
+    if is_quantised_twig(twig):
+        raise CapabilityError(
+            "the twig's weights are rounded to eight bits; cut it with plain weights, before that"
+        )
     chosen = torch.as_tensor(ids, dtype=torch.long)
     specs: dict[str, Any] = dict(twig.spec.heads)
     cut = False

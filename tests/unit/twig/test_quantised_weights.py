@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from tests.support.tiny import llava_inputs, tiny_llava
+from tests.support.toy_training import toy_spec, toy_training
 from twigkit import TwigModel, TwigSpec
 from twigkit.errors import CapabilityError, CheckpointError
 from twigkit.interfaces.tiny_models import spread_weights
+from twigkit.twig.cut_vocabulary import cut_vocabulary
 from twigkit.twig.quantised_weights import QuantisedLinear, quantise_twig, scaled_product
 
 INPUTS = llava_inputs([(3, 1, 2), (6, 1, 5)])
@@ -93,6 +95,10 @@ def test_rounded_twigs_are_neither_saved_nor_trained_nor_rounded_again(tmp_path)
         model.save_twig(tmp_path / "twig")
     with pytest.raises(CapabilityError, match="rounded already"):
         quantise_twig(model.twig, "fp8")
+    with pytest.raises(CapabilityError, match="rounded to eight bits; cut it"):
+        cut_vocabulary(model.twig, [1, 2])
+    with pytest.raises(CapabilityError, match="neither trained nor saved"):
+        toy_training(toy_spec(tmp_path / "run"), model)
 
 
 def test_from_pretrained_rounds(tmp_path):
