@@ -8,7 +8,16 @@ from typing import Any
 from twigkit.errors import TrainingError
 from twigkit.twig.fingerprint import compare_fingerprints
 
-FREE = ("out", "save_every", "keep", "trackers", "base", "data.workers", "runtime.device_map")
+FREE = (
+    "out",
+    "save_every",
+    "keep",
+    "trackers",
+    "base",
+    "data.workers",
+    "data.most_broken",
+    "runtime.device_map",
+)
 """Fields of the spec that may change between two launches, since no weight depends on them."""
 
 
