@@ -285,8 +285,8 @@ class Training:
         if not math.isfinite(criterion):
             raise TrainingError(
                 f"the evaluation after step {self.state.step} came to {criterion}; "
-                f"{self.checkpointer.intact()}. Lower optimiser.rate, or look at the held-out "
-                "samples"
+                f"{self.checkpointer.intact()}. Look at the held-out samples, or begin another "
+                "run, in another 'out', with a lower optimiser.rate"
             )
         better = judge(self.state, criterion, self.spec.patience)
         line = {"loss": figures.loss, **means, "parts": figures.parts, "criterion": criterion}

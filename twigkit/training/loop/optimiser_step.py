@@ -178,6 +178,6 @@ def _not_finite(
     return (
         f"the loss of step {step + 1} is {figures.loss:.4g} ({parts}) and its gradient's norm "
         f"{norm:.4g}; samples {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}. The weights "
-        f"were not changed; {intact}. Lower optimiser.rate, lengthen optimiser.warmup, look at "
-        "these samples, or compute in fp32"
+        f"were not changed; {intact}. Look at these samples, or begin another run, in another "
+        "'out', with a lower optimiser.rate, a longer optimiser.warmup or in fp32"
     )

@@ -20,9 +20,9 @@ def changed(**parts):
 
 
 def test_what_no_weight_depends_on_may_change():
-    data = {"workers": 2, "most_broken": 0}
-    saved = changed(spec={**RUN["spec"], "data": data})
-    spec = {**RUN["spec"], "out": "b", "save_every": 7, "keep": 9, "data": {"workers": 4, "most_broken": 3}}
+    saved = changed(spec={**RUN["spec"], "data": {"workers": 2, "most_broken": 0}})
+    data = {"workers": 4, "most_broken": 3}
+    spec = {**RUN["spec"], "out": "b", "save_every": 7, "keep": 9, "data": data}
     check_same(saved, changed(spec=spec), "here")
 
 
