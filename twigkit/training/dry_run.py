@@ -241,7 +241,7 @@ def _measure(
     made = [(data.train.number(0, place), data.train.make(0, place)) for place in places]
     prepared = (time.perf_counter() - started) / len(made)
     weights = [*model.base.parameters(), *optimiser_step.module.parameters()]
-    held = {weight.untyped_storage().data_ptr() for weight in weights}
+    held = {_address(weight) for weight in weights}
     middle = made[len(made) // 2]
     with worker_deaths():
         with _saved_bytes(held) as saved:
@@ -270,20 +270,28 @@ def _take(optimiser_step: OptimiserStep, made: list[tuple[int, Batch]], step: in
 
 
 @contextmanager
-def _saved_bytes(held: set[int]) -> Iterator[list[int]]:
+def _saved_bytes(held: set[int | None]) -> Iterator[list[int]]:
     """Count the bytes that are kept for the backward pass, weights apart.
 
     Args:
         held: Addresses of what is there anyway.
     """
-    total, seen = [0], set(held)
+    total, seen = [0], {*held, None}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            total[0] += storage.nbytes()
+        address = _address(tensor)
+        if address not in seen:
+            seen.add(address)
+            total[0] += tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield total
+
+
+def _address(tensor: Tensor) -> int | None:
+    """Return where a tensor lies; ``None`` of one that is made of others, as slices of FSDP are."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:
+        return None

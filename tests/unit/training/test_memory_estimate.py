@@ -7,7 +7,7 @@ from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
 from twigkit.interfaces.objective import BatchSize
 from twigkit.learning.batch import IGNORED, Batch, Turn
-from twigkit.training.dry_run import DryRun, Timing, _saved_bytes, batch_size
+from twigkit.training.dry_run import DryRun, Timing, _address, _saved_bytes, batch_size
 from twigkit.training.loop.gradient_accumulation import ScaledObjective
 from twigkit.training.memory_estimate import estimate, sketch
 from twigkit.training.setup import make_objective
@@ -51,6 +51,25 @@ def test_what_is_kept_for_the_backward_pass_is_close_to_what_is_measured(precisi
     size = batch_size(made, model, held)
     guess = estimate(made, model, objective, size)["kept for the backward pass"]
     assert 0.75 < guess / saved[0] < 1.35
+
+
+class Made(torch.Tensor):
+    """A tensor without a place of its own, as slices of FSDP and quantised weights are."""
+
+    @staticmethod
+    def __new__(cls, *size):
+        return torch.Tensor._make_wrapper_subclass(cls, size, requires_grad=True)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), given=None):
+        whole = [torch.ones(a.shape) if isinstance(a, cls) else a for a in args]
+        return function(*whole, **(given or {}))
+
+
+def test_tensors_that_are_made_of_others_are_left_out():
+    with _saved_bytes({_address(Made(3))}) as saved:
+        Made(3) * torch.ones(3, requires_grad=True)
+    assert saved == [3 * 4]
 
 
 @pytest.mark.parametrize("quantised", [False, True])
