@@ -12,6 +12,7 @@ from twigkit.families.loading import read_config
 from twigkit.families.resolve import find_adapter
 from twigkit.families.sizing import all_presets, on_meta
 from twigkit.interfaces.objective import BatchSize, Objective, Workload
+from twigkit.io.files import expanded
 from twigkit.io.hub import download_options
 from twigkit.model import TwigModel
 from twigkit.training.spec import TrainingSpec
@@ -40,7 +41,7 @@ def sketch(spec: TrainingSpec) -> tuple[TwigModel, str]:
             presets.
     """
     twig = read_spec(spec.twig) if isinstance(spec.twig, str) else spec.twig
-    source = spec.base or twig.base
+    source = str(expanded(spec.base or twig.base))
     presets = {preset.base: preset for preset, _ in all_presets().values()}
     if source in presets:
         preset = presets[source]

@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType
 
 from twigkit.errors import CapabilityError, TrainingError
 from twigkit.interfaces.objective import Objective
+from twigkit.io.files import expanded
 from twigkit.model import TwigModel
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import ObjectiveSpec, TwigSpec
@@ -46,7 +47,7 @@ def accelerator_for(spec: TrainingSpec, model: TwigModel | None = None) -> Any:
             cpu=on_cpu,
             mixed_precision="no",
             log_with=list(spec.trackers) or None,
-            project_dir=str(Path(spec.out) / FOLDER),
+            project_dir=str(Path(expanded(spec.out)) / FOLDER),
         )
     except ValueError as error:
         raise TrainingError(

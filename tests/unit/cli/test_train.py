@@ -150,6 +150,24 @@ def test_training_writes_the_twig_and_says_so(file, capsys):
     assert f"{folder}: a twig trained for 1 step" in out
 
 
+def test_a_home_folder_is_one_place_for_run_and_twig(file, folders, tmp_path, monkeypatch, capsys):
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    shutil.copytree(file.parent / "data", home / "data")
+    shutil.copy(file.parent / "chat.jinja", home)
+    shutil.copytree(folders.base, home / "base")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    words = ["train", str(file), "--set", "steps=1", "--out", "~/twig"]
+    for change in ("data.path=~/data/train.json", "data.template=~/chat.jinja", "base=~/base"):
+        words += ["--set", change]
+    assert main([*words, "--dry-run", "--no-timing"]) == 0, capsys.readouterr().err
+    assert main(words) == 0, capsys.readouterr().err
+    assert (home / "twig" / "twig.json").is_file()
+    assert (home / "twig" / "training" / "log.jsonl").is_file()
+    assert not any(here.iterdir())
+
+
 @pytest.mark.parametrize("what", ["answer", "order", "template"])
 def test_a_run_goes_on_with_the_same_data_only(file, what, capsys):
     words = ["train", str(file), "--set", "steps=1"]

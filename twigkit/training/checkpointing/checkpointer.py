@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from twigkit.errors import TrainingError
+from twigkit.io.files import expanded
 from twigkit.model import TwigModel
 from twigkit.training.checkpointing.provenance import describe_run
 from twigkit.training.checkpointing.resume_check import check_same
@@ -68,7 +69,7 @@ class Checkpointer:
             accelerator: Accelerate's accelerator.
             data: What to say of the samples; a run goes on only with the same.
         """
-        self.out = Path(spec.out)
+        self.out = Path(expanded(spec.out))
         self.folder = self.out / FOLDER
         self.snapshots = Snapshots(self.folder, spec.keep)
         self._spec, self._model, self._optimiser_step = spec, model, optimiser_step

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from twigkit.io.files import expanded
 from twigkit.training.spec import TrainingSpec
 from twigkit.twig.manifest import read_manifest
 
@@ -30,7 +31,7 @@ def describe_run(
         Plain data; ``git`` is ``None`` outside of a repository. ``start`` is what the checkpoint
         says that the run started from, if that was a folder.
     """
-    start = Path(spec.twig) if isinstance(spec.twig, str) else None
+    start = Path(expanded(spec.twig)) if isinstance(spec.twig, str) else None
     return {
         "git": git_state(),
         "training": {

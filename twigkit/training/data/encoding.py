@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from twigkit.errors import InputError, TrainingError
-from twigkit.io.files import read_regular
+from twigkit.io.files import expanded, read_regular
 from twigkit.learning.batch import IGNORED, Batch, Turn
 from twigkit.training.data.chat_template import Renderer, Text, first_line
 from twigkit.training.data.sample import IMAGE, PLACEHOLDER, VIDEO, BrokenSampleError, Sample
@@ -218,7 +218,7 @@ def encoder_for(base: Any, data: DataSpec, processor: Any) -> Encoder:
     template = None
     if data.template is not None:
         try:
-            template = read_regular(data.template, LARGEST_TEMPLATE).decode("utf-8")
+            template = read_regular(expanded(data.template), LARGEST_TEMPLATE).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"the chat template {data.template} cannot be read: {error}; check data.template"

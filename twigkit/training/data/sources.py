@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from twigkit.errors import InputError, SpecError, TwigkitError
-from twigkit.io.files import open_regular
+from twigkit.io.files import expanded, open_regular
 from twigkit.plugins.discovery import SOURCE_GROUP, sources
 from twigkit.training.data.huggingface_dataset import HubDataset
 from twigkit.training.data.record_formats import id_of, length_of, sample_of
@@ -210,16 +210,16 @@ def open_source(
         SpecError: If a factory may not be called, cannot be found or refuses its arguments.
     """
     path = data.path if path is None else path
-    folder = Path(data.images) if data.images else Path()
+    folder = Path(expanded(data.images)) if data.images else Path()
     source: SampleSource
     if data.source == "conversations":
-        file = Path(str(path))
+        file = Path(expanded(str(path)))
         source = read_records(file)
         folder = folder if data.images else file.parent
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; name the pictures' with data.images")
     elif data.source == "datasets":
-        source = HubDataset(str(path), data)
+        source = HubDataset(str(expanded(str(path))), data)
     else:
         _check_allowed(data.source, allow_sources)
         source = _made(data.source, dict(data.options) | ({"path": path} if path else {}))
