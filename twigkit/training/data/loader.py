@@ -267,16 +267,12 @@ def open_data(
     chosen = draw_some(chosen, data.samples, spec.seed)
     total, most = len(chosen) + len(aside), data.most_broken
     bad_samples = BadSamples(most if isinstance(most, int) else int(most * total), total)
-    shared: dict[str, Any] = {
-        "micro_batch": spec.micro_batch,
-        "process": process,
-        "processes": processes,
-        "workers": data.workers,
-        "group": data.group,
-    }
+    shared: dict[str, Any] = {"process": process, "processes": processes, "group": data.group}
+    shared |= {"micro_batch": spec.micro_batch, "workers": data.workers}
     train = Loader(reader, encoder, chosen, bad_samples, batch=spec.batch, seed=spec.seed, **shared)
     evaluation = None
     if len(aside):
+        evaluation_order(aside, None, spec.micro_batch, processes)  # too few are told before a run
         shared["batch"] = spec.micro_batch * processes
         evaluation = Loader(other or reader, encoder, aside, bad_samples, **shared)
     return Data(train, evaluation, bad_samples, _digests(reader, other, encoder))

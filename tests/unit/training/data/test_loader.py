@@ -273,6 +273,12 @@ def test_a_file_can_be_evaluated_on(tmp_path):
     assert data.train.samples == 10
 
 
+def test_too_few_to_evaluate_on_are_told_before_the_run_and_not_after_it():
+    given = {"dataset": Talks(10), "processor": text_only(), "processes": 2}
+    with pytest.raises(TrainingError, match="1 samples to evaluate on for 2 processes"):
+        open_data(spec(data={"evaluation": 1}), BASE, **given)
+
+
 def test_samples_and_limit_follow_from_the_spec():
     data = opened(1000, data={"samples": 300, "evaluation": 100, "most_broken": 0.01})
     assert data.train.samples == 300
