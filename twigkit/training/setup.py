@@ -26,8 +26,8 @@ SERVED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU", "FSDP")
 def accelerator_for(spec: TrainingSpec, model: TwigModel | None = None) -> Any:
     """Find out which process this is and what it runs on.
 
-    Micro-batches, precision and the scaling of the loss are the trainer's own, so whatever
-    accelerate's configuration says of them has no effect.
+    Micro-batches, precision and the scaling of the loss are the trainer's own, and nothing is
+    compiled, so whatever accelerate's configuration says of them has no effect.
 
     Args:
         spec: The run.
@@ -46,6 +46,7 @@ def accelerator_for(spec: TrainingSpec, model: TwigModel | None = None) -> Any:
         accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision="no",
+            dynamo_backend="no",
             log_with=list(spec.trackers) or None,
             project_dir=str(Path(expanded(spec.out)) / FOLDER),
         )

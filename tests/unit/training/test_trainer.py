@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import tracking
+from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -399,6 +400,16 @@ def test_processes_that_work_together_in_another_way_are_refused(
     monkeypatch.setattr("twigkit.training.setup.Accelerator", lambda **options: made)
     with pytest.raises(TrainingError, match=told):
         accelerator_for(toy_spec(tmp_path))
+
+
+def test_nothing_is_compiled_whatever_accelerate_s_configuration_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    AcceleratorState._reset_state()
+    try:
+        accelerator = accelerator_for(toy_spec(tmp_path), toy_model())
+        assert accelerator.state.dynamo_plugin.backend == "NO"
+    finally:
+        AcceleratorState._reset_state()
 
 
 def test_trackers_are_told_what_the_log_is(tmp_path, monkeypatch):
