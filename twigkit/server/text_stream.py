@@ -69,9 +69,12 @@ class TextStream:
 
     def _advance(self, text: str) -> str:
         """Return what is new in a text, and begin the next one at what is shown now."""
-        known = len(self._text(self._before, self._shown))
+        new = text[len(self._text(self._before, self._shown)) :]
+        if self._shown and not new:  # a special token: what came before it spaces what follows
+            del self._ids[self._shown :]
+            return ""
         self._before, self._shown = self._shown, len(self._ids)
-        return text[known:]
+        return new
 
     def _text(self, first: int, last: int | None = None) -> str:
         """Decode some of the tokens."""

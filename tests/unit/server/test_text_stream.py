@@ -62,3 +62,11 @@ def test_words_are_spaced_and_special_tokens_left_out():
     found, _ = pieces([*ids, tokenizer.eos_token_id], tokenizer=tokenizer)
     assert "".join(found) == "what is in the picture"
     assert found[1] == " is"
+
+
+def test_special_tokens_take_no_space_with_them():
+    tokenizer = tiny_processor().tokenizer
+    ids = tokenizer("what is in the picture", add_special_tokens=False)["input_ids"]
+    special = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    found, _ = pieces([special[0], *ids[:2], *special, *ids[2:]], tokenizer=tokenizer)
+    assert "".join(found) == "what is in the picture"
