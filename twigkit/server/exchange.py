@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
-from twigkit.errors import TwigkitError
+from twigkit.errors import CapabilityError, TwigkitError
 from twigkit.inflight.engine import Engine
 from twigkit.inflight.request import Event, Failed, InflightRequest
 from twigkit.inflight.ticket import Ticket
@@ -34,7 +34,14 @@ class Exchange:
 
         Raises:
             QueueFullError: If there is no room now.
+            CapabilityError: If there never is.
         """
+        wanted, most = prompts * answers, engine.rows + engine.queue
+        if wanted > most:
+            raise CapabilityError(
+                f"{wanted} answers were asked for in one request, and the server takes {most} "
+                "with those that wait; ask in several"
+            )
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue()
         self._tickets: list[Ticket] = []

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from tests.support.served import served_model
 from tests.support.tiny import llava_inputs
+from twigkit.errors import CapabilityError
 from twigkit.inflight.engine import Engine, QueueFullError
 from twigkit.inflight.request import Ended, InflightRequest
 from twigkit.server.exchange import Exchange, GoneError
@@ -35,8 +36,10 @@ def asked():
 
 def test_prompts_have_room_together_or_not_at_all(model):
     async def run(engine):
+        other = engine.reserve(1)
         with pytest.raises(QueueFullError):
-            Exchange(engine, request(asyncio.Event()), prompts=3, answers=1)
+            Exchange(engine, request(asyncio.Event()), prompts=2, answers=1)
+        other.cancel()
         exchange = Exchange(engine, request(asyncio.Event()), prompts=2, answers=1)
         for number in range(2):
             exchange.submit(number, asked())
@@ -48,6 +51,15 @@ def test_prompts_have_room_together_or_not_at_all(model):
         exchange.close()
 
     with Engine(model, rows=1, queue=1) as engine:
+        asyncio.run(run(engine))
+
+
+def test_prompts_that_never_have_room_are_not_asked_to_come_again(model):
+    async def run(engine):
+        with pytest.raises(CapabilityError, match="6 answers .* takes 5 .*ask in several"):
+            Exchange(engine, request(asyncio.Event()), prompts=3, answers=2)
+
+    with Engine(model, rows=2, queue=3) as engine:
         asyncio.run(run(engine))
 
 
