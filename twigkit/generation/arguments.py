@@ -71,7 +71,9 @@ FIELDS: dict[str, Treatment] = {
     "max_length": _honoured("most tokens of prompt and answer together"),
     "max_new_tokens": _honoured("most tokens of the answer; goes before `max_length`"),
     "min_length": _honoured("no end token before this many tokens, prompt included"),
-    "min_new_tokens": _honoured("no end token before this many tokens of the answer"),
+    "min_new_tokens": _honoured(
+        "no end token before this many tokens of the answer; goes before `min_length`"
+    ),
     "max_time": _honoured("seconds after which every answer ends"),
     "stop_strings": _honoured("strings that end an answer; needs `tokenizer`"),
     "early_stopping": _ineffective(_ONLY_BEAMS),

@@ -219,11 +219,14 @@ def _by_ids(config: Any, frame: Frame, allowed: Callable[..., Any] | None) -> It
     ends = torch.tensor(list(frame.ends), device=frame.device) if frame.ends else None
     if config.bad_words_ids is not None:
         yield library.NoBadWordsLogitsProcessor(config.bad_words_ids, ends)
-    if config.min_length and ends is not None:
-        yield library.MinLengthLogitsProcessor(config.min_length, ends, device=frame.device)
-    if config.min_new_tokens and ends is not None:
+    least, fresh = config.min_length, config.min_new_tokens
+    if fresh is not None:  # goes before min_length, which transformers sets to the same
+        least = frame.prompt + fresh
+    if least and ends is not None:
+        yield library.MinLengthLogitsProcessor(least, ends, device=frame.device)
+    if fresh and ends is not None:
         yield library.MinNewTokensLengthLogitsProcessor(
-            frame.prompt, config.min_new_tokens, ends, device=frame.device
+            frame.prompt, fresh, ends, device=frame.device
         )
     if allowed is not None:
         yield library.PrefixConstrainedLogitsProcessor(allowed, 1)

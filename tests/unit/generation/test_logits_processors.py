@@ -56,6 +56,11 @@ def settings(said):
         "no_repeat_ngram_size": {"no_repeat_ngram_size": 2},
         "min_new_tokens": {"min_new_tokens": 7, "eos_token_id": ends},
         "min_length": {"min_length": PROMPT + 7, "eos_token_id": ends},
+        "min_length beside min_new_tokens": {
+            "min_length": PROMPT + 14,
+            "min_new_tokens": 4,
+            "eos_token_id": ends,
+        },
         "bad_words_ids": {"bad_words_ids": [[said[0][0]], said[1][1:3], said[2][:3]]},
         "suppress_tokens": {"suppress_tokens": words[:3]},
         "begin_suppress_tokens": {"begin_suppress_tokens": [row[0] for row in said]},

@@ -56,7 +56,7 @@ def test_prompts_have_room_together_or_not_at_all(model):
 
 def test_prompts_that_never_have_room_are_not_asked_to_come_again(model):
     async def run(engine):
-        with pytest.raises(CapabilityError, match="6 answers .* takes 5 .*ask in several"):
+        with pytest.raises(CapabilityError, match=r"6 answers .* takes 5 .*ask in several"):
             Exchange(engine, request(asyncio.Event()), prompts=3, answers=2)
 
     with Engine(model, rows=2, queue=3) as engine:
