@@ -18,7 +18,7 @@ from transformers import MaxTimeCriteria
 from transformers.generation import logits_process as library
 
 from twigkit.errors import InputError, first_line
-from twigkit.generation.stop_strings import stop_string_criterion
+from twigkit.generation.stop_strings import DecodedStopStrings, stop_string_criterion
 from twigkit.speculative.sampling import Sampling, process_logits
 
 _IDS_ALONE = frozenset(
@@ -112,6 +112,8 @@ class Frame:
 def ids_alone(thing: Any) -> bool:
     """Say whether a processor or criterion is known to look at a row's ids and scores alone."""
     kind = type(thing)
+    if kind is DecodedStopStrings:
+        return True
     known = kind.__module__.startswith("transformers.") and kind.__name__ in _IDS_ALONE
     # With one length per row it must see all rows at once.
     return known and not isinstance(getattr(thing, "prompt_ignore_length", None), Tensor)

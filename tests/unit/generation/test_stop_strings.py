@@ -70,3 +70,20 @@ def test_stop_strings_work_with_the_demo_model(demo, drafter):
         stopped = model.generate(**inputs, **options, stop_strings=string, tokenizer=tokenizer)
         assert stopped[0, start:].tolist() == whole[:count], string
         assert count < len(whole)
+
+
+@pytest.mark.filterwarnings("error")
+def test_stop_strings_of_the_demo_model_leave_a_batch_its_drafts(demo):
+    model, processor = demo
+    inputs = prepare(processor, "describe the picture .", [draw(scene_of(HELD_OUT))])
+    start, options = inputs["input_ids"].shape[1], {"max_new_tokens": 30, "drafter": "ssd"}
+    whole = model.generate(**inputs, **options)[0, start:].tolist()
+    options |= {
+        "stop_strings": processor.tokenizer.decode(whole[9:10]),
+        "tokenizer": processor.tokenizer,
+    }
+    alone = model.generate(**inputs, **options)[0].tolist()
+    twice = {name: value.repeat_interleave(2, 0) for name, value in inputs.items()}
+    output = model.generate(**twice, **options)
+    assert output.tolist() == [alone] * 2
+    assert output.stats.drafted_tokens > 0

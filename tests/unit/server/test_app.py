@@ -120,6 +120,14 @@ def test_seeds_decide_what_is_drawn(server):
     assert streamed == several
 
 
+def test_stop_strings_end_each_of_several_answers(server):
+    fields = {"n": 2, "temperature": 1.0, "seed": 3}
+    texts = said(server.post(CHAT, json=chat(picture(1), **fields)))
+    stop = texts[1].split()[3]
+    cut = said(server.post(CHAT, json=chat(picture(1), stop=stop, **fields)))
+    assert cut == [text.partition(stop)[0] for text in texts]
+
+
 def test_log_probabilities_are_those_of_the_answer(server):
     body = chat(picture(1), logprobs=True, top_logprobs=3, temperature=0)
     response = server.post(CHAT, json=body).json()
