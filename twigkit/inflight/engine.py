@@ -138,7 +138,7 @@ class Engine:
         with self._changed:
             if ticket.cancelled:
                 return
-            if not self._thread.is_alive():
+            if not self.alive:
                 raise CapabilityError("the engine is closed; ask another one")
             self._waiting.append(ticket)
             self._changed.notify()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 import time
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from tests.unit.backbone.test_growing_rotary import NEW, inputs_of, model_of
 from twigkit import TwigModel, TwigSpec
 from twigkit.errors import CapabilityError, TwigkitError
 from twigkit.inflight import batch
+from twigkit.inflight import engine as engine_module
 from twigkit.inflight.batch import RunningBatch
 from twigkit.inflight.engine import Engine, OverdueError, QueueFullError
 from twigkit.inflight.request import Gained, InflightRequest
@@ -279,6 +281,27 @@ def test_what_was_asked_is_finished_before_the_engine_closes(model):
     assert [each.answer() for each in heard] == [alone(model, each) for each in asked]
     with pytest.raises(CapabilityError, match="closed"):
         engine.reserve(1)
+
+
+def test_nothing_is_taken_while_the_engine_closes(model, monkeypatch):
+    done, leave = threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def slow_to_leave(device):
+        yield
+        done.set()
+        leave.wait(60)
+
+    monkeypatch.setattr(engine_module, "kernels_for", slow_to_leave)
+    engine = Engine(model, rows=1, queue=1)
+    ticket = engine.reserve(1)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    assert done.wait(60)
+    with pytest.raises(CapabilityError, match="closed"):
+        ticket.submit(question(0), print)
+    leave.set()
+    closing.join()
 
 
 def until(condition, seconds=60.0):
