@@ -74,10 +74,11 @@ def _request(processor: Any, record: Record, spec: GenerationSpec) -> InflightRe
     pictures = [open_picture(path) for path in record.pictures]
     options: Mapping[str, Any] = spec.options()
     strategy = ("budget", "pruner", "drafter", "wipe_layer", "strict", "draft_cache")
+    settings = {name: value for name, value in options.items() if name not in strategy}
     return InflightRequest(
         prepare(processor, record.prompt, pictures),
         spec.drafter,
-        {name: value for name, value in options.items() if name not in strategy},
+        {**settings, "tokenizer": processor.tokenizer},  # for stop strings
         pruner=spec.pruner,
         budget=spec.budget,
         wipe_layer=spec.wipe_layer,

@@ -49,6 +49,15 @@ def test_answers_are_those_of_the_records_alone(model, processor, folders):
         assert 0 < answer["tokens"] <= 6
 
 
+def test_stop_strings_of_the_spec_end_answers(model, processor):
+    spec, record = GenerationSpec(drafter="ssd", max_new_tokens=6), Record("a", "what ?")
+    [whole] = answer_records(model, processor, [record], spec)
+    stop = whole["answer"].split()[2]
+    stopping = GenerationSpec(drafter="ssd", max_new_tokens=6, stop=(stop,))
+    [cut] = answer_records(model, processor, [record], stopping)
+    assert cut["answer"] == whole["answer"].partition(stop)[0] + stop
+
+
 def test_a_record_that_cannot_be_answered_harms_no_other(model, processor):
     records = [Record("a", "what ?", ("nowhere.png",)), Record("b", "what ?")]
     spec = GenerationSpec(drafter="plain", max_new_tokens=3)
