@@ -82,8 +82,13 @@ class Engine:
         """Return the engine."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Finish what was asked and stop."""
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Finish what was asked, or give it up where the block has failed, and stop."""
+        if kind is not None:
+            with self._changed:
+                given_up = list(self._reserved)
+            for ticket in given_up:
+                ticket.cancel()
         self.close()
 
     # -- called by others --------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from twigkit.inflight import batch
 from twigkit.inflight import engine as engine_module
 from twigkit.inflight.batch import RunningBatch
 from twigkit.inflight.engine import Engine, OverdueError, QueueFullError
-from twigkit.inflight.request import Gained, InflightRequest
+from twigkit.inflight.request import Ended, Gained, InflightRequest
 from twigkit.specs.run import GenerationSpec
 from twigkit.strategies import auto
 
@@ -281,6 +281,16 @@ def test_what_was_asked_is_finished_before_the_engine_closes(model):
     assert [each.answer() for each in heard] == [alone(model, each) for each in asked]
     with pytest.raises(CapabilityError, match="closed"):
         engine.reserve(1)
+
+
+def test_an_exception_gives_up_what_was_asked(model):
+    heard = []
+    with contextlib.suppress(ZeroDivisionError), Engine(model, rows=1, queue=1) as engine:
+        heard += [Listening.to(engine, endless()), Listening.to(engine, endless(1))]
+        until(lambda: any(isinstance(event, Gained) for event in heard[0].events))
+        raise ZeroDivisionError
+    assert not engine.alive
+    assert not any(isinstance(event, Ended) for each in heard for event in each.events)
 
 
 def test_nothing_is_taken_while_the_engine_closes(model, monkeypatch):
