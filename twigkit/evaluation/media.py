@@ -68,7 +68,7 @@ def read_video(path: str | Path, frames: int) -> NDArray[np.uint8]:
         if not files:
             raise InputError(f"the folder {place} holds no picture; give frames, or a video file")
         shown = [np.asarray(open_picture(files[number])) for number in spread(len(files), frames)]
-        return np.stack(shown)
+        return _stacked(shown, place)
     try:
         import av
     except ImportError as error:
@@ -85,6 +85,16 @@ def read_video(path: str | Path, frames: int) -> NDArray[np.uint8]:
             for number, frame in enumerate(file.decode(video=0)):
                 if number in wanted:
                     found[number] = frame.to_ndarray(format="rgb24")
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, LookupError, av.FFmpegError) as error:
         raise InputError(f"cannot read the video {place}: {error}; give a whole one") from error
-    return np.stack([found[number] for number in wanted])
+    if not count:
+        raise InputError(f"the video {place} has no frame; give a whole one")
+    return _stacked([found[number] for number in wanted], place)
+
+
+def _stacked(shown: list[NDArray[np.uint8]], place: Path) -> NDArray[np.uint8]:
+    """Put frames together."""
+    sizes = {frame.shape for frame in shown}
+    if len(sizes) > 1:
+        raise InputError(f"the frames of {place} have {len(sizes)} sizes; give frames of one size")
+    return np.stack(shown)

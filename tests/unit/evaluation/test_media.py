@@ -1,6 +1,8 @@
 """Pictures and frames."""
 
+import contextlib
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +35,30 @@ def test_a_folder_of_frames_is_a_video(tmp_path):
     assert video.shape == (3, 8, 8, 3)
     assert (video[2, 0, 0] == (255, 0, 0)).all()
     assert not np.array_equal(video[0], video[2])
+
+
+def test_frames_of_several_sizes_are_refused(tmp_path):
+    frames(tmp_path, 2)
+    Image.new("RGB", (9, 8)).save(tmp_path / "009.png")
+    with pytest.raises(InputError, match=r"have 2 sizes; give frames of one size"):
+        read_video(tmp_path, 3)
+
+
+@pytest.mark.parametrize("name", ["FFmpegError", "no decoder", "no frame"])
+def test_a_damaged_video_is_said_so(tmp_path, monkeypatch, name):
+    class FFmpegError(Exception):
+        """Not all of PyAV's errors are Python's as well."""
+
+    @contextlib.contextmanager
+    def opened(_):
+        if name != "no frame":
+            raise FFmpegError(name) if name == "FFmpegError" else LookupError(name)
+        yield SimpleNamespace(decode=lambda video: iter(()))
+
+    fake = SimpleNamespace(open=opened, FFmpegError=FFmpegError)
+    monkeypatch.setitem(sys.modules, "av", fake)
+    with pytest.raises(InputError, match=f"{name}; give a whole one"):
+        read_video(tmp_path / "v.mp4", 3)
 
 
 def test_what_cannot_be_read_is_said(tmp_path, monkeypatch):
