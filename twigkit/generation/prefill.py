@@ -173,7 +173,7 @@ class _Prefill:
         wants_twig = storage.drafts or any(stage.attention == "twig" for stage in stages)
         self.twig = twig if wants_twig else None
         self.exit = twig.exit_layer if twig is not None else 0
-        self.tokens = prompt.hidden.shape[1]
+        self.tokens, self.shown = prompt.hidden.shape[1], prompt.visual_counts
         self.positions = torch.arange(self.tokens, device=prompt.hidden.device).expand(
             len(prompt.lengths), -1
         )
@@ -317,11 +317,11 @@ class _Prefill:
         source = None if request is None else request.source
         if isinstance(source, int) and source >= stage.layer:
             self._look_ahead(stage.layer, source)
-        pairs = list(zip(stage.keep, prompt.visual_counts, strict=True))
-        wipes = any(keep == 0 < count for keep, count in pairs) and not any(
-            0 < keep < count for keep, count in pairs
-        )  # some rows lose all, the others nothing
-        if any(stage.keep) and not wipes:
+        lost = any(keep == 0 < count for keep, count in zip(stage.keep, self.shown, strict=True))
+        chooses = any(
+            0 < keep < count for keep, count in zip(stage.keep, prompt.visual_counts, strict=True)
+        )
+        if any(stage.keep) and (chooses or not lost):  # or some rows lose all, the others nothing
             selection = self._select(stage, request)
             scores = selection.scores.float()
             hidden = hidden if selection.hidden is None else selection.hidden

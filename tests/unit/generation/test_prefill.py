@@ -140,6 +140,16 @@ def test_a_lengthened_prompt_is_prefilled_as_it_is(model):
 
 
 @torch.inference_mode()
+def test_no_pruner_is_asked_where_rows_lose_all_or_nothing(model):
+    """As where a budget leaves one row all its tokens, and others none after the exit layer."""
+    pruner = Attending(None)
+    stages = [Stage(2, [VISUAL, 0, 0], attention="twig"), Stage(6, [VISUAL, 0, 0])]
+    _, prefilled = run(model, llava_inputs(ROWS), stages, pruner)
+    assert not pruner.contexts
+    assert [kept.alive.sum(1).tolist() for kept in prefilled.kept] == [[26, 12, 11]] * 2
+
+
+@torch.inference_mode()
 def test_a_base_layers_attention_can_score(model):
     inputs = llava_inputs(ROWS)
     prompt = model.stack.embed_prompt(**inputs)
