@@ -193,6 +193,15 @@ class ChatBody(Sampled):
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
 
+    @model_validator(mode="after")
+    def _logprobs_asked(self) -> ChatBody:
+        """Refuse to be asked for the most likely tokens and yet for no log-probabilities."""
+        if self.top_logprobs and not self.logprobs:
+            raise PydanticCustomError(
+                "twigkit", "top_logprobs counts only with logprobs; set logprobs to true", {}
+            )
+        return self
+
     @property
     def wanted_tokens(self) -> int | None:
         """Most tokens of an answer, by either of its names."""

@@ -39,7 +39,8 @@ def test_neutral_and_empty_fields_ask_for_nothing():
         {"messages": [{"role": "user", "content": None}]},
         {"twigkit": {"drafter": {"kind": "ngram"}}},
         {"twigkit": {"budget": True}},
-        {"top_logprobs": 21},
+        {"logprobs": True, "top_logprobs": 21},
+        {"top_logprobs": 2},
     ],
 )
 def test_other_values_are_refused(fields):
@@ -52,7 +53,7 @@ def test_names_of_the_same_thing():
     assert chat(max_tokens=3).wanted_tokens == 3
     assert chat(stop="x").stops == ["x"]
     assert chat().stops == []
-    assert chat(top_logprobs=2).wanted_logprobs is None
+    assert chat(top_logprobs=0).wanted_logprobs is None
     assert chat(logprobs=True, top_logprobs=2).wanted_logprobs == 2
     assert CompletionBody.model_validate({"prompt": "a", "logprobs": 1}).wanted_logprobs == 1
     assert chat(twigkit={"budget": "1/9"}).twigkit.budget == pytest.approx(1 / 9)
