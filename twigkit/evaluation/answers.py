@@ -11,7 +11,7 @@ from typing import Any
 from twigkit.errors import InputError
 from twigkit.io.files import unwritable, write_whole
 
-__all__ = ["AnswerLog", "Answered", "check_settings"]
+__all__ = ["AnswerLog", "Answered", "check_settings", "read_mapping"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ class AnswerLog:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         whole = []
         for line in lines[:-1]:  # what follows the last end of a line was cut off
-            answered = Answered(**json.loads(line))
+            try:
+                answered = Answered(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise _damaged(path, error) from error
             self.done[answered.batch, answered.method] = answered
             whole.append(line + b"\n")
         if b"".join(whole) != b"\n".join(lines):
@@ -109,7 +112,7 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
         InputError: If the folder holds answers of other settings; names the first difference.
     """
     if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_mapping(path)
         for name, value in settings.items():
             if there.get(name) != value:
                 raise InputError(
@@ -117,3 +120,23 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
                     f"has {value!r}; give another folder with --out, or the same settings"
                 )
     write_whole(path, json.dumps(settings, indent=1) + "\n")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON object that an earlier run wrote.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If it holds something else.
+    """
+    try:
+        return dict(json.loads(path.read_bytes()).items())
+    except (ValueError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    """Say that a file of an earlier run cannot be used."""
+    return InputError(f"{path} is damaged ({error}); give another folder with --out")

@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from twigkit.errors import InputError
+from twigkit.evaluation.answers import read_mapping
 from twigkit.io.files import write_whole
 
 __all__ = ["EndpointJudge"]
@@ -34,12 +35,15 @@ class EndpointJudge:
             model: Name of the model.
             key: Sent as the bearer token.
             memory: File of earlier verdicts, by model.
+
+        Raises:
+            InputError: If that file is damaged.
         """
         self.url, self.model = url.rstrip("/"), model
         self._key, self._memory = key, memory
         self._held: dict[str, dict[str, str]] = {}
         if memory is not None and memory.exists():
-            self._held = json.loads(memory.read_text(encoding="utf-8"))
+            self._held = read_mapping(memory)
         self._known = self._held.setdefault(model, {})
 
     def ask(self, prompt: str) -> str:

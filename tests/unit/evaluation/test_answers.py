@@ -40,3 +40,14 @@ def test_answers_of_other_settings_are_not_mixed(tmp_path):
     with pytest.raises(InputError, match=r"limit = 3, and this run has 4; give another folder"):
         check_settings(path, {"limit": 4, "base": "a"})
     assert json.loads(path.read_text()) == {"limit": 3, "base": "a"}
+
+
+@pytest.mark.parametrize("content", [b"junk\n", b"{}\n", b"\xff\n", b"[1]\n", b"\n"])
+def test_a_damaged_file_is_said_so(tmp_path, content):
+    path = tmp_path / "task.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"task.jsonl is damaged .*give another folder"):
+        AnswerLog(path)
+    if content != b"{}\n":
+        with pytest.raises(InputError, match=r"task.jsonl is damaged .*give another folder"):
+            check_settings(path, {"limit": 3})
