@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import EosTokenCriteria, GenerationConfig, MaxLengthCriteria
 
 from twigkit.backbone.linear_map import map_size
 from twigkit.backbone.placement import device_of
@@ -141,9 +141,10 @@ def resolve_settings(
     frame = Frame(prompt_length, length, ends, device, ids.to(device), model, extras.negative)
     selection = _selection(config, frame, extras, explicit=set(given))
     names = (*selection.lockstep, *(type(criterion).__name__ for criterion in joint))
+    length, stops = _limits(extras.stopping_criteria or (), prompt_length, length, ends)
     stop = StopConditions(
         length,
-        frozenset(ends),
+        frozenset(stops),
         padding=padding if padding is not None else ends[0] if ends else 0,
         checks=[_each(criterion) for criterion in checks],
         joint=[_joint(criterion) for criterion in joint],
@@ -184,6 +185,18 @@ def _criteria(config: GenerationConfig, extras: _Extras, batch: int) -> tuple[li
     asked = criteria(config, list(extras.stopping_criteria or []), extras.tokenizer)
     joint = [criterion for criterion in asked if batch > 1 and not ids_alone(criterion)]
     return [criterion for criterion in asked if criterion not in joint], joint
+
+
+def _limits(
+    own: Sequence[Any], prompt_length: int, length: int, ends: Sequence[int]
+) -> tuple[int, Sequence[int]]:
+    """Return most tokens and end tokens: criteria of the user's go before settings."""
+    for criterion in own:
+        if type(criterion) is MaxLengthCriteria:
+            length = max(int(criterion.max_length) - prompt_length, 1)
+        if type(criterion) is EosTokenCriteria:
+            ends = criterion.eos_token_id.tolist()
+    return length, ends
 
 
 def _merge(model: Any, given: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:

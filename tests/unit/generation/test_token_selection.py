@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    EosTokenCriteria,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -15,6 +16,7 @@ from transformers import (
     MinNewTokensLengthLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    StoppingCriteriaList,
     SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
@@ -232,6 +234,19 @@ def test_criteria_see_the_prompts_as_in_generate(model, drafter):
     options = {**INPUTS, "max_new_tokens": 20, "stopping_criteria": [MaxLengthCriteria(PROMPT + 4)]}
     own = model.base.generate(**INPUTS, max_length=PROMPT + 4, do_sample=False)
     assert torch.equal(own, model.generate(**options, drafter=drafter))
+
+
+@pytest.mark.parametrize("drafter", ["plain", *DRAFTERS], ids=str)
+def test_criteria_about_length_and_end_go_before_the_settings(model, drafter):
+    probe = model.base.generate(**INPUTS, max_new_tokens=9, do_sample=False, eos_token_id=None)
+    first, second = int(probe[0, PROMPT + 2]), int(probe[1, PROMPT + 5])
+    own = [MaxLengthCriteria(PROMPT + 9), EosTokenCriteria(second)]
+    options = {"max_new_tokens": 4, "eos_token_id": first, "pad_token_id": 0}
+    options["stopping_criteria"] = StoppingCriteriaList(own)
+    expected = model.base.generate(**INPUTS, **options, do_sample=False)
+    assert expected.shape[1] == PROMPT + 9
+    assert (expected[1, PROMPT + 6 :] == 0).all()
+    assert torch.equal(expected, model.generate(**INPUTS, **options, drafter=drafter))
 
 
 @pytest.mark.parametrize(
