@@ -16,13 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from twigkit.errors import TwigkitError
-from twigkit.inflight.engine import Engine, OverdueError, QueueFullError
+from twigkit.inflight.engine import Engine
 from twigkit.model import TwigModel
 from twigkit.server.fetch import Fetcher
 from twigkit.server.media import MediaReader
 from twigkit.server.metrics import Metrics
 from twigkit.server.prompt import PromptReader
-from twigkit.server.refusal import RefusedError, body_of, busy, refusal_of
+from twigkit.server.refusal import RefusedError, body_of, refusal_of
 from twigkit.server.service import CLIENT_GONE, Service
 from twigkit.server.settings import ServerSpec
 
@@ -130,10 +130,6 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
         return JSONResponse(body_of(refusal), refusal.status, headers=refusal.headers)
 
     async def failed(_: Request, error: Exception) -> Response:
-        if isinstance(error, QueueFullError):
-            return answer(busy(str(error), error.seconds))
-        if isinstance(error, OverdueError):
-            return answer(RefusedError(str(error), status=503, headers={"Retry-After": "5"}))
         if isinstance(error, HTTPException):
             return answer(RefusedError(str(error.detail), status=error.status_code))
         return answer(refusal_of(error))

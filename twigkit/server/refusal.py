@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from twigkit.errors import (
     SpecError,
     TwigkitError,
 )
+from twigkit.inflight.engine import OverdueError, QueueFullError
+
+logger = logging.getLogger(__name__)
 
 _KINDS = {
     401: "authentication_error",
@@ -47,22 +51,17 @@ class RefusedError(TwigkitError):
         self.status, self.param, self.headers = status, param, dict(headers or {})
 
 
-def busy(message: str, seconds: int) -> RefusedError:
-    """Make the refusal of a request for which there is no room now.
-
-    Args:
-        message: What is full.
-        seconds: When the client may try again.
-    """
-    return RefusedError(message, status=429, headers={"Retry-After": str(seconds)})
-
-
 def refusal_of(error: Exception) -> RefusedError:
-    """Turn an error into what a client is told; nothing of an unexpected one is."""
+    """Turn an error into what a client is told; an unexpected one is told to the log alone."""
     if isinstance(error, RefusedError):
         return error
     if isinstance(error, _ASKED):
         return RefusedError(" ".join(str(error).split()))
+    if isinstance(error, QueueFullError):
+        return RefusedError(str(error), status=429, headers={"Retry-After": str(error.seconds)})
+    if isinstance(error, OverdueError):
+        return RefusedError(str(error), status=503, headers={"Retry-After": "5"})
+    logger.error("a request failed", exc_info=error)
     return RefusedError(
         "the server failed; the cause is in its log, and other requests go on", status=500
     )
@@ -75,4 +74,4 @@ def body_of(refusal: RefusedError) -> dict[str, Any]:
     return {"error": {**told, "code": refusal.status}}
 
 
-__all__ = ["RefusedError", "body_of", "busy", "refusal_of"]
+__all__ = ["RefusedError", "body_of", "refusal_of"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -24,8 +23,6 @@ from twigkit.server.protocol import ChatBody, CompletionBody, Sampled
 from twigkit.server.refusal import RefusedError, body_of, refusal_of
 from twigkit.server.response import Kind, ResponseWriter
 from twigkit.server.settings import ServerSpec
-
-logger = logging.getLogger(__name__)
 
 Body = TypeVar("Body", bound=Sampled)
 Events = AsyncIterator[tuple[int, Event]]
@@ -105,7 +102,6 @@ class Service:
             raise
         except Exception as error:  # a defect ends this request alone
             exchange.close()
-            logger.exception("a request failed")
             raise refusal_of(error) from error
         except BaseException:
             exchange.close()

@@ -18,6 +18,7 @@ from tests.support.served import (
 )
 from twigkit.inflight.batch import RunningBatch
 from twigkit.io.processors import open_picture, prepare
+from twigkit.strategies.ttp import TtpPruner
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 QUESTION = "what is in the picture ?"
@@ -346,6 +347,17 @@ def test_a_defect_ends_one_request_and_tells_nothing(model, monkeypatch, caplog,
         assert "a secret" in caplog.text
         monkeypatch.setattr(RunningBatch, "step", working)
         assert said(server.post(CHAT, json=chat()))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_plugin_that_fails_is_named_in_the_log(model, monkeypatch, caplog, stream):
+    monkeypatch.setattr(TtpPruner, "select", lambda *_: {}["a secret"])
+    with client(model) as server:
+        asked = chat(picture(1), stream=stream, twigkit={"budget": 0.5})
+        response = server.post(CHAT, json=asked)
+    assert response.status_code == 500
+    assert "a secret" not in response.text
+    assert "the pruner 'ttp'" in caplog.text
 
 
 def test_a_full_queue_is_said_so(model):

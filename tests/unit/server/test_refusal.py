@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from twigkit.errors import BudgetError, InputError, TwigkitError
-from twigkit.server.refusal import RefusedError, body_of, busy, refusal_of
+from twigkit.inflight.engine import OverdueError, QueueFullError
+from twigkit.server.refusal import RefusedError, body_of, refusal_of
 
 
 @pytest.mark.parametrize(
@@ -28,5 +29,8 @@ def test_what_a_client_is_told(error, status, kind):
 
 
 def test_a_busy_server_says_when_to_come_again():
-    refusal = busy("full", 7)
+    refusal = refusal_of(QueueFullError("full", 7))
     assert (refusal.status, refusal.headers) == (429, {"Retry-After": "7"})
+    refusal = refusal_of(OverdueError("too late"))
+    assert (refusal.status, str(refusal)) == (503, "too late")
+    assert body_of(refusal)["error"]["type"] == "unavailable_error"
