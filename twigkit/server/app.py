@@ -79,7 +79,8 @@ def _add_api(app: FastAPI, service: Service, context: int) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if key is None:
             return
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), key.encode()):
+        sent = given.encode("latin-1")  # which the bytes of headers are decoded as
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent, key.encode()):
             raise RefusedError(
                 "the API key is missing or wrong; send it as Authorization: Bearer KEY", status=401
             )

@@ -321,6 +321,13 @@ def until(condition, seconds=20.0):
         time.sleep(0.005)
 
 
+def test_a_key_may_have_any_characters(model):
+    with client(model, api_key="schlüssel") as server:
+        for key, status in (("schlüssel", 200), ("schlussel", 401)):
+            headers = {b"Authorization": f"Bearer {key}".encode()}
+            assert server.get("/v1/models", headers=headers).status_code == status
+
+
 LONG = {"max_tokens": 240, "ignore_eos": True, "twigkit": {"drafter": "plain"}}
 
 
