@@ -40,7 +40,7 @@ def read_rows(path: str | Path) -> Any:
             with place.open(encoding="utf-8", newline="") as file:
                 return list(csv.DictReader(file, delimiter="\t" if place.suffix == ".tsv" else ","))
         text = place.read_text(encoding="utf-8")
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]  # JSON may hold other breaks
         if place.suffix == ".jsonl" or (len(lines) > 1 and _is_json(lines[0])):
             return [json.loads(line) for line in lines]
         return json.loads(text)

@@ -35,6 +35,14 @@ def test_one_line_is_a_row_or_a_whole_file_by_its_ending(tmp_path):
         assert read_rows(tmp_path / name) == wanted
 
 
+def test_only_newlines_end_a_line(tmp_path):
+    rows = [{"a": "one\u2028two\u0085three"}, {"a": "x"}]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    for name in ("r.jsonl", "r.json"):
+        (tmp_path / name).write_bytes(lines.encode())
+        assert read_rows(tmp_path / name) == rows
+
+
 def test_a_folder_of_parquet_files_is_read_in_order(tmp_path):
     for number in (1, 0):
         table = pa.Table.from_pylist([ROWS[number]])
