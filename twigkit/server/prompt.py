@@ -229,7 +229,8 @@ class PromptReader:
             drawn = {"temperature": body.temperature, "top_p": body.top_p, "min_p": body.min_p}
             settings |= {"top_k": top_k, **{k: v for k, v in drawn.items() if v is not None}}
             if body.seed is not None:
-                settings["seed"] = [body.seed + answer for answer in range(body.n)]
+                seeds = range(body.seed, body.seed + body.n)  # beyond the last comes the first
+                settings["seed"] = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
         if body.n > 1:
             settings["num_return_sequences"] = body.n
         if body.repetition_penalty is not None:

@@ -121,6 +121,13 @@ def test_seeds_decide_what_is_drawn(server):
     assert streamed == several
 
 
+def test_after_the_last_seed_comes_the_first(server):
+    fields = {"temperature": 2.0, "max_tokens": 6}
+    several = said(server.post(CHAT, json=chat(picture(1), n=2, seed=2**63 - 1, **fields)))
+    first = said(server.post(CHAT, json=chat(picture(1), seed=-(2**63), **fields)))
+    assert several[1:] == first
+
+
 def test_stop_strings_end_each_of_several_answers(server):
     fields = {"n": 2, "temperature": 1.0, "seed": 3}
     texts = said(server.post(CHAT, json=chat(picture(1), **fields)))
