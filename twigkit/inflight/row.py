@@ -121,7 +121,7 @@ def prefill_request(
         wipe_layer=asked.wipe_layer,
         strict=asked.strict,
     )
-    given = {**asked.inputs, **settings}
+    given = {**asked.inputs, **settings, "num_return_sequences": asked.answers}
     request = GenerationRequest.resolve(model, None, given, strategy, seed=seed)
     if request.selection.lockstep or request.stop.joint:
         raise CapabilityError("a setting looks at all rows at once, and a batch has strangers")

@@ -218,7 +218,7 @@ class PromptReader:
         Without a temperature, the base's own settings say whether tokens are drawn. Drawn tokens
         come from the whole vocabulary unless the request or the base says otherwise.
         """
-        settings: dict[str, Any] = {"max_new_tokens": most}
+        settings: dict[str, Any] = {"max_new_tokens": most, "tokenizer": self.tokenizer}
         draws = bool(self._config.do_sample)
         if body.temperature is not None:
             draws = body.temperature > 0
@@ -231,8 +231,6 @@ class PromptReader:
             if body.seed is not None:
                 seeds = range(body.seed, body.seed + body.n)  # beyond the last comes the first
                 settings["seed"] = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
-        if body.n > 1:
-            settings["num_return_sequences"] = body.n
         if body.repetition_penalty is not None:
             settings["repetition_penalty"] = body.repetition_penalty
         if body.min_tokens:
@@ -240,7 +238,7 @@ class PromptReader:
         if body.ignore_eos:
             settings["eos_token_id"] = None
         if body.stops:
-            settings |= {"stop_strings": body.stops, "tokenizer": self.tokenizer}
+            settings["stop_strings"] = body.stops
         if body.logit_bias:
             settings["sequence_bias"] = [[[t], b] for t, b in _biases(body.logit_bias).items()]
         return settings

@@ -152,8 +152,7 @@ def test_rows_of_other_lengths_have_their_own_rotary_tables(rope):
 
 def test_answers_to_one_prompt_are_drawn_apart(model, engine):
     asked = question(1)
-    several = replace(asked, answers=3, settings={**SETTINGS[3], "num_return_sequences": 3,
-                                                  "seed": [4, 5, 6]})  # fmt: skip
+    several = replace(asked, answers=3, settings={**SETTINGS[3], "seed": [4, 5, 6]})
     heard = Listening.to(engine, several)
     for number, seed in enumerate((4, 5, 6)):
         single = replace(asked, settings={**SETTINGS[3], "seed": [seed]})

@@ -64,7 +64,7 @@ def test_log_probabilities_are_natural_logarithms(model):
 
 
 def test_a_prompt_is_prefilled_once_for_all_its_answers(model):
-    settings = {"do_sample": True, "num_return_sequences": 3, "seed": [1, 2, 3]}
+    settings = {"do_sample": True, "seed": [1, 2, 3]}
     made = joining(model, settings=settings, answers=3, **PRUNED)
     assert [row.answer for row in made.rows] == [0, 1, 2]
     assert made.begun.visual_tokens == made.begun.kept.total == 16
@@ -73,12 +73,19 @@ def test_a_prompt_is_prefilled_once_for_all_its_answers(model):
     assert {row.sequence._prompt.hidden.shape[1] for row in made.rows} == {0}
 
 
+def test_answers_are_as_many_as_asked_for_whatever_the_base_says(model, monkeypatch):
+    monkeypatch.setattr(model.base.generation_config, "do_sample", True)
+    monkeypatch.setattr(model.base.generation_config, "num_return_sequences", 3)
+    for answers in (1, 2):
+        assert len(joining(model, answers=answers).rows) == answers
+
+
 def test_what_cannot_be_answered_is_refused(model):
     with pytest.raises(InputError):
         joining(model, settings={"temprature": 1})
     with pytest.raises(CapabilityError, match="twig"):
         joining(model, budget=0.5)
-    both = {"logits_processor": [lambda ids, scores: scores], "num_return_sequences": 2}
+    both = {"logits_processor": [lambda ids, scores: scores], "do_sample": True}
     with pytest.raises(CapabilityError, match="all rows at once"):
-        joining(model, settings={**both, "do_sample": True})
+        joining(model, settings=both, answers=2)
     assert replace(ticket().request, answers=2).answers == 2

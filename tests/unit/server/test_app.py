@@ -121,6 +121,13 @@ def test_seeds_decide_what_is_drawn(server):
     assert streamed == several
 
 
+def test_stop_strings_of_the_base_end_answers(model, server, monkeypatch):
+    [text] = said(server.post(CHAT, json=chat(picture(1))))
+    stop = text.split()[3]
+    monkeypatch.setattr(model.base.generation_config, "stop_strings", [stop])
+    assert said(server.post(CHAT, json=chat(picture(1)))) == [text.partition(stop)[0] + stop]
+
+
 def test_after_the_last_seed_comes_the_first(server):
     fields = {"temperature": 2.0, "max_tokens": 6}
     several = said(server.post(CHAT, json=chat(picture(1), n=2, seed=2**63 - 1, **fields)))

@@ -28,7 +28,7 @@ def chat(reader, **fields):
 
 def test_what_is_not_said_is_the_servers(reader):
     asked, shown = chat(reader)
-    assert asked.settings == {"max_new_tokens": 50}
+    assert asked.settings == {"max_new_tokens": 50, "tokenizer": reader.tokenizer}
     assert (asked.budget, asked.drafter.length, asked.pruner.kind) == (0.5, 2, "ttp")
     assert shown == Shown(1, None, crop=True)
     assert asked.inputs["pixel_values"].shape[0] == 1
@@ -36,13 +36,14 @@ def test_what_is_not_said_is_the_servers(reader):
 
 def test_sampling_fields_become_settings(reader):
     drawn = {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "seed": 4, "n": 2, "max_tokens": 9}
-    settings = chat(reader, **drawn)[0].settings
-    assert settings == {
+    asked = chat(reader, **drawn)[0]
+    assert asked.settings == {
         "max_new_tokens": 9, "do_sample": True, "temperature": 0.7, "top_p": 0.9, "min_p": 0.1,
-        "top_k": 0, "seed": [4, 5], "num_return_sequences": 2,
+        "top_k": 0, "seed": [4, 5], "tokenizer": reader.tokenizer,
     }  # fmt: skip
+    assert asked.answers == 2
     greedy = chat(reader, temperature=0, top_p=0.9, seed=4)[0].settings
-    assert greedy == {"max_new_tokens": 50, "do_sample": False}
+    assert greedy == {"max_new_tokens": 50, "do_sample": False, "tokenizer": reader.tokenizer}
     other = {"repetition_penalty": 1.5, "min_tokens": 3, "ignore_eos": True, "stop": "x"}
     settings = chat(reader, **other, logit_bias={"7": -5})[0].settings
     assert settings["repetition_penalty"] == 1.5
