@@ -10,7 +10,7 @@ from torch import Tensor
 from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.row_counts import RowCounts
-from twigkit.errors import CapabilityError
+from twigkit.errors import CapabilityError, InputError
 from twigkit.generation.pending_tokens import PendingTokens
 from twigkit.generation.positions import Positions
 from twigkit.generation.staged_nodes import NodeBuffers, StagedNodes, node_ids, stage_segment
@@ -142,7 +142,7 @@ class CachedDraftModel:
         Returns:
             Exit-layer states, ``[batch, nodes, width]``.
         """
-        hidden = self.stack.embed_tokens(candidates.tokens.gather(1, ids))
+        hidden = self._embed(candidates.tokens.gather(1, ids))
         steps = candidates.depth.gather(1, ids)
         index = self.positions.indices(steps)
         self.staged.stage(ids, real)
@@ -156,6 +156,17 @@ class CachedDraftModel:
             )
         self.staged.add_exit_states(hidden)
         return hidden
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """Embed drafted tokens; a GPU has no way to say which of them is none of the base's."""
+        try:
+            return self.stack.embed_tokens(tokens)
+        except IndexError as error:
+            least, most = int(tokens.min()), int(tokens.max())
+            raise InputError(
+                f"the drafted token ids lie between {least} and {most}, and the base does not "
+                "embed all of them; a drafter may propose ids of the base's vocabulary alone"
+            ) from error
 
     def _run_twig(self, twig: Twig, candidates: Candidates, ids: Tensor, hidden: Tensor) -> Tensor:
         """Pass nodes through the twig, after the tokens that are pending; return normed states."""

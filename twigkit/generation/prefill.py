@@ -24,6 +24,7 @@ from twigkit.generation.attention_requests import (
     AttentionRequest,
     attention_requests,
 )
+from twigkit.generation.strategy_answers import checked_selection
 from twigkit.generation.visual_choice import ends_visual, keep_indices, with_last
 from twigkit.interfaces.pruner import PruneContext, Pruner, Selection, Stage
 from twigkit.plugins.blame import blamed_on
@@ -369,4 +370,4 @@ class _Prefill:
             generator=self.generator,
         )
         with blamed_on("pruner", self.pruner):
-            return self.pruner.select(stage, context)
+            return checked_selection(self.pruner, stage, context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from twigkit.generation.strategy_answers import checked_stages
 from twigkit.interfaces.budget import leaves_all
 from twigkit.interfaces.pruner import PromptLayout, Pruner, Stage
 
@@ -21,8 +22,9 @@ def meet_budget(pruner: Pruner, layout: PromptLayout) -> list[Stage]:
 
     Raises:
         BudgetError: If the budget cannot be used, or not be met and the layout is strict.
+        PluginError: If the pruner returns no plan for these layers and rows.
     """
-    stages = pruner.stages(layout)
+    stages = checked_stages(pruner, layout)
     whole = [leaves_all(count, layout.budget) for count in layout.visual]
     if "no-budget" in pruner.capabilities:
         whole = [count == 0 for count in layout.visual]

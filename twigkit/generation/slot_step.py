@@ -24,6 +24,7 @@ from twigkit.generation.row_state import RowState
 from twigkit.generation.staged_nodes import NodeBuffers
 from twigkit.generation.step_parts import StepParts, capturable
 from twigkit.generation.step_snapshot import Progress, Saved
+from twigkit.generation.strategy_answers import checked_tree
 from twigkit.generation.token_selection import (
     GreedySelector,
     ProcessedSelector,
@@ -207,7 +208,8 @@ class SlotStep:
         """Run the whole step of a drafter that does not draft in levels."""
         self.begin()
         with blamed_on("drafter", self.drafter):
-            tree = self.drafter.draft(self.draft_model, self.candidates, room).in_use()
+            drafted = self.drafter.draft(self.draft_model, self.candidates, room)
+            tree = checked_tree(self.drafter, drafted)
         self._close(tree)
 
     def _close(self, tree: DraftTree) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.generation.draft_model import CachedDraftModel
+from twigkit.generation.strategy_answers import checked_tree
 from twigkit.generation.token_selection import TokenSelector
 from twigkit.generation.verifier import Verifier
 from twigkit.interfaces.drafter import Drafter
@@ -61,7 +62,8 @@ class SpeculativeStep:
         self.draft_model.begin(candidates)
         self.watch.lap("host")
         with blamed_on("drafter", self.drafter):
-            tree = self.drafter.draft(self.draft_model, candidates, room).in_use()
+            drafted = self.drafter.draft(self.draft_model, candidates, room)
+            tree = checked_tree(self.drafter, drafted)
         if tree.sampled or strict:  # how many draws count must not depend on the other rows
             tree.alive &= tree.depth <= torch.tensor(rooms, device=tree.depth.device)[:, None]
         self.watch.lap("propose")

@@ -57,7 +57,7 @@ def origin_of(kind: str, thing: object) -> str:
     """
     from twigkit.plugins.discovery import default_registry
 
-    cls = thing if isinstance(thing, type) else type(thing)
+    cls = thing if isinstance(thing, type) else thing.__class__  # a wrapper may name another's
     for entry in default_registry().entries(kind):
         if entry.cls is cls:
             return f"{entry.name!r} of {entry.origin}"

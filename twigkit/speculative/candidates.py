@@ -15,7 +15,7 @@ from torch import Tensor
 
 from twigkit.errors import CapabilityError, InputError
 from twigkit.speculative.ancestor_mask import clear, inherit, own
-from twigkit.speculative.draft_tree import MOST_NODES, DraftTree, Topology
+from twigkit.speculative.draft_tree import MOST_NODES, DraftTree, Topology, check_nodes
 from twigkit.speculative.sampling import draw
 
 _IMPOSSIBLE = float("-inf")
@@ -169,7 +169,7 @@ class Candidates(DraftTree):
             The ids of the new nodes, the same in every row.
 
         Raises:
-            InputError: If the nodes do not fit, or a tree's parents are missing.
+            InputError: If nodes or shapes do not fit, or a tree's parents are missing.
             CapabilityError: If the step already holds sampled tokens.
         """
         if self.sampled:
@@ -213,6 +213,7 @@ class Candidates(DraftTree):
         self, tokens: Tensor, parent: Tensor | None, logprob: Tensor, alive: Tensor | None
     ) -> range:
         """Write nodes into the next free slots; see :meth:`add`."""
+        check_nodes(len(self.tokens), tokens, logprob=logprob, alive=alive)
         self._check_room(tokens.shape[1])
         first, last = self.size, self.size + tokens.shape[1]
         gain = _gain(logprob)
@@ -229,6 +230,7 @@ class Candidates(DraftTree):
         else:
             if parent is None:
                 raise InputError("a tree needs the parent of every node; only a path does without")
+            check_nodes(len(self.tokens), tokens, parent=parent)
             self.parent[:, first:last] = parent
             self.depth[:, first:last] = self.depth.gather(1, parent) + 1
             self.score[:, first:last] = self.score.gather(1, parent) + gain

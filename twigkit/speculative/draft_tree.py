@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from twigkit.errors import InputError
+
 MOST_NODES = 1 << 16
 """Most nodes of a step, root included: ids and depths take 16 bits of a sort key."""
 
@@ -167,3 +169,26 @@ class DraftTree:
     def in_use(self) -> DraftTree:
         """Leave out the padding after the last node that was added."""
         return self if self.size == self.capacity else self.first(self.size)
+
+
+def check_nodes(rows: int, tokens: Tensor, **about: Tensor | None) -> None:
+    """Refuse nodes to add whose tensors do not fit each other.
+
+    Args:
+        rows: Rows of the step.
+        tokens: Token ids, ``[rows, nodes]``.
+        **about: What is said of each of them, of the same shape; ``None`` where nothing is.
+
+    Raises:
+        InputError: Naming what does not fit.
+    """
+    if tokens.ndim != 2 or tokens.shape[0] != rows:
+        raise InputError(
+            f"nodes to add: tokens has shape {list(tokens.shape)}; expected [{rows} rows, nodes]"
+        )
+    for name, given in about.items():
+        if given is not None and given.shape != tokens.shape:
+            raise InputError(
+                f"nodes to add: {name} has shape {list(given.shape)}; expected that of tokens, "
+                f"{list(tokens.shape)}: one for each new node"
+            )

@@ -12,6 +12,7 @@ from torch import Tensor
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.generation.loop import Generation
+from twigkit.generation.strategy_answers import checked_tree
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
@@ -124,6 +125,11 @@ class WatchedDrafter:
         self.generation: Generation | None = None
         self._prefix: list[tuple[Segment, list[int], Tensor]] = []
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The wrapped drafter's, which errors name."""
+        return type(self.inner)
+
     def __getattr__(self, name: str) -> Any:
         """Do the rest as the wrapped drafter does."""
         return getattr(self.inner, name)
@@ -140,7 +146,8 @@ class WatchedDrafter:
         assert self.generation is not None
         spy = WatchedDraftModel(draft_model)
         drafted = self.inner.draft(spy, candidates, room)
-        step = Step(frozen(candidates), frozen(drafted.in_use()), spy.expanded)
+        table = checked_tree(self.inner, drafted)
+        step = Step(frozen(candidates), frozen(table), spy.expanded)
         step.live = list(self.generation.live)
         self.steps.append(step)
         return drafted
@@ -195,6 +202,11 @@ class WatchedPruner:
         self.inner = inner
         self.seen: list[tuple[Stage, PruneContext, Selection]] = []
         self.problems: list[str] = []
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The wrapped pruner's, which errors name."""
+        return type(self.inner)
 
     def __getattr__(self, name: str) -> Any:
         """Do the rest as the wrapped pruner does."""

@@ -297,3 +297,23 @@ def test_refusals_name_what_was_given():
         table.add(torch.zeros(1, 1).long(), None, torch.zeros(1, 1))
     with pytest.raises(InputError, match="cannot keep -1"):
         table.cut(-1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "parent", "logprob", "message"),
+    [
+        ((2,), (2,), (2,), r"tokens has shape \[2\]; expected \[2 rows, nodes\]"),
+        ((1, 2), (1, 2), (1, 2), r"tokens has shape \[1, 2\]; expected \[2 rows"),
+        ((2, 2), (2, 1), (2, 2), r"parent has shape \[2, 1\]; expected that of tokens, \[2, 2\]"),
+        ((2, 2), (2, 2), (2, 1), r"logprob has shape \[2, 1\]; expected that of tokens"),
+    ],
+)
+def test_nodes_that_do_not_fit_each_other_are_refused(tokens, parent, logprob, message):
+    candidates = Candidates.tree(torch.tensor([7, 8]), capacity=4)
+    with pytest.raises(InputError, match=message):
+        candidates.add(
+            torch.ones(tokens, dtype=torch.long),
+            torch.zeros(parent, dtype=torch.long),
+            torch.zeros(logprob),
+        )
+    assert candidates.size == 1
