@@ -146,13 +146,13 @@ def test_a_plugin_for_other_hooks(listed, said):
     cause = problems["old-kit"]["cause"]
     assert "built for version 7 of the hooks and this twigkit has version" in cause
     assert "install a matching version of old-kit" in cause
-    assert "Left out: plug-in 'old_kit' of old-kit 1.0 (old_kit)" in said["old"]
+    assert "Besides, plug-in 'old_kit' of old-kit 1.0 (old_kit) was left out" in said["old"]
 
 
 def test_a_spec_that_names_what_is_not_installed(said):
     assert "unknown drafter 'othr' (did you mean 'other'?)" in said["othr"]
     assert "choose one of these or install a package that brings it" in said["othr"]
-    assert "Left out: plug-in 'broken_kit' of broken-kit 1.0" in said["othr"]
+    assert "Besides, plug-in 'broken_kit' of broken-kit 1.0" in said["othr"]
 
 
 def test_an_adapter_that_is_asked_for_what_it_does_not_declare(troubled):

@@ -13,7 +13,7 @@ from typing import Any
 
 from twigkit.errors import PluginError
 
-__all__ = ["check_class", "check_instance", "contract"]
+__all__ = ["check_class", "check_instance", "check_spec", "contract"]
 
 _ABSENT = object()
 _NAMES = {"capabilities": "frozenset", "heads": "tuple", "model_types": "tuple"}
@@ -80,6 +80,31 @@ def check_class(kind: str, name: str, cls: type[Any]) -> None:
         raise PluginError(
             f"it registers {cls.__name__} as the {kind} {name!r}, which lacks {', '.join(lacks)}; "
             f"add what is missing, and annotate in the class what __init__ sets: {page}"
+        )
+
+
+def check_spec(kind: str, name: str, spec: Any) -> None:
+    """Refuse a class of settings that does not validate as those of its kind do.
+
+    Args:
+        kind: Kind of plug-in.
+        name: The name that it is to be registered by.
+        spec: The class of its settings.
+
+    Raises:
+        PluginError: If it is not of the spec class of its kind, or belongs to another name.
+    """
+    wanted = getattr(
+        importlib.import_module("twigkit.interfaces"), f"{kind.capitalize()}Spec", None
+    )
+    if wanted is None:
+        raise PluginError(f"it registers the {kind} {name!r} with a spec; {kind}s have none")
+    fits = isinstance(spec, type) and issubclass(spec, wanted)
+    if not fits or spec.model_fields["kind"].default != name:
+        raise PluginError(
+            f"it registers the {kind} {name!r} with the spec {getattr(spec, '__name__', spec)!r}; "
+            f"expected a subclass of twigkit.{wanted.__name__} with the field "
+            f'`kind: Literal["{name}"] = "{name}"`'
         )
 
 

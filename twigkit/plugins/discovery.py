@@ -19,7 +19,7 @@ import pluggy
 
 from twigkit.errors import PluginError, PluginWarning
 from twigkit.plugins import hookspecs
-from twigkit.plugins.contracts import check_class
+from twigkit.plugins.contracts import check_class, check_spec
 from twigkit.plugins.registry import KINDS, Entry, Registry
 
 __all__ = [
@@ -148,6 +148,7 @@ def discover(path: Sequence[str] | None = None) -> Discovery:
         except (Exception, SystemExit) as error:  # a third party's import may raise anything
             problems.append(Problem(source, _one_line(error)))
             registry.note(str(problems[-1]))
+            logger.info("%s was left out:", source.target, exc_info=error)
             continue
         for entry in entries:
             if registry.claims(entry.kind, entry.name):
@@ -262,13 +263,17 @@ def _load(source: Source) -> list[Entry]:
         )
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    manager.register(module, name=source.name)
-    manager.check_pending()
+    expected = (
+        "expected a function with the argument `register`, marked with twigkit.hookimpl and named "
+        f"one of {', '.join(HOOK_KINDS)}"
+    )
+    try:
+        manager.register(module, name=source.name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"{' '.join(str(error).split())}; {expected}") from error
     if not manager.get_hookcallers(module):
-        raise PluginError(
-            f"it implements no hook; expected a function marked with twigkit.hookimpl and named "
-            f"one of {', '.join(HOOK_KINDS)}"
-        )
+        raise PluginError(f"it implements no hook; {expected}")
     entries: list[Entry] = []
     for hook, kind in HOOK_KINDS.items():
         getattr(manager.hook, hook)(register=_collector(kind, source, entries))
@@ -295,14 +300,8 @@ def _check(kind: str, name: str, cls: type[Any], spec: type[Any] | None) -> None
     if not isinstance(cls, type):
         raise PluginError(f"it registers {cls!r} as the {kind} {name!r}; expected a class")
     check_class(kind, name, cls)
-    if spec is None:
-        return
-    field = getattr(spec, "model_fields", {}).get("kind")
-    if field is None or field.default != name:
-        raise PluginError(
-            f"it registers the {kind} {name!r} with the spec {getattr(spec, '__name__', spec)!r}; "
-            f'expected a spec class with the field `kind: Literal["{name}"] = "{name}"`'
-        )
+    if spec is not None:
+        check_spec(kind, name, spec)
 
 
 def _one_line(error: BaseException) -> str:

@@ -199,7 +199,7 @@ class Registry:
         """Say which names a kind knows, which one was probably meant, and what was left out."""
         if (kind, name) in self._contested:
             return _conflict(self._contested[kind, name])
-        left_out = "".join(f". Left out: {note}" for note in self._notes)
+        left_out = "".join(f". Besides, {note}" for note in self._notes)
         known = self.names(kind)
         if not known:
             return (

@@ -4,9 +4,9 @@ import pytest
 
 from tests.support.least_plugins import LEAST
 from tests.support.tiny import tiny_llava
-from twigkit import CapabilityError, PluginError
+from twigkit import CapabilityError, PluginError, PrunerSpec
 from twigkit.interfaces import Head, PathShape, RefusingAdapter
-from twigkit.plugins.contracts import check_class, check_instance, contract
+from twigkit.plugins.contracts import check_class, check_instance, check_spec, contract
 from twigkit.plugins.discovery import default_registry
 from twigkit.plugins.registry import KINDS, Entry
 
@@ -185,3 +185,8 @@ def test_an_adapter_that_refuses_says_why():
     check_class("adapter", "no", No)
     with pytest.raises(CapabilityError, match="no llava; take another"):
         No().stack(tiny_llava())
+
+
+def test_an_adapter_has_no_settings():
+    with pytest.raises(PluginError, match="adapter 'fern' with a spec; adapters have none"):
+        check_spec("adapter", "fern", PrunerSpec)

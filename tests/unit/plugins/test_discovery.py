@@ -139,11 +139,21 @@ BAD_REGISTRATIONS = {
     "Quick = 3": ("register('quick', Quick)", "expected a class"),
     "class Quick(Least): pass\nclass Settings: pass": (
         "register('quick', Quick, spec=Settings)",
-        "expected a spec class with the field `kind",
+        "expected a subclass of twigkit.DrafterSpec with the field `kind",
+    ),
+    "from pydantic import BaseModel\nclass Quick(Least): pass\n"
+    "class Settings(BaseModel):\n    kind: str = 'quick'": (
+        "register('quick', Quick, spec=Settings)",
+        "expected a subclass of twigkit.DrafterSpec",
+    ),
+    "from twigkit import PrunerSpec\nclass Quick(Least): pass\n"
+    "class Settings(PrunerSpec):\n    kind: str = 'quick'": (
+        "register('quick', Quick, spec=Settings)",
+        "expected a subclass of twigkit.DrafterSpec",
     ),
     "from twigkit import DrafterSpec\nclass Quick(Least): pass": (
         "register('quick', Quick, spec=DrafterSpec)",
-        "expected a spec class with the field `kind",
+        'with the field `kind: Literal["quick"]',
     ),
 }
 
@@ -164,7 +174,25 @@ def test_a_bad_registration_leaves_the_plugin_out(fake_distribution, definitions
 def test_a_misspelt_hook_is_told(fake_distribution):
     source = "from twigkit import hookimpl\n@hookimpl\ndef register_drafter(register):\n    pass\n"
     site = fake_distribution("typo-kit", plugins={"typo_mod": source})
-    assert "unknown hook 'register_drafter'" in cause(discover_quietly(site))
+    told = cause(discover_quietly(site))
+    assert "unknown hook 'register_drafter'" in told
+    assert "named one of register_adapters, " in told
+
+
+def test_a_hook_with_another_argument_is_told(fake_distribution):
+    source = "from twigkit import hookimpl\n@hookimpl\ndef register_drafters(add):\n    pass\n"
+    site = fake_distribution("other-kit", plugins={"other_mod": source})
+    told = cause(discover_quietly(site))
+    assert "'add'" in told
+    assert "with the argument `register`" in told
+
+
+def test_the_log_has_the_traceback_of_what_was_left_out(fake_distribution, caplog):
+    source = "def deep():\n    return {}['x']\n\ndeep()\n"
+    site = fake_distribution("sad-kit", plugins={"sad_mod": source})
+    with caplog.at_level("INFO", logger="twigkit"):
+        assert cause(discover_quietly(site)) == "KeyError: 'x'"
+    assert 'sad_mod.py", line 2, in deep' in caplog.text
 
 
 def test_a_module_without_hooks_is_told(fake_distribution):
