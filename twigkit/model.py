@@ -18,7 +18,7 @@ from twigkit.base_attributes import BaseAttributes
 from twigkit.errors import CapabilityError, CheckpointError, InputError
 from twigkit.families.adapted import inside_adapter
 from twigkit.families.loading import HUB, load_base
-from twigkit.families.resolve import find_adapter
+from twigkit.families.resolve import find_adapter, make_stack
 from twigkit.generation.batch_pool import BatchPool, GraphMode
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.result import TwigOutput, answer
@@ -80,7 +80,7 @@ class TwigModel(BaseAttributes):
             )
         self.base: Any = base.eval()
         self.adapter = find_adapter(config.to_dict())
-        self.stack: LayerStack = self.adapter.stack(base)
+        self.stack: LayerStack = make_stack(self.adapter, base)
         self.attention: Attention = "auto"
         self.stack.choose_attention(self.attention)
         self.twig = twig

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twigkit.backbone.adapter_answers import check_parts
 from twigkit.backbone.attention import IMPLEMENTATION
 from twigkit.backbone.attention_kernel import SDPA, Attention, choose_kernel
 from twigkit.backbone.few_rows import apply_linear
@@ -89,7 +90,11 @@ class LayerStack(PromptEmbedding):
             channels: Position channels that the rotary embedding takes.
             logit_scaling: What the base does to the logits after its head, if anything.
             vision: How its vision tower is read.
+
+        Raises:
+            PluginError: If the part does not hold them, or the ids are no tuple.
         """
+        check_parts(model, text, self.norm_name, visual_ids)
         super().__init__(model, text, visual_ids, channels)
         self.vision = vision
         self.logit_scaling = logit_scaling or LogitScaling()

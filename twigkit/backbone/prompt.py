@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twigkit.backbone.adapter_answers import check_prompt, checked_visual
 from twigkit.backbone.context import check_length
 from twigkit.backbone.vision import VisionView
 from twigkit.errors import CapabilityError, InputError
@@ -193,7 +194,7 @@ class PromptEmbedding:
         if ids is None or ids.ndim != 2 or ids.shape[1] == 0 or ids.shape[0] == 0:
             raise InputError("the prompt is empty; give input_ids of shape [batch, tokens]")
         valid = self._valid(ids, inputs.get("attention_mask"))
-        visual = self.visual_positions(ids, inputs) & valid
+        visual = checked_visual(self.visual_positions(ids, inputs), ids) & valid
         self.check_inputs(ids, self.placeholders(ids) & valid, inputs)
         if inputs.get("inputs_embeds") is not None:
             self._check_embeddings(ids, visual, inputs["inputs_embeds"])
@@ -262,6 +263,8 @@ class PromptEmbedding:
         valid, visual = valid.to(device), visual.to(device)
         index = (valid.long().cumsum(1) - 1).clamp(min=0)
         rope = self.positions(index, arguments.get("position_ids"))
+        inject, blocks = self.injections(visual, arguments), self.blocks(visual, arguments)
+        check_prompt(hidden, rope, inject, blocks, self.channels)
         counts = torch.stack((valid.sum(1), visual.sum(1))).tolist()
         # As generate counts: from the last prompt token, even where a video's time has run past it.
         last = rope[:, :, -1].amax(0)
@@ -278,8 +281,8 @@ class PromptEmbedding:
             lengths=counts[0],
             visual_counts=counts[1],
             span=max(counts[0]),
-            inject=self.injections(visual, arguments),
-            blocks=self.blocks(visual, arguments),
+            inject=inject,
+            blocks=blocks,
         )
 
     def positions(self, index: Tensor, given: Tensor | None) -> Tensor:

@@ -54,7 +54,7 @@ class StockLayer(nn.Module):
         more: dict[str, Any] = {"probe": noted} if attends else {}
         if attends and context.kernel != SDPA:
             more |= {"kernel": context.kernel, "ends": context.ends(self.window)}
-        output: Tensor = self._view.value(
+        output: Any = self._view.value(
             hidden,
             attention_mask=context.masks[self.window],
             position_embeddings=rope,
@@ -74,4 +74,5 @@ class StockLayer(nn.Module):
                 noted.softcap,
                 noted.sinks,
             )
-        return output
+        states: Tensor = output[0] if isinstance(output, tuple) else output
+        return states

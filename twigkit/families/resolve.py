@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from twigkit.errors import CapabilityError, PluginWarning
+from twigkit.backbone.layer_stack import LayerStack
+from twigkit.errors import CapabilityError, PluginError, PluginWarning
 from twigkit.families.generic import GenericAdapter
 from twigkit.interfaces.adapter import Adapter
-from twigkit.plugins.blame import blamed_on
+from twigkit.plugins.blame import blamed_on, origin_of
 from twigkit.plugins.discovery import default_registry
 from twigkit.plugins.registry import Entry
 
@@ -48,6 +49,23 @@ def find_adapter(config: Mapping[str, Any]) -> Adapter:
         raise CapabilityError(reason)
     logger.info("model type %s is served by %s", config.get("model_type"), claims[0].origin)
     return adapter
+
+
+def make_stack(adapter: Adapter, model: Any) -> LayerStack:
+    """Let an adapter wrap a loaded model.
+
+    Raises:
+        CapabilityError: If this variant of the family cannot be served; says why.
+        PluginError: If the adapter fails, or returns something else than a layer stack.
+    """
+    with blamed_on("adapter", adapter):
+        stack: object = adapter.stack(model)
+    if not isinstance(stack, LayerStack):
+        raise PluginError(
+            f"stack() of the adapter {origin_of('adapter', adapter)} returned a "
+            f"{type(stack).__name__}; expected a twigkit.LayerStack around the model"
+        )
+    return stack
 
 
 def _claims(entry: Entry, config: Mapping[str, Any]) -> bool:

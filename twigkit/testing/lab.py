@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from twigkit.backbone.prompt import Prompt
 from twigkit.errors import CapabilityError
+from twigkit.families.resolve import make_stack
 from twigkit.generation.batch_pool import BatchPool
 from twigkit.generation.prefill import Prefilled
 from twigkit.generation.request import GenerationRequest, NoDrafter
@@ -115,7 +116,7 @@ class Lab:
         self.adapter, self.family, self.exit_layer = adapter, family, exit_layer
         spread_weights(family.model)
         self.own: Any = copy.deepcopy(family.model)
-        self.stack = adapter.stack(family.model)
+        self.stack = make_stack(adapter, family.model)
         self._never_say((*self.stack.visual_ids, *end_tokens(self.own)))
         self._twigs: dict[tuple[str, tuple[str, ...]], Twig] = {}
         self._own: dict[tuple[TinyRow, ...], list[list[int]]] = {}
