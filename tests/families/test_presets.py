@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from twigkit import CapabilityError, CheckpointError, RunSpec
+from twigkit import Adapter, CapabilityError, CheckpointError, RunSpec
+from twigkit.adapters.llava import LlavaAdapter
 from twigkit.cli.families import page
 from twigkit.cli.main import main
 from twigkit.families.resolve import find_adapter
@@ -163,6 +164,16 @@ def test_inspect_shows_a_language_model_and_a_family_without_an_adapter(tmp_path
         said = capsys.readouterr().out
         assert re.search(f"^visual tokens .*{visual}$", said, re.MULTILINE)
         assert "budget" not in said
+
+
+def test_inspect_does_not_say_none_where_an_adapter_does_not_say_how_many(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(LlavaAdapter, "visual_tokens", Adapter.visual_tokens)
+    AutoConfig.for_model("llava").save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 0
+    told = "as many as a picture takes; LlavaAdapter.visual_tokens does not say how many"
+    assert f"visual tokens  {told}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

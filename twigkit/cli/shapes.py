@@ -146,4 +146,7 @@ def _visual(shape: Shape) -> str:
     """Say how many visual tokens a usual prompt has."""
     if shape.visual:
         return f"{shape.visual.count} for {shape.visual.of}"
-    return "known only to an adapter, and none declares this family" if shape.tried else "none"
+    if shape.tried:
+        return "known only to an adapter, and none declares this family"
+    told = f"as many as a picture takes; {shape.adapter}.visual_tokens does not say how many"
+    return told if shape.pictures else "none"

@@ -61,6 +61,7 @@ class Shape:
         twig_kv_bytes: The same in the twig's layers.
         inner: Width inside the MLPs.
         base_parameters: Weights of the whole base, towers included.
+        pictures: Whether the family's adapter declares visual tokens in its prompts.
         tried: Whether no adapter declares the family, so that the generic one will be tried.
         recurrent: Layers that carry a state from token to token. No twig is grown where there are
             any: the figures of a twig are 0 then, and there are no keep counts.
@@ -87,6 +88,7 @@ class Shape:
     twig_kv_bytes: int
     inner: int
     base_parameters: int
+    pictures: bool
     tried: bool
     recurrent: int
 
@@ -201,6 +203,7 @@ def measure(
         twig_kv_bytes=sum(stored[exit_layer : exit_layer + depth]),
         inner=int(getattr(text, "intermediate_size", None) or 4 * width),
         base_parameters=whole,
+        pictures="pruning" in adapter.capabilities,
         tried=isinstance(adapter, GenericAdapter),
         recurrent=recurrent,
     )

@@ -142,10 +142,15 @@ class DataSpec(Spec):
         return value
 
     @model_validator(mode="after")
-    def _has_path(self) -> Self:
-        """Refuse a source that needs a path and has none."""
+    def _fits_the_source(self) -> Self:
+        """Refuse a source that needs a path and has none, or takes no options and has some."""
         if self.source in READERS and self.path is None:
             raise problem(f"the source {self.source!r} needs 'path'; name the file or dataset")
+        if self.source in READERS and self.options:
+            raise problem(
+                f"the source {self.source!r} takes no 'options', and {sorted(self.options)} were "
+                "given; they are arguments of a 'package.module:factory'"
+            )
         return self
 
 
