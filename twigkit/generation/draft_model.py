@@ -10,11 +10,12 @@ from torch import Tensor
 from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.row_counts import RowCounts
-from twigkit.errors import CapabilityError, InputError
+from twigkit.errors import CapabilityError, InputError, PluginError
 from twigkit.generation.pending_tokens import PendingTokens
 from twigkit.generation.positions import Positions
 from twigkit.generation.staged_nodes import NodeBuffers, StagedNodes, node_ids, stage_segment
 from twigkit.io.timing import Stopwatch
+from twigkit.plugins.blame import blamed_on, origin_of
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
 from twigkit.speculative.sampling import Sampling
@@ -123,11 +124,23 @@ class CachedDraftModel:
         return normed
 
     def logits(self, hidden: Tensor, head: str = "lm") -> Tensor:
-        """Apply a head of the twig, ``[batch, nodes, width]`` to its output."""
+        """Apply a head of the twig, ``[batch, nodes, width]`` to its output.
+
+        Raises:
+            CapabilityError: If there is no such head.
+            PluginError: If it fails, or its output is not of these nodes.
+        """
         if self.twig is None:
             raise CapabilityError("there is no twig, so there are no heads")
         self._watch.lap("propose")
-        logits: Tensor = self.twig.head(head)(hidden)
+        module = self.twig.head(head)
+        with blamed_on("head", module):
+            logits: Tensor = module(hidden)
+        if logits.shape[:2] != hidden.shape[:2]:
+            raise PluginError(
+                f"the head {origin_of('head', module)} makes {list(logits.shape)} of states "
+                f"{list(hidden.shape)}; expected [batch, nodes, ..., vocabulary]"
+            )
         self._watch.lap("draft")
         return logits
 

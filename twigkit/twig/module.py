@@ -20,7 +20,8 @@ from twigkit.backbone.masks import Masks
 from twigkit.backbone.plain_copy import plain_copy
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.rotary import Rope
-from twigkit.errors import CapabilityError, FamilyWarning, SpecError
+from twigkit.errors import CapabilityError, FamilyWarning, PluginError, SpecError
+from twigkit.plugins.blame import blamed_on, origin_of
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import TwigSpec
 
@@ -174,6 +175,7 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
 
     Raises:
         SpecError: If the layers asked for lie outside the base, or a head's name cannot be used.
+        PluginError: If a head cannot be made.
     """
     sources = _sources(spec, stack.depth)
     for name in spec.heads:
@@ -189,7 +191,14 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
     heads: dict[str, nn.Module] = {}
     for name, head_spec in spec.heads.items():
         cls: Any = registry.get("head", head_spec.kind).cls
-        heads[name] = cls.grow(head_spec, stack)
+        with blamed_on("head", cls):
+            head: object = cls.grow(head_spec, stack)
+        if not isinstance(head, nn.Module):
+            raise PluginError(
+                f"grow() of the head {origin_of('head', cls)} returned a {type(head).__name__}; "
+                "expected the head, a torch.nn.Module"
+            )
+        heads[name] = head
     twig = Twig(spec, sources, layers, norm, heads)
     if spec.init == "random":
         _randomise(twig, float(getattr(stack.config, "initializer_range", 0.02)))

@@ -14,6 +14,7 @@ from twigkit import InputError, PluginError, TwigModel, TwigSpec
 from twigkit.adapters.llava import LlavaAdapter
 from twigkit.generation.prefill import Storage, prefill
 from twigkit.generation.pruning_plan import meet_budget
+from twigkit.heads.lm import LmHead
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
 from twigkit.interfaces.tiny_models import TinyRow
 from twigkit.testing import Lab
@@ -150,6 +151,42 @@ def model():
 def test_drafts_that_are_none_are_refused(model, draft, error, message):
     with pytest.raises(error, match=message):
         model.generate(torch.tensor([[1, 5, 7]]), max_new_tokens=8, drafter=OwnDrafter(draft))
+
+
+class OwnHead(torch.nn.Linear):
+    """A head that returns what it is told to."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__(64, 100)
+        self.answer = answer
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.answer(super().forward(hidden))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda logits: 1 / 0, "the head OwnHead failed: ZeroDivisionError"),
+        (
+            lambda logits: logits[:, -1],
+            r"head OwnHead makes \[1, 100\] of states \[1, 1, 64\]; exp",
+        ),
+    ],
+)
+def test_a_head_is_blamed_and_not_the_drafter_that_uses_it(answer, message):
+    model = TwigModel(tiny_llava(layers=4))
+    model.grow(TwigSpec(base="tiny", exit_layer=2, depth=1))
+    model.twig.heads["lm"] = OwnHead(answer)
+    with pytest.raises(PluginError, match=message):
+        model.generate(torch.tensor([[1, 5, 7]]), max_new_tokens=8, drafter="ssd")
+
+
+def test_a_head_that_grows_into_nothing_is_named(monkeypatch):
+    monkeypatch.setattr(LmHead, "grow", classmethod(lambda cls, spec, stack: None))
+    model = TwigModel(tiny_llava(layers=4))
+    with pytest.raises(PluginError, match=r"grow\(\) of the head 'lm' of .* returned a NoneType"):
+        model.grow(TwigSpec(base="tiny", exit_layer=2, depth=1))
 
 
 def test_the_kit_names_the_strategy_that_it_watches():

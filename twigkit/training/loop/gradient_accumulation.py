@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twigkit.errors import TrainingError
+from twigkit.errors import PluginError, TrainingError
 from twigkit.interfaces.objective import Loss, LossTerm
 from twigkit.learning.batch import Batch
+from twigkit.plugins.blame import blamed_on, origin_of
 
 
 class ScaledObjective(nn.Module):
@@ -55,15 +56,19 @@ class ScaledObjective(nn.Module):
 
         Raises:
             TrainingError: If a part counts a unit that the objective's counts do not name.
+            PluginError: If the objective fails, or returns something else than its contract says.
         """
         torch.manual_seed(
             seed
         )  # for layers that draw, such as dropout, from torch's default generator
         device = batch.labels.device.type
         with torch.autocast(device, torch.bfloat16) if self._halved else nullcontext():
-            parts, figures = self.objective(batch, progress, seed)
+            with blamed_on("objective", self.objective):
+                outcome = self.objective(batch, progress, seed)
+            parts, figures = _checked(self.objective, outcome)
             if not torch.is_grad_enabled():
-                figures = figures | self.objective.examine(batch)
+                with blamed_on("objective", self.objective):
+                    figures = figures | self.objective.examine(batch)
         for name, part in parts.items():
             if part.unit not in scales:
                 raise TrainingError(
@@ -73,6 +78,35 @@ class ScaledObjective(nn.Module):
         terms = [part.weight * scales[part.unit] * part.total for part in parts.values()]
         told = {name: replace(part, total=part.total.detach()) for name, part in parts.items()}
         return torch.stack(terms).sum(), told, figures
+
+
+def _checked(objective: Loss, outcome: Any) -> tuple[dict[str, LossTerm], dict[str, Any]]:
+    """Return what an objective made of a micro-batch, if it is terms of a loss and figures.
+
+    Raises:
+        PluginError: Naming what it is instead.
+    """
+    found = None
+    if not (isinstance(outcome, tuple) and len(outcome) == 2):
+        found = f"a {type(outcome).__name__}"
+    elif not (outcome[0] and all(isinstance(each, dict) for each in outcome)):
+        found = f"{outcome!r:.100}"
+    else:
+        for name, part in outcome[0].items():
+            total = part.total if isinstance(part, LossTerm) else None
+            if not isinstance(total, Tensor) or total.ndim:
+                found = f"the term {name!r} as {part!r:.100}"
+        parts = outcome[0].values()
+        learns = found or any(part.total.requires_grad for part in parts)
+        if torch.is_grad_enabled() and not learns:
+            found = "terms without gradients"
+    if found:
+        raise PluginError(
+            f"forward() of the objective {origin_of('objective', objective)} returned {found}; "
+            "expected ({name: LossTerm(total, unit, weight), ...}, {figure: sum, ...}), each total "
+            "a scalar that depends on what trains"
+        )
+    return outcome  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

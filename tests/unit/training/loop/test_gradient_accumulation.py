@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from twigkit import TrainingError
+from twigkit import PluginError, TrainingError
 from twigkit.interfaces.objective import LossTerm
 from twigkit.training.loop.gradient_accumulation import (
     ScaledObjective,
@@ -84,3 +84,39 @@ def test_a_part_of_some_micro_batches_only_is_an_error():
 
 def test_a_unit_that_a_step_has_none_of_counts_nothing():
     assert scales_of({"tokens": 4, "visual": 0}, processes=2) == {"tokens": 0.5, "visual": 0.0}
+
+
+class Odd(Mean):
+    """An objective that returns what is made of its loss."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, batch, progress, seed):
+        return self.answer((self.weight - batch.labels).square().sum())
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda loss: loss, "returned a Tensor; expected"),
+        (lambda loss: {"x": LossTerm(loss, "rows", 1.0)}, "returned a dict; expected"),
+        (lambda loss: ({}, {}), "returned .{}, {}.; expected"),
+        (lambda loss: ({"x": loss}, {}), "the term 'x' as tensor"),
+        (lambda loss: ({"x": LossTerm(loss[None], "rows", 1.0)}, {}), "the term 'x' as LossTerm"),
+        (lambda loss: ({"x": LossTerm(1.0, "rows", 1.0)}, {}), "the term 'x' as LossTerm"),
+        (lambda loss: ({"x": LossTerm(loss.detach(), "rows", 1.0)}, {}), "without gradients"),
+        (lambda loss: 1 / 0, "objective Odd failed: ZeroDivisionError"),
+    ],
+)
+def test_what_is_no_loss_is_told_by_name(answer, message):
+    module = ScaledObjective(Odd(answer), "fp32")
+    with pytest.raises(PluginError, match=f"objective Odd .*{message}|{message}"):
+        module(Rows(1.0), 0.0, 0, {"rows": 1.0})
+
+
+def test_an_evaluation_needs_no_gradients():
+    module = ScaledObjective(Odd(lambda loss: ({"x": LossTerm(loss, "rows", 1.0)}, {})), "fp32")
+    with torch.no_grad():
+        assert module(Rows(1.0), 0.0, 0, {"rows": 1.0})[0] == 1.0
