@@ -308,7 +308,7 @@ class TwigModel(BaseAttributes):
             bucketed: Fixed shapes for compiled steps; ``None`` chooses them on anything but a CPU.
             generator: Of pruners that draw and, without ``seed``, of tokens; ``None``: torch's own.
             seed: Of the tokens that are drawn: one per row, or one number from which the rows
-                count up. The same seed gives the same tokens with every drafter.
+                count up. The same seed gives the same tokens with every drafter that draws none.
             **kwargs: The processor's outputs, and transformers' generation settings, such as
                 ``max_new_tokens``, ``do_sample`` or ``streamer``; ``docs/generate.md`` has all.
 

@@ -361,7 +361,7 @@ class TestTidiesUp(DrafterFault):
 
 class RepeatingDrafter(ShapedDrafter):
     def draft(self, draft_model, candidates, room):
-        draft_model.expand(candidates, range(1))
+        draft_model.expand(candidates, torch.zeros_like(candidates.tokens[:, :1]))
         return super().draft(draft_model, candidates, room)
 
 

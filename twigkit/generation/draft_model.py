@@ -113,10 +113,13 @@ class CachedDraftModel:
 
         Raises:
             CapabilityError: If there is no twig, or its keys and values were not kept.
+            InputError: If a range holds a node that was passed before, or a token is unknown.
         """
         if self.twig is None or self.cache.twig is None:
             raise CapabilityError("drafting needs a twig; load one, or use the drafter 'plain'")
         self._watch.lap("propose")
+        if isinstance(nodes, range):
+            self.staged.draft(nodes)
         ids = node_ids(candidates, nodes)
         hidden = self._run_base(candidates, ids, None)
         normed = self._run_twig(self.twig, candidates, ids, hidden)

@@ -12,6 +12,7 @@ from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import Masks, step_masks
 from twigkit.backbone.packing import real_first
+from twigkit.errors import InputError
 from twigkit.speculative.draft_tree import DraftTree
 
 
@@ -30,8 +31,8 @@ class NodeBuffers:
     slot: Tensor
 
 
-Mark = tuple[int, int, list[Tensor], list[Tensor]]
-"""How far a step is: nodes passed, those passed by the twig, and where both are kept."""
+Mark = tuple[int, int, int, list[Tensor], list[Tensor]]
+"""How far a step is: nodes passed, those passed by the twig, which, and where both are kept."""
 
 
 class StagedNodes:
@@ -54,6 +55,7 @@ class StagedNodes:
         """
         self._buffers = buffers
         self.passed = self.by_twig = 0
+        self._drafted = 0  # a bit for each node that was passed as one of a range
         self.verified: Tensor | None = None
         self._order: list[Tensor] = []
         self._exits: list[Tensor] = []
@@ -65,11 +67,11 @@ class StagedNodes:
 
     def mark(self) -> Mark:
         """Return how far the step is, to come :meth:`back` to."""
-        return self.passed, self.by_twig, list(self._order), list(self._exits)
+        return self.passed, self.by_twig, self._drafted, list(self._order), list(self._exits)
 
     def back(self, mark: Mark) -> None:
         """Forget what was passed, or renumbered, after a mark; only with buffers."""
-        self.passed, self.by_twig, order, exits = mark
+        self.passed, self.by_twig, self._drafted, order, exits = mark
         self._order, self._exits, self.verified = list(order), list(exits), None
         assert self._buffers is not None
         self._slot = None if self._linear else self._buffers.slot
@@ -79,6 +81,22 @@ class StagedNodes:
         self._order, self._exits, self.verified, self._slot = [], [], None, None
 
     # -- passing -----------------------------------------------------------------------------------
+
+    def draft(self, nodes: range) -> None:
+        """Note that a range of nodes is drafted from; a second time, answers would be wrong.
+
+        Ids on the device are not looked at: that would wait for it.
+
+        Raises:
+            InputError: If one of them was drafted from before.
+        """
+        bits = (1 << nodes.stop) - (1 << nodes.start)
+        if self._drafted & bits:
+            raise InputError(
+                f"{nodes} holds nodes that were passed before; pass each node once, and keep what "
+                "expand() returns"
+            )
+        self._drafted |= bits
 
     def stage(self, ids: Tensor, real: Tensor | None) -> None:
         """Give slots to nodes that are about to be passed.

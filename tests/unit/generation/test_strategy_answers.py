@@ -153,6 +153,17 @@ def test_drafts_that_are_none_are_refused(model, draft, error, message):
         model.generate(torch.tensor([[1, 5, 7]]), max_new_tokens=8, drafter=OwnDrafter(draft))
 
 
+def test_a_node_is_passed_once(model):
+    class Again(OwnDrafter):
+        def draft(self, draft_model: Any, candidates: Any, room: int) -> Any:
+            for _ in range(2):
+                draft_model.expand(candidates, range(1))
+            return candidates
+
+    with pytest.raises(InputError, match=r"range\(0, 1\) holds nodes that were passed before"):
+        model.generate(torch.tensor([[1, 5, 7]]), max_new_tokens=8, drafter=Again(None))
+
+
 class OwnHead(torch.nn.Linear):
     """A head that returns what it is told to."""
 
