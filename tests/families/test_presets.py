@@ -166,6 +166,12 @@ def test_inspect_shows_a_language_model_and_a_family_without_an_adapter(tmp_path
         assert "budget" not in said
 
 
+def test_inspect_of_a_twig_names_its_base(folders, capsys):
+    assert main(["inspect", str(folders.twig)]) == 2
+    told = f"{folders.twig} is a twig, no base model; name the base that it grew on, "
+    assert told in capsys.readouterr().err
+
+
 def test_inspect_does_not_say_none_where_an_adapter_does_not_say_how_many(
     tmp_path, capsys, monkeypatch
 ):

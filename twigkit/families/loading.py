@@ -17,6 +17,7 @@ from twigkit.families.layer_count import check_layer_count
 from twigkit.families.resolve import find_adapter
 from twigkit.io.files import expanded
 from twigkit.io.hub import download_options
+from twigkit.twig.manifest import refuse_twig
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def read_config(base: str | Path, revision: str | None = None, **hub: Any) -> di
         raise unloadable(base, error) from error
     whole = isinstance(config, dict) and isinstance(config.get("model_type"), str)
     if not whole:
+        refuse_twig(base)
         raise CheckpointError(
             f"cannot load the base model {base}: its config.json names no model_type; name a "
             "folder with the config.json that transformers wrote, or a Hub id"

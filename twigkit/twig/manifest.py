@@ -54,6 +54,20 @@ class Manifest(Spec):
     )
 
 
+def refuse_twig(base: str | Path) -> None:
+    """Refuse a folder that holds a twig alone where a base is meant.
+
+    Raises:
+        CheckpointError: Naming the base that the twig grew on.
+    """
+    folder = Path(base)
+    if (folder / MANIFEST).is_file() and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{base} is a twig, no base model; name the base that it grew on, "
+            f"{read_manifest(folder).spec.base}"
+        )
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of a twig.
 

@@ -24,6 +24,7 @@ from twigkit.errors import CapabilityError, FamilyWarning, PluginError, SpecErro
 from twigkit.plugins.blame import blamed_on, origin_of
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import TwigSpec
+from twigkit.twig.manifest import refuse_twig
 
 _log = logging.getLogger(__name__)
 
@@ -176,7 +177,9 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
     Raises:
         SpecError: If the layers asked for lie outside the base, or a head's name cannot be used.
         PluginError: If a head cannot be made.
+        CheckpointError: If the spec names a twig as its base.
     """
+    refuse_twig(spec.base)
     sources = _sources(spec, stack.depth)
     for name in spec.heads:
         if not _HEAD_NAME.fullmatch(name) or hasattr(nn.ModuleDict(), name):

@@ -281,13 +281,15 @@ def test_a_twig_is_grown_from_options_or_a_file(folders, tmp_path, capsys):
         ([], "a base with --base"),
         (["--base", "BASE", "--depth", "9"], "exit_layer 2 plus depth 9"),
         (["--base", "BASE", "--head", "nose"], "unknown head 'nose'"),
+        (["--base", "TWIG"], "is a twig, no base model; name the base that it grew on, BASE"),
         (["missing.yaml"], "cannot be read"),
     ],
 )
 def test_what_cannot_be_grown_is_said(folders, tmp_path, words, told, capsys):
-    words = [str(folders.base) if word == "BASE" else word for word in words]
+    places = {"BASE": str(folders.base), "TWIG": str(folders.twig)}
+    words = [places.get(word, word) for word in words]
     assert main(["grow", *words, "--out", str(tmp_path / "x")]) == 2
-    assert told in capsys.readouterr().err
+    assert told.replace("BASE", places["BASE"]) in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
