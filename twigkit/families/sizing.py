@@ -178,8 +178,7 @@ def measure(
     layer, rest, vocabulary, whole = _parameters(adapter, config, shortened=alike)
     if recurrent:
         exit_layer = depth = rest = 0
-    visual = adapter.visual_tokens(data)
-    fraction = max(wipe_layer(layers, None), exit_layer + 1)
+    visual, fraction = adapter.visual_tokens(data), max(wipe_layer(layers, None), exit_layer + 1)
     wipe = fraction if wipe is None else wipe
     return Shape(
         base=base,
