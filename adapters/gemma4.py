@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
@@ -17,7 +16,6 @@ from twigkit.adapters.gemma3 import Gemma3TextStack
 from twigkit.interfaces import (
     PICTURES,
     Adapter,
-    CapabilityError,
     LayerStack,
     LogitScaling,
     Medium,
@@ -65,7 +63,18 @@ EXPERTS: dict[str, Any] = {
 }
 
 
-class Gemma4Stack(Gemma3TextStack):
+class Gemma4TextStack(Gemma3TextStack):
+    """Gemma 4's layers; a model's last ones of each kind put their keys and values in a dictionary.
+
+    Layers that read them there are refused, see :func:`_refusal`; so nothing here does.
+    """
+
+    def layer_arguments(self) -> dict[str, Any]:
+        """Return a dictionary that the layer may fill."""
+        return {"shared_kv_states": {}}
+
+
+class Gemma4Stack(Gemma4TextStack):
     """The same, where the tokens of a picture may form a block in layers with a window."""
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
@@ -111,7 +120,6 @@ class Gemma4Adapter(Adapter):
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model."""
-        _check_layers(model.model.language_model)
         config = model.config
         return Gemma4Stack(
             model,
@@ -150,9 +158,8 @@ class Gemma4TextAdapter(Adapter):
 
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; no token of its prompts is visual."""
-        _check_layers(model.model)
         softcap = model.config.final_logit_softcapping
-        return Gemma3TextStack(model, model.model, logit_scaling=LogitScaling(softcap=softcap))
+        return Gemma4TextStack(model, model.model, logit_scaling=LogitScaling(softcap=softcap))
 
     def tiny(self) -> TinyFamily:
         """Build a model 64 wide with 8 layers, most of which see 6 tokens back."""
@@ -181,20 +188,6 @@ def _refusal(kind: str, text: Mapping[str, Any]) -> str | None:
         "nor prunes for it; use the model's own generate, or one of the larger sizes, such as "
         "gemma-4-26B-A4B-it"
     )
-
-
-def _check_layers(text: Any) -> None:
-    """Refuse layers that hand on their keys and values although no other layer reads them.
-
-    Raises:
-        CapabilityError: If the installed transformers makes such layers.
-    """
-    if any(layer.self_attn.store_full_length_kv for layer in text.layers):
-        raise CapabilityError(
-            f"in transformers {transformers.__version__} layers of Gemma 4 hand on their keys and "
-            "values even where no layer shares them, which twigkit does not do for them; upgrade "
-            "transformers (5.23 leaves it)"
-        )
 
 
 def _tiny(**settings: Any) -> TinyFamily:

@@ -14,8 +14,13 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from twigkit.errors import InputError
 from twigkit.generation.arguments import FIELDS, check_fields
@@ -29,7 +34,10 @@ _HELD = "_twigkit_models"
 A table here would keep the base, which its twigs know, in memory for ever.
 """
 
-_PREPARED = ("past_key_values", "position_ids", "logits_to_keep", "cache_position")
+_CACHES = ("cache", "past_key_values")
+"""What transformers calls the KV cache of a call, from 5.24 on and before."""
+
+_PREPARED = (*_CACHES, "position_ids", "logits_to_keep", "cache_position")
 """What transformers prepares for its own decoding, and twigkit does without."""
 
 
@@ -89,12 +97,13 @@ class CustomGenerate:
                 f"with, and generate was called on another model ({type(model).__name__}); call it "
                 "on TwigModel.base"
             )
-        cache = arguments.get("past_key_values")
-        if cache is not None and cache.get_seq_length():
-            raise InputError(
-                f"past_key_values holds {cache.get_seq_length()} tokens; pruning and drafting need "
-                "the whole prompt, so give it without a cache"
-            )
+        for name in _CACHES:
+            cache = arguments.get(name)
+            if cache is not None and cache.get_seq_length():
+                raise InputError(
+                    f"{name} holds {cache.get_seq_length()} tokens; pruning and drafting need the "
+                    "whole prompt, so give it without a cache"
+                )
         encoded = arguments.get("mm_encoder_outputs")
         for name in _PREPARED:
             if name != "position_ids" or not encoded:
@@ -102,6 +111,7 @@ class CustomGenerate:
         if not encoded:
             arguments.pop("mm_encoder_outputs", None)
         config = _prepared_settings(model, arguments.pop("generation_config"))
+        _take_penalty(config, arguments)
         return self.model.generate(
             input_ids, generation_config=config, use_model_defaults=False, **arguments
         )
@@ -121,6 +131,23 @@ def _prepared_settings(model: Any, config: GenerationConfig) -> GenerationConfig
     if config.do_sample:
         asked["top_k"] = 0  # the warpers are among the processors
     return GenerationConfig(**asked)
+
+
+def _take_penalty(config: GenerationConfig, arguments: dict[str, Any]) -> None:
+    """Let a setting say again what transformers' penalty on repetitions does, which comes first.
+
+    It holds where each row's padding ends, so as a processor it would see all rows at once, and
+    nothing could be drafted; twigkit's own never sees padding.
+    """
+    processors, mask = arguments.get("logits_processor") or [], arguments.get("attention_mask")
+    places = [n for n, p in enumerate(processors) if type(p) is RepetitionPenaltyLogitsProcessor]
+    if places != [0] or mask is None:
+        return
+    penalty, *others = processors
+    begins = penalty.prompt_ignore_length
+    if isinstance(begins, Tensor) and torch.equal(begins, (mask != 0).int().argmax(1)):
+        config.repetition_penalty = penalty.penalty
+        arguments["logits_processor"] = LogitsProcessorList(others)
 
 
 def generate(

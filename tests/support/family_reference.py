@@ -60,6 +60,7 @@ class FullLength:
                 hidden,
                 attention_mask=additive(self._mask(number)),
                 position_embeddings=rope[stack.rope_key(number)],
+                **stack.layer_arguments(),
             )
             if number in prompt.inject:
                 hidden = hidden + prompt.inject[number]

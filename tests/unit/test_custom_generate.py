@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 
 import pytest
@@ -118,6 +119,25 @@ def test_the_defaults_of_the_base_count_once(model, folder):
         own.repetition_penalty = old
 
 
+@pytest.mark.parametrize(
+    ("settings", "drafts"),
+    [({}, True), ({"no_repeat_ngram_size": 2}, True), ({"sequence_bias": [[[5], -1.0]]}, False)],
+    ids=["alone", "before others", "after another"],
+)
+def test_a_penalty_on_repetitions_leaves_drafts_where_it_comes_first(model, settings, drafts):
+    call = {**INPUTS, "max_new_tokens": NEW, "do_sample": False, "repetition_penalty": 1.4}
+    call |= settings
+    twig = {"custom_generate": CustomGenerate(model), "return_dict_in_generate": True, **DRAFTS}
+    expected = model.base.generate(**call)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        output = model.base.generate(**call, **twig)
+    assert torch.equal(output.sequences, expected)
+    left_out = any("the drafter 'ssd' is left out" in str(each.message) for each in told)
+    assert left_out is not drafts
+    assert (output.stats.drafted_tokens > 0) is drafts
+
+
 def test_the_directory_streams(model, folder, folders, capsys):
     from tests.support.checkpoints import tiny_processor
 
@@ -175,7 +195,7 @@ def test_another_model_and_a_filled_cache_are_refused(model):
         tiny_llava().generate(**INPUTS, custom_generate=CustomGenerate(model))
     cache = DynamicCache(config=model.base.config.get_text_config())
     model.base(input_ids=torch.tensor([[1, 4]]), past_key_values=cache)
-    with pytest.raises(InputError, match="past_key_values holds 2 tokens"):
+    with pytest.raises(InputError, match=r"(cache|past_key_values) holds 2 tokens"):
         model.base.generate(
             torch.tensor([[1, 4, 5]]), past_key_values=cache,
             custom_generate=CustomGenerate(model), stopping_criteria=StoppingCriteriaList(),

@@ -106,7 +106,7 @@ class LayerChoice:
         stack = self.stack
         window, key = stack.window(source), stack.rope_key(source)
         view = layer_view(layer, self._config, frozen=self._frozen)
-        return StockLayer(layer, window, key, view, stack.unrotate)
+        return StockLayer(layer, window, key, view, stack.unrotate, stack.layer_arguments)
 
     def _choose_anew(
         self,

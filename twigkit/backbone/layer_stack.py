@@ -283,6 +283,14 @@ class LayerStack(PromptEmbedding):
         """
         return unrotate(states, cos, sin)
 
+    def layer_arguments(self) -> dict[str, Any]:
+        """Return what a layer of this family is given beside what all layers are: nothing.
+
+        Asked for every layer of every pass that runs through its own modules. Families whose layers
+        take more override it; what they need may not depend on other tokens or layers.
+        """
+        return {}
+
     def run(
         self,
         hidden: Tensor,

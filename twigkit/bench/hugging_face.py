@@ -49,7 +49,7 @@ def hugging_face_answer(
     ]
     timelines = [clock.timeline.cut(len(answer)) for answer in answers]
     first = timelines[0].first or 0.0
-    used, allocated = cache_bytes(output.past_key_values)
+    used, allocated = cache_bytes(getattr(output, "cache", None) or output.past_key_values)
     return Answer(
         rows=answers,
         prefill_seconds=first,
@@ -145,7 +145,7 @@ def cache_bytes(cache: Any) -> tuple[int, int]:
     """Return the bytes of keys and values in use, and those of the storages.
 
     Args:
-        cache: What ``generate`` returned as ``past_key_values``.
+        cache: What ``generate`` filled.
     """
     used = allocated = 0
     for layer in cache.layers:

@@ -101,7 +101,8 @@ def _ways(model: TwigModel, fused: FusedLayer, prompt: bool) -> dict[str, tuple[
     """Return by name what runs the layer, and with which kernel of attention."""
     stack, layer = model.stack, fused.source
     view = layer_view(layer, stack.layer_config, frozen=True)
-    own = StockLayer(layer, fused.window, fused.rope_key, view, stack.unrotate)
+    more = stack.unrotate, stack.layer_arguments
+    own = StockLayer(layer, fused.window, fused.rope_key, view, *more)
     ways: dict[str, tuple[Run, str]] = {OWN: (own, SDPA), FUSED: (fused, SDPA)}
     best = fused
     if available(model.device):

@@ -27,6 +27,7 @@ from twigkit.interfaces.adapter import Adapter
 
 _KNOWN = {
     "attention_mask",
+    "cache",
     "cache_position",
     "input_ids",
     "inputs_embeds",

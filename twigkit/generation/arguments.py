@@ -156,7 +156,7 @@ FIELDS: dict[str, Treatment] = {
     ),
     "return_dict_in_generate": _honoured(
         "return a `TwigOutput`, which is a `GenerateDecoderOnlyOutput`, instead of a tensor; its "
-        "`past_key_values` is `None`"
+        "`past_key_values`, which is `cache` since transformers 5.24, is `None`"
     ),
     # special tokens
     "bos_token_id": _ineffective("starts an empty prompt, and twigkit needs one"),
@@ -183,6 +183,11 @@ FIELDS: dict[str, Treatment] = {
     "_from_model_config": _ineffective("says where the settings came from"),
 }
 """What becomes of every field of transformers' ``GenerationConfig``."""
+
+_FILLED_CACHE = _refused(
+    "pruning and drafting need keys and values that a cache from elsewhere does not hold",
+    "give the whole prompt",
+)
 
 ARGUMENTS: dict[str, Treatment] = {
     "inputs": _honoured("the prompt's ids, also as the first positional argument"),
@@ -217,10 +222,8 @@ ARGUMENTS: dict[str, Treatment] = {
         "leave it out; the base's own generate takes twigkit's loop, see `twigkit.CustomGenerate`",
     ),
     "trust_remote_code": _refused("twigkit runs no code of a checkpoint", "leave it out", False),
-    "past_key_values": _refused(
-        "pruning and drafting need keys and values that a cache from elsewhere does not hold",
-        "give the whole prompt",
-    ),
+    "past_key_values": _FILLED_CACHE,
+    "cache": _FILLED_CACHE,
     "position_ids": _refused(
         "positions follow from attention_mask and pictures; beside `mm_encoder_outputs`, which say "
         "less than pictures, they are taken",

@@ -18,7 +18,8 @@ from twigkit.generation.stats import GenerationStats
 class TwigOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]
     """What ``generate(return_dict_in_generate=True)`` returns: transformers' class, and more.
 
-    Its ``past_key_values`` is always ``None``: the KV cache is twigkit's own.
+    Its ``past_key_values``, ``cache`` since transformers 5.24, is always ``None``: the KV cache is
+    twigkit's own.
 
     Attributes:
         sequences: Prompts and generated tokens, ``[batch, tokens]`` long.

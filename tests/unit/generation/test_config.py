@@ -88,6 +88,7 @@ def test_answers_are_filled_with_the_first_end_token_where_no_padding_is_named(m
 
 REFUSED = {
     "past_key_values": DynamicCache(),
+    "cache": DynamicCache(),
     "position_ids": torch.arange(3)[None],
     "constraints": [1],
     "force_words_ids": [[5]],
