@@ -40,7 +40,7 @@ integration: $(BUILD)/integration/.installed $(BUILD)/vlmeval/.installed
 	PYTHONPATH=$(abspath $(BUILD)/integration) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 		-m integration tests/integration tests/unit/evaluation
 
-.PHONY: gpu gpu-wheels oldest
+.PHONY: gpu gpu-wheels oldest newest
 # What needs an accelerator, at tiny sizes where there is none. ONLY=a,b for some parts; no network.
 gpu:
 	tests/gpu/run.sh $(BUILD)/gpu
@@ -56,6 +56,14 @@ gpu-wheels: $(STAMP)
 # The unit tests on the lowest versions that pyproject.toml allows; torch brings its CUDA packages.
 oldest: $(BUILD)/oldest/.installed
 	OMP_NUM_THREADS=1 $(BUILD)/oldest/venv/bin/python -m pytest -n 2 --dist loadfile tests/unit
+
+# The same, and all families, on the highest versions that there are today.
+newest:
+	$(PYTHON) -m venv $(BUILD)/newest
+	$(BUILD)/newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager setuptools
+	$(BUILD)/newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+		--no-build-isolation --editable '.[test]'
+	OMP_NUM_THREADS=1 $(BUILD)/newest/bin/python -m pytest -n 2 --dist loadfile tests/unit tests/families
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -201,6 +201,10 @@ class LayerStack(PromptEmbedding):
         """Return which rotary table a layer uses; families with one table have one key."""
         return "default"
 
+    def layer_arguments(self) -> dict[str, Any]:
+        """Return, anew for every layer, what it takes beside what all do: nothing of other tokens."""
+        return {}
+
     def device(self, layer: int) -> torch.device:
         """Return the device that a layer runs on."""
         return device_of(self.text.layers[layer])
@@ -282,14 +286,6 @@ class LayerStack(PromptEmbedding):
         Families that pair the features of a head otherwise override it.
         """
         return unrotate(states, cos, sin)
-
-    def layer_arguments(self) -> dict[str, Any]:
-        """Return what a layer of this family is given beside what all layers are: nothing.
-
-        Asked for every layer of every pass that runs through its own modules. Families whose layers
-        take more override it; what they need may not depend on other tokens or layers.
-        """
-        return {}
 
     def run(
         self,
