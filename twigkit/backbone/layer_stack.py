@@ -202,7 +202,7 @@ class LayerStack(PromptEmbedding):
         return "default"
 
     def layer_arguments(self) -> dict[str, Any]:
-        """Return, anew for every layer, what it takes beside what all do: nothing of other tokens."""
+        """Return, anew for a layer, what it takes beside what all do; nothing of other tokens."""
         return {}
 
     def device(self, layer: int) -> torch.device:
