@@ -351,7 +351,7 @@ class TestTakesNoSpec(DrafterFault):
 
 class TidyingDrafter(ShapedDrafter):
     def draft(self, draft_model, candidates, room):
-        Path("no-such-file").unlink(missing_ok=True)
+        Path("/no-such-folder/no-such-file").unlink(missing_ok=True)
         return super().draft(draft_model, candidates, room)
 
 

@@ -99,10 +99,11 @@ def kept_tokens(kept: Sequence[Kept], visual: Sequence[int]) -> dict[int, list[i
         kept: What the stages kept.
         visual: Visual tokens of each row before.
     """
-    return {
-        stage.stage.layer: [min(pair) for pair in zip(stage.stage.keep, visual, strict=True)]
-        for stage in kept
-    }
+    left, after = list(visual), {}
+    for stage in kept:
+        left = [min(pair) for pair in zip(stage.stage.keep, left, strict=True)]
+        after[stage.stage.layer] = left
+    return after
 
 
 __all__ = ["GenerationStats", "kept_tokens"]
