@@ -150,7 +150,7 @@ FAULTS = {
     "a file that a drafter removes": (
         "TestTidiesUp",
         "test_leaves_files_alone",
-        r"TidyingDrafter removed /no-such-folder/no-such-file; a plug-in leaves files and programs alone",
+        r"TidyingDrafter removed /no-such-folder/no-such-file; a plug-in leaves files and",
     ),
     "a program that a pruner starts": (
         "TestCallsAProgram",
