@@ -16,6 +16,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tests.support.versions import skip_before_pinned
 from twigkit.adapters.gemma4 import BEGIN, END, IMAGE, PATCH, POOL
 
 QUESTION = "what is in the picture ?"
@@ -141,6 +142,8 @@ def gemma3() -> Any:
 
 def gemma4() -> Any:
     image, begin, end = "<image_soft_token>", "<start_of_image>", "<end_of_image>"
+    if not VIDEOS:
+        skip_before_pinned("imports torchvision for Gemma 4's processor, which is not installed")
     pictures = transformers.Gemma4ImageProcessorPil(
         patch_size=PATCH, pooling_kernel_size=POOL, max_soft_tokens=70
     )

@@ -8,7 +8,7 @@ import pytest
 from packaging.version import Version
 
 PINNED = Version("5.23")
-"""The transformers of ``constraints.txt``, by whose behaviour the tests go."""
+"""The oldest transformers that does, where tests look, what that of ``constraints.txt`` does."""
 
 
 def skip_before_pinned(reason: str) -> None:
