@@ -223,7 +223,7 @@ def _by_ids(config: Any, frame: Frame, allowed: Callable[..., Any] | None) -> It
         yield library.NoBadWordsLogitsProcessor(config.bad_words_ids, ends)
     least, fresh = config.min_length, config.min_new_tokens
     if fresh is not None:  # goes before min_length, which transformers sets to the same
-        least = frame.prompt + fresh
+        least = fresh and frame.prompt + fresh
     if least and ends is not None:
         yield library.MinLengthLogitsProcessor(least, ends, device=frame.device)
     if fresh and ends is not None:

@@ -54,6 +54,12 @@ def test_what_looks_at_ids_is_refused(model, embedded, options):
         model.generate(**embedded, max_new_tokens=2, **options)
 
 
+def test_no_least_length_looks_at_no_ids(model, embedded):
+    options = {"max_new_tokens": NEW, "min_new_tokens": 0, "do_sample": False}
+    own = model.base.generate(**embedded, **options)
+    assert torch.equal(model.generate(**embedded, **options), own)
+
+
 def test_ids_stand_in_that_are_no_placeholder():
     made = with_stand_in({"inputs_embeds": torch.zeros(2, 3, 4)}, visual_ids=(0, 1))
     assert made["input_ids"].tolist() == [[2] * 3] * 2
