@@ -195,7 +195,7 @@ def _limits(
         if type(criterion) is MaxLengthCriteria:
             length = max(int(criterion.max_length) - prompt_length, 1)
         if type(criterion) is EosTokenCriteria:
-            ends = criterion.eos_token_id.tolist()
+            ends = criterion.eos_token_id.flatten().tolist()
     return length, ends
 
 

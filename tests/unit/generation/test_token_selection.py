@@ -236,11 +236,12 @@ def test_criteria_see_the_prompts_as_in_generate(model, drafter):
     assert torch.equal(own, model.generate(**options, drafter=drafter))
 
 
+@pytest.mark.parametrize("end", [int, torch.tensor])
 @pytest.mark.parametrize("drafter", ["plain", *DRAFTERS], ids=str)
-def test_criteria_about_length_and_end_go_before_the_settings(model, drafter):
+def test_criteria_about_length_and_end_go_before_the_settings(model, drafter, end):
     probe = model.base.generate(**INPUTS, max_new_tokens=9, do_sample=False, eos_token_id=None)
     first, second = int(probe[0, PROMPT + 2]), int(probe[1, PROMPT + 5])
-    own = [MaxLengthCriteria(PROMPT + 9), EosTokenCriteria(second)]
+    own = [MaxLengthCriteria(PROMPT + 9), EosTokenCriteria(end(second))]
     options = {"max_new_tokens": 4, "eos_token_id": first, "pad_token_id": 0}
     options["stopping_criteria"] = StoppingCriteriaList(own)
     expected = model.base.generate(**INPUTS, **options, do_sample=False)
