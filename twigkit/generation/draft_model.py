@@ -131,17 +131,19 @@ class CachedDraftModel:
 
         Raises:
             CapabilityError: If there is no such head.
-            PluginError: If it fails, or its output is not of these nodes.
+            PluginError: If it fails, or its output is no tensor of these nodes.
         """
         if self.twig is None:
             raise CapabilityError("there is no twig, so there are no heads")
         self._watch.lap("propose")
         module = self.twig.head(head)
         with blamed_on("head", module):
-            logits: Tensor = module(hidden)
-        if logits.shape[:2] != hidden.shape[:2]:
+            logits: object = module(hidden)
+        if not isinstance(logits, Tensor) or logits.shape[:2] != hidden.shape[:2]:
+            made = getattr(logits, "shape", None)
+            found = f"a {type(logits).__name__}" if made is None else list(made)
             raise PluginError(
-                f"the head {origin_of('head', module)} makes {list(logits.shape)} of states "
+                f"the head {origin_of('head', module)} makes {found} of states "
                 f"{list(hidden.shape)}; expected [batch, nodes, ..., vocabulary]"
             )
         self._watch.lap("draft")

@@ -183,6 +183,7 @@ class OwnHead(torch.nn.Linear):
             lambda logits: logits[:, -1],
             r"head OwnHead makes \[1, 100\] of states \[1, 1, 64\]; exp",
         ),
+        (lambda logits: (logits,), r"head OwnHead makes a tuple of states \[1, 1, 64\]; exp"),
     ],
 )
 def test_a_head_is_blamed_and_not_the_drafter_that_uses_it(answer, message):
