@@ -107,12 +107,12 @@ class Odd(Mean):
         (lambda loss: ({"x": LossTerm(loss[None], "rows", 1.0)}, {}), "the term 'x' as LossTerm"),
         (lambda loss: ({"x": LossTerm(1.0, "rows", 1.0)}, {}), "the term 'x' as LossTerm"),
         (lambda loss: ({"x": LossTerm(loss.detach(), "rows", 1.0)}, {}), "without gradients"),
-        (lambda loss: 1 / 0, "objective Odd failed: ZeroDivisionError"),
+        (lambda loss: 1 / 0, "failed: ZeroDivisionError"),
     ],
 )
 def test_what_is_no_loss_is_told_by_name(answer, message):
     module = ScaledObjective(Odd(answer), "fp32")
-    with pytest.raises(PluginError, match=f"objective Odd .*{message}|{message}"):
+    with pytest.raises(PluginError, match=f"objective Odd .*{message}"):
         module(Rows(1.0), 0.0, 0, {"rows": 1.0})
 
 
