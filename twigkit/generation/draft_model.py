@@ -10,7 +10,7 @@ from torch import Tensor
 from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.row_counts import RowCounts
-from twigkit.errors import CapabilityError, InputError, PluginError
+from twigkit.errors import CapabilityError, PluginError
 from twigkit.generation.pending_tokens import PendingTokens
 from twigkit.generation.positions import Positions
 from twigkit.generation.staged_nodes import NodeBuffers, StagedNodes, node_ids, stage_segment
@@ -113,7 +113,7 @@ class CachedDraftModel:
 
         Raises:
             CapabilityError: If there is no twig, or its keys and values were not kept.
-            InputError: If a range holds a node that was passed before, or a token is unknown.
+            PluginError: If a range holds a node that was passed before, or a token is unknown.
         """
         if self.twig is None or self.cache.twig is None:
             raise CapabilityError("drafting needs a twig; load one, or use the drafter 'plain'")
@@ -181,7 +181,7 @@ class CachedDraftModel:
             return self.stack.embed_tokens(tokens)
         except IndexError as error:
             least, most = int(tokens.min()), int(tokens.max())
-            raise InputError(
+            raise PluginError(
                 f"the drafted token ids lie between {least} and {most}, and the base does not "
                 "embed all of them; a drafter may propose ids of the base's vocabulary alone"
             ) from error

@@ -12,7 +12,7 @@ from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import Masks, step_masks
 from twigkit.backbone.packing import real_first
-from twigkit.errors import InputError
+from twigkit.errors import PluginError
 from twigkit.speculative.draft_tree import DraftTree
 
 
@@ -88,11 +88,11 @@ class StagedNodes:
         Ids on the device are not looked at: that would wait for it.
 
         Raises:
-            InputError: If one of them was drafted from before.
+            PluginError: If one of them was drafted from before.
         """
         bits = (1 << nodes.stop) - (1 << nodes.start)
         if self._drafted & bits:
-            raise InputError(
+            raise PluginError(
                 f"{nodes} holds nodes that were passed before; pass each node once, and keep what "
                 "expand() returns"
             )
