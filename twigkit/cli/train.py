@@ -157,7 +157,8 @@ def describe(spec: TrainingSpec, found: DryRun) -> str:
     lines.append(("batch", f"{spec.batch} samples: {found.per_step} micro-batches of "
                            f"{spec.micro_batch} on each of {_count(found.processes, 'process')} "
                            f"({found.device})"))  # fmt: skip
-    which = "the longest of a step has" if found.size_known else "at most"
+    last = "longest" if spec.data.group else "last"
+    which = f"the {last} of a step has" if found.size_known else "at most"
     lines.append(("micro-batch", f"{which} {found.size.tokens:,} tokens with padding, "
                                  f"{found.size.visual:,} of them visual"))  # fmt: skip
     steps = "unknown" if found.steps is None else f"{found.steps:,}"

@@ -94,6 +94,13 @@ def test_a_dry_run_measures_samples_of_all_lengths(file, monkeypatch):
     assert taken == [[1, 1], [3, 5], [1, 1], [3, 5]]  # the longest, all, the middle one, all
 
 
+@pytest.mark.parametrize(("group", "which"), [("true", "longest"), ("false", "last")])
+def test_a_micro_batch_is_called_the_longest_only_where_they_are_sorted(file, group, which, capsys):
+    words = ["train", str(file), "--dry-run", "--no-timing", "--set", f"data.group={group}"]
+    assert main(words) == 0
+    assert f"  the {which} of a step has " in capsys.readouterr().out
+
+
 def test_a_dry_run_without_timing_reads_the_configuration_alone(file, folders, tmp_path, capsys):
     base = tmp_path / "base"
     shutil.copytree(folders.base, base)
