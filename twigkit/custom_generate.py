@@ -112,6 +112,8 @@ class CustomGenerate:
             arguments.pop("mm_encoder_outputs", None)
         config = _prepared_settings(model, arguments.pop("generation_config"))
         _take_penalty(config, arguments)
+        # As an argument, since none in a generation config leaves it to the base.
+        arguments["eos_token_id"] = config.eos_token_id
         return self.model.generate(
             input_ids, generation_config=config, use_model_defaults=False, **arguments
         )

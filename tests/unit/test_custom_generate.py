@@ -120,6 +120,14 @@ def test_the_defaults_of_the_base_count_once(model, folder):
         own.repetition_penalty = old
 
 
+def test_an_answer_that_nothing_ends_goes_on(model, monkeypatch):
+    call = {**INPUTS, "max_new_tokens": NEW, "do_sample": False, "eos_token_id": None}
+    expected = model.base.generate(**call)
+    monkeypatch.setattr(model.base.generation_config, "eos_token_id", int(expected[0, -3]))
+    called = model.base.generate(**call, custom_generate=CustomGenerate(model), **DRAFTS)
+    assert torch.equal(called, expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "drafts"),
     [({}, True), ({"no_repeat_ngram_size": 2}, True), ({"sequence_bias": [[[5], -1.0]]}, False)],
