@@ -147,7 +147,8 @@ def _take_penalty(config: GenerationConfig, arguments: dict[str, Any]) -> None:
         return
     penalty, *others = processors
     begins = penalty.prompt_ignore_length
-    if isinstance(begins, Tensor) and torch.equal(begins, (mask != 0).int().argmax(1)):
+    ends = (mask != 0).int().argmax(1)
+    if isinstance(begins, Tensor) and torch.equal(begins.to(ends), ends):
         config.repetition_penalty = penalty.penalty
         arguments["logits_processor"] = LogitsProcessorList(others)
 

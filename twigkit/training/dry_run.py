@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twigkit.backbone.few_rows import stock_products
 from twigkit.errors import CheckpointError, TwigkitError
 from twigkit.interfaces.objective import BatchSize, Objective
 from twigkit.learning.batch import Batch
@@ -243,7 +244,7 @@ def _measure(
     weights = [*model.base.parameters(), *optimiser_step.module.parameters()]
     held = {_address(weight) for weight in weights}
     middle = made[len(made) // 2]
-    with worker_deaths():
+    with worker_deaths(), stock_products():  # as in a run
         with _saved_bytes(held) as saved:
             _take(optimiser_step, [(0, longest)], 0)
         flops = count_flops(lambda: _take(optimiser_step, made, 1)) // len(made)

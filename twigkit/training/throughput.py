@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 _PEAKS = (
+    ("GB200", 2500e12),
     ("B200", 2250e12),
     ("GH200", 989e12),
     ("H200", 989e12),

@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.support.processors import picture
+from twigkit.backbone import few_rows
 from twigkit.cli.main import main
 from twigkit.cli.train import read
 from twigkit.errors import InputError, SpecError
@@ -81,10 +83,13 @@ def test_a_dry_run_measures_samples_of_all_lengths(file, monkeypatch):
         del record["image"]
         record["conversations"][0]["value"] = "what is there"
     path.write_text(json.dumps(records))
-    taken = []
+    monkeypatch.setattr(few_rows, "_switch", [True])
+    taken, considered = [], set()
     real = OptimiserStep.take
 
     def take(self, step, batches, *given):
+        with torch.no_grad():
+            considered.add(few_rows.few_rows(torch.ones(4, 8)))
         taken.append([sum(batch.counts()["visual"] for batch in batches), len(batches)])
         return real(self, step, batches, *given)
 
@@ -92,6 +97,7 @@ def test_a_dry_run_measures_samples_of_all_lengths(file, monkeypatch):
     found = dry_run(read(str(file), ["batch=6", "micro_batch=1"]))
     assert (found.size.rows, found.size.visual) == (1, 16)
     assert taken == [[1, 1], [3, 5], [1, 1], [3, 5]]  # the longest, all, the middle one, all
+    assert considered == {None}, "products are computed as in a run"
 
 
 @pytest.mark.parametrize(("group", "which"), [("true", "longest"), ("false", "last")])

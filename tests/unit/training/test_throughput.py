@@ -43,6 +43,7 @@ def test_attention_counts_alike_in_every_kernel_of_a_gpu(kernel):
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA H200", 989e12),
+        ("NVIDIA GB200", 2500e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA A10G", 125e12),
         ("NVIDIA L40", None),
