@@ -19,6 +19,7 @@ __all__ = [
     "TrainingError",
     "TwigkitError",
     "first_line",
+    "named_line",
 ]
 
 
@@ -26,6 +27,12 @@ def first_line(error: BaseException) -> str:
     """Return the first line of a message, or the error's name if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def named_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of its message, if it has one."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
 
 
 class TwigkitError(Exception):

@@ -18,7 +18,7 @@ from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.probes import RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt
-from twigkit.errors import CapabilityError, FamilyWarning, TwigkitError, first_line
+from twigkit.errors import CapabilityError, FamilyWarning, TwigkitError, named_line
 from twigkit.families.obstacles import refusal
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.sequences import StopConditions
@@ -206,8 +206,7 @@ class GenericStack(LayerStack):
         except TwigkitError:
             raise
         except Exception as error:  # a stranger's layers may raise anything
-            told = f"{type(error).__name__}: {first_line(error)}"
-            found = f"its layers cannot be run one by one ({told})"
+            found = f"its layers cannot be run one by one ({named_line(error)})"
         if found:
             extra = f"; they are also given {', '.join(self._extra)}" if self._extra else ""
             raise CapabilityError(

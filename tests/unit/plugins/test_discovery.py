@@ -171,20 +171,19 @@ def test_a_bad_registration_leaves_the_plugin_out(fake_distribution, definitions
     assert found.registry.entries() == [], "half a plug-in was kept"
 
 
-def test_a_misspelt_hook_is_told(fake_distribution):
-    source = "from twigkit import hookimpl\n@hookimpl\ndef register_drafter(register):\n    pass\n"
-    site = fake_distribution("typo-kit", plugins={"typo_mod": source})
-    told = cause(discover_quietly(site))
-    assert "unknown hook 'register_drafter'" in told
-    assert "named one of register_adapters, " in told
-
-
-def test_a_hook_with_another_argument_is_told(fake_distribution):
-    source = "from twigkit import hookimpl\n@hookimpl\ndef register_drafters(add):\n    pass\n"
-    site = fake_distribution("other-kit", plugins={"other_mod": source})
-    told = cause(discover_quietly(site))
-    assert "'add'" in told
+@pytest.mark.parametrize(
+    ("hook", "wrong"),
+    [
+        ("register_drafter(register)", "unknown hook 'register_drafter'"),
+        ("register_drafters(add)", "'add'"),
+    ],
+)
+def test_a_hook_that_is_none_is_told_with_those_that_are(fake_distribution, hook, wrong):
+    source = f"from twigkit import hookimpl\n@hookimpl\ndef {hook}:\n    pass\n"
+    told = cause(discover_quietly(fake_distribution("typo-kit", plugins={"typo_mod": source})))
+    assert wrong in told
     assert "with the argument `register`" in told
+    assert "named one of register_adapters, " in told
 
 
 def test_the_log_has_the_traceback_of_what_was_left_out(fake_distribution, caplog):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from twigkit.errors import CheckpointError
+from twigkit.errors import CheckpointError, named_line
 from twigkit.io.chat_templates import render_chat
 from twigkit.training.data.sample import (
     IMAGE,
@@ -165,7 +165,7 @@ class Renderer:
             raise BrokenSampleError(f"the chat template refuses it: {error}") from error
         # Templates are programs, and raise what they like.
         except Exception as error:
-            raise BrokenSampleError(f"the chat template refuses it: {first_line(error)}") from error
+            raise BrokenSampleError(f"the chat template refuses it: {named_line(error)}") from error
         return rendered
 
     def adds_special(self, rendered: str) -> bool:
@@ -229,11 +229,5 @@ class Renderer:
                 texts, add_special_tokens=self.adds_special(texts[0])
             )["input_ids"]
         except Exception as error:  # such as for half of a surrogate pair
-            raise BrokenSampleError(f"it cannot be tokenised: {first_line(error)}") from error
+            raise BrokenSampleError(f"it cannot be tokenised: {named_line(error)}") from error
         return found
-
-
-def first_line(error: BaseException) -> str:
-    """Give the first line of a message, with the kind of error."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

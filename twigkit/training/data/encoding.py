@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twigkit.errors import InputError, TrainingError
+from twigkit.errors import InputError, TrainingError, named_line
 from twigkit.io.files import expanded, read_regular
 from twigkit.learning.batch import IGNORED, Batch, Turn
-from twigkit.training.data.chat_template import Renderer, Text, first_line
+from twigkit.training.data.chat_template import Renderer, Text
 from twigkit.training.data.sample import IMAGE, PLACEHOLDER, VIDEO, BrokenSampleError, Sample
 from twigkit.training.spec import DataSpec
 
@@ -191,12 +191,12 @@ class Encoder:
             try:
                 self._process([text])
             except Exception as own:
-                reasons[row] = f"the processor refuses it: {first_line(own)}"
+                reasons[row] = f"the processor refuses it: {named_line(own)}"
         if reasons:
             return BrokenRowsError(reasons)
         return TrainingError(
             f"the processor takes the samples {', '.join(t.sample.id for t in texts)} one by one, "
-            f"but not together: {first_line(error)}; set micro_batch to 1"
+            f"but not together: {named_line(error)}; set micro_batch to 1"
         )
 
 
