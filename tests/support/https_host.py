@@ -26,6 +26,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
+        for byte in self.server.drips.get(self.path, b""):
+            self.flush_headers()
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.2)
         self.end_headers()
         for piece in body if isinstance(body, list) else [body]:
             self.wfile.write(piece)
@@ -42,6 +46,7 @@ class Host(ThreadingHTTPServer):
 
     Attributes:
         pages: Status, headers and body by path; a body that is a list comes slowly.
+        drips: More of the headers by path, which comes byte by byte.
         asked: Host and path of every request.
         dialled: Every address that :meth:`dial` was asked to connect to.
     """
@@ -53,7 +58,7 @@ class Host(ThreadingHTTPServer):
         own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         own.load_cert_chain(TLS / "certificate.pem", TLS / "key.pem")
         self.socket = own.wrap_socket(self.socket, server_side=True)
-        self.pages, self.asked, self.dialled = {}, [], []
+        self.pages, self.drips, self.asked, self.dialled = {}, {}, [], []
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self):

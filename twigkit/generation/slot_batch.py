@@ -19,9 +19,9 @@ from twigkit.generation.row_selectors import RowSelectors
 from twigkit.generation.row_state import Entry, Gain, RowState
 from twigkit.generation.slot_step import SlotStep
 from twigkit.generation.step_parts import StepParts, choices_of, obstacle, texts_of
+from twigkit.generation.strategy_answers import drafting
 from twigkit.generation.token_selection import TokenSelection, TokenSelector
 from twigkit.io.timing import Stopwatch
-from twigkit.plugins.blame import blamed_on
 from twigkit.speculative.level_drafting import in_levels
 from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
@@ -318,7 +318,7 @@ class SlotBatch:
         """Draft and verify, piece by piece; ask between two levels whether another pays."""
         drafter = step.drafter
         if self.parts.fixed and from_texts(drafter):
-            with blamed_on("drafter", drafter):
+            with drafting(drafter):
                 step.load(drafter.propose(self.texts, int(drafter.height)))
             self._play(runner, step, (*key, "copied"), step.copied, [])
             return

@@ -24,7 +24,7 @@ from twigkit.generation.row_state import RowState
 from twigkit.generation.staged_nodes import NodeBuffers
 from twigkit.generation.step_parts import StepParts, capturable
 from twigkit.generation.step_snapshot import Progress, Saved
-from twigkit.generation.strategy_answers import checked_tree
+from twigkit.generation.strategy_answers import checked_tree, drafting
 from twigkit.generation.token_selection import (
     GreedySelector,
     ProcessedSelector,
@@ -32,7 +32,6 @@ from twigkit.generation.token_selection import (
     along,
 )
 from twigkit.generation.verifier import Verifier
-from twigkit.plugins.blame import blamed_on
 from twigkit.speculative.acceptance import Accepted
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
@@ -168,7 +167,7 @@ class SlotStep:
         if number == 0:
             self.begin()
         before = self._sure if number else None
-        with blamed_on("drafter", self.drafter):
+        with drafting(self.drafter):
             sure = self.drafter.draft_level(self.draft_model, self.candidates, number, before)
         self._sure.copy_(sure)
         self.goes_on.copy_(sure.any(0, keepdim=True))
@@ -179,7 +178,7 @@ class SlotStep:
         """Verify what the levels have drafted, accept, and keep what was accepted."""
         if levels == 0:
             self.begin()
-        with blamed_on("drafter", self.drafter):
+        with drafting(self.drafter):
             tree = finished(self.drafter, self.draft_model, self.candidates)
         self._close(tree)
 
@@ -207,7 +206,7 @@ class SlotStep:
     def uncaptured(self, room: int) -> None:
         """Run the whole step of a drafter that does not draft in levels."""
         self.begin()
-        with blamed_on("drafter", self.drafter):
+        with drafting(self.drafter):
             drafted = self.drafter.draft(self.draft_model, self.candidates, room)
             tree = checked_tree(self.drafter, drafted)
         self._close(tree)

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from twigkit.backbone.row_counts import RowCounts
 from twigkit.generation.draft_model import CachedDraftModel
-from twigkit.generation.strategy_answers import checked_tree
+from twigkit.generation.strategy_answers import checked_tree, drafting
 from twigkit.generation.token_selection import TokenSelector
 from twigkit.generation.verifier import Verifier
 from twigkit.interfaces.drafter import Drafter
 from twigkit.io.timing import Stopwatch
-from twigkit.plugins.blame import blamed_on
 from twigkit.speculative.acceptance import Accepted
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
@@ -61,7 +60,7 @@ class SpeculativeStep:
         """
         self.draft_model.begin(candidates)
         self.watch.lap("host")
-        with blamed_on("drafter", self.drafter):
+        with drafting(self.drafter):
             drafted = self.drafter.draft(self.draft_model, candidates, room)
             tree = checked_tree(self.drafter, drafted)
         if tree.sampled or strict:  # how many draws count must not depend on the other rows

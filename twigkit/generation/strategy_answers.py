@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 
 from torch import Tensor
 
-from twigkit.errors import PluginError
+from twigkit.errors import InputError, PluginError
 from twigkit.interfaces.drafter import Drafter
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Pruner, Selection, Stage
-from twigkit.plugins.blame import origin_of
+from twigkit.plugins.blame import blamed_on, origin_of
 from twigkit.speculative.draft_tree import DraftTree
 
 
@@ -109,6 +110,27 @@ def checked_selection(pruner: Pruner, stage: Stage, context: PruneContext) -> Se
     return selection
 
 
+@contextmanager
+def drafting(drafter: Drafter) -> Iterator[None]:
+    """Blame a drafter for what goes wrong while it drafts.
+
+    What it is called with comes from the core and not from whoever asks for an answer, so that
+    candidates that do not fit are its mistake.
+
+    Args:
+        drafter: The drafter that is called inside of the block.
+
+    Raises:
+        PluginError: In place of an :class:`InputError`, and where
+            :func:`~twigkit.plugins.blame.blamed_on` does.
+    """
+    with blamed_on("drafter", drafter):
+        try:
+            yield
+        except InputError as error:
+            raise PluginError(f"the drafter {origin_of('drafter', drafter)}: {error}") from error
+
+
 def checked_tree(drafter: Drafter, drafted: object) -> DraftTree:
     """Return the nodes that a drafter hands over, without the room that it did not use.
 
@@ -139,4 +161,4 @@ def _kind(thing: object) -> str:
     return "None" if thing is None else f"a {type(thing).__name__}"
 
 
-__all__ = ["checked_selection", "checked_stages", "checked_tree"]
+__all__ = ["checked_selection", "checked_stages", "checked_tree", "drafting"]

@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpcore2 as httpcore
@@ -84,7 +85,7 @@ class PublicNetwork(httpcore.NetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[object] | None = None,
+        socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """Resolve a host, check every address, and connect to the first.
 
@@ -103,6 +104,78 @@ class PublicNetwork(httpcore.NetworkBackend):
                 "public ones only, so send the picture as a data URL"
             )
         return self._dial(addresses[0], port, timeout)
+
+
+class _Deadline:
+    """When a fetch has to be over, however little comes at a time."""
+
+    def __init__(self, seconds: float) -> None:
+        """Start the clock."""
+        self._until = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left.
+
+        Raises:
+            TimeoutError: If there are none.
+        """
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+class _TimedNetwork(httpcore.NetworkBackend):
+    """Connects through another network, until a deadline."""
+
+    def __init__(self, network: httpcore.NetworkBackend, deadline: _Deadline) -> None:
+        self._network, self._deadline = network, deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect; the deadline stands in place of the timeout."""
+        left = self._deadline.left()
+        stream = self._network.connect_tcp(host, port, left, local_address, socket_options)
+        return _TimedStream(stream, self._deadline)
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """A connection of which no call waits beyond a deadline, which stands in place of timeouts."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read what is there."""
+        return self._stream.read(max_bytes, self._deadline.left())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write all of it."""
+        self._stream.write(buffer, self._deadline.left())
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        """Shake hands."""
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left())
+        return _TimedStream(stream, self._deadline)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the connection itself says."""
+        return self._stream.get_extra_info(info)
 
 
 class Fetcher:
@@ -148,10 +221,10 @@ class Fetcher:
             InputError: If the URL, or one that it redirects to, may not be fetched, or nothing
                 usable comes from there within the limits.
         """
-        until = time.monotonic() + self._seconds
+        network = _TimedNetwork(self._network, _Deadline(self._seconds))
         try:
             for _ in range(MOST_REDIRECTS + 1):
-                found = self._get_once(self._checked(url), until)
+                found = self._get_once(self._checked(url), network)
                 if isinstance(found, bytes):
                     return found
                 url = urljoin(url, found)
@@ -187,16 +260,14 @@ class Fetcher:
             )
         return url
 
-    def _get_once(self, url: str, until: float) -> bytes | str:
+    def _get_once(self, url: str, network: httpcore.NetworkBackend) -> bytes | str:
         """Fetch one URL; return its body, or where it redirects to."""
-        left = max(until - time.monotonic(), 0.001)
-        limits = dict.fromkeys(("connect", "read", "write", "pool"), left)
         headers = [(b"Accept", b"image/*"), (b"Accept-Encoding", b"identity")]
         with (
             httpcore.ConnectionPool(
-                ssl_context=self._ssl, network_backend=self._network, max_connections=1
+                ssl_context=self._ssl, network_backend=network, max_connections=1
             ) as pool,
-            pool.stream("GET", url, headers=headers, extensions={"timeout": limits}) as response,
+            pool.stream("GET", url, headers=headers) as response,
         ):
             if response.status in (301, 302, 303, 307, 308):
                 for name, value in response.headers:
@@ -204,10 +275,10 @@ class Fetcher:
                         return str(value.decode("ascii"))
             if response.status != 200:
                 raise InputError(f"a picture's URL answers {response.status}; check the URL")
-            return self._body(response, until)
+            return self._body(response)
 
-    def _body(self, response: httpcore.Response, until: float) -> bytes:
-        """Read a body within the limits."""
+    def _body(self, response: httpcore.Response) -> bytes:
+        """Read a body that is not too large."""
         body = bytearray()
         for piece in response.iter_stream():
             body += piece
@@ -215,8 +286,6 @@ class Fetcher:
                 raise InputError(
                     f"a picture has more than {self._most:,} bytes; send a smaller one"
                 )
-            if time.monotonic() > until:
-                raise TimeoutError
         return bytes(body)
 
 

@@ -163,6 +163,25 @@ def test_a_node_is_passed_once(model):
         model.generate(torch.tensor([[1, 5, 7]]), max_new_tokens=8, drafter=Again(None))
 
 
+@pytest.mark.parametrize(
+    ("draft", "message"),
+    [
+        (lambda candidates: candidates.add(tokens(9), None, tokens(9).float()), "9 nodes do not"),
+        (lambda candidates: candidates.add(tokens(1), None, tokens(2).float()), "nodes to add: logprob"),
+    ],
+)
+def test_candidates_that_do_not_fit_are_the_drafters_mistake_and_not_the_users(
+    model, draft, message
+):
+    with pytest.raises(PluginError, match=f"^the drafter OwnDrafter: {message}"):
+        model.generate(torch.tensor([[1, 5, 7]]), max_new_tokens=8, drafter=OwnDrafter(draft))
+
+
+def tokens(count: int) -> torch.Tensor:
+    """So many tokens for one row."""
+    return torch.full((1, count), 7)
+
+
 class OwnHead(torch.nn.Linear):
     """A head that returns what it is told to."""
 

@@ -138,6 +138,9 @@ def test_limits_end_a_fetch(host):
         fetcher(host).get("https://pictures.example/large")
     with pytest.raises(InputError, match=r"took more than 0\.5 s"):
         fetcher(host, seconds=0.5).get("https://pictures.example/slow")
+    host.pages["/dripping"], host.drips["/dripping"] = (404, {}, b""), b"X-Header: words\r\n"
+    with pytest.raises(InputError, match=r"took more than 0\.5 s"):
+        fetcher(host, seconds=0.5).get("https://pictures.example/dripping")
     with pytest.raises(InputError, match="answers 404"):
         fetcher(host).get("https://pictures.example/none")
 
