@@ -51,7 +51,7 @@ def twig_attention(
             weight goes to no value. Takes the unfused path. The name is that of transformers.
         kernel: What computes it (:func:`twigkit.backbone.attention_kernel.choose_kernel`): flash
             serves where there is no mask and where ``ends`` says what the mask does, flex where
-            there is one, and ``"sdpa"`` elsewhere.
+            there is one and no gradient is wanted, and ``"sdpa"`` elsewhere.
         ends: How many keys the last query of each row sees, ``[batch]`` int32, where each query
             sees one more than the one before it; ``None`` elsewhere.
 
@@ -71,7 +71,7 @@ def twig_attention(
         return _flash_path(query, key, value, ends, scale), None
     if kernel == "flash" and attention_mask is None and queries > 1 and not dropout:
         return _flash(query, key, value, scale), None
-    if kernel == "flex" and attention_mask is not None and not dropout:
+    if kernel == "flex" and attention_mask is not None and not (dropout or query.requires_grad):
         return _flex(query, key, value, attention_mask[:, :, :queries], scale), None
     return _sdpa(query, key, value, attention_mask, scale, dropout), None
 

@@ -71,6 +71,15 @@ def test_every_kernel_gives_the_same_answers(model, kernel):
     assert model.stack.kernel == ("sdpa" if kernel == "auto" else kernel)
 
 
+def test_what_is_trained_never_runs_through_flex_attention():
+    states = torch.rand(3, 1, 4, 6, 16).requires_grad_()
+    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    output, _ = attention.twig_attention(None, *states, mask, kernel="flex")
+    output.sum().backward()  # torch has no such pass on a CPU
+    expected, _ = attention.twig_attention(None, *states, mask)
+    assert torch.equal(output, expected)
+
+
 def test_the_choice_outlives_a_move_and_a_refused_one_changes_nothing(model):
     model.choose_attention("eager").to(torch.float32)
     assert model.stack.kernel == "eager"
