@@ -10,7 +10,7 @@ import functools
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -51,6 +51,9 @@ SOURCE_GROUP = "twigkit.sources"
 
 HOOK_KINDS = {f"register_{kind}s": kind for kind in KINDS}
 """Which kind of entry each hook registers."""
+
+_OWN = re.compile(r"twigkit([.]|$)", re.IGNORECASE)
+"""Entry-point groups that bear twigkit's name, also those that nothing reads."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -142,9 +145,11 @@ def discover(path: Sequence[str] | None = None) -> Discovery:
     """
     registry = Registry()
     problems: list[Problem] = []
-    for source in sources(GROUP, path):
+    for source, group in _walk(lambda group: _OWN.match(group) is not None, path):
+        if group in (COMMAND_GROUP, SOURCE_GROUP):
+            continue
         try:
-            entries = _load(source)
+            entries = _load(source, group)
         except (Exception, SystemExit) as error:  # a third party's import may raise anything
             problems.append(Problem(source, _one_line(error)))
             registry.note(str(problems[-1]))
@@ -213,11 +218,19 @@ def sources(group: str, path: Sequence[str] | None = None) -> Iterator[Source]:
     Yields:
         One source per entry point.
     """
+    for source, _ in _walk(lambda other: other == group, path):
+        yield source
+
+
+def _walk(
+    wanted: Callable[[str], bool], path: Sequence[str] | None
+) -> Iterator[tuple[Source, str]]:
+    """Walk the entry points of some groups, each with its group; see :func:`sources`."""
     found = metadata.distributions() if path is None else metadata.distributions(path=list(path))
-    first: dict[str, list[Source]] = {}
+    first: dict[str, list[tuple[Source, str]]] = {}
     for distribution in found:
         try:
-            points = distribution.entry_points.select(group=group)
+            points = [p for p in distribution.entry_points if wanted(p.group)]
         except Exception as error:  # a file that anybody wrote
             logger.warning("entry points of %s cannot be read: %s", distribution.name, error)
             continue
@@ -225,7 +238,7 @@ def sources(group: str, path: Sequence[str] | None = None) -> Iterator[Source]:
             continue
         name, version = distribution.metadata["Name"], distribution.version
         key = re.sub(r"[-_.]+", "-", name).lower()
-        first.setdefault(key, [Source(p.name, p.value, name, version) for p in points])
+        first.setdefault(key, [(Source(p.name, p.value, name, version), p.group) for p in points])
     for key in sorted(first):
         yield from first[key]
 
@@ -252,8 +265,13 @@ def unreadable(path: Sequence[str] | None = None) -> list[str]:
     return broken
 
 
-def _load(source: Source) -> list[Entry]:
+def _load(source: Source, group: str) -> list[Entry]:
     """Import one plug-in and collect all that its hooks register."""
+    if group != GROUP:
+        raise PluginError(
+            f"nothing reads its entry-point group {group!r}; declare modules with hooks in "
+            f"{GROUP!r}, commands in {COMMAND_GROUP!r} and factories of samples in {SOURCE_GROUP!r}"
+        )
     module = source.load()
     wanted = getattr(module, "TWIGKIT_HOOKS", hookspecs.HOOKS_VERSION)
     if wanted != hookspecs.HOOKS_VERSION:

@@ -259,6 +259,22 @@ def test_a_file_of_entry_points_that_cannot_be_read_hurts_nobody(fake_distributi
     assert "entry points of torn cannot be read" in caplog.text
 
 
+def test_a_group_that_nothing_reads_is_told_and_others_groups_are_not(fake_distribution):
+    site = fake_distribution("astray", plugins={"astray_mod": good()})
+    (info,) = site.glob("*.dist-info")
+    groups = ("twigkit.drafters", "Twigkit", "twigkit_more", "other")
+    lines = [f"[{group}]\nname = astray_mod" for group in groups]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    found = discover_quietly(site)
+    assert [problem.cause.partition(";")[0] for problem in found.problems] == [
+        f"nothing reads its entry-point group {group!r}" for group in groups[:2]
+    ]
+    with pytest.raises(
+        RegistryError, match=r"nothing reads its entry-point group 'twigkit\.drafte"
+    ):
+        found.registry.get("drafter", "quick")
+
+
 @pytest.mark.parametrize(
     ("member", "told"),
     [
