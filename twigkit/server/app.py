@@ -15,7 +15,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from twigkit.errors import TwigkitError
+from twigkit.errors import CapabilityError, TwigkitError
+from twigkit.generation.arguments import check_fields
 from twigkit.inflight.engine import Engine
 from twigkit.model import TwigModel
 from twigkit.server.fetch import Fetcher
@@ -49,7 +50,12 @@ def create_app(
 
     Returns:
         An ASGI application.
+
+    Raises:
+        CapabilityError: If the base's own generation config asks for what is not done, so that no
+            request could be answered.
     """
+    _check_base(model)
     engine = Engine(model, rows=spec.max_num_seqs, queue=spec.max_queue)
     metrics = Metrics(spec.model_name, lambda: engine.running, lambda: engine.waiting)
     fetcher = fetcher or Fetcher(
@@ -69,6 +75,17 @@ def create_app(
     _add_page(app)
     _add_errors(app, metrics)
     return app
+
+
+def _check_base(model: TwigModel) -> None:
+    """Refuse a base of which every request would be refused."""
+    try:
+        check_fields(model.generation_config, called=(), own=())
+    except CapabilityError as error:
+        raise CapabilityError(
+            f"no request could be answered: {error}. Requests have no such field, so change "
+            "generation_config.json in the base's folder"
+        ) from error
 
 
 def _add_api(app: FastAPI, service: Service, context: int) -> None:

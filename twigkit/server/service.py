@@ -228,9 +228,16 @@ def _sent(chunk: dict[str, Any] | None) -> str:
 def _refused(error: ValidationError) -> RefusedError:
     """Say what is wrong with a body: its first problems."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [".".join(map(str, p["loc"])) + f": {p['msg']}" for p in problems[:5]]
+    lines = [".".join(map(str, p["loc"])) + f": {_told(p)}" for p in problems[:5]]
     field = str(problems[0]["loc"][0]) if problems[0]["loc"] else None
     return RefusedError("; ".join(line.removeprefix(": ") for line in lines), param=field)
+
+
+def _told(problem: Any) -> str:
+    """Say what is wrong with one field."""
+    if problem["type"] == "extra_forbidden":
+        return "there is no such field; leave it out, or mend its name"
+    return str(problem["msg"])
 
 
 __all__ = ["Service"]

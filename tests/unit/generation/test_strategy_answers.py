@@ -167,7 +167,10 @@ def test_a_node_is_passed_once(model):
     ("draft", "message"),
     [
         (lambda candidates: candidates.add(tokens(9), None, tokens(9).float()), "9 nodes do not"),
-        (lambda candidates: candidates.add(tokens(1), None, tokens(2).float()), "nodes to add: logprob"),
+        (
+            lambda candidates: candidates.add(tokens(1), None, tokens(2).float()),
+            "nodes to add: logprob",
+        ),
     ],
 )
 def test_candidates_that_do_not_fit_are_the_drafters_mistake_and_not_the_users(

@@ -16,6 +16,7 @@ from tests.support.served import (
     picture,
     served_model,
 )
+from twigkit.errors import CapabilityError
 from twigkit.inflight.batch import RunningBatch
 from twigkit.io.processors import open_picture, prepare
 from twigkit.strategies.ttp import TtpPruner
@@ -379,6 +380,12 @@ def test_a_plugin_that_fails_is_named_in_the_log(model, monkeypatch, caplog, str
     assert response.status_code == 500
     assert "a secret" not in response.text
     assert "the pruner 'ttp'" in caplog.text
+
+
+def test_a_base_of_which_no_request_could_be_answered_is_told_before_any(model, monkeypatch):
+    monkeypatch.setattr(model.base.generation_config, "num_beams", 4)
+    with pytest.raises(CapabilityError, match=r"num_beams=4 comes from .* generation_config\.json"):
+        client(model)
 
 
 def test_a_full_queue_is_said_so(model):

@@ -43,6 +43,16 @@ def test_a_body_may_come_in_parts():
 
 
 @pytest.mark.parametrize(
+    ("field", "told"),
+    [(b'"twigkit": {"budgett": 3}', "twigkit.budgett"), (b'"temprature": 0.5', "temprature")],
+)
+def test_a_field_that_is_not_known_is_named(field, told):
+    with pytest.raises(RefusedError) as caught:
+        read(GOOD[:-1] + b", " + field + b"}")
+    assert str(caught.value) == f"{told}: there is no such field; leave it out, or mend its name"
+
+
+@pytest.mark.parametrize(
     ("parts", "kind", "status"),
     [
         ([GOOD], b"text/plain", 415),
