@@ -44,8 +44,9 @@ def load_processor(
         pictures: Whether it must take pictures; a text-only base has a tokenizer instead.
         options: Settings of the processor that differ from the base's own, such as its size of
             pictures.
-        otherwise: Where to look if it comes without one: an adapter's folder often does, and the
-            model inside it has the name of the base that the adapter is of.
+        otherwise: Where to look if it comes without one, or with a tokenizer alone: an adapter's
+            folder often does, and the model inside it has the name of the base that the adapter is
+            of. The adapter's tokenizer then goes before the base's.
 
     Returns:
         Its processor, padding on the left, as generation needs it.
@@ -57,6 +58,7 @@ def load_processor(
     from transformers import AutoProcessor
 
     base = expanded(base)
+    otherwise = None if otherwise == str(base) else otherwise
     reserved = {**download_options(base, revision), "auto_map": None, "token": None}
     if clash := sorted(set(options or {}) & set(reserved)):
         raise InputError(
@@ -74,18 +76,52 @@ def load_processor(
             "and try again"
         ) from error
     except Exception as error:  # what is wrong with a file has as many types as lines read it
-        if otherwise and otherwise != str(base):
-            return load_processor(otherwise, pictures=pictures, options=options)
+        if otherwise:
+            of_base = load_processor(otherwise, pictures=pictures, options=options)
+            return _with_tokenizer(of_base, _own_tokenizer(base, revision))
         raise CheckpointError(
             f"cannot load the processor of {base}: {first_line(error)}; name a base that "
             "comes with its processor and tokenizer"
         ) from error
+    if otherwise and not hasattr(processor, "image_processor"):
+        of_base = load_processor(otherwise, pictures=pictures, options=options)
+        return _with_tokenizer(of_base, processor)
     if pictures and not hasattr(processor, "image_processor"):
         raise CheckpointError(
             f"{base} comes with a {type(processor).__name__}, which takes no pictures; add the "
             "base's processor files"
         )
     getattr(processor, "tokenizer", processor).padding_side = "left"
+    return processor
+
+
+def _own_tokenizer(folder: str | Path, revision: str | None) -> Any:
+    """Load the tokenizer of a place that has no whole processor; ``None`` if it has none either."""
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    options = download_options(folder, revision)
+    name, quiet = "tokenizer_config.json", {"_raise_exceptions_for_missing_entries": False}
+    options.pop("trust_remote_code")
+    if cached_file(folder, name, **options, **quiet) is None:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    except Exception as error:  # what is wrong with a file has as many types as lines read it
+        raise CheckpointError(
+            f"cannot load the tokenizer of {folder}: {first_line(error)}; mend its files, or take "
+            "them away to have that of the base"
+        ) from error
+
+
+def _with_tokenizer(processor: Any, tokenizer: Any) -> Any:
+    """Return a base's processor with the tokenizer of an adapter, if that has one."""
+    if tokenizer is None:
+        return processor
+    tokenizer.padding_side = "left"
+    if not hasattr(processor, "tokenizer"):
+        return tokenizer
+    processor.tokenizer = tokenizer
     return processor
 
 

@@ -10,6 +10,7 @@ import zlib
 import pytest
 from PIL import Image
 
+from tests.support.checkpoints import write_base
 from twigkit import CheckpointError, InputError
 from twigkit.io.processors import MOST_PIXELS, load_processor, open_picture
 
@@ -209,3 +210,29 @@ def test_python_of_a_base_is_never_run_and_never_asked_for(with_code, monkeypatc
     with pytest.raises(CheckpointError, match="cannot load the processor"):
         load_processor(base)
     assert not proof.exists()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_adapter_with_a_tokenizer_alone_has_the_pictures_of_its_base(tmp_path, named):
+    base, adapter, text = write_base(tmp_path / "base"), tmp_path / "adapter", tmp_path / "text"
+    tokenizer = load_processor(base).tokenizer
+    tokenizer.save_pretrained(text)
+    new = tokenizer.add_tokens(["<new>"], special_tokens=True) and len(tokenizer) - 1
+    tokenizer.save_pretrained(adapter)
+    for folder in (text, adapter):
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        if not named or folder is text:  # of the processor that it belongs to
+            config.pop("processor_class", None)
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for pictures in (True, False):
+        found = load_processor(adapter, pictures=pictures, otherwise=str(base))
+        assert hasattr(found, "image_processor")
+        assert found.tokenizer.convert_tokens_to_ids("<new>") == new
+        assert found.tokenizer.padding_side == "left"
+    found = load_processor(adapter, pictures=False, otherwise=str(text))
+    assert found.convert_tokens_to_ids("<new>") == new
+    with pytest.raises(CheckpointError, match=r"text comes with a .* takes no pictures"):
+        load_processor(adapter, otherwise=str(text))
+    (adapter / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot load the tokenizer of "):
+        load_processor(adapter, otherwise=str(base))
