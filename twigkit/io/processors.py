@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,10 @@ def load_processor(
 
     base = expanded(base)
     otherwise = None if otherwise == str(base) else otherwise
-    reserved = {**download_options(base, revision), "auto_map": None, "token": None}
-    if clash := sorted(set(options or {}) & set(reserved)):
-        raise InputError(
-            f"{', '.join(clash)}: no setting of a processor, but of how it is loaded; take it out "
-            "(data.processor). Python that comes with a base is never run"
-        )
+    where = download_options(base, revision)
+    _check_options(options or {}, {*where, "auto_map", "token"})
     try:
-        processor = AutoProcessor.from_pretrained(
-            base, **{**(options or {}), **download_options(base, revision)}
-        )
+        processor = AutoProcessor.from_pretrained(base, **{**(options or {}), **where})
     except ImportError as error:
         needed = first_line(error).split(". ")[0]
         raise CheckpointError(
@@ -93,6 +87,15 @@ def load_processor(
         )
     getattr(processor, "tokenizer", processor).padding_side = "left"
     return processor
+
+
+def _check_options(options: Mapping[str, Any], reserved: Set[str]) -> None:
+    """Refuse settings of a processor that say how it is loaded."""
+    if clash := sorted(reserved & set(options)):
+        raise InputError(
+            f"{', '.join(clash)}: no setting of a processor, but of how it is loaded; take it out "
+            "(data.processor). Python that comes with a base is never run"
+        )
 
 
 def _own_tokenizer(folder: str | Path, revision: str | None) -> Any:
