@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def capture(
                     first = error  # torch's own error says only that something failed
                     raise
         except BaseException as error:
-            _abandon(graph, device, pool)
+            _abandon(graph, stream, pool)
             first = error if first is None else first
             if _ends_more(first):
                 raise first from None
@@ -75,20 +76,37 @@ def _clear_workspaces() -> None:
         clear()
 
 
-def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> None:
+def _abandon(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any) -> None:
     """End a capture that torch did not end, or memory could not be freed any more.
 
     Args:
         graph: What was captured.
-        device: Where it was.
+        stream: Where it was.
         pool: Its pool.
     """
+    device = stream.device
     try:
         _private._cuda_endAllocateToPool(device.index, pool)
     except (RuntimeError, AttributeError):
         return  # torch has, or cannot
     _private._cuda_releasePool(device.index, pool)
     _broken.append(graph)
+    with suppress(RuntimeError):
+        _let_draw(stream)
+
+
+def _let_draw(stream: torch.cuda.Stream) -> None:
+    """Capture something that succeeds, or nobody could draw random numbers on the device any more.
+
+    A capture that begins tells the device's generator so, and up to torch 2.11 at least nothing but
+    a capture that ends well tells it otherwise; until then ``torch.randn`` is an error there.
+
+    Args:
+        stream: Where the capture that failed was.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        torch.zeros(1, device=stream.device)
 
 
 __all__ = ["capture"]

@@ -24,12 +24,14 @@ class Device:
 
     def __init__(self, monkeypatch):
         self.events, self.current, self.ends = [], "main", True
+        self.draws, self.broken = True, False
         note = self.events.append
         monkeypatch.setattr(torch.cuda, "CUDAGraph", self.graph)
         monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(note(str(device))))
         monkeypatch.setattr(torch.cuda, "current_stream", self.current_stream)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        monkeypatch.setattr(torch, "zeros", self.zeros)
         for name, does in {
             "_host_emptyCache": lambda: None,
             "_cuda_clearCublasWorkspaces": lambda: note("clear"),
@@ -40,18 +42,24 @@ class Device:
         self.allocating = False
 
     def graph(self):
-        def begin(pool, **options):
+        ends, self.ends = self.ends, not self.broken  # what is captured afterwards is another graph
+
+        def begin(pool=None, **options):
             assert options["capture_error_mode"] == "thread_local"
-            self.allocating = True
+            self.allocating, self.draws = True, False
             self.events.append(("begin", pool, self.current))
 
         def end():
-            if not self.ends:
+            if not ends:
                 raise RuntimeError("operation failed due to a previous error during capture")
-            self.allocating = False
+            self.allocating, self.draws = False, True
             self.events.append("end")
 
         return SimpleNamespace(capture_begin=begin, capture_end=end, replay="replayed")
+
+    def zeros(self, count, device):
+        assert (count, device) == (1, SIDE.device)
+        self.events.append("zeros")
 
     def current_stream(self, device=None):
         assert device in (None, SIDE.device)
@@ -100,14 +108,17 @@ def test_a_capture_that_fails_leaves_nothing(device, ends):
         capture(piece, SIDE, POOL)
     assert device.current == "main"
     assert not device.allocating
+    assert device.draws  # what torch's generator of the device refuses while it is captured
     ended = ["end"] if ends else ["end allocating", ("release", 1, POOL)]
+    ended += [] if ends else [("begin", None, "side"), "zeros", "end"]
     assert device.events == ["cuda:1", "clear", ("begin", POOL, "side"), *ended, "clear"]
     device.ends = True
     assert capture(lambda: None, SIDE, POOL).replay == "replayed"
 
 
-def test_an_end_that_fails_says_why(device):
-    device.ends = False
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_end_that_fails_says_why(device, broken):
+    device.ends, device.broken = False, broken  # nothing can be captured any more
     with pytest.raises(RuntimeError, match="previous error during capture"):
         capture(lambda: None, SIDE, POOL)
 
