@@ -70,10 +70,13 @@ def test_a_large_product_comes_near_the_peak():
 
     matrix = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
     matrix @ matrix
-    watch = Stopwatch.on(device, ("work",))
     flops = count_flops(lambda: matrix @ matrix)
-    watch.start()
-    for _ in range(10):
+
+    def seconds():
+        watch = Stopwatch.on(device, ("work",))
         matrix @ matrix
-    watch.lap("work")
-    assert 0.3 < utilisation(10 * flops, watch.seconds["work"], device) <= 1.1
+        watch.lap("work")
+        return watch.seconds["work"]
+
+    # Other processes may use the device, too.
+    assert 0.3 < utilisation(flops, min(seconds() for _ in range(30)), device) <= 1.1
