@@ -146,36 +146,46 @@ class LayerChoice:
         Raises:
             OutOfMemoryError: If the device's memory is too full to find out.
         """
-        device = next(stock.source.parameters()).device
-        if available(device):
-            fast = self._fused(CudaLayer, stock)
-            try:
-                trials = list(trials_of(self.stack, fast))
-                # A large step that asks for too much of this device runs without the kernels.
-                runs = [fast.strict if hidden.shape[1] < _LARGE else fast for hidden, _ in trials]
-                pairs = zip(runs, trials, strict=True)
-                if all(agree(stock, run, *trial) for run, trial in pairs):
-                    plain, steps = self._fused(FusedLayer, stock), trials[1:]
-                    return CudaLayer if is_faster(fast, plain, steps) else FusedLayer
-                problem = "other numbers than the layer's own"
-            except torch.OutOfMemoryError:
-                raise  # says nothing of the kernels
-            except Exception as error:  # a compiler, a driver: as many types as machines
-                problem = str(error).strip().partition("\n")[0] or type(error).__name__
-            warnings.warn(
-                f"twigkit's kernels for {type(stock.source).__name__} on {device} are left out: "
-                f"{problem}; torch's own are used",
-                FamilyWarning,
-                stacklevel=2,
-            )
         fused = self._fused(FusedLayer, stock)
         try:
-            agrees = agree(stock, fused, *next(trials_of(self.stack, fused)))
+            if not agree(stock, fused, *next(trials_of(self.stack, fused))):
+                return None
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, KeyError, IndexError, TypeError):
-            agrees = False
-        return FusedLayer if agrees else None
+            return None
+        return self._faster_kernels(stock, fused) or FusedLayer
+
+    def _faster_kernels(self, stock: StockLayer, plain: FusedLayer) -> type[FusedLayer] | None:
+        """Return the form with kernels of twigkit's own; ``None`` if it does not serve or pay.
+
+        Args:
+            stock: What runs the layer through its own modules.
+            plain: What else would run it, and gives its numbers.
+        """
+        device = next(stock.source.parameters()).device
+        if not available(device):
+            return None
+        fast = self._fused(CudaLayer, stock)
+        try:
+            trials = list(trials_of(self.stack, fast))
+            # A large step that asks for too much of this device runs without the kernels.
+            runs = [fast.strict if hidden.shape[1] < _LARGE else fast for hidden, _ in trials]
+            pairs = zip(runs, trials, strict=True)
+            if all(agree(stock, run, *trial) for run, trial in pairs):
+                return CudaLayer if is_faster(fast, plain, trials[1:]) else None
+            problem = "other numbers than the layer's own"
+        except torch.OutOfMemoryError:
+            raise  # says nothing of the kernels
+        except Exception as error:  # a compiler, a driver: as many types as machines
+            problem = str(error).strip().partition("\n")[0] or type(error).__name__
+        warnings.warn(
+            f"twigkit's kernels for {type(stock.source).__name__} on {device} are left out: "
+            f"{problem}; torch's own are used",
+            FamilyWarning,
+            stacklevel=2,
+        )
+        return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerChoice:
         """Start anew: the copy of a twig has layers of its own."""

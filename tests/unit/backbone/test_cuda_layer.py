@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from types import SimpleNamespace
@@ -12,14 +13,16 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
-from twigkit.backbone import cuda_layer, joint_weights, layer_choice
+from twigkit.backbone import cuda_layer, joint_weights, layer_choice, layer_trial
 from twigkit.backbone.cuda_layer import CudaLayer
 from twigkit.backbone.fused_layer import FusedLayer
 from twigkit.backbone.joint_weights import lay_together
 from twigkit.backbone.kernel_device import available
 from twigkit.backbone.layer_context import LayerContext
+from twigkit.backbone.stock_layer import StockLayer
 from twigkit.errors import FamilyWarning
 from twigkit.interfaces.tiny_models import spread_weights
+from twigkit.plugins.discovery import default_registry
 
 DRAFTERS = ["plain", "ssd", "tree-ssd", "medusa-tree"]
 BATCHES = [[(3, 1, 5)], [(3, 1, 5), (6, 2, 2)]]
@@ -76,6 +79,35 @@ def test_what_fails_is_left_out_with_a_warning(monkeypatch):
         model = TwigModel(tiny_llava())
     assert len(told) == 1
     assert {type(layer) for layer in model.stack.layers} == {FusedLayer}
+
+
+def test_a_layer_of_other_arithmetic_is_tried_with_no_kernel(monkeypatch):
+    monkeypatch.setattr(layer_choice, "available", lambda device: True)
+    monkeypatch.setattr(CudaLayer, "_device_types", ("cpu",))
+    monkeypatch.setattr(cuda_layer, "kernels", lambda: pytest.fail("a kernel was asked for"))
+    gemma = default_registry().get("adapter", "paligemma").cls().variants()["gemma"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FamilyWarning)
+        model = TwigModel(spread_weights(gemma().model))  # adds one to the weights of its norms
+    assert {type(layer) for layer in model.stack.layers} == {StockLayer}
+
+
+def test_layers_are_compared_with_the_kernels_that_answers_take(monkeypatch):
+    inside, ran = [], []
+
+    @contextlib.contextmanager
+    def chosen(device):
+        inside.append(device)
+        yield
+        inside.pop()
+
+    def run(hidden, context):
+        ran.append(list(inside))
+        return hidden
+
+    monkeypatch.setattr(layer_trial, "kernels_for", chosen)
+    assert layer_trial.agree(run, run, torch.ones(1, 2, 3), lambda: None)
+    assert ran == [[torch.device("cpu")]] * 2
 
 
 @pytest.mark.parametrize("kernels", [True, False])
