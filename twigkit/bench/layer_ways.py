@@ -76,6 +76,8 @@ def measure_layer(
     fused = FusedLayer(layer, *settings)
     weights = sum(weight.nbytes for weight in layer.parameters())
     kept = sum(token_bytes(model)) // stack.depth
+    soon: list[tuple[Any, ...]] = []
+    late: list[tuple[Any, ...]] = []  # what is compiled for many seconds: time may run out
     for name, batch, nodes in _passes(prompt, rows):
         make = partial(prompt_pass, stack, fused, batch, nodes)
         tokens = batch * nodes
@@ -83,12 +85,16 @@ def measure_layer(
             make = partial(step_pass, stack, fused, batch, nodes, prompt)
             tokens = batch * (prompt + nodes)
         for way, (run, kernel) in _ways(model, fused, name == _PROMPT).items():
-            if way == COMPILED and (batch > 1 or nodes not in _COMPILED):
-                continue
-            if progress is not None:
-                progress(f"{name}, {way}")
-            seconds, problem = _time(run, make, kernel)
-            yield LayerCost(name, way, seconds, weights + tokens * kept, problem)
+            if way != COMPILED or (batch == 1 and nodes in _COMPILED):
+                compiles = way == COMPILED or kernel == "flex"
+                (late if compiles else soon).append(
+                    (name, way, run, kernel, make, weights + tokens * kept)
+                )
+    for name, way, run, kernel, make, read in (*soon, *late):
+        if progress is not None:
+            progress(f"{name}, {way}")
+        seconds, problem = _time(run, make, kernel)
+        yield LayerCost(name, way, seconds, read, problem)
 
 
 def _passes(prompt: int, rows: int) -> list[tuple[str, int, int]]:

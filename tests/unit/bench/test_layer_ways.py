@@ -35,12 +35,12 @@ def test_every_pass_is_run_in_every_way(model, monkeypatch):
     costs = list(measure_layer(model, 25, rows=8))
     assert not [cost.problem for cost in costs if cost.problem]
     assert list(dict.fromkeys(cost.step for cost in costs)) == STEPS
-    ways = ["own modules", "fused", "fused, flex"]
-    assert [cost.way for cost in costs] == ways * 5 + ways[:2]
+    # What a GPU compiles for many seconds comes last.
+    assert [cost.way for cost in costs] == ["own modules", "fused"] * 6 + ["fused, flex"] * 5
     shapes = [(1, 1), (1, 3), (1, 16), (1, 60), (8, 1)]
-    kernels = ["sdpa", "sdpa", "flex"]
-    expected = [(shape, kernel, True) for shape in shapes for kernel in kernels]
-    assert seen == expected + [((1, 25), "sdpa", False)] * 2
+    expected = [(shape, "sdpa", True) for shape in shapes for _ in range(2)]
+    expected += [((1, 25), "sdpa", False)] * 2
+    assert seen == expected + [(shape, "flex", True) for shape in shapes]
 
 
 def test_the_bytes_are_those_of_weights_keys_and_values(model, monkeypatch):
