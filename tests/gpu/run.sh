@@ -79,14 +79,15 @@ part() { # part NAME SECONDS COMMAND...
     say "$name: exit $code after $((SECONDS - started)) s (limit $limit s); $name.txt"
 }
 
-# Over several processes, where the machine has many cores.
+# Over several processes, where the machine has many cores; each takes one test after the other, or
+# one process would have all of those that train, which take longest and come first.
 SPREAD=()
 WORKERS=$(($(nproc) - 2))
 if [ "$WORKERS" -gt 14 ]; then WORKERS=14; fi
-if [ "$WORKERS" -ge 4 ] && "$PYTHON" -c 'import xdist' 2> /dev/null; then SPREAD=(-n "$WORKERS"); fi
+if [ "$WORKERS" -ge 4 ] && "$PYTHON" -c 'import xdist' 2> /dev/null; then SPREAD=(-n "$WORKERS" --maxschedchunk 1); fi
 # Only files with such tests: others need packages that a machine with a GPU may lack.
 MARKED=$(grep -rl --include='test_*.py' 'mark\.gpu' tests/gpu tests/unit)
-part a 150 "$PYTHON" -m pytest -q -p no:cacheprovider "${SPREAD[@]}" --device "$DEVICE" -m gpu ${TESTS:-$MARKED}
+part a 150 env OMP_NUM_THREADS=1 "$PYTHON" -m pytest -q -p no:cacheprovider "${SPREAD[@]}" --device "$DEVICE" -m gpu ${TESTS:-$MARKED}
 part b 120 "${SHAPE[@]}" "${SIZE[@]}" --parts decoding,prefill,batches --synthetic-acceptance 3.5 --out "$OUT/b"
 part c 100 "${BENCH[@]}" "${DEMO[@]}" --out "$OUT/c"
 part d 60 "${SHAPE[@]}" "${SIZE[@]}" --parts training --training "$STEPS" --out "$OUT/d"
