@@ -5,6 +5,7 @@ Some bases with two rotary tables do, so that no keys of the first table are lef
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -61,9 +62,12 @@ def warn_of_restart(model: nn.Module) -> None:
 
 
 def _words(model: nn.Module) -> tuple[object, ...]:
-    """Return the names and constants of how a base prepares the inputs of a step."""
+    """Return the names and constants of how a base prepares the inputs of a step.
+
+    Transformers wraps the method while it renames an argument of it.
+    """
     method = getattr(type(model), "prepare_inputs_for_generation", None)
-    code = getattr(method, "__code__", None)
+    code = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
     return () if code is None else (*code.co_names, *code.co_consts)
 
 
