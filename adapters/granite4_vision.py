@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -38,7 +39,7 @@ from twigkit.interfaces import (
 
 
 class Granite4VisionStack(LlavaNextStack):
-    """Layers that are given visual features; embeddings have a factor."""
+    """Layers that are given visual features."""
 
     def tile_tokens(self) -> int:
         """Return the number of a tile's features after downsampling."""
@@ -49,18 +50,13 @@ class Granite4VisionStack(LlavaNextStack):
         features: Sequence[Tensor] = encoded.deepstack_features[0][1]
         return features
 
-    def embed_tokens(self, ids: Tensor) -> Tensor:
-        """Embed text tokens, with the factor that the language model applies."""
-        scale: float = self.text.embedding_multiplier
-        return super().embed_tokens(ids) * scale
-
     def assemble(
         self, ids: Tensor, valid: Tensor, visual: Tensor, arguments: dict[str, Any]
     ) -> Prompt:
-        """Apply the factor, and add what comes before the first layer."""
-        hidden = arguments["inputs_embeds"] * self.text.embedding_multiplier
-        hidden = hidden + self._spread(arguments, hidden).pop(0, torch.zeros_like(hidden))
-        return super().assemble(ids, valid, visual, {**arguments, "inputs_embeds": hidden})
+        """Add what comes before the first layer, which has no factor."""
+        prompt = super().assemble(ids, valid, visual, arguments)
+        first = self._spread(arguments, prompt.hidden).get(0)
+        return prompt if first is None else replace(prompt, hidden=prompt.hidden + first)
 
     def injections(self, visual: Tensor, arguments: dict[str, Any]) -> dict[int, Tensor]:
         """Return the features: those before a layer are added after the one before it."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 
 from twigkit.interfaces import (
@@ -15,6 +15,7 @@ from twigkit.interfaces import (
     LayerStack,
     Medium,
     Preset,
+    Prompt,
     Register,
     TinyFamily,
     TinyPrompts,
@@ -35,6 +36,31 @@ CLIP = {"model_type": "clip_vision_model", "projection_dim": 32}
 """What a tiny vision tower has besides the usual where it is CLIP's."""
 
 
+class LlavaStack(LayerStack):
+    """Layers whose embeddings may have a factor, which a Granite applies to pictures too."""
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Embed text tokens, with the factor."""
+        return scaled(super().embed_tokens(ids), self.text)
+
+    def assemble(
+        self, ids: Tensor, valid: Tensor, visual: Tensor, arguments: dict[str, Any]
+    ) -> Prompt:
+        """Apply the factor to what the language model would have been given."""
+        hidden = scaled(arguments["inputs_embeds"], self.text)
+        return super().assemble(ids, valid, visual, {**arguments, "inputs_embeds": hidden})
+
+
+class LlavaTower(VisionTower):
+    """A tower whose features the language model multiplies as it does the text."""
+
+    text: nn.Module
+
+    def project(self, states: Tensor) -> Tensor:
+        """Map states to what the first layer is given, with the factor."""
+        return scaled(super().project(states), self.text)
+
+
 class LlavaAdapter(Adapter):
     """Adapter of ``LlavaForConditionalGeneration``."""
 
@@ -46,13 +72,14 @@ class LlavaAdapter(Adapter):
         inner, token = model.model, model.config.image_token_id
         vision = None
         if layers := tower_layers(inner.vision_tower):
-            vision = VisionTower(
+            vision = LlavaTower(
                 {token: read_layer(layers, model.config.vision_feature_layer)},
                 inner.multi_modal_projector,
                 class_token=has_class_token(model.config.vision_config),
                 names={token: ("pixel_values",)},
             )
-        return LayerStack(model, inner.language_model, visual_ids=(token,), vision=vision)
+            vision.text = inner.language_model
+        return LlavaStack(model, inner.language_model, visual_ids=(token,), vision=vision)
 
     @classmethod
     def visual_tokens(cls, config: Mapping[str, Any]) -> VisualTokens:
@@ -84,6 +111,12 @@ class LlavaAdapter(Adapter):
             )
 
         return TinyFamily(LlavaForConditionalGeneration(config), TinyPrompts({"image": image}))
+
+
+def scaled(embedded: Tensor, text: nn.Module) -> Tensor:
+    """Apply the factor that a language model applies to all that it is given; most have none."""
+    factor: float | None = getattr(text, "embedding_multiplier", None)
+    return embedded if factor is None else embedded * factor
 
 
 def tower_layers(tower: nn.Module) -> Any:

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT: pictures in tiles, with newline tokens, on a Vicuna or a Mistral language model."""
+"""LLaVA-NeXT: pictures in tiles, with newline tokens, on a Vicuna, a Mistral or a Granite."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 from twigkit.adapters.llava import (
     CLIP,
     WIPE,
+    LlavaStack,
+    LlavaTower,
     clip_large,
     has_class_token,
     read_layer,
@@ -28,7 +30,6 @@ from twigkit.interfaces import (
     Register,
     TinyFamily,
     TinyPrompts,
-    VisionTower,
     VisualTokens,
     hookimpl,
     random_choice,
@@ -42,7 +43,7 @@ SIZES = ((16, 16), (24, 32), (40, 20), (30, 31))
 """Height and width of the tiny pictures; they take different grids of tiles and lose padding."""
 
 
-class LlavaNextStack(LayerStack):
+class LlavaNextStack(LlavaStack):
     """Layers whose newlines are no visual tokens, as published: in no budget, never pruned."""
 
     def visual_positions(self, ids: Tensor, inputs: dict[str, Any]) -> Tensor:
@@ -98,7 +99,7 @@ class LlavaNextStack(LayerStack):
         return int(image_size_to_num_patches(size, config.image_grid_pinpoints, side))
 
 
-class TiledTower(VisionTower):
+class TiledTower(LlavaTower):
     """A tower over tiles, whose features are laid out as one grid with newlines."""
 
     model: Any
@@ -140,7 +141,7 @@ class LlavaNextAdapter(Adapter):
                 class_token=has_class_token(model.config.vision_config),
                 names={token: ("pixel_values",)},
             )
-            vision.model = model
+            vision.model, vision.text = model, inner.language_model
         return LlavaNextStack(model, inner.language_model, visual_ids=(token,), vision=vision)
 
     @classmethod
@@ -180,13 +181,26 @@ class LlavaNextAdapter(Adapter):
         return _tiny({"model_type": "mistral", "sliding_window": 24})
 
     def variants(self) -> Mapping[str, Callable[[], TinyFamily]]:
-        """Return makers of both text models."""
-        return {"mistral": self.tiny, "llama": lambda: _tiny({"model_type": "llama"})}
+        """Return makers of all three text models."""
+        return {
+            "mistral": self.tiny,
+            "llama": lambda: _tiny({"model_type": "llama"}),
+            "granite": _tiny_granite,
+        }
 
 
-def _tiny(text: dict[str, Any]) -> TinyFamily:
+def _tiny_granite() -> TinyFamily:
+    """Build a Granite Vision 3: features of several layers of a SigLIP, scaled embeddings."""
+    text = {"model_type": "granite", "embedding_multiplier": 3.0, "residual_multiplier": 0.5}
+    vision = tiny_vision_config(model_type="siglip_vision_model", vision_use_head=False)
+    features = {"vision_feature_layer": [-2, -1], "vision_feature_select_strategy": "full"}
+    return _tiny(text, vision_config=vision, **features)
+
+
+def _tiny(text: dict[str, Any], **settings: Any) -> TinyFamily:
     """Build a model 64 wide with 8 layers and tiles of 16 visual tokens."""
-    model = LlavaNextForConditionalGeneration(LlavaNextConfig(**tiny_tiled(**text))).eval()
+    config = LlavaNextConfig(**{**tiny_tiled(**text), **settings})
+    model = LlavaNextForConditionalGeneration(config).eval()
     return TinyFamily(model, TinyPrompts({"image": tiles_of(model)}, finish=stack_tiles))
 
 

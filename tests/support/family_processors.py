@@ -208,6 +208,7 @@ PROCESSORS = {
     ("paligemma", "gemma"): (paligemma, "<image>"),
     ("paligemma", "gemma2"): (paligemma, "<image>"),
     ("llava", "tiny"): (llava, "<image>"),
+    ("llava_next", "granite"): (llava_next, "<image>"),
     ("llava_next", "llama"): (llava_next, "<image>"),
     ("llava_next", "mistral"): (llava_next, "<image>"),
     ("qwen2_vl", "qwen2"): (lambda: qwen("Qwen2VL"), FRAMED.format("<|image_pad|>")),
