@@ -232,6 +232,16 @@ def test_a_language_model_that_fits_is_used_with_a_notice(tmp_path):
         model.generate(**inputs, budget=0.5)
 
 
+def test_a_twig_has_the_final_norm_whatever_the_base_calls_it():
+    config = AutoConfig.for_model("lfm2", **TEXT, layer_types=["full_attention"] * 6)
+    with pytest.warns(FamilyWarning):
+        model = TwigModel(spread_weights(AutoModelForCausalLM.from_config(config)))
+    model.grow(TwigSpec(base="tiny", exit_layer=1, depth=2))
+    inputs = prompt(0)
+    own = model.base.generate(**inputs, max_new_tokens=6, do_sample=False)
+    assert torch.equal(model.generate(**inputs, drafter="ssd", max_new_tokens=6), own)
+
+
 def test_a_language_model_loads_by_its_own_class(tmp_path):
     spread_weights(LlamaForCausalLM(LlamaConfig(**TEXT))).save_pretrained(tmp_path)
     model = TwigModel.from_pretrained(tmp_path, dtype="float32")

@@ -56,7 +56,8 @@ def twig_attention(
             sees one more than the one before it; ``None`` elsewhere.
 
     Returns:
-        Output ``[batch, queries, heads, value_width]`` and ``None`` in place of the weights.
+        Output ``[batch, queries, heads, value_width]``, contiguous as layers may expect it, and
+        ``None`` in place of the weights.
     """
     queries = query.shape[2]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -101,7 +102,7 @@ def _sdpa(
         is_causal=mask is None and queries > 1,
         enable_gqa=grouped,
     )
-    return output.reshape(len(output), heads, queries, -1).transpose(1, 2)
+    return output.reshape(len(output), heads, queries, -1).transpose(1, 2).contiguous()
 
 
 def takes_groups(device: str, *, masked: bool) -> bool:
@@ -149,7 +150,7 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float)
         scale=scale,
         enable_gqa=query.shape[1] > key.shape[1],
     )
-    return output.transpose(1, 2)
+    return output.transpose(1, 2).contiguous()
 
 
 def _unfused(
@@ -178,7 +179,7 @@ def _unfused(
         logits = torch.cat((logits, sinks.expand(*logits.shape[:3], 1)), -1)
     weights = logits.softmax(-1, dtype=torch.float32).to(query.dtype)[..., : key.shape[2]]
     weights = F.dropout(weights, dropout, training=dropout > 0)
-    return (weights @ value).transpose(1, 2)
+    return (weights @ value).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(IMPLEMENTATION, twig_attention)

@@ -189,7 +189,7 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
             )
     config = stack.own_config()
     layers = [stack.make_twig_layer(source, i, config) for i, source in enumerate(sources)]
-    norm = plain_copy(stack.text.norm, {}, stack.dtype)
+    norm = plain_copy(getattr(stack.text, stack.norm_name), {}, stack.dtype)
     registry = default_registry()
     heads: dict[str, nn.Module] = {}
     for name, head_spec in spec.heads.items():

@@ -61,6 +61,17 @@ def model():
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("kernel", ["eager", "flex", "sdpa"])
+@pytest.mark.parametrize("packed", [1, 2])
+def test_the_output_is_contiguous_as_that_of_transformers_is(kernel, packed):
+    query, key = torch.randn(2, 4, 3, 16), torch.randn(2, 2, 5, 16)
+    mask = torch.zeros(2, 1, 3 * packed, 5)
+    mixed, _ = attention.twig_attention(torch.nn.Module(), query, key, key, mask, kernel=kernel)
+    assert mixed.shape == (2, 3, 4, 16)
+    assert mixed.is_contiguous()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("kernel", ["eager", "flex", "sdpa", "auto"])
 def test_every_kernel_gives_the_same_answers(model, kernel):
     inputs = llava_inputs([(3, 1, 2), (6, 1, 5)])
