@@ -102,7 +102,7 @@ class TwigModel(BaseAttributes):
         subfolder: str = "",
         twig_revision: str | None = None,
         twig_subfolder: str = "",
-        attn_implementation: str = "sdpa",
+        attn_implementation: str | None = None,
         graphs: GraphMode = "auto",
         attention: Attention = "auto",
         twig_weights: TwigWeights = "plain",
@@ -122,7 +122,7 @@ class TwigModel(BaseAttributes):
             subfolder: Folder inside of what ``base`` names.
             twig_revision: Revision of the twig on the Hub.
             twig_subfolder: Folder inside of what ``twig`` names.
-            attn_implementation: What the base's own ``forward`` and ``generate`` use.
+            attn_implementation: Of the base's own ``forward``; ``None`` for transformers' choice.
             graphs: Whether prefill and steps are CUDA graphs: ``"auto"``, ``"on"`` or ``"off"``.
             attention: What twigkit's passes use; see :meth:`choose_attention`.
             twig_weights: ``"int8"`` or ``"fp8"`` rounds those of the twig to eight bits.

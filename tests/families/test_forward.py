@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from twigkit import TwigModel
 from twigkit.backbone.masks import prompt_masks
 from twigkit.plugins.discovery import default_registry
 
@@ -68,6 +69,14 @@ def test_the_base_is_left_alone(family):
         assert all(m.rope_deltas is mark for m, mark in zip(keepers, marks, strict=True))
     for module in keepers:
         module.rope_deltas = None
+
+
+def test_a_family_loads_from_its_files(family, tmp_path):
+    family.base.save_pretrained(tmp_path)
+    model = TwigModel.from_pretrained(tmp_path, dtype="float32")
+    inputs = next(iter(family.prompts().values()))
+    own = family.base.generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=4), own)
 
 
 def test_capabilities_are_true(family):

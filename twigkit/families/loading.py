@@ -96,7 +96,7 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
 
     Args:
         base: Folder or Hub id of a model, or of an adapter, which is loaded into its base.
-        options: For ``from_pretrained``, those for the Hub included.
+        options: For ``from_pretrained``, those for the Hub included; ``None`` leaves one out.
 
     Returns:
         The model.
@@ -156,11 +156,12 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
 def _split(
     base: str | Path, options: dict[str, Any]
 ) -> tuple[str | Path, dict[str, Any], dict[str, Any]]:
-    """Return the folder or id, what is for loading, and what is for the Hub."""
+    """Return the folder or id, what is given for loading, and what is given for the Hub."""
     hub = {name: options[name] for name in (*HUB, "subfolder") if options.get(name)}
     if os.path.isdir(base):
         base = Path(base) / hub.pop("subfolder", "")
-    return base, {name: options[name] for name in options if name not in (*HUB, "subfolder")}, hub
+    given = {name: value for name, value in options.items() if value is not None}
+    return base, {name: given[name] for name in given if name not in (*HUB, "subfolder")}, hub
 
 
 def unloadable(

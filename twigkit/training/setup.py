@@ -94,7 +94,7 @@ def load_model(spec: TrainingSpec, device: torch.device) -> TwigModel:
         dtype=spec.runtime.dtype,
         device_map=spec.runtime.device_map or placed,
         revision=None if spec.base else grown.revision,
-        attn_implementation="eager" if spec.runtime.attention == "eager" else "sdpa",
+        attn_implementation="eager" if spec.runtime.attention == "eager" else None,
         attention=spec.runtime.attention,
         graphs=spec.runtime.graphs,
         twig=given if isinstance(given, str) else None,
