@@ -30,7 +30,8 @@ from twigkit.interfaces import (
     tiny_vision_config,
 )
 
-IMAGE, BEGIN, END, SIDE, PATCH, POOL = 99, 98, 97, 4, 4, 2
+IMAGE, BEGIN, END, VIDEO, AUDIO = 99, 98, 97, 96, 95
+SIDE, PATCH, POOL = 4, 4, 2
 """Tokens of the tiny model; a picture has up to ``SIDE`` patches on a side."""
 
 MOST_PLACES = 64
@@ -197,8 +198,8 @@ def _tiny(**settings: Any) -> TinyFamily:
         image_token_id=IMAGE,
         boi_token_id=BEGIN,
         eoi_token_id=END,
-        video_token_id=None,
-        audio_token_id=None,
+        video_token_id=VIDEO,
+        audio_token_id=AUDIO,
         audio_config=None,
         text_config=tiny_text_config(
             model_type="gemma4_text", use_bidirectional_attention="vision", **TEXT | settings

@@ -61,7 +61,8 @@ class MropeStack(LayerStack):
         """Embed the prompt with positions computed here.
 
         The model would leave the offset of its positions behind on itself, where a concurrent
-        ``generate`` of the base reads it.
+        ``generate`` of the base reads it; and where it is given embeddings of text, it would take
+        the offset that is there, of other rows.
         """
         grids = (inputs.get("image_grid_thw"), inputs.get("video_grid_thw"))
         kinds, ids = inputs.get("mm_token_type_ids"), inputs.get("input_ids")
@@ -76,6 +77,11 @@ class MropeStack(LayerStack):
                 ids, mm_token_type_ids=kinds, attention_mask=mask, **asked
             )
             inputs = {**inputs, "position_ids": positions}
+        elif ids is not None and inputs.get("inputs_embeds") is not None:
+            mask = inputs.get("attention_mask")
+            valid = torch.ones_like(ids) if mask is None else mask.to(ids)
+            index = (valid.cumsum(1) - 1).clamp(min=0)
+            inputs = {**inputs, "position_ids": index.expand(3, -1, -1)}
         return super().embed_prompt(**inputs)
 
 

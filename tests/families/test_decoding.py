@@ -25,6 +25,16 @@ def test_speculative_decoding_equals_the_models_own_generate(family):
         assert mine.stats.drafted_tokens > 0
 
 
+def test_embeddings_of_text_are_taken_whatever_the_base_was_asked_before(family):
+    prompts = family.prompts()
+    inputs = prompts["text-only"]
+    own = own_tokens(family, inputs)
+    states = family.base.get_input_embeddings()(inputs["input_ids"]).detach()
+    family.base.generate(**prompts.get("uneven batch", prompts["batch"]), max_new_tokens=2)
+    mine = family.model.generate(**inputs, inputs_embeds=states, max_new_tokens=NEW)
+    assert torch.equal(mine, own)
+
+
 def next_turn(inputs, sequences, words):
     """The inputs of a second turn: the first one with its answer, and a question after it."""
     batch, length = inputs["input_ids"].shape
