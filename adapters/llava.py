@@ -67,6 +67,16 @@ class LlavaAdapter(Adapter):
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
     capabilities: ClassVar[frozenset[str]] = PICTURES | {"vision"}
 
+    @classmethod
+    def refusal(cls, config: Mapping[str, Any]) -> str | None:
+        """Refuse the authors' own format, which transformers would take for a 7B of its own."""
+        if "mm_vision_tower" in config and "vision_config" not in config:
+            return (
+                "this LLaVA is in its authors' own format (mm_vision_tower), which transformers "
+                "does not read; use a converted checkpoint, such as llava-hf/llava-1.5-7b-hf"
+            )
+        return None
+
     def stack(self, model: PreTrainedModel) -> LayerStack:
         """Wrap a loaded model; its placeholder token stands for every visual token."""
         inner, token = model.model, model.config.image_token_id

@@ -217,6 +217,7 @@ def test_inspect_shows_no_twig_where_none_can_be_grown(kind, recurrent, tmp_path
     [
         ({"model_type": "qwen", "visual": {}}, "code from its own", "Qwen2.5-VL-3B"),
         ({"model_type": "mllama"}, "cross-attention", "llava-1.5-7b-hf"),
+        ({"model_type": "llava", "mm_vision_tower": "clip"}, "own format", "llava-1.5-7b-hf"),
         ({"model_type": "gemma3", "text_config": {"use_bidirectional_attention": True}},
          "both ways", "gemma-3-4b-it"),
         ({"model_type": "abacus"}, "'abacus'", "write one"),
