@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twigkit.errors import InputError
-from twigkit.io.files import expanded, write_whole
+from twigkit.io.files import expanded, unwritable, write_whole
 
 __all__ = ["Journal", "Record", "read_records"]
 
@@ -102,13 +102,16 @@ class Journal:
             path: The file; it need not be there.
 
         Raises:
-            InputError: If it holds anything else.
+            InputError: If it holds anything else, or is no file.
         """
         self.path = Path(expanded(path))
         self.done: set[str] = set()
         if not self.path.exists():
             return
-        content = self.path.read_bytes()
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         whole = content[: content.rfind(b"\n") + 1]
         try:
             self.done = {json.loads(line)["id"] for line in whole.splitlines()}
@@ -123,15 +126,18 @@ class Journal:
         """Append an answer and see it written.
 
         Raises:
-            InputError: If its record has one already.
+            InputError: If its record has one already, or it cannot be written.
         """
         if answer["id"] in self.done:
             raise InputError(f"record {answer['id']!r} has been answered already")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         self.done.add(answer["id"])
 
     def answers(self) -> list[dict[str, Any]]:

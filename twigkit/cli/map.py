@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twigkit.cli.generate import (
@@ -19,8 +20,10 @@ from twigkit.cli.loading import (
     load_model,
     processor_of,
     twig_source,
+    writable,
 )
 from twigkit.errors import InputError
+from twigkit.io.files import expanded
 
 if TYPE_CHECKING:
     from twigkit.bulk.records import Record
@@ -73,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--rows and --ray count from 1")
     parquet = args.out.endswith(".parquet")
     records = read_records(args.data)
+    writable(str(Path(expanded(args.out)).parent))
     journal = Journal(f"{args.out}.jsonl" if parquet else args.out)
     todo = [record for record in records if record.id not in journal.done]
     if todo:

@@ -70,6 +70,14 @@ def test_a_journal_goes_on_after_a_line_that_was_cut_off(tmp_path):
         again.add({"id": "a", "answer": "1"})
 
 
+def test_a_place_where_no_answer_can_be_written_is_told(tmp_path):
+    with pytest.raises(InputError, match="cannot write"):
+        Journal(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        Journal(tmp_path / "file" / "out.jsonl").add({"id": "a", "answer": "1"})
+
+
 def test_a_file_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("years of work\n")
     with pytest.raises(InputError, match="holds no answers of twigkit map"):

@@ -66,6 +66,14 @@ def test_a_record_that_cannot_be_answered_harms_no_other(model, processor):
     assert "error" not in answers["b"]
 
 
+def test_a_place_that_takes_no_answers_is_told_before_a_model_is_loaded(tmp_path, capsys):
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "what ?"}) + "\n")
+    words = ["map", str(data), "--base", "nowhere", "--out", str(data / "out.jsonl")]
+    assert main(words) == 2
+    assert "data.jsonl is a file" in capsys.readouterr().err
+
+
 def test_the_command_goes_on_where_it_stopped(folders, tmp_path, capsys):
     data, out = tmp_path / "data.jsonl", tmp_path / "out.jsonl"
     rows = [{"id": str(n), "prompt": text} for n, text in enumerate(PROMPTS)]
