@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twigkit.cli.loading import add_model_arguments, load_model, processor_of, writable
+from twigkit.cli.loading import NONE, add_model_arguments, load_model, processor_of, writable
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
     from twigkit.evaluation.spec import EvaluationSpec
+    from twigkit.model import TwigModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,11 +65,21 @@ def run(args: argparse.Namespace) -> int:
     from twigkit.evaluation.evaluate import evaluate
 
     processor = processor_of(args, model)
-    settings = {"base": str(args.base), "twig": str(args.twig), "dtype": args.dtype}
+    settings = {"base": args.base, "twig": named_twig(args, model), "dtype": args.dtype}
     evaluate(model, processor, spec, out, settings=settings, judge=judge, progress=_bar)
     print((out / "eval.md").read_text(encoding="utf-8"))
     print(f"Written to {out / 'eval.json'}, {out / 'eval.md'} and {out / 'eval.svg'}.")
     return 0
+
+
+def named_twig(args: argparse.Namespace, model: TwigModel) -> str:
+    """Return what a report calls the twig; one that no option names came with the base.
+
+    Args:
+        args: The parsed options.
+        model: What was loaded.
+    """
+    return str(args.twig or (NONE if model.twig is None else args.base))
 
 
 def read(args: argparse.Namespace) -> EvaluationSpec:

@@ -16,9 +16,7 @@ __all__ = ["EvaluationSpec", "label"]
 class EvaluationSpec(Spec):
     """One file that says what is evaluated; base and twig are named beside it."""
 
-    tasks: tuple[TaskField, ...] = Field(
-        min_length=1, description="The tasks, by name or with settings."
-    )
+    tasks: tuple[TaskField, ...] = Field(description="The tasks, by name or with settings.")
     budgets: tuple[CountOrFraction, ...] = Field(
         (1 / 9, 2 / 9, 1 / 3), description="Average visual tokens per layer, each in turn."
     )
@@ -38,7 +36,9 @@ class EvaluationSpec(Spec):
     @field_validator("tasks")
     @classmethod
     def _named_once(cls, tasks: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Refuse a task that is named twice: its answers would lie in one file."""
+        """Refuse no task, and one that is named twice: its answers would lie in one file."""
+        if not tasks:
+            raise problem("there is no task in it; name one or more")
         names = [task.kind for task in tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from twigkit.cli import eval as command
 from twigkit.cli.main import main
-from twigkit.errors import InputError
+from twigkit.errors import InputError, SpecError
+from twigkit.evaluation.spec import EvaluationSpec
 
 
 def read(*words):
@@ -40,6 +42,11 @@ def test_options_count_more_than_a_file(tmp_path):
 def test_what_cannot_be_read_is_said():
     with pytest.raises(InputError, match="'images' is no setting; expected NAME:SETTING=VALUE"):
         read("--task", "pope:images")
+    with pytest.raises(SpecError, match="unknown task 'poop'") as told:
+        read("--task", "poop")
+    assert "at least 1 item" not in str(told.value)
+    with pytest.raises(SpecError, match="tasks"):
+        EvaluationSpec(tasks=())
 
 
 def test_a_run_prints_its_page_and_shows_a_bar(folders, tmp_path, capsys):
@@ -52,6 +59,25 @@ def test_a_run_prints_its_page_and_shows_a_bar(folders, tmp_path, capsys):
     data = json.loads((tmp_path / "eval.json").read_text())
     assert [row["method"] for row in data["overall"]] == ["unpruned, plain", "ttp 0.5, plain"]
     assert data["settings"]["base"] == str(folders.base)
+
+
+@pytest.mark.parametrize(
+    ("words", "twig"),
+    [([], "demo"), (["--twig", "none"], "none"), (["--base", "b"], "none"),
+     (["--base", "b", "--twig", "t"], "t")],
+)  # fmt: skip
+def test_the_report_names_the_twig(words, twig):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    model = SimpleNamespace(twig=None if twig == "none" else "a twig")
+    assert command.named_twig(parser.parse_args(words), model) == twig
+
+
+def test_a_base_that_is_a_twig_is_named_as_the_twig():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args(["--base", "org/twig"])
+    assert command.named_twig(args, SimpleNamespace(twig="a twig")) == "org/twig"
 
 
 def test_half_a_judge_is_refused(capsys):
