@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 MOST = 1000
 """Rounds, prompts and threads that can be asked for."""
 
+PARTS = {
+    "sweep": (bench_sweep.OPTIONS, "is about a sweep; write `twigkit bench sweep`"),
+    "preset": (
+        ("random_weights", "tiny", "synthetic_acceptance", "parts"),
+        "is about the shape of a preset; name one with --preset",
+    ),
+    "case": (bench_case.OPTIONS, "is about your own prompts; leave it out"),
+}
+"""Options that only a part of the benchmark has, and what is said of them elsewhere."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command.
@@ -141,20 +151,32 @@ def run(args: argparse.Namespace) -> int:
         print(changes(*map(Path, args.compare)))
         return 0
     _check_counts(args)
+    part = _part(args)
     folder = writable(args.out)
-    if args.part == "sweep":
+    if part == "sweep":
         return bench_sweep.run_demo_sweep(args, folder)
-    if args.preset is not None:
+    if part == "preset":
         from twigkit.cli.bench_shape import run_preset
 
         return run_preset(args, folder)
-    for name in ("random_weights", "tiny", "synthetic_acceptance", "parts"):
-        if getattr(args, name):
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(f"{option} is about the shape of a preset; name one with --preset")
-    if bench_case.wanted(args):
+    if part == "case":
         return bench_case.run_own_case(args, folder)
     return _run_built_in(args, folder)
+
+
+def _part(args: argparse.Namespace) -> str:
+    """Tell which part of the benchmark is asked for; refuse options that it has no use for."""
+    part = args.part or ("preset" if args.preset is not None else "")
+    part = part or ("case" if bench_case.wanted(args) else "scenes")
+    for other, (names, why) in PARTS.items():
+        for name in names if other != part else ():
+            if getattr(args, name):
+                raise InputError(f"--{name.replace('_', '-')} {why}")
+    if args.limit is not None and part in ("preset", "scenes"):
+        raise InputError(
+            "--limit takes the first of your own prompts, or of a sweep's cells; leave it out"
+        )
+    return str(part)
 
 
 def _run_built_in(args: argparse.Namespace, folder: Path) -> int:
@@ -192,11 +214,13 @@ def _run_built_in(args: argparse.Namespace, folder: Path) -> int:
 
 
 def _check_counts(args: argparse.Namespace) -> None:
-    """Refuse numbers of rounds, prompts and threads that cannot be run."""
+    """Refuse numbers that cannot be run."""
     for name in ("rounds", "prompts", "threads"):
         given = getattr(args, name)
         if isinstance(given, int) and not 1 <= given <= MOST:
             raise InputError(f"--{name} is {getattr(args, name)}; give 1 to {MOST}")
+    if args.limit is not None and args.limit < 1:
+        raise InputError(f"--limit is {args.limit}; give 1 or more")
     for name, what in (("control", "prompts"), ("training", "rounds")):
         if getattr(args, name) < 0:
             given = getattr(args, name)

@@ -144,6 +144,21 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.warmup_seconds <= 0:
         raise InputError(f"--warmup-seconds is {args.warmup_seconds:g}; give more than 0")
+    _check_rows(args)
+
+
+def _check_rows(args: argparse.Namespace) -> None:
+    """Refuse settings that no row could run with, and rows or tables of the same name."""
+    from twigkit.bench.case import told
+    from twigkit.specs.run import GenerationSpec
+
+    for name in ("budgets", "pruners", "drafters"):
+        for value in getattr(args, name) or ():
+            GenerationSpec.parse({name.removesuffix("s"): value})
+    for name in ("lengths", "batch_sizes", "budgets", "pruners", "drafters"):
+        shown = [told(v) if name == "budgets" else str(v) for v in getattr(args, name) or ()]
+        if twice := [each for number, each in enumerate(shown) if each in shown[:number]]:
+            raise InputError(f"--{name.replace('_', '-')} has {twice[0]} twice; give each once")
 
 
 def question_of(args: argparse.Namespace, model: TwigModel) -> Question:

@@ -11,6 +11,9 @@ from twigkit.errors import InputError
 NUMBERS = ("steps", "questions")
 """Options that change how large a sweep is."""
 
+OPTIONS = ("sweeps", *NUMBERS)
+"""Options that only a sweep has."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that only a sweep has.
