@@ -168,7 +168,8 @@ def _cells(key: tuple[str, str], before: dict[str, Any], after: dict[str, Any]) 
     else:
         found = other.ratio(one)
         ratio = f"{found.rate:.2f} [{found.low:.2f}, {found.high:.2f}]"
-        verdict = found.verdict
+        lone = one.low == one.high or other.low == other.high  # whatever the machine did then
+        verdict = "one round, no spread" if lone else found.verdict
     lengths = [row.get("accepted_length") for row in (before, after)]
     accepted = " -> ".join("-" if each is None else f"{each:.2f}" for each in lengths)
     same = [row.get("same_tokens_as_target", row.get("tokens_are", "-")) for row in (before, after)]

@@ -84,6 +84,15 @@ def test_what_changed_is_said(files):
     assert f"Not run in {other}: compiled (no compiler)." in text
 
 
+def test_one_round_is_no_evidence_of_a_change(files):
+    one = files("a.json", cell(row("plain", 10.0, (10, 10))))
+    other = files("b.json", cell(row("plain", 12.0, (11, 13))))
+    for text in (changes(one, other), changes(other, one)):
+        assert "one round, no spread" in text
+        assert "faster" not in text
+        assert "slower" not in text
+
+
 def test_the_same_file_has_not_changed(files):
     path = files("a.json", cell(row("plain", 10.0, (9, 11))))
     text = changes(path, path)

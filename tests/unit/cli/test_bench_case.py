@@ -89,6 +89,28 @@ def test_what_cannot_be_read_is_refused(tmp_path, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--drafters", "ssdd"], "unknown drafter 'ssdd'"),
+        (["--pruners", "ttpp"], "unknown pruner 'ttpp'"),
+        (["--budgets", "7.5"], "got 7.5"),
+        (["--budgets", "1/9", "0.1111"], "--budgets has 11.1% twice"),
+        (["--drafters", "ssd", "ssd"], "--drafters has ssd twice"),
+        (["--lengths", "4", "4"], "--lengths has 4 twice"),
+        (["--lengths", "4", "--limit", "0"], "--limit is 0"),
+        (["--limit", "1"], "--limit takes the first of your own prompts"),
+        (["--sweeps", "T"], "--sweeps is about a sweep"),
+        (["--lengths", "4", "--steps", "1"], "--steps is about a sweep"),
+        (["--tiny"], "--tiny is about the shape of a preset"),
+        (["sweep", "--drafters", "ssd"], "--drafters is about your own prompts"),
+    ],
+)
+def test_what_would_not_be_measured_is_refused_before_anything_is(words, said, tmp_path, capsys):
+    assert main(["bench", *words, "--base", "nowhere", "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_base_and_a_twig_are_measured_on_ones_own_prompts(
     folders, pictures, tmp_path, capsys, monkeypatch
 ):
@@ -109,4 +131,4 @@ def test_a_base_and_a_twig_are_measured_on_ones_own_prompts(
     assert data["conditions"]["from"] == "your prompts"
     assert "4 new tokens, one prompt at a time" in capsys.readouterr().out
     assert main(["bench", "--compare", str(out), str(out)]) == 0
-    assert "within the spread" in capsys.readouterr().out
+    assert "one round, no spread" in capsys.readouterr().out
