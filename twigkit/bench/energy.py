@@ -68,12 +68,15 @@ def energy_meter(device: torch.device, powercap: Path = POWERCAP) -> EnergyMeter
 
 
 def _rapl(powercap: Path) -> EnergyMeter | None:
-    """Read the counters of the processor packages, whose parts they contain."""
+    """Read the counters of the processor packages.
+
+    Their parts, and the platform (``psys``) that they are parts of, would be counted twice.
+    """
     counters = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
-        if zone.name.count(":") != 1:
-            continue
         try:
+            if not (zone / "name").read_text().startswith("package"):
+                continue
             span = _micro(zone / "max_energy_range_uj")
             _micro(zone / "energy_uj")
         except (OSError, ValueError):
