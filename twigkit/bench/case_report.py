@@ -13,9 +13,9 @@ from twigkit.bench.table import HEADER, comparison_cells, markdown_table, size, 
 NOTES = (
     "TTFT: time from the call to the first token, with vision tower, prefill and a first round of "
     "drafts; preparing pictures is not in it. TPOT: the time after the first arrival over the "
-    "tokens after it. ITL: time between two arrivals, a verified burst counting as one. Each is "
-    "median / 95th percentile over all answers. RelSpd: tokens per second of whole calls over the "
-    "first row's. KV: the base's keys and values in use at the end."
+    "tokens after the first. ITL: time between two arrivals, a verified burst counting as one. "
+    "Each is median / 95th percentile over all answers. RelSpd: tokens per second of whole calls "
+    "over the first row's. KV: the base's keys and values in use at the end."
 )
 
 

@@ -167,8 +167,8 @@ def compare(
 ) -> Comparison:
     """Answer all prompts by all methods, in alternation, after one round to warm up.
 
-    The methods take turns on every prompt, and every round starts with another of them, so that
-    whatever else the machine does slows all of them alike.
+    The methods take turns on every prompt, and every round of a prompt starts with another of
+    them, so that whatever else the machine does slows all of them alike.
 
     Args:
         model: Base and twig.
@@ -200,9 +200,9 @@ def compare(
     methods = [method for method in methods if method.name not in failed]
     meter = energy_meter(model.device)
     runs: dict[str, list[list[Answer]]] = {m.name: [[] for _ in prompts] for m in methods}
-    for turn, (number, index) in enumerate(product(range(rounds), range(len(prompts)))):
+    for number, index in product(range(rounds), range(len(prompts))):
         say(f"round {number + 1}/{rounds}, prompt {index + 1}/{len(prompts)}")
-        start, inputs = turn % max(1, len(methods)), prompts[index]
+        start, inputs = (number + index) % max(1, len(methods)), prompts[index]
         for method in (*methods[start:], *methods[:start]):
             given = answer(model, inputs, method, max_new_tokens=max_new_tokens, meter=meter)
             runs[method.name][index].append(given)

@@ -92,9 +92,9 @@ def as_markdown(result: Result) -> str:
     parts = [
         "# Benchmark",
         f"Greedy, one prompt at a time, {answers} prompts. All methods of a table take turns in "
-        f"one run; times are medians of {result.rounds} rounds, means over the prompts. Tokens "
-        "per second are those of whole calls, prefill included; speed is relative to the first "
-        "row.",
+        f"one run; times are medians of {result.rounds} rounds, of three times as many for the "
+        "prefill, means over the prompts. Tokens per second are those of whole calls, prefill "
+        "included; speed is relative to the first row.",
         facts,
         "## Long answers",
         markdown_table(HEADER, comparison_cells(result.decoding)),

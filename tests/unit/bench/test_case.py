@@ -113,8 +113,9 @@ def test_batches_are_filled_up_from_the_first_prompts(prompts):
 def test_prompts_that_make_no_batch_are_told(model, prompts):
     odd = dict(prompts[0])
     odd["pixel_values"] = odd["pixel_values"].repeat(1, 1, 2, 1)
-    question = dataclasses.replace(QUESTION, sizes=(2,))
+    question = dataclasses.replace(QUESTION, lengths=(4, 3), sizes=(2,))
     found = run_case(model, [prompts[0], odd], question, rounds=1)
     assert found.cells[0].comparison is None
+    assert [cell.length for cell in found.cells] == [3, 4]
     assert "not run: prompts of these shapes" in as_text(found)
     assert as_data(found)["cells"][0]["rows"] == []

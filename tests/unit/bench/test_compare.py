@@ -36,6 +36,23 @@ def test_only_what_twigkit_says_is_held_against_it(engine, lossless):
     assert replace(found, rows=[found.rows[0], wrong]).lossless is lossless
 
 
+def test_every_round_of_a_prompt_begins_with_another_method(monkeypatch):
+    order = []
+
+    def noted(model, inputs, method, **options):
+        order.append((inputs["input_ids"].shape[1], method.name))
+        return run(1, 1.0)
+
+    monkeypatch.setattr(comparing, "warm_up", lambda *given: "")
+    monkeypatch.setattr(comparing, "answer", noted)
+    prompts = [llava_inputs([(2, 1, words)]) for words in (3, 4)]
+    methods = [Method("one"), Method("other")]
+    compare(TwigModel(tiny_llava()), prompts, methods, max_new_tokens=1, rounds=2)
+    for prompt in {place for place, _ in order}:
+        turns = [name for place, name in order if place == prompt]
+        assert turns[0] != turns[2]
+
+
 def test_the_spread_is_that_of_whole_rounds():
     first = [run(4, 1.0), run(4, 2.0), run(4, 1.0)]
     second = [run(6, 1.0), run(6, 3.0), run(6, 4.0)]
