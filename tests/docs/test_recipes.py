@@ -1,4 +1,4 @@
-"""The five recipes are followed to the letter: every file written, every command run.
+"""The recipes are followed to the letter: every file written, every command run.
 
 A fence that names a file (as in ``python norm.py``) is that file; shell blocks run beside the
 files.
