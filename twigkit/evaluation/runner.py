@@ -54,12 +54,18 @@ def ways_of(spec: EvaluationSpec) -> list[Way]:
 
     Args:
         spec: Budgets, pruners and drafters.
+
+    Raises:
+        InputError: If two would have the same name, under which their answers are kept.
     """
     plain = EvaluationSpec(tasks=spec.tasks, drafters=("plain",)).drafters
     drafters = [*plain, *(each for each in spec.drafters if each not in plain)]
     ways = [Way(None, None, drafter) for drafter in drafters]
     for budget in spec.budgets:
         ways += [Way(budget, p, d) for p in spec.pruners for d in spec.drafters]
+    names = [way.name for way in ways]
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise InputError(f"{twice[0]!r} is there twice; name each budget, pruner and drafter once")
     return ways
 
 

@@ -28,6 +28,19 @@ def test_the_first_way_is_the_unpruned_base():
     assert names == ["unpruned, plain", "unpruned, ssd", "ttp 0.5, plain", "ttp 0.5, ssd"]
 
 
+@pytest.mark.parametrize(
+    ("twice", "name"),
+    [
+        ({"budgets": (1 / 9, 0.11111)}, "ttp 0.1111, plain"),
+        ({"pruners": ("ttp", "ttp"), "budgets": (2,)}, "ttp 2, plain"),
+        ({"drafters": ("ssd", "ssd")}, "unpruned, ssd"),
+    ],
+)
+def test_two_ways_of_one_name_would_share_their_answers(twice, name):
+    with pytest.raises(InputError, match=f"'{name}' is there twice"):
+        ways_of(EvaluationSpec(tasks=("demo",), **twice))
+
+
 def test_batches_hold_questions_of_like_length_and_as_many_pictures():
     picture = "p.png"
     examples = [
