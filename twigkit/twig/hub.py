@@ -51,14 +51,21 @@ def locate(
         return folder / subfolder
     if folder.is_absolute() or str(source).startswith(".") or str(source).count("/") > 1:
         raise CheckpointError(f"there is no folder {source}; name a folder with {MANIFEST} in it")
-    wanted = [f"{subfolder}/{name}" if subfolder else name for name in files]
     try:
-        fetched = snapshot_download(str(source), revision=revision, allow_patterns=wanted, **hub)
+        return _fetched(str(source), revision, subfolder, files, **hub)
     except _FAILURES as error:
         raise CheckpointError(
             f"{source} is neither a folder nor a twig that the Hub gives ({_line(error)}); name a "
             f"folder with {MANIFEST} in it, or a Hub id"
         ) from error
+
+
+def _fetched(
+    name: str, revision: str | None, subfolder: str, files: Sequence[str], **hub: Any
+) -> Path:
+    """Fetch files of a twig; return the folder that holds them."""
+    wanted = [f"{subfolder}/{each}" if subfolder else each for each in files]
+    fetched = snapshot_download(name, revision=revision, allow_patterns=wanted, **hub)
     return Path(fetched) / subfolder
 
 
@@ -127,7 +134,9 @@ def push(
             revision=revision,
             commit_message=message or "Add a twig",
         )
-    except _FAILURES as error:
+    except (
+        Exception
+    ) as error:  # a line that is down has other errors in every version of the client
         raise CheckpointError(
             f"the Hub does not take {folder} as {name}: {_line(error)}; check the name, and log in "
             "with `hf auth login` or give a token that may write"
@@ -154,7 +163,17 @@ def pull(
         CheckpointError: If the Hub gives no twig by that name.
     """
     target = Path(expanded(folder))
-    fetched = locate(name, revision, subfolder=subfolder, **hub, local_dir=target)
+    api = HfApi(endpoint=hub.get("endpoint"), token=hub.get("token"))
+    try:
+        # Asked for files alone, the client takes those that lie there for what a Hub that is down
+        # or refuses would have given.
+        commit = api.model_info(name, revision=revision).sha
+        fetched = _fetched(name, commit, subfolder, FILES, **hub, local_dir=target)
+    except Exception as error:  # as many types as for push
+        raise CheckpointError(
+            f"the Hub gives no twig {name} ({_line(error)}); check the name, and give a token if "
+            "it is private"
+        ) from error
     read_manifest(fetched)
     return fetched
 

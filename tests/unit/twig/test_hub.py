@@ -110,7 +110,28 @@ def test_push_and_pull_on_the_command_line(model, hub, tmp_path, capsys):
     assert str(tmp_path / "back") in capsys.readouterr().out
     assert json.loads((tmp_path / "back" / "twig.json").read_text())["spec"]["base"] == "org/base"
     assert main(["pull", "org/other", "--out", str(tmp_path / "x"), *where]) == 2
-    assert "org/other is neither a folder nor a twig" in capsys.readouterr().err
+    assert "the Hub gives no twig org/other" in capsys.readouterr().err
+
+
+def test_a_twig_is_pulled_again_into_the_folder_of_its_name(model, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    held = hub.add("org/twig", model.save_pretrained(tmp_path / "twig"))
+    pull("org/twig", "org/twig", endpoint=hub.endpoint)
+    held.commit({"README.md": b"another card"})
+    pull("org/twig", "org/twig", endpoint=hub.endpoint)
+    assert Path("org/twig/README.md").read_bytes() == b"another card"
+    with pytest.raises(CheckpointError, match="the Hub gives no twig twig"):
+        pull("twig", "elsewhere", endpoint=hub.endpoint)
+
+
+def test_a_hub_that_is_down_is_told_on_one_line(model, tmp_path, capsys):
+    folder = str(model.save_pretrained(tmp_path / "twig"))
+    nowhere = ["--endpoint", "http://127.0.0.1:9", "--token", TOKEN]
+    assert main(["push", folder, "org/twig", *nowhere]) == 2
+    assert "the Hub does not take" in capsys.readouterr().err
+    for out in ("back", "twig"):  # where nothing is, and where an older one lies
+        assert main(["pull", "org/twig", "--out", str(tmp_path / out), *nowhere]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_the_id_of_a_twig_alone_finds_its_base(folders, hub, tmp_path):
