@@ -73,7 +73,8 @@ def encode(
         The processor's outputs for one prompt.
 
     Raises:
-        InputError: If placeholders and pictures do not match, or the processor refuses them.
+        InputError: If placeholders and pictures do not match, the processor refuses them, or it
+            takes no videos.
     """
     options: dict[str, Any] = {"return_tensors": "pt"}
     first = getattr(getattr(processor, "tokenizer", processor), "bos_token", None)
@@ -87,6 +88,8 @@ def encode(
         raise InputError("pictures were given, but the base takes text only; ask without them")
     if videos:
         options |= {"videos": [_stack(frames) for frames in videos], "do_sample_frames": False}
+        if not takes_videos(processor):
+            raise InputError("the base's processor takes no videos; give the frames as pictures")
     try:
         return dict(processor(text=text, **options))
     except (ValueError, TypeError, IndexError) as error:

@@ -57,6 +57,12 @@ def test_pictures_and_placeholders_must_match():
             encode(PROCESSOR, text, [PICTURE])
 
 
+def test_frames_are_not_dropped_by_a_processor_without_videos():
+    frames = [Image.new("RGB", (8, 8))] * 2
+    with pytest.raises(InputError, match="takes no videos"):
+        encode(tiny_processor(), "what ?", [], [frames])
+
+
 def test_frames_of_a_video_have_one_size():
     with pytest.raises(InputError, match="2 sizes"):
         encode(PROCESSOR, "what is", videos=[[PICTURE, Image.new("RGB", (8, 8))]])
