@@ -141,6 +141,9 @@ def test_settings_come_from_a_file_and_options_count_more(words, capsys, tmp_pat
     ("options", "told"),
     [
         (["--temperature", "0.5"], "--temperature counts only where tokens are drawn; add --sampl"),
+        (["--pruner", "ttp"], "--pruner counts only where tokens are pruned; add --budget"),
+        (["--wipe-layer", "3"], "--wipe-layer counts only where tokens are pruned; add --budget"),
+        (["--strict"], "--strict counts only where tokens are pruned; add --budget"),
         (["--seed", "1", "--no-sample"], "--seed counts only where tokens are drawn"),
         (["--sample", "--temperature", "0"], "GenerationSpec.temperature: got 0.0; "),
         (["--sample", "--top-p", "7"], "GenerationSpec.top_p: got 7.0; "),

@@ -190,10 +190,16 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in names} | {"do_sample": args.sample}
     given["strict"] = args.strict or None
     chosen |= {name: value for name, value in given.items() if value is not None}
-    for name in ("temperature", "top_k", "top_p", "min_p", "seed"):
-        if given[name] is not None and not chosen.get("do_sample"):
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(f"{option} counts only where tokens are drawn; add --sample")
+    drawing = ("temperature", "top_k", "top_p", "min_p", "seed")
+    pruning = ("pruner", "wipe_layer", "strict")
+    for idle, needed, what in (
+        (drawing, chosen.get("do_sample") or None, "drawn; add --sample"),
+        (pruning, chosen.get("budget"), "pruned; add --budget"),
+    ):
+        for name in idle if needed is None else ():
+            if given[name] is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} counts only where tokens are {what}")
     GenerationSpec(**chosen)
     return chosen
 
