@@ -194,8 +194,7 @@ def run_case(
         if model.device.type == "cuda"
         else "tensors that one call holds at once, weights left out",
     }
-    # Hugging Face's static cache never becomes shorter than it was once made for a base.
-    lengths = sorted(question.lengths)
+    lengths = sorted(question.lengths)  # Hugging Face's static cache never becomes shorter
     result = CaseResult(facts, rounds, measure_roofline(model, longest, lengths[0]))
     for length in lengths:
         for size in question.sizes:
