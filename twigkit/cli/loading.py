@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -275,7 +276,8 @@ def progress() -> Iterator[Callable[[str], None] | None]:
         return
 
     def tell(text: str) -> None:
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+        width = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # what wraps is not erased
+        print(f"\r\033[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
 
     try:
         yield tell

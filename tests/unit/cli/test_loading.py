@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
+import sys
+import termios
 from pathlib import Path
 
-from twigkit.cli.loading import add_model_arguments, load_model, processor_of
+from twigkit.cli.loading import add_model_arguments, load_model, processor_of, progress
 
 CLI = Path(__file__).parents[3] / "twigkit" / "cli"
 
@@ -40,3 +43,14 @@ def test_every_command_takes_a_twig_alone():
             or "processor_of" in called
             or path.name in {"loading.py", "grow.py", "import_reference.py"}
         ), path.name
+
+
+def test_progress_keeps_to_one_line_of_a_narrow_terminal(monkeypatch):
+    reader, writer = os.openpty()
+    termios.tcsetwinsize(writer, (24, 60))
+    with os.fdopen(writer, "w") as terminal, os.fdopen(reader, "rb", buffering=0) as shown:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with progress() as tell:
+            tell("x" * 100)
+        told = shown.read(1000).decode().split("\r\x1b[K")
+    assert told == ["", "x" * 59, ""]
