@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -17,6 +16,7 @@ from twigkit.backbone.fused_layer import FusedLayer, fits
 from twigkit.backbone.kernel_device import available
 from twigkit.backbone.layer_trial import agree, is_faster, trials_of
 from twigkit.backbone.layer_view import layer_view
+from twigkit.backbone.module_look import Look, settings
 from twigkit.backbone.stock_layer import StockLayer
 from twigkit.errors import FamilyWarning
 
@@ -30,9 +30,6 @@ Fused = TypeVar("Fused", bound=FusedLayer)
 
 _LARGE = 16
 """Tokens of a row from which on kernels may fail to compile without being left out everywhere."""
-
-_CAPTURING = "transformers.utils.output_capturing"
-"""Module of the hooks that transformers itself leaves on layers; idle outside its own forward."""
 
 
 class LayerChoice:
@@ -73,6 +70,11 @@ class LayerChoice:
     def serves(self, stack: LayerStack) -> bool:
         """Say whether the choice is for layers of, or on, this base."""
         return self._stack() is stack
+
+    @property
+    def devices(self) -> frozenset[torch.device]:
+        """Where the weights of the layers were when they were last looked at."""
+        return frozenset().union(*(look.devices for look in self._chosen[1]))
 
     def runners(self, layers: Sequence[nn.Module], sources: Sequence[int]) -> list[Runner]:
         """Look at the layers and return what runs each of them.
@@ -192,115 +194,13 @@ class LayerChoice:
         return LayerChoice(self.stack, config=self._config, frozen=self._frozen, fuse=self._fuse)
 
 
-class Look:
-    """What a module tree was like when it was looked at, so that a change is noticed.
-
-    Modules and parameters by identity, their classes, settings, precision and device, and whether
-    they have hooks. A look at a layer takes some microseconds.
-
-    Attributes:
-        plain: Whether it holds nothing but plain weights in memory and nothing hooks into it.
-    """
-
-    def __init__(self, root: nn.Module) -> None:
-        """Look at a module and all below it."""
-        self._root = root
-        self._parts = [
-            (
-                module,
-                vars(module),
-                type(module),
-                type(module).forward,
-                vars(module).get("forward"),
-                dict(module._modules),
-                [(name, p, p.dtype) for name, p in _weights(module)],
-                _settings(module),
-                has_hooks(module),
-            )
-            for module in root.modules()
-        ]
-        self._device = _device(root)
-        self.plain = all(
-            not hooked and not _replaced(module) and all(_plain(p) for _, p in _weights(module))
-            for module, *_, hooked in self._parts
-        )
-
-    def holds(self, root: nn.Module) -> bool:
-        """Say whether all is as it was."""
-        if root is not self._root or _device(root) != self._device:
-            return False
-        for (
-            module,
-            own,
-            kind,
-            forward,
-            replaced,
-            children,
-            weights,
-            settings,
-            hooked,
-        ) in self._parts:
-            if (
-                type(module) is not kind
-                or kind.forward is not forward
-                or own.get("forward") is not replaced
-                or own["_modules"] != children
-                or len(own["_parameters"]) < len(weights)
-            ):
-                return False
-            hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
-            if (hooks or hooked) and hooked is not has_hooks(module):
-                return False
-            for key, value in settings:
-                if own.get(key) != value:
-                    return False
-            found = own["_parameters"]
-            for name, then, dtype in weights:
-                now = found[name]
-                if now is not then or now.dtype is not dtype:
-                    return False
-        return True
-
-
-def _weights(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in module._parameters.items() if p is not None]
-
-
-def _plain(weight: nn.Parameter) -> bool:
-    """Say whether a weight is an ordinary tensor in memory, not a quantised or sharded one."""
-    return type(weight) is nn.Parameter and not weight.is_meta and weight.is_floating_point()
-
-
-def _device(root: nn.Module) -> torch.device | None:
-    weight = next(root.parameters(), None)
-    return None if weight is None else weight.device
-
-
-def _replaced(module: nn.Module) -> bool:
-    """Say whether the module itself has a forward that is not its class's."""
-    own = vars(module).get("forward")
-    if own is None:
-        return False
-    return not isinstance(own, MethodType) or own.__func__ is not type(module).forward
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Say whether hooks run around a module's forward, but for idle ones of transformers."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    if not hooks[0] and not hooks[1]:
-        return False
-    return any(
-        getattr(hook, "__module__", "") != _CAPTURING for some in hooks for hook in some.values()
-    )
-
-
 def _kind(layer: nn.Module) -> object:
     """Return what layers that compute the same have in common: their parts and plain settings.
 
     Layers of one type may differ, as where every fourth has no rotary positions.
     """
     parts = [
-        (name, type(module), _function(type(module).forward), _settings(module))
+        (name, type(module), _function(type(module).forward), settings(module))
         for name, module in layer.named_modules()
     ]
     weight = next(layer.parameters())
@@ -309,11 +209,3 @@ def _kind(layer: nn.Module) -> object:
 
 def _function(forward: Callable[..., Any]) -> object:
     return getattr(forward, "__code__", forward)
-
-
-def _settings(module: nn.Module) -> tuple[tuple[str, object], ...]:
-    return tuple(
-        (key, value)
-        for key, value in vars(module).items()
-        if key not in ("layer_idx", "training") and isinstance(value, bool | int | float | str)
-    )

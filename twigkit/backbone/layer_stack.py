@@ -34,16 +34,13 @@ from twigkit.backbone.placement import device_of, in_memory
 from twigkit.backbone.plain_copy import plain_copy
 from twigkit.backbone.probes import Probe
 from twigkit.backbone.prompt import Prompt, PromptEmbedding
-from twigkit.backbone.recurrent_states import RECURRENT
+from twigkit.backbone.recurrent_states import RECURRENT, recurrent_layers
 from twigkit.backbone.rotary import Rope, unrotate
 from twigkit.backbone.sliding_window import layer_window
 from twigkit.backbone.vision import VisionTower
 from twigkit.errors import CapabilityError
 
 _rounds = itertools.count()
-
-RECURRENT_KINDS = frozenset({"conv", "linear_attention", "mamba"})
-"""Layers that carry a state from token to token, by their name in a configuration."""
 
 _TRUSTED = frozenset({"accelerate", "torch", "transformers", "twigkit"})
 """Packages whose own hooks on a whole model change nothing that it computes."""
@@ -128,8 +125,7 @@ class LayerStack(PromptEmbedding):
             self._refuse_hooks(self._path)
         self.growing = GrowingRotary.of(getattr(self.text, self.rotary_name, None))
         self.depth = len(self.text.layers)
-        kinds = getattr(self.config, "layer_types", None) or ()
-        self.recurrent = frozenset(n for n, kind in enumerate(kinds) if kind in RECURRENT_KINDS)
+        self.recurrent = recurrent_layers(self.config)
         self._windows = {}
         self.round = next(_rounds)
         self.layers = self._choice.runners(self.text.layers, range(self.depth))
@@ -210,6 +206,11 @@ class LayerStack(PromptEmbedding):
         return device_of(self.text.layers[layer])
 
     @property
+    def devices(self) -> frozenset[torch.device]:
+        """Where the weights of the layers are, as of the last prompt."""
+        return self._choice.devices
+
+    @property
     def entry(self) -> torch.device:
         """The device of the embedding, where prompts go."""
         return device_of(self.model.get_input_embeddings())
@@ -235,8 +236,7 @@ class LayerStack(PromptEmbedding):
 
     def _held(self, layer: int) -> tuple[torch.device, tuple[int, int] | None]:
         """Return where a layer's keys and values lie, and in which shape."""
-        shape = None if layer in self.recurrent else self.head_shape(layer)
-        return self.device(layer), shape
+        return self.device(layer), None if layer in self.recurrent else self.head_shape(layer)
 
     # -- layers ------------------------------------------------------------------------------------
 

@@ -15,6 +15,16 @@ RECURRENT = 0
 """Stands for recurrent layers where others have a window: they look at no other token's keys."""
 
 
+RECURRENT_KINDS = frozenset({"conv", "linear_attention", "mamba"})
+"""Layers that carry a state from token to token, by their name in a configuration."""
+
+
+def recurrent_layers(config: Any) -> frozenset[int]:
+    """Return which layers of a text configuration carry a state from token to token."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return frozenset(n for n, kind in enumerate(kinds) if kind in RECURRENT_KINDS)
+
+
 class RecurrentStates:
     """The states of some recurrent layers.
 

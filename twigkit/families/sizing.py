@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from twigkit.backbone.head_shapes import head_shape
-from twigkit.backbone.layer_stack import RECURRENT_KINDS
+from twigkit.backbone.recurrent_states import RECURRENT_KINDS
 from twigkit.errors import FamilyWarning, InputError, PluginError, TwigkitError
 from twigkit.families.generic import GenericAdapter
 from twigkit.families.loading import read_config, unloadable

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from twigkit.backbone.layer_cache import LayerCache
 from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.module_look import address
 from twigkit.backbone.slot_cache import row_bucket
 from twigkit.errors import CapabilityError
 from twigkit.generation.captured_pieces import CapturedPieces
@@ -71,7 +72,7 @@ class BatchPool:
         self.mode, self.most, self.most_prompts = mode, most, MOST_PROMPTS
         self.make_runner = make_runner
         self._kept: OrderedDict[Hashable, SlotBatch] = OrderedDict()
-        self.model: Look | None = None
+        self.model: ModelLook | None = None
         self._prefill: CapturedPrefill | None = None
 
     def __len__(self) -> int:
@@ -184,7 +185,7 @@ class BatchPool:
 
     def _look(self, stack: LayerStack, twig: Twig | None) -> None:
         """Drop everything if base or twig are no longer what they were."""
-        now = Look(stack, twig)
+        now = ModelLook(stack, twig)
         if self.model is None or not self.model.same(now):
             self.drop()
             self.model = now
@@ -243,36 +244,38 @@ def _kind(request: GenerationRequest) -> tuple[Hashable, ...]:
     return plugin_key(request.drafter), chosen, selector
 
 
-class Look:
+class ModelLook:
     """What a base and a twig were like, so that a change is noticed.
 
-    Modules that run the layers by identity, weights by address; one walk, as prefill waits for it.
+    What runs a layer is another object once anything about the layer has changed, as of the last
+    prompt; of all others, weights and buffers by address, and hooks.
     """
 
     def __init__(self, stack: LayerStack, twig: Twig | None) -> None:
         """Look at what a step runs through."""
         parts: list[nn.Module] = [stack.text, stack.model.get_output_embeddings()]
+        layers: list[Any] = [stack.text.layers]
         self._runners: list[Any] = [*stack.layers]
         if twig is not None:
             parts.append(twig)
+            layers.append(twig.layers)
             self._runners += [twig, *twig.runners(stack)]
-        self._hooks: list[tuple[int, ...]] = []
-        self._places: list[int] = []
+        self._found: list[tuple[int, ...]] = []
         while parts:
             module = parts.pop()
+            if any(module is each for each in layers):
+                continue
             parts += [part for part in module._modules.values() if part is not None]
-            self._hooks.append((*module._forward_hooks, *module._forward_pre_hooks))
-            for tensor in (*module._parameters.values(), *module._buffers.values()):
-                if tensor is not None and not tensor.is_meta:
-                    self._places.append(tensor.data_ptr())
+            self._found.append((*module._forward_hooks, *module._forward_pre_hooks))
+            held = (*module._parameters.values(), *module._buffers.values())
+            self._found.append(tuple(map(address, held)))
 
-    def same(self, other: Look) -> bool:
+    def same(self, other: ModelLook) -> bool:
         """Say whether nothing has changed."""
         return (
             len(self._runners) == len(other._runners)
             and all(a is b for a, b in zip(self._runners, other._runners, strict=True))
-            and self._hooks == other._hooks
-            and self._places == other._places
+            and self._found == other._found
         )
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from twigkit.backbone.fillers import lengthened
 from twigkit.backbone.kv_cache import Segment
-from twigkit.backbone.layer_choice import has_hooks
 from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.module_look import hooks
 from twigkit.backbone.prompt import Prompt
 from twigkit.errors import FamilyWarning, PluginError
 from twigkit.generation.prefill import Prefilled
@@ -91,7 +91,7 @@ def _changes_nothing(
 ) -> bool:
     """Try whether a prompt is prefilled alike with fillers and without."""
     parts = [*stack.text.modules(), *(() if twig is None else twig.modules())]
-    if stack.recurrent or stack.mixes_rows or any(map(has_hooks, parts)):
+    if stack.recurrent or stack.mixes_rows or any(map(hooks, parts)):
         return False  # a hook may look at the last place
     added = longer.ids.shape[1] - prompt.ids.shape[1]
     try:

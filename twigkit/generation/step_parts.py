@@ -119,12 +119,9 @@ def obstacle(stack: LayerStack, drafter: Any, selection: TokenSelection) -> str:
             return f"{type(each).__name__} drafts neither in levels nor from texts alone"
     if selection.lockstep or any(step.needs in ("ids", "batch") for step in selection.steps):
         return "a logits processor needs the ids of the text on the host"
-    parts = (part for layer in stack.text.layers for part in layer.modules())
-    held = (weight for part in parts for weight in part._parameters.values())  # asked in every call
-    places = {weight.device for weight in held if weight is not None}
-    if any(place.type == "meta" for place in places):
+    if any(place.type == "meta" for place in stack.devices):
         return "weights of the base are offloaded"
-    if len(places) > 1:
+    if len(stack.devices) > 1:
         return "the base's layers are on several devices"
     return ""
 

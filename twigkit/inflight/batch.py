@@ -55,6 +55,7 @@ class RunningBatch:
     def _take(self, rows: int) -> SlotBatch:
         """Take the slots that an earlier batch left with the model, or make others."""
         model, pool = self._model, self._model.batches
+        model.stack.refresh()  # what was captured of layers that have changed goes
         drafter = make_drafter(self._spec, model.twig, model.memories)
         self._key = ("running", self._spec.to_json(), rows, bool(drafter.heads))
         kept = pool.take(self._key, model.stack, model.twig)

@@ -10,9 +10,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
 from twigkit.backbone.fused_layer import FusedLayer, fits, rms
-from twigkit.backbone.layer_choice import LayerChoice, Look
+from twigkit.backbone.layer_choice import LayerChoice
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.backbone.masks import prompt_masks
+from twigkit.backbone.module_look import Look
 from twigkit.backbone.stock_layer import StockLayer
 from twigkit.interfaces.tiny_models import spread_weights
 

@@ -85,6 +85,40 @@ def test_a_change_of_the_base_drops_what_was_captured(model, runners):
     assert len(runners) == 4
 
 
+def doubled(module, args, output):
+    return 2 * output
+
+
+def tripled(module, args, output):
+    return 3 * output
+
+
+def test_a_change_of_a_layer_drops_what_was_captured(model, runners):
+    options = {"drafter": "plain", "max_new_tokens": 5}
+    part = model.stack.text.layers[1].self_attn.o_proj
+
+    def stir():
+        part.weight.data = part.weight.data.flip(0).clone()  # the same parameter, another address
+
+    def swap():
+        part._forward_hooks.clear()
+        part.register_forward_hook(tripled)  # in the place of another
+
+    hook, answers = part.register_forward_hook(doubled), []
+    nothing = gc.collect
+    for change in (stir, swap, part._forward_hooks.clear, nothing, nothing):
+        change()
+        made = len(runners)
+        want, got = both(model, **ALONE, **options)
+        assert torch.equal(want, got)
+        answers.append((got, len(runners) > made))
+    hook.remove()
+    stir()
+    anew = [made for _, made in answers]  # prefill the second time that a prompt comes
+    assert anew == [True, True, True, True, False]
+    assert not torch.equal(answers[0][0], answers[1][0])
+
+
 def test_a_batch_of_a_model_that_changed_meanwhile_is_not_kept(model, runners):
     class Changing:
         def put(self, tokens):

@@ -130,6 +130,28 @@ def test_a_request_makes_room_where_kept_batches_fill_the_memory(model, monkeypa
     assert said(heard) == alone(model, 0, 5)
 
 
+@torch.inference_mode()
+def test_what_was_captured_of_other_weights_is_not_replayed(model):
+    weight = model.stack.text.layers[1].self_attn.o_proj.weight
+
+    def answer():
+        batch, heard = RunningBatch(model, PLAIN, 4), []
+        batch.join(ticket(0, 5, heard))
+        while batch.rows:
+            batch.step()
+        batch.close()
+        return said(heard)
+
+    with recorded(model):
+        before = answer()
+        assert before == answer() == alone(model, 0, 5)
+        weight.data = weight.data.flip(0).clone()
+        after = answer()
+        expected = alone(model, 0, 5)
+        weight.data = weight.data.flip(0).clone()
+    assert after == expected != before
+
+
 def test_a_drafter_without_its_twig_is_refused(model):
     with pytest.raises(CapabilityError, match="twig"):
         RunningBatch(model, GenerationSpec(drafter="ssd").drafter, 4)
