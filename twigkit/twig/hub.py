@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from twigkit.errors import CheckpointError
+from twigkit.errors import CheckpointError, first_line
 from twigkit.io.files import expanded
 from twigkit.io.hub import reaches_hub
 from twigkit.twig.manifest import MANIFEST, Manifest, read_manifest
@@ -55,8 +55,8 @@ def locate(
         return _fetched(str(source), revision, subfolder, files, **hub)
     except _FAILURES as error:
         raise CheckpointError(
-            f"{source} is neither a folder nor a twig that the Hub gives ({_line(error)}); name a "
-            f"folder with {MANIFEST} in it, or a Hub id"
+            f"{source} is neither a folder nor a twig that the Hub gives ({first_line(error)}); "
+            f"name a folder with {MANIFEST} in it, or a Hub id"
         ) from error
 
 
@@ -134,12 +134,10 @@ def push(
             revision=revision,
             commit_message=message or "Add a twig",
         )
-    except (
-        Exception
-    ) as error:  # a line that is down has other errors in every version of the client
+    except Exception as error:  # a line that is down has as many types as versions of the client
         raise CheckpointError(
-            f"the Hub does not take {folder} as {name}: {_line(error)}; check the name, and log in "
-            "with `hf auth login` or give a token that may write"
+            f"the Hub does not take {folder} as {name}: {first_line(error)}; check the name, and "
+            "log in with `hf auth login` or give a token that may write"
         ) from error
     return str(commit)
 
@@ -167,18 +165,13 @@ def pull(
     try:
         # Asked for files alone, the client takes those that lie there for what a Hub that is down
         # or refuses would have given.
-        commit = api.model_info(name, revision=revision).sha
+        local = hub.get("local_files_only")
+        commit = revision if local else api.model_info(name, revision=revision).sha
         fetched = _fetched(name, commit, subfolder, FILES, **hub, local_dir=target)
     except Exception as error:  # as many types as for push
         raise CheckpointError(
-            f"the Hub gives no twig {name} ({_line(error)}); check the name, and give a token if "
-            "it is private"
+            f"the Hub gives no twig {name} ({first_line(error)}); check the name, and give a "
+            "token if it is private"
         ) from error
     read_manifest(fetched)
     return fetched
-
-
-def _line(error: BaseException) -> str:
-    """The first line of a message."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")

@@ -48,6 +48,7 @@ def test_what_steps_cannot_be_captured_is_said():
     processed = TokenSelection(steps=(step,))
     assert "needs the ids of the text" in obstacle(model.stack, lookup, processed)
     model.stack.text.layers[3].to("meta")
+    model.stack.refresh()  # as for every prompt
     assert obstacle(model.stack, lookup, TokenSelection()) == "weights of the base are offloaded"
 
 

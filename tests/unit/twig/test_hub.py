@@ -120,6 +120,9 @@ def test_a_twig_is_pulled_again_into_the_folder_of_its_name(model, hub, tmp_path
     held.commit({"README.md": b"another card"})
     pull("org/twig", "org/twig", endpoint=hub.endpoint)
     assert Path("org/twig/README.md").read_bytes() == b"another card"
+    held.commit({"README.md": b"a third card"})
+    pull("org/twig", "org/twig", endpoint=hub.endpoint, local_files_only=True)
+    assert Path("org/twig/README.md").read_bytes() == b"another card"
     with pytest.raises(CheckpointError, match="the Hub gives no twig twig"):
         pull("twig", "elsewhere", endpoint=hub.endpoint)
 
