@@ -162,6 +162,7 @@ class ByKind:
 
 
 HeadField = Annotated[HeadSpec, ByKind("head", HeadSpec)]
+HeadName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 """A head by name, mapping or spec."""
 
 PrunerField = Annotated[PrunerSpec, ByKind("pruner", PrunerSpec)]
@@ -231,7 +232,7 @@ class TwigSpec(Spec):
         description="Where twig layers start: copies of the base layers after the exit layer, "
         "copies of the last base layers, or random weights.",
     )
-    heads: dict[str, HeadField] = Field(
+    heads: dict[HeadName, HeadField] = Field(
         default_factory=lambda: {"lm": HeadSpec(kind="lm")},
         validate_default=True,
         description="Heads on the twig, by the name under which strategies ask for them.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -27,8 +26,6 @@ from twigkit.specs.run import TwigSpec
 from twigkit.twig.manifest import refuse_twig
 
 _log = logging.getLogger(__name__)
-
-_HEAD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class Twig(nn.Module):
@@ -182,10 +179,10 @@ def grow(spec: TwigSpec, stack: LayerStack) -> Twig:
     refuse_twig(spec.base)
     sources = _sources(spec, stack.depth)
     for name in spec.heads:
-        if not _HEAD_NAME.fullmatch(name) or hasattr(nn.ModuleDict(), name):
+        if hasattr(nn.ModuleDict(), name):
             raise SpecError(
-                f"a head cannot be called {name!r}; use letters, digits, '-' and '_', and no word "
-                "that torch.nn.ModuleDict has a use for"
+                f"a head cannot be called {name!r}, for which torch.nn.ModuleDict has a use; take "
+                "another name"
             )
     config = stack.own_config()
     layers = [stack.make_twig_layer(source, i, config) for i, source in enumerate(sources)]

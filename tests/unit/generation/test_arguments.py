@@ -90,8 +90,14 @@ def test_what_is_no_model_is_told_so(base):
             make(base)
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "a b", "items", "training", "_modules", "2"])
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "2", "a\n", "\ud800"])
 def test_a_head_is_called_by_a_name_that_can_be_saved(name):
+    with pytest.raises(SpecError, match=r"(?s)heads\..*\[key\]: got .*string"):
+        TwigSpec(base="tiny", depth=2, heads={name: "lm"})
+
+
+@pytest.mark.parametrize("name", ["items", "training", "_modules"])
+def test_a_head_has_no_name_that_torch_needs(name):
     spec = TwigSpec(base="tiny", depth=2, heads={name: "lm"})
     with pytest.raises(SpecError, match="a head cannot be called"):
         TwigModel(tiny_llava()).grow(spec)
