@@ -79,6 +79,7 @@ class Granite4VisionAdapter(LlavaNextAdapter):
     """Adapter of ``Granite4VisionForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("granite4_vision",)
+    text_models: ClassVar[tuple[str, ...]] = ()  # there is one, its own
     capabilities: ClassVar[frozenset[str]] = PICTURES | {"deepstack", "dynamic-resolution"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:

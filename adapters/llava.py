@@ -36,6 +36,14 @@ CLIP = {"model_type": "clip_vision_model", "projection_dim": 32}
 """What a tiny vision tower has besides the usual where it is CLIP's."""
 
 
+TEXT_MODELS = (
+    "cohere", "cohere2", "gemma", "gemma2", "glm", "glm4", "gpt_oss", "granite", "helium", "llama",
+    "ministral", "mistral", "mixtral", "olmo", "olmo2", "phi3", "qwen2", "qwen2_moe", "qwen3",
+    "qwen3_moe", "smollm3", "starcoder2",
+)  # fmt: skip
+"""Language models of which none needs more of a stack than :class:`LlavaStack` knows."""
+
+
 class LlavaStack(LayerStack):
     """Layers whose embeddings may have a factor, which a Granite applies to pictures too."""
 
@@ -65,6 +73,7 @@ class LlavaAdapter(Adapter):
     """Adapter of ``LlavaForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
+    text_models: ClassVar[tuple[str, ...]] = TEXT_MODELS
     capabilities: ClassVar[frozenset[str]] = PICTURES | {"vision"}
 
     @classmethod

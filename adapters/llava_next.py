@@ -12,6 +12,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from twigkit.adapters.llava import (
     CLIP,
+    TEXT_MODELS,
     WIPE,
     LlavaStack,
     LlavaTower,
@@ -124,6 +125,7 @@ class LlavaNextAdapter(Adapter):
     """Adapter of ``LlavaNextForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
+    text_models: ClassVar[tuple[str, ...]] = TEXT_MODELS
     capabilities: ClassVar[frozenset[str]] = PICTURES | {
         "dynamic-resolution",
         "sliding-window",

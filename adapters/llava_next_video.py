@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from twigkit.adapters.llava import TEXT_MODELS
 from twigkit.adapters.llava_next import (
     TILE,
     LlavaNextAdapter,
@@ -40,6 +41,7 @@ class LlavaNextVideoAdapter(LlavaNextAdapter):
     """Adapter of ``LlavaNextVideoForConditionalGeneration``; frames have no newlines."""
 
     model_types: ClassVar[tuple[str, ...]] = ("llava_next_video",)
+    text_models: ClassVar[tuple[str, ...]] = TEXT_MODELS
     capabilities: ClassVar[frozenset[str]] = VIDEOS | {"dynamic-resolution"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:

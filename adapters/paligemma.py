@@ -60,6 +60,7 @@ class PaliGemmaAdapter(Adapter):
     """Adapter of ``PaliGemmaForConditionalGeneration`` on Gemma and on Gemma 2."""
 
     model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
+    text_models: ClassVar[tuple[str, ...]] = ("gemma", "gemma2")
     capabilities: ClassVar[frozenset[str]] = PICTURES | {"bidirectional-image", "sliding-window"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:

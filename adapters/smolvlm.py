@@ -42,6 +42,7 @@ class SmolVlmAdapter(Adapter):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("smolvlm", "idefics3")
+    text_models: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2")
     capabilities: ClassVar[frozenset[str]] = VIDEOS | {"dynamic-resolution"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:

@@ -60,6 +60,7 @@ class VideoLlavaAdapter(Adapter):
     """Adapter of ``VideoLlavaForConditionalGeneration``."""
 
     model_types: ClassVar[tuple[str, ...]] = ("video_llava",)
+    text_models: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2")
     capabilities: ClassVar[frozenset[str]] = VIDEOS | {"vision"}
 
     def stack(self, model: PreTrainedModel) -> LayerStack:

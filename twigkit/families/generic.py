@@ -55,6 +55,7 @@ class GenericAdapter(Adapter):
 
     Attributes:
         capabilities: What was found; complete once :meth:`stack` has run.
+        described: The model's type, and that of the language model in it, for messages.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -64,18 +65,20 @@ class GenericAdapter(Adapter):
             CapabilityError: If transformers has no generating model of this type, or a property of
                 the model stands in the way; names it.
         """
-        self.kind = str(config.get("model_type"))
-        if reason := refusal(self.kind, config):
+        kind, text = config.get("model_type"), config.get("text_config") or {}
+        around = f" around {text['model_type']!r}" if text.get("model_type") else ""
+        self.described = f"{str(kind)!r}{around}"
+        if reason := refusal(str(kind), config):
             raise CapabilityError(reason)
         self.capabilities = frozenset({"batch", "text-only"})  # type: ignore[misc]
-        if self.kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
             self.auto_class = "AutoModelForImageTextToText"  # type: ignore[misc]
-        elif self.kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             self.auto_class = "AutoModelForCausalLM"  # type: ignore[misc]
         else:
             raise CapabilityError(
-                f"no adapter serves model type {self.kind!r}, and the installed transformers has "
-                f"no generating model of it; {_MISSING}"
+                f"no adapter serves model type {self.described}, and the installed transformers "
+                f"has no generating model of it; {_MISSING}"
             )
 
     def stack(self, model: nn.Module) -> LayerStack:
@@ -84,11 +87,11 @@ class GenericAdapter(Adapter):
         Raises:
             CapabilityError: If the layers do not give what the model gives; says what differed.
         """
-        stack = GenericStack(model, self.kind)
+        stack = GenericStack(model, self.described)
         if not any(parameter.is_meta for parameter in model.parameters()):
             stack.check(stack.probe())
             warnings.warn(
-                f"no adapter serves model type {self.kind!r}; the generic one reproduced the "
+                f"no adapter serves model type {self.described}; the generic one reproduced the "
                 "model's own logits on a prompt of text and is used. It will check its first "
                 "prompt with pictures too",
                 FamilyWarning,
@@ -102,14 +105,14 @@ class GenericAdapter(Adapter):
 class GenericStack(LayerStack):
     """Layers found by their names; the first prompt with pictures is checked before it is used."""
 
-    def __init__(self, model: nn.Module, kind: str) -> None:
+    def __init__(self, model: nn.Module, described: str) -> None:
         """Wrap a model.
 
         Raises:
             CapabilityError: If it has no single language model of decoder layers.
         """
-        self.kind = kind
-        text = _language_model(model, kind)
+        self.described = described
+        text = _language_model(model, described)
         self.norm_name = next(name for name in _NORMS if hasattr(text, name))
         self.rotary_name = next(name for name in _ROTARIES if hasattr(text, name))
         rope = getattr(text.config, "rope_parameters", None) or {}
@@ -140,8 +143,8 @@ class GenericStack(LayerStack):
         """
         if not self._turns:
             raise CapabilityError(
-                f"model type {self.kind!r} rotates queries and keys in a way of its own, so they "
-                "cannot be had without rotary position; give the pruning head rotary: true, or "
+                f"model type {self.described} rotates queries and keys in a way of its own, so "
+                "they cannot be had without rotary position; give the pruning head rotary: true, or "
                 f"{_MISSING}"
             )
         return super().unrotate(states, cos, sin)
@@ -183,7 +186,7 @@ class GenericStack(LayerStack):
         plain = [word for word in range(min(self.vocabulary, 1000)) if word not in special]
         if not plain:
             raise CapabilityError(
-                f"model type {self.kind!r} has no words but special tokens, so that nothing can "
+                f"model type {self.described} has no words but special tokens, so that nothing can "
                 f"be tried; {_MISSING}"
             )
         shape = (2, max(_PROBE))
@@ -210,8 +213,8 @@ class GenericStack(LayerStack):
         if found:
             extra = f"; they are also given {', '.join(self._extra)}" if self._extra else ""
             raise CapabilityError(
-                f"no adapter serves model type {self.kind!r}, and the generic one does not fit it: "
-                f"{found}{extra}. To use it, {_MISSING}"
+                f"no adapter serves model type {self.described}, and the generic one does not fit "
+                f"it: {found}{extra}. To use it, {_MISSING}"
             )
 
     def _difference(self, inputs: Mapping[str, Any]) -> str:
@@ -297,7 +300,7 @@ def _gap(mine: Tensor, theirs: Tensor) -> str:
     return "" if gap <= allowed else f"{gap:.2g} where the model's own values reach {scale:.2g}"
 
 
-def _language_model(model: nn.Module, kind: str) -> nn.Module:
+def _language_model(model: nn.Module, described: str) -> nn.Module:
     """Find the module that holds the decoder layers."""
     text_config = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
     for module in model.modules():
@@ -305,8 +308,8 @@ def _language_model(model: nn.Module, kind: str) -> nn.Module:
         if named and hasattr(module, "layers") and module.config is text_config:
             return module
     raise CapabilityError(
-        f"no adapter serves model type {kind!r}, and the generic one finds no language model with "
-        f"layers, norm and rotary_emb in {type(model).__name__}; {_MISSING}"
+        f"no adapter serves model type {described}, and the generic one finds no language model "
+        f"with layers, norm and rotary_emb in {type(model).__name__}; {_MISSING}"
     )
 
 

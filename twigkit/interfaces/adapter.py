@@ -50,18 +50,24 @@ class Adapter:
 
     Attributes:
         model_types: Values of ``config.model_type`` that the adapter serves.
+        text_models: Values of ``config.text_config.model_type`` that the adapter was tried with, of
+            a family that is built around any language model; empty if there is only one. A model
+            around another is no concern of the adapter, and is tried as undeclared families are.
         capabilities: What the family can do, from ``twigkit.interfaces.capabilities``.
         auto_class: The class of transformers that loads the family.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
+    text_models: ClassVar[tuple[str, ...]] = ()
     capabilities: ClassVar[frozenset[str]] = frozenset()
     auto_class: ClassVar[str] = "AutoModelForImageTextToText"
 
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> bool:
-        """Say whether a model is of this family."""
-        return config.get("model_type") in cls.model_types
+        """Say whether a model is of this family, around a language model that was tried."""
+        text = (config.get("text_config") or {}).get("model_type")
+        tried = text is None or not cls.text_models or text in cls.text_models
+        return tried and config.get("model_type") in cls.model_types
 
     @classmethod
     def refusal(cls, config: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,12 @@ from twigkit.errors import PluginError
 __all__ = ["check_class", "check_instance", "check_spec", "contract"]
 
 _ABSENT = object()
-_NAMES = {"capabilities": "frozenset", "heads": "tuple", "model_types": "tuple"}
+_NAMES = {
+    "capabilities": "frozenset",
+    "heads": "tuple",
+    "model_types": "tuple",
+    "text_models": "tuple",
+}
 
 
 def contract(kind: str) -> type[Any]:
