@@ -144,8 +144,8 @@ class GenericStack(LayerStack):
         if not self._turns:
             raise CapabilityError(
                 f"model type {self.described} rotates queries and keys in a way of its own, so "
-                "they cannot be had without rotary position; give the pruning head rotary: true, or "
-                f"{_MISSING}"
+                "they cannot be had without rotary position; give the pruning head rotary: true, "
+                f"or {_MISSING}"
             )
         return super().unrotate(states, cos, sin)
 
