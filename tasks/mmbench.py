@@ -25,6 +25,8 @@ from twigkit.interfaces import (
 )
 
 LETTERS = "ABCDE"
+ROTATION = 10**6
+"""By how much the number of a rotation is above that of its question, in files that hold them."""
 
 
 class MmBenchSpec(TaskSpec):
@@ -38,7 +40,7 @@ class MmBenchSpec(TaskSpec):
     circular: bool = Field(
         True,
         description="Ask every question once per rotation of its options, and count it as right if "
-        "all answers are.",
+        "all answers are; rotations are made where the file holds none.",
     )
     suffix: str = Field(
         "\nAnswer with the option's letter from the given choices directly.",
@@ -56,10 +58,13 @@ class MmBenchTask(Task):
         found = []
         rows = read_rows(self.spec.questions)
         pictures = {row["index"]: row["image"] for row in rows}
+        rotated = any(int(row["index"]) >= ROTATION for row in rows)
         for row in rows:
+            if int(row["index"]) >= ROTATION and not self.spec.circular:
+                continue
             options = [row[letter] for letter in LETTERS if _there(row.get(letter))]
             image = row["image"] if len(row["image"]) > 64 else pictures[row["image"]]
-            for turn in range(len(options) if self.spec.circular else 1):
+            for turn in range(len(options) if self.spec.circular and not rotated else 1):
                 turned = options[turn:] + options[:turn]
                 found.append(self._example(row, turn, turned, base64.b64decode(image)))
         return found
@@ -89,7 +94,7 @@ class MmBenchTask(Task):
             reference = response.example.reference
             if reference["answer"] is None:
                 continue
-            index = reference["row"]["index"]
+            index = int(reference["row"]["index"]) % ROTATION
             category[index] = reference["category"]
             hits[index].append(self._choice(response, judge) == reference["answer"])
         return [Outcome(category[i], (float(all(found)), 1.0)) for i, found in hits.items()]

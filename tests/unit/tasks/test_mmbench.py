@@ -1,10 +1,12 @@
 """MMBench: circular evaluation."""
 
+import base64
+import csv
 import io
 
 from openpyxl import load_workbook
 
-from tests.support.benchmark_files import make_task, parts_of, respond, score_of
+from tests.support.benchmark_files import content, make_task, parts_of, respond, score_of
 
 
 def test_every_rotation_is_asked(tmp_path):
@@ -43,3 +45,28 @@ def test_the_workbook_for_the_server(tmp_path):
     rows = list(load_workbook(io.BytesIO(files["mmbench_predictions.xlsx"])).active.values)
     assert rows[0][0] == "index"
     assert [(row[0], row[-1]) for row in rows[1:]] == [("1", "B"), ("2", "A")]
+
+
+def test_rotations_that_the_file_holds_are_one_question(tmp_path):
+    image = base64.b64encode(content()).decode()
+    row = {"question": "Which?", "category": "animal", "image": image}
+    rows = [
+        {**row, "index": 7, "A": "cat", "B": "dog", "answer": "B"},
+        {**row, "index": 8, "A": "up", "B": "down", "answer": "A"},
+        {**row, "index": 1000007, "A": "dog", "B": "cat", "answer": "A", "image": "7"},
+        {**row, "index": 1000008, "A": "down", "B": "up", "answer": "B", "image": "8"},
+    ]
+    path = tmp_path / "dev.tsv"
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0], delimiter="\t")
+        table.writeheader()
+        table.writerows(rows)
+    task, _, _ = make_task("mmbench", tmp_path / "own", questions=str(path))
+    assert [e.key for e in task.examples()] == ["7/0", "8/0", "1000007/0", "1000008/0"]
+    assert score_of(task, ["B", "A", "A", "A"]) == 50
+    table = task.submission(respond(task, "BAAA"))["mmbench_predictions.xlsx"]
+    assert [row[0] for row in load_workbook(io.BytesIO(table)).active.values][1:] == [
+        str(row["index"]) for row in rows
+    ]
+    task, _, _ = make_task("mmbench", tmp_path / "own", questions=str(path), circular=False)
+    assert score_of(task, ["B", "B"]) == 50
