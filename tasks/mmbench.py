@@ -7,12 +7,14 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, Literal
 
 from pydantic import Field
 
 from twigkit.interfaces import (
     Example,
+    InputError,
     Judge,
     Outcome,
     Register,
@@ -62,9 +64,10 @@ class MmBenchTask(Task):
         for row in rows:
             if int(row["index"]) >= ROTATION and not self.spec.circular:
                 continue
-            options = [row[letter] for letter in LETTERS if _there(row.get(letter))]
+            options = [*takewhile(_there, map(row.get, LETTERS))]
             image = row["image"] if len(row["image"]) > 64 else pictures[row["image"]]
-            for turn in range(len(options) if self.spec.circular and not rotated else 1):
+            turns = max(1, len(options)) if self.spec.circular and not rotated else 1
+            for turn in range(turns):
                 turned = options[turn:] + options[:turn]
                 found.append(self._example(row, turn, turned, base64.b64decode(image)))
         return found
@@ -77,6 +80,11 @@ class MmBenchTask(Task):
         hint = f"{row['hint']}\n" if _there(row.get("hint")) else ""
         listed = "".join(f"\n{letter}. {text}" for letter, text in named.items())
         answer = row.get("answer") or ""
+        if _there(answer) and answer not in named:
+            raise InputError(
+                f"the answer of question {row['index']} is {answer!r}, and its options are "
+                f"{', '.join(named)}; mend the file"
+            )
         reference = {
             "row": {key: value for key, value in row.items() if key != "image"},
             "category": row.get("l2-category") or row.get("category") or "all",
@@ -88,7 +96,7 @@ class MmBenchTask(Task):
 
     def outcomes(self, responses: Sequence[Response], judge: Judge | None) -> list[Outcome]:
         """Count the questions all of whose rotations are answered right."""
-        hits: defaultdict[str, list[bool]] = defaultdict(list)
+        hits: defaultdict[int, list[bool]] = defaultdict(list)
         category = {}
         for response in responses:
             reference = response.example.reference

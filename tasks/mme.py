@@ -87,13 +87,17 @@ class MmeTask(Task):
             picture = find_file(images, file.stem, (".jpg", ".png", ".jpeg"))
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
             for number, line in enumerate(lines):
-                question, _, answer = line.rpartition("\t")
+                question, _, answer = (part.strip() for part in line.rpartition("\t"))
+                if not question or answer.lower() not in ("yes", "no"):
+                    raise InputError(
+                        f"{file} holds the line {line!r}; expected a question, a tab, and Yes or No"
+                    )
                 if self.spec.suffix:
-                    question = question.removesuffix(" Please answer yes or no.")
+                    question = question.removesuffix("Please answer yes or no.").rstrip()
                 yield Example(
                     f"{category}/{file.stem}/{number}",
                     question + self.spec.suffix,
-                    {"category": category, "picture": file.stem, "answer": answer.strip().lower()},
+                    {"category": category, "picture": file.stem, "answer": answer.lower()},
                     (picture,),
                 )
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from twigkit.interfaces import (
     Example,
+    InputError,
     Judge,
     Outcome,
     Register,
@@ -44,7 +45,7 @@ class MmStarTask(Task):
             Example(
                 str(row["index"]),
                 row["question"] + _options(row) + self.spec.suffix,
-                {"answer": row["answer"].strip().lower(), "category": row.get("category", "all")},
+                {"answer": _letter(row), "category": row.get("category", "all")},
                 (_picture(row["image"]),),
             )
             for row in read_rows(self.spec.questions)
@@ -63,6 +64,14 @@ def _options(row: dict[str, Any]) -> str:
     """Options of files that keep them in columns of their own."""
     there = [letter for letter in "ABCD" if row.get(letter)]
     return "".join(f"\n{letter}. {row[letter]}" for letter in there)
+
+
+def _letter(row: dict[str, Any]) -> str:
+    """Right letter of a question."""
+    letter: str = row["answer"].strip().lower()
+    if len(letter) != 1:  # every answer begins with an empty one
+        raise InputError(f"the answer of question {row['index']} is {letter!r}; expected a letter")
+    return letter
 
 
 def _picture(cell: Any) -> bytes:

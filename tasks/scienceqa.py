@@ -89,12 +89,15 @@ class ScienceQaTask(Task):
 
 
 def _choice(text: str, options: int) -> int:
-    """Read the place of the chosen option: a letter alone, "A. ...", or "The answer is A."."""
+    """Read the place of the chosen option: a letter alone, "A. ...", or "The answer is A.".
+
+    Source: LLaVA's evaluation code, which takes any character for the period.
+    """
     known, said = LETTERS[:options], text.strip()
     if len(said) >= 3 and said[0] in known and said[1:3] == ". ":
         said = said[0]
     if said not in known or not said:
-        named = re.findall(r"The answer is ([A-Z])\.", said)
+        named = re.findall(r"The answer is ([A-Z]).", said)
         said = named[0] if len(named) == 1 else said.removesuffix(".")
     return known.index(said) if len(said) == 1 and said in known else -1
 

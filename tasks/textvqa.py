@@ -10,6 +10,7 @@ from pydantic import Field
 
 from twigkit.interfaces import (
     Example,
+    InputError,
     Judge,
     Outcome,
     Register,
@@ -57,8 +58,15 @@ class TextVqaTask(Task):
                 prompts[row["question_id"], question] = row["text"]
         found = []
         for row in read_rows(self.spec.annotations)["data"]:
-            asked = row["question"] + self.spec.suffix
-            prompt = prompts.get((row["image_id"], row["question"].lower()), asked)
+            prompt = row["question"] + self.spec.suffix
+            if self.spec.prompts is not None:
+                asked = row["image_id"], row["question"].lower()
+                if asked not in prompts:
+                    raise InputError(
+                        f"{self.spec.prompts} has no prompt for question {row['question_id']}; "
+                        "give the file of the same split, or none"
+                    )
+                prompt = prompts[asked]
             picture = find_file(Path(self.spec.images), row["image_id"], (".jpg", ".png"))
             found.append(Example(str(row["question_id"]), prompt, row["answers"], (picture,)))
         return found

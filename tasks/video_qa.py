@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from ast import literal_eval
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -110,8 +111,8 @@ class VideoQaTask(Task):
         for response in responses:
             reference = response.example.reference
             if judge is None:
-                said = re.findall(r"\w+", response.text.lower())
-                right = reference["answer"].lower() in said
+                said, wanted = map(_words, (response.text, reference["answer"]))
+                right = wanted != " " and wanted in said
                 found.append(Outcome("all", (float(right), 1.0, 5.0 * right)))
                 continue
             asked = PROMPT.format(
@@ -144,6 +145,11 @@ class VideoQaTask(Task):
         return {f"{self.spec.kind}_predictions.jsonl": "".join(lines)}
 
 
+def _words(text: str) -> str:
+    """Words of a text, each between spaces, so that one text can be looked for in another."""
+    return " ".join(["", *re.findall(r"\w+", text.lower()), ""])
+
+
 def _verdict(said: str, response: Response) -> tuple[float, ...]:
     """Read a judge's verdict: right or not, one answer, its grade.
 
@@ -152,9 +158,9 @@ def _verdict(said: str, response: Response) -> tuple[float, ...]:
     """
     held = re.search(r"\{[^{}]*\}", said)
     try:
-        verdict = json.loads((held[0] if held else said).replace("'", '"'))
+        verdict = literal_eval(held[0] if held else said)  # as Python or as JSON writes it
         return float(str(verdict["pred"]).lower() == "yes"), 1.0, float(verdict["score"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, SyntaxError, KeyError, TypeError) as error:
         raise InputError(
             f"the judge gave no verdict for {response.example.key}, but {said!r}; use another model"
         ) from error

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from twigkit.interfaces import (
     Example,
+    InputError,
     Judge,
     Outcome,
     Register,
@@ -72,6 +73,11 @@ class VqaV2Task(Task):
             prompt = row["text"] if "text" in row else row["question"] + self.spec.suffix
             picture = row.get("image") or self.spec.picture.format(row.get("image_id"))
             number = row["question_id"]
+            if self.spec.annotations is not None and number not in answers:
+                raise InputError(
+                    f"{self.spec.annotations} has no answers to question {number}; give those of "
+                    "the same split, or null where a server scores"
+                )
             found.append(Example(str(number), prompt, answers.get(number), (folder / picture,)))
         return found
 

@@ -97,7 +97,10 @@ def textvqa(folder: Path):
             "answers": ["stop"] * 2 + ["go"] * 8,
         },
     ]
-    prompts = [{"question_id": "a", "image": "a.jpg", "text": "what sign?\nReference OCR token: x"}]
+    prompts = [
+        {"question_id": "a", "image": "a.jpg", "text": "How many?\nReference OCR token: 5"},
+        {"question_id": "a", "image": "a.jpg", "text": "what sign?\nReference OCR token: x"},
+    ]
     settings = {
         "annotations": write(folder / "val.json", {"data": rows}),
         "prompts": write_lines(folder / "prompts.jsonl", prompts),

@@ -4,9 +4,11 @@ import base64
 import csv
 import io
 
+import pytest
 from openpyxl import load_workbook
 
 from tests.support.benchmark_files import content, make_task, parts_of, respond, score_of
+from twigkit.errors import InputError
 
 
 def test_every_rotation_is_asked(tmp_path):
@@ -70,3 +72,13 @@ def test_rotations_that_the_file_holds_are_one_question(tmp_path):
     ]
     task, _, _ = make_task("mmbench", tmp_path / "own", questions=str(path), circular=False)
     assert score_of(task, ["B", "B"]) == 50
+
+
+def test_an_answer_that_is_no_option_is_an_error(tmp_path):
+    row = {"index": 7, "question": "Which?", "A": "cat", "B": "dog", "C": "", "D": "cow"}
+    row |= {"answer": "D", "image": base64.b64encode(content()).decode()}
+    path = tmp_path / "dev.tsv"
+    path.write_text("\t".join(row) + "\n" + "\t".join(map(str, row.values())) + "\n")
+    task, _, _ = make_task("mmbench", tmp_path / "own", questions=str(path))
+    with pytest.raises(InputError, match="the answer of question 7 is 'D'"):
+        task.examples()

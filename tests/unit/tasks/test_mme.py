@@ -1,6 +1,9 @@
 """MME: accuracy and acc+ of every category."""
 
+import pytest
+
 from tests.support.benchmark_files import make_task, parts_of, respond, score_of
+from twigkit.errors import InputError
 
 
 def test_perception_and_cognition(tmp_path):
@@ -19,6 +22,15 @@ def test_its_own_request_for_yes_or_no_is_replaced(tmp_path):
     task, _, _ = make_task("mme", tmp_path)
     prompt = task.examples()[0].prompt
     assert prompt == "Is it there?\nAnswer the question using a single word or phrase."
+
+
+def test_a_damaged_line_is_an_error(tmp_path):
+    task, _, _ = make_task("mme", tmp_path)
+    file = tmp_path / "existence" / "questions_answers_YN" / "0001.txt"
+    for line in ("Is it there? Please answer yes or no. Yes", "Is it there?\tPerhaps"):
+        file.write_text(line)
+        with pytest.raises(InputError, match="Is it there"):
+            task.examples()
 
 
 def test_the_files_for_its_own_evaluation(tmp_path):

@@ -5,7 +5,8 @@ import base64
 import pytest
 
 from tests.support.benchmark_files import content, make_task, parts_of, respond, score_of
-from twigkit.tasks.mmstar import _picture, _says
+from twigkit.errors import InputError
+from twigkit.tasks.mmstar import _letter, _picture, _says
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,11 @@ from twigkit.tasks.mmstar import _picture, _says
 )  # fmt: skip
 def test_where_a_letter_counts(text, right):
     assert _says(text, "b") is right
+
+
+def test_a_question_without_an_answer_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="the answer of question 3 is ''"):
+        _letter({"index": 3, "answer": " "})
 
 
 def test_pictures_of_parquet_and_tsv(tmp_path):

@@ -11,7 +11,8 @@ from twigkit.tasks.scienceqa import _choice
 @pytest.mark.parametrize(
     ("text", "place"),
     [("A", 0), ("B.", 1), ("C. three", 2), ("The answer is B.", 1), ("D", -1), ("", -1),
-     ("The answer is A. The answer is B.", -1), ("maybe", -1)],
+     ("The answer is A. The answer is B.", -1), ("maybe", -1),
+     ("The answer is C, since", 2)],
 )  # fmt: skip
 def test_a_letter_is_read(text, place):
     assert _choice(text, 3) == place

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.benchmark_files import make_task, parts_of, respond, score_of
+from tests.support.benchmark_files import make_task, parts_of, respond, score_of, write
 from twigkit.errors import InputError
 
 
@@ -32,6 +32,25 @@ def test_a_judge_without_a_verdict_is_an_error(tmp_path, said):
     task, texts, _ = make_task("msrvtt-qa", tmp_path)
     with pytest.raises(InputError, match="no verdict for q1"):
         score_of(task, texts, Grader(said))
+
+
+def test_a_verdict_may_hold_an_apostrophe(tmp_path):
+    task, texts, _ = make_task("msvd-qa", tmp_path)
+    said = """{"pred": "yes", "score": 4, "reason": "it's the same"}"""
+    assert score_of(task, texts, Grader(said, said)) == 100
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "right"),
+    [("living room", "In the living room.", 100), ("living room", "living in a room", 0),
+     ("man", "a woman", 0), ("!", "a man", 0)],
+)  # fmt: skip
+def test_the_rule_looks_for_whole_words_in_their_order(tmp_path, answer, text, right):
+    answers = write(
+        tmp_path / "a.json", [{"question_id": q, "answer": answer} for q in ("q1", "q2")]
+    )
+    task, _, _ = make_task("msvd-qa", tmp_path, answers=answers)
+    assert score_of(task, [text, text]) == right
 
 
 def test_videos_are_found_by_either_name(tmp_path):
