@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,10 @@ def _answer(
     progress: Tell | None,
 ) -> dict[str, list[Answered]]:
     """Answer a task's questions by every way, as far as they are not answered."""
-    check_settings(out / "answers" / f"{name}.json", task.spec.model_dump(mode="json"))
+    asked = json.dumps([[example.key, example.prompt] for example in examples])
+    digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    settings = {**task.spec.model_dump(mode="json"), "prompts (digest)": digest}
+    check_settings(out / "answers" / f"{name}.json", settings)
     log, ways = AnswerLog(out / "answers" / f"{name}.jsonl"), ways_of(spec)
     batches = batches_of(examples, spec.batch)
     bar = progress(name, len(ways) * len(examples)) if progress else None

@@ -2,6 +2,7 @@
 
 import json
 import xml.dom.minidom
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,16 @@ def test_tasks_judge_and_submissions(model, processor, tmp_path):
     assert files == ["mm-vet_answers.json"] * 3 + ["vqav2_answers.json"] * 3
     with pytest.raises(InputError, match=r"base = 'tiny', and this run has 'other'"):
         evaluate(model, processor, spec, out, settings={"base": "other"})
+
+
+def test_questions_that_changed_are_not_taken_as_answered(model, processor, tmp_path):
+    vqa, _, _ = vqav2(tmp_path / "vqa")
+    spec = EvaluationSpec(tasks=({"kind": "vqav2", **vqa},), budgets=(), limit=1)
+    evaluate(model, processor, spec, tmp_path / "out", settings={})
+    questions = Path(vqa["questions"])
+    questions.write_text(questions.read_text().replace("How many?", "How few?"))
+    with pytest.raises(InputError, match="holds answers with prompts"):
+        evaluate(model, processor, spec, tmp_path / "out", settings={})
 
 
 def test_files_of_another_form_are_said(model, processor, tmp_path):
