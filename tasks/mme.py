@@ -69,9 +69,11 @@ class MmeTask(Task):
         """Read the categories in their published order, and in each the pictures by name."""
         return [example for category in self._categories() for example in self._of(category)]
 
+    def _wanted(self) -> tuple[str, ...]:
+        return PERCEPTION if self.spec.total == "perception" else (*PERCEPTION, *COGNITION)
+
     def _categories(self) -> list[str]:
-        wanted = PERCEPTION if self.spec.total == "perception" else (*PERCEPTION, *COGNITION)
-        there = [name for name in wanted if (Path(self.spec.root) / name).is_dir()]
+        there = [name for name in self._wanted() if (Path(self.spec.root) / name).is_dir()]
         if not there:
             raise InputError(
                 f"{self.spec.root} has no folder of a category of MME, such as 'existence'; name "
@@ -130,6 +132,12 @@ class MmeTask(Task):
             if own:
                 found[name] = float(self.value(own))
         return {**found, **{name: float(self.value({name: sums})) for name, sums in totals.items()}}
+
+    def unofficial(self, judge: Judge | None) -> str:
+        """Say which categories are not there; the score is a sum."""
+        there = self._categories()
+        missing = [name for name in self._wanted() if name not in there]
+        return f"without the categories {', '.join(missing)}" if missing else ""
 
     def submission(self, responses: Sequence[Response]) -> dict[str, str | bytes]:
         """Give the answers as MME's own evaluation reads them: a file per category."""

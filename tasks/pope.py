@@ -25,6 +25,8 @@ from twigkit.interfaces import (
     said_yes_or_no,
 )
 
+SPLITS = ("random", "popular", "adversarial")
+
 
 class PopeSpec(TaskSpec):
     """Settings of POPE."""
@@ -51,7 +53,7 @@ class PopeTask(Task):
 
     def examples(self) -> Sequence[Example]:
         """Read the annotation files in order of their names."""
-        files = sorted(Path(self.spec.annotations).glob("coco_pope_*.json"))
+        files = self._files()
         if not files:
             raise InputError(
                 f"no coco_pope_*.json is in {self.spec.annotations}; name POPE's folder of "
@@ -65,9 +67,12 @@ class PopeTask(Task):
                 (Path(self.spec.images) / row["image"],),
             )
             for file in files
-            for split in [file.stem.removeprefix("coco_pope_")]
+            for split in [_split(file)]
             for place, row in enumerate(read_rows(file))
         ]
+
+    def _files(self) -> list[Path]:
+        return sorted(Path(self.spec.annotations).glob("coco_pope_*.json"))
 
     def outcomes(self, responses: Sequence[Response], judge: Judge | None) -> list[Outcome]:
         """Count true and false positives, false negatives, right answers, and all answers."""
@@ -89,6 +94,11 @@ class PopeTask(Task):
             scores.append(200 * right / np.maximum(2 * right + wrong + missed, 1e-12))
         return np.asarray(np.mean(scores, axis=0))
 
+    def unofficial(self, judge: Judge | None) -> str:
+        """Say which splits are not there; the score is a mean over them."""
+        missing = sorted(set(SPLITS) - set(map(_split, self._files())))
+        return f"without the splits {', '.join(missing)}" if missing else ""
+
     def parts(self, totals: Totals) -> dict[str, float]:
         """Give F1 and accuracy of each split."""
         found = {}
@@ -96,6 +106,11 @@ class PopeTask(Task):
             found[f"{split} F1"] = float(self.value({split: sums}))
             found[f"{split} accuracy"] = float(100 * sums[3] / sums[4])
         return found
+
+
+def _split(file: Path) -> str:
+    """Name of the split whose annotations a file holds."""
+    return file.stem.removeprefix("coco_pope_")
 
 
 @hookimpl

@@ -19,6 +19,7 @@ from twigkit.interfaces import (
         ("two", "2"),
         ("none", "0"),
         ("dont", "don't"),
+        ("lets", "lets"),
         ("couldntve", "couldn't've"),
         ("couldn'tve", "couldn't've"),
         ("black-white", "black white"),  # a mark that joins becomes a space

@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.benchmark_files import make_task, parts_of, respond, score_of
 from twigkit.errors import InputError
+from twigkit.tasks.mme import PERCEPTION
 
 
 def test_perception_and_cognition(tmp_path):
@@ -16,6 +17,14 @@ def test_perception_and_cognition(tmp_path):
 def test_perception_alone(tmp_path):
     task, texts, _ = make_task("mme", tmp_path, total="perception")
     assert score_of(task, texts[:4]) == 125
+
+
+def test_missing_categories_are_said(tmp_path):
+    task, _, _ = make_task("mme", tmp_path, total="perception")
+    assert task.unofficial(None).startswith("without the categories count, position, color")
+    for category in PERCEPTION:
+        (tmp_path / category).mkdir(exist_ok=True)
+    assert task.unofficial(None) == ""
 
 
 def test_its_own_request_for_yes_or_no_is_replaced(tmp_path):

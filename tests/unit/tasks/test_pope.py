@@ -12,6 +12,13 @@ def test_f1_is_averaged_over_the_splits(tmp_path):
     assert score_of(task, ["no"] * len(texts)) == 0
 
 
+def test_missing_splits_are_said(tmp_path):
+    task, _, _ = make_task("pope", tmp_path)
+    assert task.unofficial(None) == "without the splits adversarial"
+    (tmp_path / "coco_pope_adversarial.json").touch()
+    assert task.unofficial(None) == ""
+
+
 def test_the_prompt_asks_for_a_word(tmp_path):
     task, _, _ = make_task("pope", tmp_path)
     assert task.examples()[0].prompt.endswith(
