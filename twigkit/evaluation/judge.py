@@ -75,6 +75,8 @@ class EndpointJudge:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
                 said = json.loads(reply.read())["choices"][0]["message"]["content"]
+            if not said:
+                raise ValueError("an empty answer")
         except urllib.error.HTTPError as error:
             told = error.read(500).decode(errors="replace")
             raise InputError(

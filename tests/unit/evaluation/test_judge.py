@@ -38,3 +38,12 @@ def test_an_answer_of_another_form_and_no_endpoint_at_all():
         EndpointJudge(url, "x").ask("is it?")
     with pytest.raises(InputError, match="is no address"):
         EndpointJudge("file:///etc", "x").ask("is it?")
+
+
+@pytest.mark.parametrize("nothing", ["", None])
+def test_an_empty_answer_is_not_kept(tmp_path, nothing):
+    said = [nothing, "0.7"]
+    with endpoint(lambda body: said.pop(0)) as (url, _):
+        with pytest.raises(InputError, match="an empty answer"):
+            EndpointJudge(url, "x", memory=tmp_path / "judge.json").ask("is it?")
+        assert EndpointJudge(url, "x", memory=tmp_path / "judge.json").ask("is it?") == "0.7"
