@@ -48,19 +48,25 @@ class Responder:
             twig: Folder or Hub id of the twig; ``None`` for none.
             budget: Visual tokens per layer, a count or a fraction, ``"1/9"`` too; ``None`` prunes
                 nothing.
-            pruner: Name or settings; ``None`` for the default.
+            pruner: Name or settings, with a budget; ``None`` for the default.
             drafter: Name or settings; ``None`` for plain decoding.
             dtype: Precision.
             device: Device, or ``"auto"`` to spread over all.
             frames: Frames taken from a video.
 
         Raises:
+            InputError: If a pruner is given without a budget.
             SpecError: If budget, pruner or drafter cannot be used.
             CheckpointError: If something is missing or damaged.
         """
         chosen = {"budget": budget, "pruner": pruner, "drafter": drafter or "plain"}
         given = {name: value for name, value in chosen.items() if value is not None}
         self.spec = GenerationSpec.parse(given)
+        if pruner is not None and budget is None:
+            raise InputError(
+                f"the pruner {self.spec.pruner.kind!r} prunes nothing without a budget; "
+                "give one, or leave the pruner out"
+            )
         self.model = TwigModel.from_pretrained(base, twig=twig, dtype=dtype, device_map=device)
         self.processor = load_processor(base, otherwise=self.model.base.name_or_path)
         self._frames = frames

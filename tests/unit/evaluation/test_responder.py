@@ -29,6 +29,8 @@ def test_what_is_refused_is_an_error(responder, folders):
         responder.answer(TURNS, [], max_new_tokens=4)
     with pytest.raises(SpecError, match="unknown pruner 'ttq'"):
         Responder(folders.base, folders.twig, pruner="ttq")
+    with pytest.raises(InputError, match="prunes nothing without a budget"):
+        Responder(folders.base, folders.twig, pruner="random")
 
 
 def test_a_base_without_videos_says_so(responder, tmp_path):
