@@ -266,13 +266,17 @@ class TwigModel(BaseAttributes):
     def compile(self, **options: Any) -> TwigModel:
         """Compile the verification step; pays on a GPU, after a minute of compiling.
 
+        Drafters, batches and stages of pruning differ in shapes, each compiled when it first comes.
+        Beyond torch's ``recompile_limit``, which all models of a process share, others run as they
+        are, and torch logs it.
+
         Args:
             **options: For ``torch.compile``.
 
         Returns:
             The model itself.
         """
-        self._compiled = torch.compile(run_deep, fullgraph=True, **options)
+        self._compiled = torch.compile(run_deep, **options)
         return self
 
     def generate(

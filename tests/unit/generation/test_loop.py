@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from dataclasses import replace
 
@@ -245,7 +246,7 @@ def test_nothing_is_drafted_after_the_end_of_an_answer(bucketed):
 def test_the_verification_step_compiles_without_recompiling():
     import torch._dynamo as dynamo
 
-    model = build("half", layers=4).compile()
+    model = build("half", layers=4).compile(fullgraph=True)
     inputs = llava_inputs([(3, 1, 5)])
     dynamo.reset()
     dynamo.utils.counters.clear()
@@ -262,6 +263,18 @@ def test_the_verification_step_compiles_without_recompiling():
     assert output.stats.steps >= 50
     assert dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert torch.equal(output, expected)
+
+
+def test_more_shapes_than_torch_compiles_run_as_they_are():
+    import torch._dynamo as dynamo
+
+    model, plain = (build("half", layers=4) for _ in range(2))
+    model.compile(backend="eager")
+    dynamo.reset()
+    with dynamo.config.patch(recompile_limit=1):
+        for rows, drafter in itertools.product((ROWS[:1], ROWS), ("plain", "ssd", "tree-ssd")):
+            options = {**llava_inputs(rows), "max_new_tokens": 4, "drafter": drafter}
+            assert torch.equal(model.generate(**options), plain.generate(**options))
 
 
 @pytest.mark.parametrize(
