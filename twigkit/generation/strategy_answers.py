@@ -8,11 +8,11 @@ from numbers import Integral
 
 from torch import Tensor
 
-from twigkit.errors import InputError, PluginError
+from twigkit.errors import PluginError
 from twigkit.interfaces.drafter import Drafter
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Pruner, Selection, Stage
 from twigkit.plugins.blame import blamed_on, origin_of
-from twigkit.speculative.draft_tree import DraftTree
+from twigkit.speculative.draft_tree import DraftTree, NodesError
 
 
 def checked_stages(pruner: Pruner, layout: PromptLayout) -> list[Stage]:
@@ -114,20 +114,17 @@ def checked_selection(pruner: Pruner, stage: Stage, context: PruneContext) -> Se
 def drafting(drafter: Drafter) -> Iterator[None]:
     """Blame a drafter for what goes wrong while it drafts.
 
-    What it is called with comes from the core and not from whoever asks for an answer, so that
-    candidates that do not fit are its mistake.
-
     Args:
         drafter: The drafter that is called inside of the block.
 
     Raises:
-        PluginError: In place of an :class:`InputError`, and where
-            :func:`~twigkit.plugins.blame.blamed_on` does.
+        PluginError: Where nodes do not fit the candidates, which whoever asks for an answer has
+            no part in, and where :func:`~twigkit.plugins.blame.blamed_on` raises it.
     """
     with blamed_on("drafter", drafter):
         try:
             yield
-        except InputError as error:
+        except NodesError as error:
             raise PluginError(f"the drafter {origin_of('drafter', drafter)}: {error}") from error
 
 

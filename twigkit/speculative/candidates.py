@@ -15,7 +15,7 @@ from torch import Tensor
 
 from twigkit.errors import CapabilityError, InputError
 from twigkit.speculative.ancestor_mask import clear, inherit, own
-from twigkit.speculative.draft_tree import MOST_NODES, DraftTree, Topology, check_nodes
+from twigkit.speculative.draft_tree import MOST_NODES, DraftTree, NodesError, Topology, check_nodes
 from twigkit.speculative.sampling import draw
 
 _IMPOSSIBLE = float("-inf")
@@ -169,7 +169,7 @@ class Candidates(DraftTree):
             The ids of the new nodes, the same in every row.
 
         Raises:
-            InputError: If nodes or shapes do not fit, or a tree's parents are missing.
+            NodesError: If nodes or shapes do not fit, or a tree's parents are missing.
             CapabilityError: If the step already holds sampled tokens.
         """
         if self.sampled:
@@ -188,10 +188,10 @@ class Candidates(DraftTree):
             The ids of the new nodes: those that they have in the topology.
 
         Raises:
-            InputError: If the nodes do not fit, or the step is a path or has nodes already.
+            NodesError: If the nodes do not fit, or the step is a path or has nodes already.
         """
         if self.linear or self.size > 1:
-            raise InputError("a whole tree fills a tree that holds the root alone; use add instead")
+            raise NodesError("a whole tree fills a tree that holds the root alone; use add instead")
         count = tokens.shape[1]
         self._check_room(count)
         new, path = slice(1, count + 1), topology.ancestors[1:, 1:]
@@ -229,7 +229,7 @@ class Candidates(DraftTree):
             self.alive[:, first:last] = upper if alive is None else upper & alive
         else:
             if parent is None:
-                raise InputError("a tree needs the parent of every node; only a path does without")
+                raise NodesError("a tree needs the parent of every node; only a path does without")
             check_nodes(len(self.tokens), tokens, parent=parent)
             self.parent[:, first:last] = parent
             self.depth[:, first:last] = self.depth.gather(1, parent) + 1
@@ -266,7 +266,7 @@ class Candidates(DraftTree):
         Raises:
             CapabilityError: If the step already holds tokens that were not sampled, or there are
                 no numbers to sample with.
-            InputError: If the nodes do not fit, or a path is asked to branch.
+            NodesError: If the nodes do not fit, or a path is asked to branch.
 
         Source: Leviathan et al. 2023 (path); SpecInfer, Miao et al. 2024 (tree).
         """
@@ -303,7 +303,7 @@ class Candidates(DraftTree):
                 "covers both; use only add, or only sample"
             )
         if self.linear and (nodes.shape[1] != 1 or width != 1):
-            raise InputError(
+            raise NodesError(
                 f"{nodes.shape[1]} nodes with {width} children each do not continue a path; "
                 "sample one child of one node, or declare linear = False"
             )
@@ -312,7 +312,7 @@ class Candidates(DraftTree):
     def _check_room(self, count: int) -> None:
         """Refuse nodes that do not fit."""
         if self.size + count > self.capacity:
-            raise InputError(
+            raise NodesError(
                 f"{count} nodes do not fit: {self.size} of {self.capacity} are in use; "
                 "declare a larger capacity"
             )
@@ -368,14 +368,14 @@ class Candidates(DraftTree):
             this one, since scores only fall along a path.
 
         Raises:
-            InputError: If ``count`` is negative.
+            NodesError: If ``count`` is negative.
             CapabilityError: If it is a tree of sampled tokens: dropping a token because of what it
                 turned out to be would make the output's distribution wrong.
 
         Source: TwigVLM, arXiv 2503.14075 v3 (token tree); the tie rule is twigkit's.
         """
         if count < 0:
-            raise InputError(f"cannot keep {count} nodes; count is 0 or more")
+            raise NodesError(f"cannot keep {count} nodes; count is 0 or more")
         if self.sampled and not self.linear:
             raise CapabilityError(
                 "a tree of sampled tokens cannot be cut by value: its output would no longer have "

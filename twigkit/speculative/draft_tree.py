@@ -15,6 +15,10 @@ MOST_NODES = 1 << 16
 _DEAD = (1 << 31) - 1  # above the bits of infinity
 
 
+class NodesError(InputError):
+    """Nodes do not fit the candidates that they are added to: whoever drafts them is mistaken."""
+
+
 @dataclass(frozen=True, eq=False)
 class Topology:
     """The fixed shape of a tree, the same in every row and step; node 0 is the root.
@@ -180,15 +184,15 @@ def check_nodes(rows: int, tokens: Tensor, **about: Tensor | None) -> None:
         **about: What is said of each of them, of the same shape; ``None`` where nothing is.
 
     Raises:
-        InputError: Naming what does not fit.
+        NodesError: Naming what does not fit.
     """
     if tokens.ndim != 2 or tokens.shape[0] != rows:
-        raise InputError(
+        raise NodesError(
             f"nodes to add: tokens has shape {list(tokens.shape)}; expected [{rows} rows, nodes]"
         )
     for name, given in about.items():
         if given is not None and given.shape != tokens.shape:
-            raise InputError(
+            raise NodesError(
                 f"nodes to add: {name} has shape {list(given.shape)}; expected that of tokens, "
                 f"{list(tokens.shape)}: one for each new node"
             )
