@@ -38,6 +38,8 @@ EXCEPTIONS = {
     "pre_tokenizer": "the tokenizers library reads it",
     "post_processor": "the tokenizers library reads it",
     "decoder": "the tokenizers library reads it",
+    "local_address": "httpcore passes it to whoever connects",
+    "socket_options": "httpcore passes it to whoever connects",
     "include_obfuscation": "clients of OpenAI's API may send it",
     "_compile_all_devices": "transformers reads it from a CompileConfig",
     "recompile_limit": "torch.compile reads it",

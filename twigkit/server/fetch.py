@@ -23,7 +23,7 @@ from twigkit.errors import InputError
 Resolve = Callable[[str, int], list[str]]
 """Returns the addresses of a host name, as text."""
 
-Dial = Callable[[str, int, float | None], httpcore.NetworkStream]
+Dial = Callable[[str, int, float], httpcore.NetworkStream]
 """Connects to an address, a port and within so many seconds."""
 
 MOST_REDIRECTS = 3
@@ -46,7 +46,7 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def dial(address: str, port: int, timeout: float | None) -> httpcore.NetworkStream:
+def dial(address: str, port: int, timeout: float) -> httpcore.NetworkStream:
     """Connect to an address."""
     return httpcore.SyncBackend().connect_tcp(address, port, timeout=timeout)
 
@@ -67,46 +67,7 @@ def is_public(address: str) -> bool:
     return all(each.is_global and not each.is_multicast for each in (parsed, *inner))
 
 
-class PublicNetwork(httpcore.NetworkBackend):
-    """Connects to public addresses only, and to those that were checked."""
-
-    def __init__(self, resolve: Resolve = resolve, dial: Dial = dial) -> None:
-        """Take what touches the network.
-
-        Args:
-            resolve: Resolves names.
-            dial: Connects to an address.
-        """
-        self._resolve, self._dial = resolve, dial
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        """Resolve a host, check every address, and connect to the first.
-
-        Raises:
-            InputError: If the name has no address, or one that is not public.
-        """
-        try:
-            addresses = self._resolve(host, port)
-        except (OSError, UnicodeError):
-            addresses = []
-        if not addresses:
-            raise InputError(f"the host {host!r} of a picture cannot be found; check the URL")
-        if not all(is_public(address) for address in addresses):
-            raise InputError(
-                f"the host {host!r} of a picture has a private address; the server fetches from "
-                "public ones only, so send the picture as a data URL"
-            )
-        return self._dial(addresses[0], port, timeout)
-
-
-class _Deadline:
+class Deadline:
     """When a fetch has to be over, however little comes at a time."""
 
     def __init__(self, seconds: float) -> None:
@@ -125,30 +86,10 @@ class _Deadline:
         return left
 
 
-class _TimedNetwork(httpcore.NetworkBackend):
-    """Connects through another network, until a deadline."""
-
-    def __init__(self, network: httpcore.NetworkBackend, deadline: _Deadline) -> None:
-        self._network, self._deadline = network, deadline
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        """Connect; the deadline stands in place of the timeout."""
-        left = self._deadline.left()
-        stream = self._network.connect_tcp(host, port, left, local_address, socket_options)
-        return _TimedStream(stream, self._deadline)
-
-
 class _TimedStream(httpcore.NetworkStream):
     """A connection of which no call waits beyond a deadline, which stands in place of timeouts."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._stream, self._deadline = stream, deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -178,6 +119,48 @@ class _TimedStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
+class PublicNetwork(httpcore.NetworkBackend):
+    """Connects to public addresses only, to those that were checked, and until a deadline."""
+
+    def __init__(self, resolve: Resolve, dial: Dial, deadline: Deadline) -> None:
+        """Take what touches the network.
+
+        Args:
+            resolve: Resolves names.
+            dial: Connects to an address.
+            deadline: Stands in place of all timeouts.
+        """
+        self._resolve, self._dial, self._deadline = resolve, dial, deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Resolve a host, check every address, and connect to the first.
+
+        Raises:
+            InputError: If the name has no address, or one that is not public.
+            TimeoutError: If no time is left.
+        """
+        try:
+            addresses = self._resolve(host, port)
+        except (OSError, UnicodeError):
+            addresses = []
+        if not addresses:
+            raise InputError(f"the host {host!r} of a picture cannot be found; check the URL")
+        if not all(is_public(address) for address in addresses):
+            raise InputError(
+                f"the host {host!r} of a picture has a private address; the server fetches from "
+                "public ones only, so send the picture as a data URL"
+            )
+        stream = self._dial(addresses[0], port, self._deadline.left())
+        return _TimedStream(stream, self._deadline)
+
+
 class Fetcher:
     """Fetches what lies at https URLs of allowed hosts.
 
@@ -191,7 +174,8 @@ class Fetcher:
         *,
         most_bytes: int,
         seconds: float,
-        network: httpcore.NetworkBackend | None = None,
+        resolve: Resolve = resolve,
+        dial: Dial = dial,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """Take the limits.
@@ -200,12 +184,13 @@ class Fetcher:
             hosts: Host names that may be fetched from, without ports.
             most_bytes: Most bytes of a body.
             seconds: Most time of a fetch, redirects included.
-            network: What connects; ``None`` for a :class:`PublicNetwork`.
+            resolve: Resolves names.
+            dial: Connects to an address.
             ssl_context: Certificates that are trusted; ``None`` for the system's.
         """
         self.hosts = frozenset(host.lower() for host in hosts)
         self._most, self._seconds = most_bytes, seconds
-        self._network = network or PublicNetwork()
+        self._resolve, self._dial = resolve, dial
         self._ssl = ssl_context
 
     def get(self, url: str) -> bytes:
@@ -221,7 +206,7 @@ class Fetcher:
             InputError: If the URL, or one that it redirects to, may not be fetched, or nothing
                 usable comes from there within the limits.
         """
-        network = _TimedNetwork(self._network, _Deadline(self._seconds))
+        network = PublicNetwork(self._resolve, self._dial, Deadline(self._seconds))
         try:
             for _ in range(MOST_REDIRECTS + 1):
                 found = self._get_once(self._checked(url), network)
@@ -260,7 +245,7 @@ class Fetcher:
             )
         return url
 
-    def _get_once(self, url: str, network: httpcore.NetworkBackend) -> bytes | str:
+    def _get_once(self, url: str, network: PublicNetwork) -> bytes | str:
         """Fetch one URL; return its body, or where it redirects to."""
         headers = [(b"Accept", b"image/*"), (b"Accept-Encoding", b"identity")]
         with (
@@ -289,4 +274,4 @@ class Fetcher:
         return bytes(body)
 
 
-__all__ = ["Fetcher", "PublicNetwork", "dial", "is_public", "resolve"]
+__all__ = ["Deadline", "Fetcher", "PublicNetwork", "dial", "is_public", "resolve"]

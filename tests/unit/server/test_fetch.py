@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.https_host import PUBLIC, Host, trusting
 from twigkit.errors import InputError
-from twigkit.server.fetch import Fetcher, PublicNetwork, is_public, resolve
+from twigkit.server.fetch import Fetcher, is_public, resolve
 
 ALLOWED = ("Pictures.example", "other.example")
 URL = "https://pictures.example/a.png"
@@ -27,8 +27,7 @@ def fetcher(host, names=None, **limits):
         return next(answers[name]) if name in answers else [PUBLIC]
 
     options = {"most_bytes": 1000, "seconds": 10.0, **limits}
-    network = PublicNetwork(resolved, host.dial)
-    return Fetcher(ALLOWED, network=network, ssl_context=trusting(), **options)
+    return Fetcher(ALLOWED, resolve=resolved, dial=host.dial, ssl_context=trusting(), **options)
 
 
 def test_a_picture_of_an_allowed_host_is_fetched(host):
@@ -150,7 +149,8 @@ def test_a_certificate_of_another_name_is_refused(host):
         ["third.example"],
         most_bytes=10,
         seconds=5.0,
-        network=PublicNetwork(lambda *_: [PUBLIC], host.dial),
+        resolve=lambda *_: [PUBLIC],
+        dial=host.dial,
         ssl_context=trusting(),
     )
     with pytest.raises(InputError, match="cannot be fetched"):
