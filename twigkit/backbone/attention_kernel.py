@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -23,6 +25,14 @@ _HALF = (torch.float16, torch.bfloat16)
 
 _WIDEST = 256
 """Widest head that flash-attn takes."""
+
+_FUNCTIONS = ("flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache")
+"""What is called of flash-attn."""
+
+_OLDEST = (8, 0)
+"""Compute capability from which on flash-attn serves GPUs of NVIDIA: Ampere's."""
+
+logger = logging.getLogger(__name__)
 
 
 def choose_kernel(wanted: Attention, device: torch.device, dtype: torch.dtype, width: int) -> str:
@@ -68,16 +78,39 @@ def flash_obstacle(device: torch.device, dtype: torch.dtype, width: int) -> str 
         return f"it computes in float16 and bfloat16, and the base in {dtype}"
     if width > _WIDEST or width % 8:
         return f"its heads are a multiple of 8 and at most {_WIDEST} wide, and the base's {width}"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < _OLDEST:
+        return f"it serves GPUs from Ampere on, and {device} is older"
     if importlib.util.find_spec("flash_attn") is None:
         return "the package flash-attn is not installed (pip install 'twigkit[flash-attn]')"
-    return None
+    return _package_obstacle()
+
+
+@functools.cache
+def _package_obstacle() -> str | None:
+    """Say why the package that is installed cannot serve, in the log too; ``None`` if it can."""
+    try:
+        package = importlib.import_module("flash_attn")
+    except Exception as error:  # a build for another torch ends in many ways
+        cause = " ".join(str(error).split())
+        reason = (
+            f"the package flash-attn is installed and cannot be imported ({type(error).__name__}: "
+            f"{cause}); build it for torch {torch.__version__}"
+        )
+    else:
+        lacking = [name for name in _FUNCTIONS if not hasattr(package, name)]
+        if not lacking:
+            return None
+        reason = (
+            f"the installed package flash_attn has no {lacking[0]}; what is needed is flash-attn 2 "
+            "(pip install 'twigkit[flash-attn]')"
+        )
+    logger.warning("flash-attn is not used: %s", reason)
+    return reason
 
 
 def flash_function(name: str) -> Callable[..., Any]:
     """Return a function of flash-attn."""
-    import flash_attn  # type: ignore[import-not-found]
-
-    function: Callable[..., Any] = getattr(flash_attn, name)
+    function: Callable[..., Any] = getattr(importlib.import_module("flash_attn"), name)
     return function
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from tests.support.tiny import llava_inputs, tiny_llava
 from twigkit import TwigModel, TwigSpec
-from twigkit.backbone import attention
+from twigkit.backbone import attention, attention_kernel
 from twigkit.backbone.attention_kernel import choose_kernel, flash_obstacle, kernels_for
 from twigkit.backbone.kv_cache import Segment
 from twigkit.backbone.layer_context import LayerContext
@@ -38,19 +38,63 @@ def test_what_flash_attn_cannot_serve(device, dtype, width, reason):
         choose_kernel("flash", device, dtype, width)
 
 
-def test_flash_attn_is_found_where_it_is_installed(monkeypatch):
-    asked = []
+@pytest.fixture
+def ampere(monkeypatch):
+    """Let a GPU that flash-attn serves seem to be there; a test may install a package for it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    attention_kernel._package_obstacle.cache_clear()
+    yield monkeypatch
+    attention_kernel._package_obstacle.cache_clear()
 
-    def find(name):
-        asked.append(name)
-        return None if len(asked) == 1 else object()
 
-    monkeypatch.setattr(importlib.util, "find_spec", find)
-    assert "not installed" in flash_obstacle(CUDA, torch.bfloat16, 128)
+def install(monkeypatch, folder, source, name="__init__.py"):
+    """Put a package flash_attn on the path."""
+    file = folder / "flash_attn" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+
+
+def test_flash_attn_is_found_where_it_is_installed(ampere, tmp_path):
+    names = ("flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache")
+    install(ampere, tmp_path, "\n".join(f"def {name}(): ..." for name in names))
+    assert flash_obstacle(CUDA, torch.bfloat16, 128) is None
     assert choose_kernel("auto", CUDA, torch.bfloat16, 128) == "flash"
     assert choose_kernel("flash", CUDA, torch.float16, 128) == "flash"
     assert choose_kernel("sdpa", CUDA, torch.float16, 128) == "sdpa"
-    assert asked == ["flash_attn"] * 3
+    assert attention_kernel.flash_function(names[0]).__module__ == "flash_attn"
+
+
+def test_flash_attn_that_is_not_installed(ampere):
+    ampere.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "is not installed (pip install" in flash_obstacle(CUDA, torch.bfloat16, 128)
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "reason"),
+    [
+        ("raise ImportError('undefined symbol: _ZN3c105Error')", "__init__.py", "undefined symbol"),
+        ("raise OSError('libcudart.so.12')", "__init__.py", "libcudart.so.12"),
+        ("def flash_attn_func(): ...", "__init__.py", "has no flash_attn_varlen_func"),
+        ("def flash_attn_func(): ...", "cute.py", "has no flash_attn_func"),  # flash-attn 4 alone
+    ],
+)
+def test_a_package_that_cannot_serve_is_told_of_and_not_taken(
+    ampere, tmp_path, caplog, source, file, reason
+):
+    install(ampere, tmp_path, source, file)
+    assert choose_kernel("auto", CUDA, torch.bfloat16, 128) == "sdpa"
+    assert choose_kernel("auto", CUDA, torch.bfloat16, 128) == "sdpa"
+    assert [record.message.count(reason) for record in caplog.records] == [1]
+    with pytest.raises(CapabilityError, match=reason):
+        choose_kernel("flash", CUDA, torch.bfloat16, 128)
+
+
+def test_flash_attn_does_not_serve_older_gpus(ampere, tmp_path):
+    ampere.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "from Ampere on, and cuda is older" in flash_obstacle(CUDA, torch.float16, 128)
+    assert choose_kernel("auto", CUDA, torch.float16, 128) == "sdpa"
 
 
 @pytest.fixture(scope="module")
