@@ -102,15 +102,27 @@ def _conversation(messages: Sequence[Any]) -> tuple[list[dict[str, Any]], list[A
 
 
 def _generation(asked: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Turn lmms-eval's arguments into those of ``generate``, and texts that end an answer."""
+    """Turn lmms-eval's arguments into those of ``generate``, and texts that end an answer.
+
+    As with its own models a temperature decides whether answers are drawn, and
+    ``image_aspect_ratio``, a setting of the LLaVA authors' code, says nothing: pictures go through
+    the base's processor.
+    """
     given = dict(asked)
-    stops = given.pop("until", None) or []
-    sampled = given.pop("do_sample", False) or (given.get("temperature") or 0) > 0
+    given.pop("image_aspect_ratio", None)
+    stops = [stop for name in ("until", "stop_sequences") for stop in _texts(given.pop(name, None))]
+    temperature, sampled = given.get("temperature"), bool(given.pop("do_sample", False))
+    if temperature is not None:
+        sampled = temperature > 0
     if not sampled:
-        given.pop("temperature", None)
-        given.pop("top_p", None)
-    stops = [stops] if isinstance(stops, str) else list(stops)
-    return {"max_new_tokens": 256, **given, "do_sample": bool(sampled)}, stops
+        for name in ("temperature", "top_p", "top_k"):
+            given.pop(name, None)
+    return {"max_new_tokens": 256, **given, "do_sample": sampled}, stops
+
+
+def _texts(found: str | Sequence[str] | None) -> list[str]:
+    """Return one text or several as a list, without empty ones."""
+    return [text for text in ([found] if isinstance(found, str) else found or ()) if text]
 
 
 def manifest() -> ModelManifest:

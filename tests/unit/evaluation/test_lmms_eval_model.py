@@ -31,6 +31,22 @@ def test_arguments_are_greedy_unless_they_sample():
     assert model._generation({"num_beams": 4})[0]["num_beams"] == 4, "for twigkit to refuse"
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected", "ends"),
+    [  # as tasks of lmms-eval 0.7.3 ask
+        ({"image_aspect_ratio": "original", "until": ["ASSISTANT:"]}, {}, ["ASSISTANT:"]),
+        ({"do_sample": True, "temperature": 0, "top_p": 1.0, "top_k": 1}, {}, []),
+        ({"do_sample": False, "temperature": 0.2}, {"temperature": 0.2, "do_sample": True}, []),
+        ({"stop_sequences": ["\n"], "until": ["", "Q:"]}, {}, ["Q:", "\n"]),
+        ({"until": None, "do_sample": True}, {"do_sample": True}, []),
+    ],
+)
+def test_arguments_mean_what_they_mean_to_models_of_lmms_eval(asked, expected, ends):
+    given, stops = model._generation(asked)
+    assert given == {"max_new_tokens": 256, "do_sample": False} | expected
+    assert stops == ends
+
+
 def test_unknown_options_and_other_kinds_of_request_are_refused():
     with pytest.raises(InputError, match="takes no prunr; known in --model_args: pretrained"):
         model.TwigkitModel("base", prunr="ttp")
