@@ -44,7 +44,7 @@ def process(doc, results):
 """
 
 
-def run(folder, arguments, generation="{max_new_tokens: 12}"):
+def run(folder, arguments, generation="{max_new_tokens: 12}", processes=1):
     """Run lmms-eval on four questions of the built-in model's world."""
     from twigkit.demo.task import DemoTask, DemoTaskSpec
 
@@ -61,8 +61,10 @@ def run(folder, arguments, generation="{max_new_tokens: 12}"):
     environment = {
         **os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
+    several = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    launch = [sys.executable, *(several if processes > 1 else ())]
     return subprocess.run(
-        [sys.executable, "-m", "lmms_eval", "--model", "twigkit", "--model_args", arguments,
+        [*launch, "-m", "lmms_eval", "--model", "twigkit", "--model_args", arguments,
          "--tasks", "tiny", "--include_path", str(tasks), "--batch_size", "1",
          "--output_path", str(folder / "out"), "--log_samples"],
         capture_output=True, text=True, timeout=900, env=environment, cwd=folder, check=False,
@@ -87,6 +89,14 @@ def test_the_model_is_found_and_scored(weights, tmp_path):
         if name.startswith("exact,")
     ]
     assert score >= 0.75, "the built-in model knows its world"
+
+
+def test_processes_share_the_questions(weights, tmp_path):
+    done = run(tmp_path, f"pretrained={weights / 'base'},twig={weights / 'twig'}", processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("twigkit:   0%") == 1, "one bar"
+    (file,) = (tmp_path / "out").rglob("*samples*.jsonl")
+    assert len(file.read_text().splitlines()) == 4
 
 
 def test_a_refused_argument_reaches_the_user(weights, tmp_path):

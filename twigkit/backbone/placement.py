@@ -1,4 +1,4 @@
-"""Where the weights of a module are, and how offloaded ones are brought into memory."""
+"""Where weights go and are, and how offloaded ones are brought into memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any
 import torch
 from accelerate.utils import align_module_device
 from torch import nn
+
+
+def usual_device() -> str | None:
+    """Return where a base goes that nobody placed: onto a GPU if there is one; ``None`` if not."""
+    return "cuda" if torch.cuda.is_available() else None
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -22,15 +22,18 @@ class Worker:
         """Load the model.
 
         Args:
-            load: Arguments of ``TwigModel.from_pretrained``.
+            load: Arguments of ``TwigModel.from_pretrained``; without a ``device_map`` the base goes
+                onto the worker's GPU, if it has one.
             settings: Of the generation spec; without a drafter, a twig drafts if there is one.
             rows: Answers that are generated at the same time.
         """
+        from twigkit.backbone.placement import usual_device
         from twigkit.io.processors import load_processor
         from twigkit.model import TwigModel
         from twigkit.specs.run import GenerationSpec
 
-        self.model = TwigModel.from_pretrained(**load)
+        place = load.get("device_map") or usual_device()
+        self.model = TwigModel.from_pretrained(**{**load, "device_map": place})
         self.processor = load_processor(self.model.base.name_or_path)
         drafter = "plain" if self.model.twig is None else "ssd"
         self.spec, self.rows = GenerationSpec(**{"drafter": drafter, **settings}), rows

@@ -99,8 +99,10 @@ def _device(name: str | None) -> torch.device:
     """Return the device that was named, or the accelerator if there is one."""
     import torch
 
+    from twigkit.backbone.placement import usual_device
+
     if name in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(usual_device() or "cpu")
     try:
         device = torch.device(str(name))
         torch.empty(1, device=device)

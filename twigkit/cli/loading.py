@@ -69,7 +69,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="plain",
         help="round the twig's weights to eight bits: drafts read less, answers stay the same",
     )
-    group.add_argument("--device", metavar="DEVICE", help="device, or 'auto' to spread over all")
+    group.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="device, or 'auto' to spread over all (default: a GPU where there is one)",
+    )
 
 
 def load_model(args: argparse.Namespace) -> TwigModel:
@@ -86,13 +90,14 @@ def load_model(args: argparse.Namespace) -> TwigModel:
         CapabilityError: If no adapter serves the base.
     """
     quieten()
+    from twigkit.backbone.placement import usual_device
     from twigkit.model import TwigModel
 
     return TwigModel.from_pretrained(
         base_folder(args.base),
         twig=twig_source(args),
         dtype=args.dtype,
-        device_map=args.device,
+        device_map=args.device or usual_device(),
         revision=args.revision,
         twig_revision=args.twig_revision,
         attention=args.attention,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
@@ -30,7 +32,8 @@ class TwigkitModel(lmms):  # type: ignore[misc] # lmms-eval has no types
         Args:
             pretrained: Folder or Hub id of the base.
             twig: Folder or Hub id of the twig.
-            **options: ``budget``, ``pruner``, ``drafter``, ``dtype``, ``device``, ``frames``.
+            **options: ``budget``, ``pruner``, ``drafter``, ``dtype``, ``device``, ``frames``. Where
+                several processes share the requests, each has a device of its own by default.
 
         Raises:
             InputError: If an option is unknown.
@@ -45,7 +48,15 @@ class TwigkitModel(lmms):  # type: ignore[misc] # lmms-eval has no types
                 f"the model twigkit takes no {', '.join(unknown)}; known in --model_args: "
                 f"pretrained, twig, {', '.join(known)}"
             )
+        state = PartialState()
+        if state.num_processes > 1 and options.get("device") is None:
+            options["device"] = str(state.device)
         self._responder = Responder(pretrained, twig, **options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; lmms-eval counts the requests of all processes there."""
+        return self._responder.model.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Answer requests one by one.
@@ -57,7 +68,7 @@ class TwigkitModel(lmms):  # type: ignore[misc] # lmms-eval has no types
             TwigkitError: If the model cannot answer as a request asks.
         """
         found = []
-        for request in tqdm(requests, desc="twigkit"):
+        for request in tqdm(requests, desc="twigkit", disable=self.rank > 0):
             _, messages_of, asked, number, task, split = request.args
             messages = messages_of(self.task_dict[task][split][number])
             turns, pictures, videos = _conversation(messages)

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from twigkit.backbone.placement import usual_device
 from twigkit.errors import InputError
 from twigkit.evaluation.media import read_picture, read_video
 from twigkit.io.conversation import encode, has_template, render, takes_videos
@@ -51,7 +52,7 @@ class Responder:
             pruner: Name or settings, with a budget; ``None`` for the default.
             drafter: Name or settings; ``None`` for plain decoding.
             dtype: Precision.
-            device: Device, or ``"auto"`` to spread over all.
+            device: Device, or ``"auto"`` to spread over all; ``None`` for a GPU where there is one.
             frames: Frames taken from a video.
 
         Raises:
@@ -67,7 +68,8 @@ class Responder:
                 f"the pruner {self.spec.pruner.kind!r} prunes nothing without a budget; "
                 "give one, or leave the pruner out"
             )
-        self.model = TwigModel.from_pretrained(base, twig=twig, dtype=dtype, device_map=device)
+        place = device or usual_device()
+        self.model = TwigModel.from_pretrained(base, twig=twig, dtype=dtype, device_map=place)
         self.processor = load_processor(base, otherwise=self.model.base.name_or_path)
         self._frames = frames
 

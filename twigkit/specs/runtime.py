@@ -16,7 +16,9 @@ class RuntimeSpec(Spec):
         "auto", description="Precision of the weights; auto takes the checkpoint's own."
     )
     device_map: str | dict[str, int | str] | None = Field(
-        None, description="Devices as Hugging Face's device_map takes them; None for the CPU."
+        None,
+        description="Devices as Hugging Face's device_map takes them; None for the one that "
+        "each process trains on.",
     )
     attention: Literal["auto", "sdpa", "flash", "flex", "eager"] = Field(
         "auto",

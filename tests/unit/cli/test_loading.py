@@ -9,7 +9,13 @@ import sys
 import termios
 from pathlib import Path
 
+import pytest
+import torch
+
+from twigkit import TwigModel
+from twigkit.bulk.on_ray import Worker
 from twigkit.cli.loading import add_model_arguments, load_model, processor_of, progress
+from twigkit.evaluation.responder import Responder
 
 CLI = Path(__file__).parents[3] / "twigkit" / "cli"
 
@@ -27,6 +33,31 @@ def test_a_twig_alone_has_the_processor_of_its_base(folders):
     alone, named = processor_of(args, model), processor_of(options(*folders.model), model)
     assert type(alone) is type(named)
     assert alone.tokenizer.get_vocab() == named.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("words", "gpu", "expected"),
+    [((), True, "cuda"), ((), False, None), (("--device", "cpu"), True, "cpu")],
+)
+def test_a_base_goes_onto_a_gpu_where_there_is_one(monkeypatch, words, gpu, expected):
+    """So do those of other programs, and of Ray's workers."""
+    found = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+
+    def load(*_, device_map=None, **__):
+        found.append(device_map)
+        raise InterruptedError
+
+    monkeypatch.setattr(TwigModel, "from_pretrained", load)
+    args = options(*words)
+    for loading in (
+        lambda: load_model(args),
+        lambda: Responder("base", device=args.device),
+        lambda: Worker({"base": "base", "device_map": args.device}, {}, 1),
+    ):
+        with pytest.raises(InterruptedError):
+            loading()
+    assert found == [expected] * 3
 
 
 def test_every_command_takes_a_twig_alone():
@@ -52,5 +83,7 @@ def test_progress_keeps_to_one_line_of_a_narrow_terminal(monkeypatch):
         monkeypatch.setattr(sys, "stderr", terminal)
         with progress() as tell:
             tell("x" * 100)
-        told = shown.read(1000).decode().split("\r\x1b[K")
-    assert told == ["", "x" * 59, ""]
+        told = b""
+        while told.count(b"\r\x1b[K") < 2:  # a terminal passes on what it got in its own time
+            told += shown.read(1000)
+    assert told.decode().split("\r\x1b[K") == ["", "x" * 59, ""]
