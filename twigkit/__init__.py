@@ -47,7 +47,8 @@ _MODULES = {
     "plugins.registry": "Entry Registry",
     "specs.base": "Spec problem",
     "specs.run": "ByKind DrafterField DrafterSpec GenerationSpec HeadSpec PluginSpec PrunerSpec "
-    "RunSpec RuntimeSpec TwigSpec",
+    "TwigSpec",
+    "specs.runtime": "RunSpec RuntimeSpec",
     "specs.task": "TaskSpec",
     "speculative.token_tree": "TokenTree",
     "training.spec": "TrainingSpec",
@@ -62,9 +63,9 @@ if TYPE_CHECKING:
     from twigkit.interfaces import *
     from twigkit.model import TwigModel as TwigModel
     from twigkit.specs.run import GenerationSpec as GenerationSpec
-    from twigkit.specs.run import RunSpec as RunSpec
-    from twigkit.specs.run import RuntimeSpec as RuntimeSpec
     from twigkit.specs.run import TwigSpec as TwigSpec
+    from twigkit.specs.runtime import RunSpec as RunSpec
+    from twigkit.specs.runtime import RuntimeSpec as RuntimeSpec
     from twigkit.speculative.token_tree import TokenTree as TokenTree
     from twigkit.training.spec import TrainingSpec as TrainingSpec
     from twigkit.training.trainer import train as train

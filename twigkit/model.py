@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from twigkit.backbone.attention_kernel import Attention, kernels_for
 from twigkit.backbone.joint_weights import lay_together
 from twigkit.backbone.layer_stack import LayerStack
+from twigkit.backbone.placement import usual_device
 from twigkit.base_attributes import BaseAttributes
-from twigkit.errors import CapabilityError, CheckpointError, InputError
+from twigkit.errors import CapabilityError, InputError
 from twigkit.families.adapted import inside_adapter
-from twigkit.families.loading import HUB, load_base
+from twigkit.families.loading import HUB, load_base_or_twig
 from twigkit.families.resolve import find_adapter, make_stack
 from twigkit.generation.batch_pool import BatchPool, GraphMode
 from twigkit.generation.request import GenerationRequest
@@ -27,9 +28,10 @@ from twigkit.generation.strategy import Memories, Strategy
 from twigkit.generation.verifier import run_deep
 from twigkit.interfaces.drafter import Drafter
 from twigkit.specs.run import DrafterSpec, PrunerSpec, TwigSpec
+from twigkit.specs.runtime import RunSpec
 from twigkit.twig.card import Result
 from twigkit.twig.checkpoint import load_twig, save_twig
-from twigkit.twig.hub import find_twig, push
+from twigkit.twig.hub import push
 from twigkit.twig.module import Twig, grow
 from twigkit.twig.quantised_weights import TwigWeights, quantise_twig
 
@@ -139,7 +141,7 @@ class TwigModel(BaseAttributes):
         options |= {"attn_implementation": attn_implementation, **hub}
         options["quantization_config"] = quantization_config
         place = {"revision": revision, "subfolder": subfolder}
-        loaded, named = _load(base, options, place, alone=twig is None)
+        loaded, named = load_base_or_twig(base, options, place, alone=twig is None)
         twig, twig_place = (twig, twig_place) if named is None else (named, place)
         if owned := loaded is not base:
             lay_together(loaded.modules())
@@ -148,6 +150,35 @@ class TwigModel(BaseAttributes):
         if twig is not None:
             more = {"allow_other_base": allow_other_base, **twig_place, **hub}
             model.twig = quantise_twig(load_twig(twig, model.stack, **more), twig_weights)
+        return model
+
+    @classmethod
+    def from_spec(cls, run: RunSpec) -> TwigModel:
+        """Load what a run names, where and as precisely as its runtime says.
+
+        A twig to grow has random weights but for what it copies from the base.
+
+        Args:
+            run: The run; ``run.generation.options()`` are arguments of :meth:`generate`.
+
+        Raises:
+            CheckpointError: If something is missing or damaged, or the twig is another base's.
+            CapabilityError: If no adapter serves the base, or the runtime asks for what is not
+                there.
+        """
+        runtime, twig = run.runtime, run.twig
+        grown = twig if isinstance(twig, TwigSpec) else None
+        model = cls.from_pretrained(
+            *run.places,
+            revision=grown.revision if grown and run.base is None else None,
+            dtype=runtime.dtype,
+            device_map=runtime.device_map or usual_device(),
+            graphs=runtime.graphs,
+            attention=runtime.attention,
+            twig_weights=runtime.twig_weights,
+        )
+        if grown is not None:
+            model.twig = quantise_twig(model.grow(grown).eval(), runtime.twig_weights)
         return model
 
     def choose_attention(self, wanted: Attention) -> TwigModel:
@@ -359,40 +390,3 @@ def _check_arguments(dtype: Any, torch_dtype: Any, hub: dict[str, Any]) -> None:
         raise InputError(f"give one of dtype, {dtype}, and its older name, {torch_dtype}")
     if strange := set(hub) - set(HUB):
         raise InputError(f"from_pretrained takes no {min(strange)!r}; leave it out")
-
-
-def _load(
-    source: str | Path | nn.Module, options: dict[str, Any], place: dict[str, Any], *, alone: bool
-) -> tuple[nn.Module, str | Path | None]:
-    """Load a base, or the base of a twig that was named alone.
-
-    Args:
-        source: What was named; a loaded base stays as it is.
-        options: For loading; ``None`` leaves one out.
-        place: Revision and folder inside of what was named.
-        alone: Whether it may be a twig.
-
-    Returns:
-        The base, and the twig if one was named.
-
-    Raises:
-        CheckpointError: If it is neither, or the base is not where the twig says.
-    """
-    if not isinstance(source, str | Path):
-        return source, None
-    options = {name: value for name, value in options.items() if value is not None}
-    try:
-        return load_base(source, {**options, **place}), None
-    except CheckpointError:
-        hub = {name: options[name] for name in HUB if name in options}
-        found = find_twig(source, **place, **hub) if alone else None
-        if found is None:
-            raise
-    spec = found.spec
-    try:
-        return load_base(spec.base, {**options, "revision": spec.revision}), source
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"the twig {source} grew on {spec.base}, which cannot be loaded here ({error}); name "
-            "the base as well, as from_pretrained(BASE, TWIG) or with --base and --twig"
-        ) from error

@@ -25,7 +25,7 @@ from twigkit.demo.language.__main__ import parser as language_parser
 from twigkit.evaluation.spec import EvaluationSpec
 from twigkit.evaluation.vlmeval import parser as vlmeval_parser
 from twigkit.plugins.discovery import default_registry, discover
-from twigkit.specs.run import RunSpec
+from twigkit.specs.runtime import RunSpec
 from twigkit.training.spec import TrainingSpec
 
 ROOT = Path(__file__).parents[2]

@@ -24,6 +24,7 @@ EXCEPTIONS = {
     "get_conv_state": "recurrent layers of transformers call it",
     "get_recurrent_state": "recurrent layers of transformers call it",
     "is_recording_past": "recurrent layers of transformers call it",
+    "from_spec": "for users from Python; commands read a run's file as defaults of their options",
     "push_to_hub": "for users from Python, as in transformers",
     "relative_speed": "the template of the model card reads it",
     "showwarning": "the module warnings calls it, as its documentation says",

@@ -7,8 +7,15 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from twigkit.cli.generate import count_or_fraction, summary
+from twigkit.cli.generate import (
+    add_generation_arguments,
+    add_sampling_arguments,
+    chosen_settings,
+    completed,
+    summary,
+)
 from twigkit.cli.loading import add_model_arguments, load_model, processor_of
+from twigkit.cli.run_file import add_run_argument
 from twigkit.errors import InputError, TwigkitError
 
 if TYPE_CHECKING:
@@ -25,17 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The command's parser.
     """
+    add_run_argument(parser)
     add_model_arguments(parser)
+    add_generation_arguments(parser)
+    add_sampling_arguments(parser)
     parser.epilog = f"In a chat: {HELP}."
     group = parser.add_argument_group("chat")
     group.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="a picture to begin with"
     )
-    group.add_argument(
-        "--budget", type=count_or_fraction, metavar="R", help="average visual tokens per layer"
-    )
-    group.add_argument("--drafter", metavar="NAME", help="(default: ssd with a twig)")
-    group.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="(512)")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="(512)")
     group.add_argument("--stats", action="store_true", help="say on stderr what an answer took")
 
 
@@ -102,12 +108,12 @@ def run(args: argparse.Namespace) -> int:
     from twigkit.io.processors import open_picture
 
     waiting = [open_picture(path) for path in args.image]
+    chosen = chosen_settings(args, most=512)
     model = load_model(args)
     processor = processor_of(args, model)
     if not getattr(processor, "chat_template", None):
         raise InputError("the base has no chat template; use `twigkit generate --raw`")
-    options = {"max_new_tokens": args.max_new_tokens, "budget": args.budget}
-    options |= {} if args.drafter is None else {"drafter": args.drafter}
+    options = {**completed(chosen, model).options(), "tokenizer": processor.tokenizer}
     chat = Chat(model, processor, options, waiting=waiting)
     print(HELP, file=sys.stderr)
     while (line := _read()) is not None:

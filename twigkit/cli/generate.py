@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from twigkit.cli.loading import add_model_arguments, load_model, processor_of
+from twigkit.cli.run_file import add_run_argument
 from twigkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The command's parser.
     """
+    add_run_argument(parser)
     add_model_arguments(parser)
     group = parser.add_argument_group("prompt")
     group.add_argument(
@@ -166,14 +168,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Read the settings of the file, if there is one, and of the options, which count more.
+def chosen_settings(args: argparse.Namespace, most: int = 256) -> dict[str, Any]:
+    """Read the settings of the run, of the file and of the options; the latter count more.
 
     They are checked before a model is loaded.
 
     Args:
         args: The parsed options of :func:`add_generation_arguments` and
-            :func:`add_sampling_arguments`, and ``max_new_tokens``.
+            :func:`add_sampling_arguments`, :func:`add_run_argument`, and ``max_new_tokens``.
+        most: Most tokens of an answer where nothing says how many.
 
     Raises:
         InputError: If an option has no effect.
@@ -181,7 +184,7 @@ def chosen_settings(args: argparse.Namespace) -> dict[str, Any]:
     """
     from twigkit.specs.run import GenerationSpec
 
-    chosen: dict[str, Any] = {"max_new_tokens": 256}
+    chosen: dict[str, Any] = {"max_new_tokens": most, **args.run_generation}
     if args.generation is not None:
         file = GenerationSpec.from_file(args.generation)
         chosen |= {name: getattr(file, name) for name in file.model_fields_set}

@@ -70,6 +70,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="round the twig's weights to eight bits: drafts read less, answers stay the same",
     )
     group.add_argument(
+        "--graphs",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="capture prefill and steps as CUDA graphs (default: auto, on a GPU where it can be)",
+    )
+    group.add_argument(
         "--device",
         metavar="DEVICE",
         help="device, or 'auto' to spread over all (default: a GPU where there is one)",
@@ -102,6 +108,7 @@ def load_model(args: argparse.Namespace) -> TwigModel:
         twig_revision=args.twig_revision,
         attention=args.attention,
         twig_weights=args.twig_weights,
+        graphs=args.graphs,
         allow_other_base=args.allow_other_base,
     )
 

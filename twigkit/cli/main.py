@@ -107,6 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log_to_stderr()
     try:
         module, args = parse(words)
+        if getattr(args, "run_file", None) is not None:
+            from twigkit.cli.run_file import defaults_of
+
+            module, args = parse(words, **defaults_of(args.run_file))
         return _run(module, args) if module else 0
     except TwigkitError as error:
         if debug:
@@ -193,11 +197,12 @@ def _log_to_stderr() -> None:
     logger.setLevel(logging.DEBUG)
 
 
-def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
+def parse(words: list[str], **defaults: Any) -> tuple[ModuleType | None, argparse.Namespace]:
     """Parse the words with the arguments of the command that they name.
 
     Args:
         words: The words after ``twigkit``.
+        **defaults: Values of the command's options that the words do not give.
 
     Returns:
         The command's module, None if no command was named, and its parsed arguments.
@@ -216,6 +221,7 @@ def parse(words: list[str]) -> tuple[ModuleType | None, argparse.Namespace]:
             origin = f"{extra[name].distribution} {extra[name].version}"
             subparsers[name].set_defaults(command_origin=origin)
         _add_arguments(module, subparsers[name])
+        subparsers[name].set_defaults(**defaults)
     elif name is not None:
         close = difflib.get_close_matches(name, subparsers, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""

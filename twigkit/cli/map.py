@@ -22,6 +22,7 @@ from twigkit.cli.loading import (
     twig_source,
     writable,
 )
+from twigkit.cli.run_file import add_run_argument
 from twigkit.errors import InputError
 from twigkit.io.files import expanded
 
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="answers, .jsonl or .parquet; what is there already is not answered again",
     )
+    add_run_argument(parser)
     add_model_arguments(parser)
     add_generation_arguments(parser)
     add_sampling_arguments(parser)
@@ -105,6 +107,7 @@ def _answers(args: argparse.Namespace, todo: list[Record]) -> Iterator[dict[str,
     load |= {"revision": args.revision, "twig_revision": args.twig_revision}
     load |= {"device_map": args.device, "allow_other_base": args.allow_other_base}
     load |= {"attention": args.attention, "twig_weights": args.twig_weights}
+    load |= {"graphs": args.graphs}
     return answer_on_ray(
         todo, load, chosen, workers=args.ray, rows=args.rows, gpus=args.gpus_per_worker
     )

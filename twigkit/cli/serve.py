@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from twigkit.cli.generate import count_or_fraction
 from twigkit.cli.loading import add_model_arguments, load_model, processor_of
+from twigkit.cli.run_file import add_run_argument
 from twigkit.errors import CapabilityError, InputError
 from twigkit.io.files import read_regular
 
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The command's parser.
     """
+    add_run_argument(parser)
     add_model_arguments(parser)
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
@@ -146,7 +148,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
     names = ["served_model_name", "api_key", "budget", "pruner", "drafter"]
     names += [name.replace("-", "_") for name, _, _ in _LIMITS]
-    given = {_FIELDS.get(n, n): getattr(args, n) for n in names if getattr(args, n) is not None}
+    given = _defaults(args)
+    given |= {_FIELDS.get(n, n): getattr(args, n) for n in names if getattr(args, n) is not None}
     given["allowed_media_domains"] = tuple(args.allowed_media_domains)
     given |= _media_limits(args.limit_mm_per_prompt)
     if args.api_key_file is not None:
@@ -155,6 +158,22 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         given["api_key"] = _key(args.api_key_file)
     ServerSpec(**given)
     return given
+
+
+def _defaults(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the generation of a run says of all requests."""
+    from twigkit.specs.run import GenerationSpec
+
+    known = {"budget": "budget", "pruner": "pruner", "drafter": "drafter"}
+    known["max_new_tokens"] = "max_tokens"
+    usual = GenerationSpec()
+    for name, value in args.run_generation.items():
+        if name not in known and value != getattr(usual, name):
+            raise InputError(
+                f"{args.run_file}: generation.{name} is no setting of a server; of the generation "
+                f"it takes {', '.join(known)}; leave the others out"
+            )
+    return {known[n]: value for n, value in args.run_generation.items() if n in known}
 
 
 def _spec(given: dict[str, Any], args: argparse.Namespace, *, drafts: bool) -> ServerSpec:

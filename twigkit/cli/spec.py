@@ -6,7 +6,8 @@ import argparse
 import json
 
 from twigkit.specs.base import Spec
-from twigkit.specs.run import GenerationSpec, RunSpec, RuntimeSpec, TwigSpec
+from twigkit.specs.run import GenerationSpec, TwigSpec
+from twigkit.specs.runtime import RunSpec, RuntimeSpec
 from twigkit.training.spec import TrainingSpec
 from twigkit.training.spec import example as training_example
 
@@ -66,5 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_example() -> RunSpec:
     """Give a run to start from."""
-    twig = TwigSpec(base="path/to/base-model")
-    return RunSpec(twig=twig, generation=GenerationSpec(budget=64))
+    return RunSpec(
+        base="path/to/base-model", twig="path/to/twig", generation=GenerationSpec(budget=64)
+    )

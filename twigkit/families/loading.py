@@ -17,6 +17,7 @@ from twigkit.families.layer_count import check_layer_count
 from twigkit.families.resolve import find_adapter
 from twigkit.io.files import expanded
 from twigkit.io.hub import download_options
+from twigkit.twig.hub import find_twig
 from twigkit.twig.manifest import refuse_twig
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,43 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         )
     loaded: nn.Module = model
     return loaded
+
+
+def load_base_or_twig(
+    source: str | Path | nn.Module, options: dict[str, Any], place: dict[str, Any], *, alone: bool
+) -> tuple[nn.Module, str | Path | None]:
+    """Load a base, or the base of a twig that was named alone.
+
+    Args:
+        source: What was named; a loaded base stays as it is.
+        options: For loading; ``None`` leaves one out.
+        place: Revision and folder inside of what was named.
+        alone: Whether it may be a twig.
+
+    Returns:
+        The base, and the twig if one was named.
+
+    Raises:
+        CheckpointError: If it is neither, or the base is not where the twig says.
+    """
+    if not isinstance(source, str | Path):
+        return source, None
+    options = {name: value for name, value in options.items() if value is not None}
+    try:
+        return load_base(source, {**options, **place}), None
+    except CheckpointError:
+        hub = {name: options[name] for name in HUB if name in options}
+        found = find_twig(source, **place, **hub) if alone else None
+        if found is None:
+            raise
+    spec = found.spec
+    try:
+        return load_base(spec.base, {**options, "revision": spec.revision}), source
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the twig {source} grew on {spec.base}, which cannot be loaded here ({error}); name "
+            "the base as well, as from_pretrained(BASE, TWIG) or with --base and --twig"
+        ) from error
 
 
 def _split(

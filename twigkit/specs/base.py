@@ -61,6 +61,10 @@ CUSTOM = "twigkit"
 """Type of the validation problems whose message needs no more explaining."""
 
 
+TYPE = "="
+"""Begins the tags of a field's types, which say nothing of where a problem is."""
+
+
 class Spec(BaseModel):
     """Settings that cannot change after validation and know no unknown field."""
 
@@ -354,7 +358,7 @@ def _spec_error(cls: type[Spec], error: ValidationError) -> SpecError:
     """Rewrite pydantic's report as one line per problem, also where a value may have two types."""
     problems: dict[tuple[str, str], list[str]] = {}
     for found in error.errors(include_url=False):
-        place = [cls.__name__, *map(str, found["loc"])]
+        place = [cls.__name__, *(p for p in map(str, found["loc"]) if not p.startswith(TYPE))]
         field = place[:-1] if place[-1] in ("int", "float") else place
         problems.setdefault((".".join(field), _explain(found)), []).append(".".join(place))
     lines = [

@@ -16,11 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
     GetJsonSchemaHandler,
     SerializationInfo,
     StrictFloat,
     StrictInt,
+    StrictStr,
+    Tag,
     ValidationInfo,
     model_validator,
 )
@@ -31,7 +34,6 @@ from twigkit.errors import RegistryError
 from twigkit.plugins.discovery import default_registry
 from twigkit.plugins.registry import Entry, Registry
 from twigkit.specs.base import Spec, problem
-from twigkit.specs.runtime import RuntimeSpec
 
 
 class PluginSpec(Spec):
@@ -239,6 +241,18 @@ class TwigSpec(Spec):
     )
 
 
+def _spec_or_folder(value: object) -> str:
+    """Tell a twig's folder from a twig's spec."""
+    return "=folder" if isinstance(value, str) else "=spec"
+
+
+TwigField = Annotated[
+    Annotated[TwigSpec, Tag("=spec")] | Annotated[StrictStr, Field(min_length=1), Tag("=folder")],
+    Discriminator(_spec_or_folder),
+]
+"""A twig to grow, or the folder or Hub id of one that is there."""
+
+
 class GenerationSpec(Spec):
     """How an answer is generated."""
 
@@ -336,18 +350,6 @@ class GenerationSpec(Spec):
         return {**options, "stop_strings": list(self.stop)} if self.stop else options
 
 
-class RunSpec(Spec):
-    """One file that says all of a run: the twig, the generation and the runtime."""
-
-    twig: TwigSpec = Field(description="The twig and its base model.")
-    generation: GenerationSpec = Field(
-        default_factory=GenerationSpec, description="How answers are generated."
-    )
-    runtime: RuntimeSpec = Field(
-        default_factory=RuntimeSpec, description="Where the model runs, and how precisely."
-    )
-
-
 def _named_schema(names: list[str]) -> JsonSchemaValue:
     """Describe a mapping that names one of some plug-ins, whatever its settings."""
     return {
@@ -379,8 +381,7 @@ __all__ = [
     "PluginSpec",
     "PrunerField",
     "PrunerSpec",
-    "RunSpec",
-    "RuntimeSpec",
     "Spec",
+    "TwigField",
     "TwigSpec",
 ]

@@ -1,12 +1,13 @@
-"""Where and how precisely a model runs."""
+"""A whole run, and where and how precisely its model runs."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from twigkit.specs.base import Spec
+from twigkit.specs.base import Spec, problem
+from twigkit.specs.run import GenerationSpec, TwigField, TwigSpec
 
 
 class RuntimeSpec(Spec):
@@ -17,8 +18,8 @@ class RuntimeSpec(Spec):
     )
     device_map: str | dict[str, int | str] | None = Field(
         None,
-        description="Devices as Hugging Face's device_map takes them; None for the one that "
-        "each process trains on.",
+        description="Devices as Hugging Face's device_map takes them; None for a GPU "
+        "where there is one, each process's own.",
     )
     attention: Literal["auto", "sdpa", "flash", "flex", "eager"] = Field(
         "auto",
@@ -38,4 +39,44 @@ class RuntimeSpec(Spec):
     )
 
 
-__all__ = ["RuntimeSpec"]
+class RunSpec(Spec):
+    """One file that says all of a run: base and twig, the generation and the runtime."""
+
+    base: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder or Hub id of the base; None for the one that the twig names.",
+    )
+    twig: TwigField | None = Field(
+        None, description="Folder or Hub id of a trained twig, or a twig to grow; None for none."
+    )
+    generation: GenerationSpec = Field(
+        default_factory=GenerationSpec, description="How answers are generated."
+    )
+    runtime: RuntimeSpec = Field(
+        default_factory=RuntimeSpec, description="Where the model runs, and how precisely."
+    )
+
+    @model_validator(mode="after")
+    def _names_a_base(self) -> RunSpec:
+        """Refuse a run of nothing."""
+        if self.base is None and self.twig is None:
+            raise problem("neither base nor twig is named; give the base, or a twig that names it")
+        return self
+
+    @property
+    def places(self) -> tuple[str, str | None]:
+        """Folder or Hub id of the base, or of a twig alone; and that of a trained twig beside it.
+
+        They are the first arguments of ``TwigModel.from_pretrained``.
+        """
+        trained = self.twig if isinstance(self.twig, str) else None
+        if self.base is not None:
+            return self.base, trained
+        if isinstance(self.twig, TwigSpec):
+            return self.twig.base, None
+        assert trained is not None  # or there would be neither
+        return trained, None
+
+
+__all__ = ["RunSpec", "RuntimeSpec"]

@@ -27,9 +27,10 @@ from twigkit.specs.run import (
     CountOrFraction,
     ObjectiveField,
     ObjectiveSpec,
-    RuntimeSpec,
+    TwigField,
     TwigSpec,
 )
+from twigkit.specs.runtime import RuntimeSpec
 
 __all__ = ["DataSpec", "OptimiserSpec", "TrainingSpec", "example"]
 
@@ -60,12 +61,12 @@ Limit = Annotated[
 
 def _count_fraction_or_file(value: object) -> str:
     """Tell a file from an amount, so that problems name one of them only."""
-    return "file" if isinstance(value, str) else "amount"
+    return "=file" if isinstance(value, str) else "=amount"
 
 
 HeldOut = Annotated[
-    Annotated[CountOrFraction, Tag("amount")]
-    | Annotated[StrictStr, Field(min_length=1), Tag("file")],
+    Annotated[CountOrFraction, Tag("=amount")]
+    | Annotated[StrictStr, Field(min_length=1), Tag("=file")],
     Discriminator(_count_fraction_or_file),
 ]
 """A count, a fraction, a file of the same format, or None."""
@@ -179,18 +180,10 @@ class OptimiserSpec(Spec):
     )
 
 
-def _spec_or_folder(value: object) -> str:
-    """Tell a twig's folder from a twig's spec."""
-    return "folder" if isinstance(value, str) else "spec"
-
-
 class TrainingSpec(Spec):
     """One file that says all of a training run."""
 
-    twig: Annotated[
-        Annotated[TwigSpec, Tag("spec")] | Annotated[StrictStr, Field(min_length=1), Tag("folder")],
-        Discriminator(_spec_or_folder),
-    ] = Field(
+    twig: TwigField = Field(
         description="A twig to grow, or folder or Hub id of one to go on from.",
     )
     base: str | None = Field(

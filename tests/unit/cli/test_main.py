@@ -16,7 +16,7 @@ from tests.support.least_plugins import LEAST
 from twigkit.cli.main import COMMANDS, GROUPS, main
 from twigkit.errors import InputError, SpecError
 from twigkit.plugins.discovery import default_registry
-from twigkit.specs.run import RunSpec
+from twigkit.specs.runtime import RunSpec
 
 GADGET = """
     from twigkit import InputError

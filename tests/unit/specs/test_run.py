@@ -15,10 +15,9 @@ from twigkit.specs.run import (
     GenerationSpec,
     HeadSpec,
     PrunerSpec,
-    RunSpec,
-    RuntimeSpec,
     TwigSpec,
 )
+from twigkit.specs.runtime import RunSpec, RuntimeSpec
 
 CLASSES = {"drafter": "Guess", "pruner": "Coin", "head": "Oracle"}
 PLUGIN = "".join(LEAST[kind].replace("Least", name) for kind, name in CLASSES.items())
@@ -176,7 +175,7 @@ REFUSED = [
     ({"twig": {"base": "b", "heads": {"lm": "ml"}}}, "twig.heads.lm: unknown head 'ml'"),
     ({"twig": {}}, "twig.base: this field is required"),
     ({"runtime": {"dtype": "int3"}}, "runtime.dtype: got 'int3'"),
-    ({"oven": 1}, "RunSpec: unknown field 'oven'; known: twig, generation, runtime"),
+    ({"oven": 1}, "RunSpec: unknown field 'oven'; known: base, twig, generation, runtime"),
 ]
 
 
@@ -232,7 +231,11 @@ def test_replace_validates_again(registry):
         ("a.json", "{", "a.json: not valid JSON"),
         ("a.toml", "", "expected a file that ends in .yaml, .yml or .json"),
         ("a.yaml", "- 1\n- 2\n", "a.yaml: RunSpec: got [1, 2]"),
-        ("a.yaml", "", "a.yaml: RunSpec: got nothing; expected a mapping of twig, generation"),
+        (
+            "a.yaml",
+            "",
+            "a.yaml: RunSpec: got nothing; expected a mapping of base, twig, generation",
+        ),
         ("a.yaml", "? [a]\n: 1\n", "a.yaml: not valid YAML"),
         ("a.yaml", "twig: {base: b}\ntwig: {base: c}\n", "the key 'twig' is given twice"),
         ("a.json", '{"twig": {"base": "b", "base": "c"}}', "the key 'base' is given twice"),

@@ -96,8 +96,8 @@ def test_steps_follow_from_epochs_unless_they_are_given(steps, epochs, samples, 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"twig": {"base": "b", "depth": 0}}, r"twig\.spec\.depth: got 0"),
-        ({"twig": 3}, r"twig\.spec: got 3"),
+        ({"twig": {"base": "b", "depth": 0}}, r"twig\.depth: got 0"),
+        ({"twig": 3}, r"twig: got 3"),
         ({"twig": {"base": "b", "heads": {"x": "nose"}}}, "unknown head 'nose'"),
         ({"objective": "magic"}, "known: distillation, reinforcement"),
         ({"objective": {"temperature": 2}}, "known: distillation, reinforcement"),

@@ -22,9 +22,8 @@ def test_every_part_is_registered():
 def test_the_run_file_is_carried_out(tmp_path):
     folder = tmp_path / "base"
     subprocess.run([sys.executable, "-m", "twigkit", "hello", "--out", folder], check=True)
-    run = RunSpec.from_file(RUN)
-    model = TwigModel.from_pretrained(folder, dtype=run.runtime.dtype)
-    model.grow(run.twig.replace(base=str(folder)))
+    run = RunSpec.from_file(RUN).replace(base=str(folder))
+    model = TwigModel.from_spec(run)
     prompts = HelloAdapter().tiny().inputs
     inputs = prompts([TinyRow(("image",), 5, 1), TinyRow((), 3, 2)])
     wanted = run.generation
