@@ -246,13 +246,14 @@ def _evaluate(own: argparse.Namespace, rest: list[str]) -> None:
     """Load the model and let VLMEvalKit run."""
     chosen = {name: getattr(own, name) for name in ("budget", "pruner", "drafter")}
     read: dict[str, Any] = {name: read_yaml(text) for name, text in chosen.items() if text}
-    responder = Responder(own.base, own.twig, **read, dtype=own.dtype, device=own.device)
     if find_spec("vlmeval") is None:
         raise InputError("VLMEvalKit is not installed; install it with `pip install ms-vlmeval`")
+    # Before anything is on a GPU: this shares the GPUs out among the processes of torchrun.
     from vlmeval import run
     from vlmeval.config import supported_VLM
     from vlmeval.smp import load_run_status
 
+    responder = Responder(own.base, own.twig, **read, dtype=own.dtype, device=own.device)
     if own.model in supported_VLM:
         raise InputError(f"--model {own.model} is a model of VLMEvalKit's; give another name")
     defaults = _parse(run, [])
