@@ -16,7 +16,29 @@ from twigkit.io.processors import load_processor
 from twigkit.model import TwigModel
 from twigkit.specs.run import GenerationSpec
 
-__all__ = ["Responder"]
+__all__ = ["Responder", "chosen"]
+
+
+def chosen(budget: Any = None, pruner: Any = None, drafter: Any = None) -> GenerationSpec:
+    """Validate what was chosen, before anything is loaded.
+
+    Args:
+        budget: As of :class:`Responder`.
+        pruner: The same.
+        drafter: The same.
+
+    Raises:
+        InputError: If a pruner is given without a budget.
+        SpecError: If something cannot be used.
+    """
+    named = {"budget": budget, "pruner": pruner, "drafter": drafter or "plain"}
+    spec = GenerationSpec.parse({name: value for name, value in named.items() if value is not None})
+    if pruner is not None and budget is None:
+        raise InputError(
+            f"the pruner {spec.pruner.kind!r} prunes nothing without a budget; give one, or leave "
+            "the pruner out"
+        )
+    return spec
 
 
 class Responder:
@@ -60,14 +82,7 @@ class Responder:
             SpecError: If budget, pruner or drafter cannot be used.
             CheckpointError: If something is missing or damaged.
         """
-        chosen = {"budget": budget, "pruner": pruner, "drafter": drafter or "plain"}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        self.spec = GenerationSpec.parse(given)
-        if pruner is not None and budget is None:
-            raise InputError(
-                f"the pruner {self.spec.pruner.kind!r} prunes nothing without a budget; "
-                "give one, or leave the pruner out"
-            )
+        self.spec = chosen(budget, pruner, drafter)
         place = device or usual_device()
         self.model = TwigModel.from_pretrained(base, twig=twig, dtype=dtype, device_map=place)
         self.processor = load_processor(base, otherwise=self.model.base.name_or_path)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from twigkit.errors import CapabilityError, InputError, TwigkitError
-from twigkit.evaluation.responder import Responder
+from twigkit.evaluation.responder import Responder, chosen
 from twigkit.io.files import write_whole
 from twigkit.specs.base import read_yaml
 
@@ -244,8 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(own: argparse.Namespace, rest: list[str]) -> None:
     """Load the model and let VLMEvalKit run."""
-    chosen = {name: getattr(own, name) for name in ("budget", "pruner", "drafter")}
-    read: dict[str, Any] = {name: read_yaml(text) for name, text in chosen.items() if text}
+    words = {name: getattr(own, name) for name in ("budget", "pruner", "drafter")}
+    read: dict[str, Any] = {name: read_yaml(text) for name, text in words.items() if text}
+    chosen(**read)
     if find_spec("vlmeval") is None:
         raise InputError("VLMEvalKit is not installed; install it with `pip install ms-vlmeval`")
     # Before anything is on a GPU: this shares the GPUs out among the processes of torchrun.
