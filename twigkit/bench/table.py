@@ -98,11 +98,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     Args:
         header: Names of the columns.
-        rows: The cells.
+        rows: The cells; what would end one is kept from it.
     """
     right = [all(_numeric(row[i]) for row in rows) for i in range(len(header))]
     rule = ["---:" if flush else "---" for flush in right]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
+    lines = [header, rule, *rows]
+    return "\n".join("| " + " | ".join(map(_one_cell, cells)) + " |" for cells in lines)
+
+
+def _one_cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _numeric(cell: str) -> bool:

@@ -297,6 +297,7 @@ def test_tables(comparison):
     assert cells[0][6] == "1.00x"
     lines = text_table(["name", "count"], [["a", "5"], ["long", "125"]]).splitlines()
     assert lines == ["name  count", "----  -----", "a         5", "long    125"]
+    assert markdown_table(["a|b"], [["c\n d"]]).splitlines() == ["| a\\|b |", "| --- |", "| c d |"]
     assert markdown_table(["name", "count"], [["a", "5"]]).splitlines() == [
         "| name | count |", "| --- | ---: |", "| a | 5 |",
     ]  # fmt: skip
