@@ -136,7 +136,9 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
         way = "install it, or load the model without it"
         raise unloadable(base, error, way) from error
     except (RuntimeError, AssertionError) as error:  # a device that is not there, or is full
-        raise unloadable(base, error, "choose a device that is there and has room") from error
+        raise unloadable(
+            base, error, "choose a device that is there and has room, or auto to spread over all"
+        ) from error
     except Exception as error:  # what is wrong with a file has as many types as lines read it
         raise unloadable(base, error) from error
     problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
