@@ -44,7 +44,7 @@ def process(doc, results):
 """
 
 
-def run(folder, arguments, generation="{max_new_tokens: 12}", processes=1):
+def run(folder, arguments, generation="{max_new_tokens: 12}", processes=1, batch=1):
     """Run lmms-eval on four questions of the built-in model's world."""
     from twigkit.demo.task import DemoTask, DemoTaskSpec
 
@@ -65,7 +65,7 @@ def run(folder, arguments, generation="{max_new_tokens: 12}", processes=1):
     launch = [sys.executable, *(several if processes > 1 else ())]
     return subprocess.run(
         [*launch, "-m", "lmms_eval", "--model", "twigkit", "--model_args", arguments,
-         "--tasks", "tiny", "--include_path", str(tasks), "--batch_size", "1",
+         "--tasks", "tiny", "--include_path", str(tasks), "--batch_size", str(batch),
          "--output_path", str(folder / "out"), "--log_samples"],
         capture_output=True, text=True, timeout=900, env=environment, cwd=folder, check=False,
     )  # fmt: skip
@@ -89,6 +89,20 @@ def test_the_model_is_found_and_scored(weights, tmp_path):
         if name.startswith("exact,")
     ]
     assert score >= 0.75, "the built-in model knows its world"
+
+
+def test_answers_at_a_time_are_those_one_by_one(weights, tmp_path):
+    answers = []
+    for batch in (1, 4):
+        (tmp_path / str(batch)).mkdir()
+        arguments = f"pretrained={weights / 'base'},twig={weights / 'twig'},drafter=ssd"
+        done = run(tmp_path / str(batch), arguments, batch=batch)
+        assert done.returncode == 0, done.stderr[-3000:]
+        (file,) = (tmp_path / str(batch) / "out").rglob("*samples*.jsonl")
+        lines = map(json.loads, file.read_text().splitlines())
+        answers.append({line["doc_id"]: line["filtered_resps"] for line in lines})
+    assert len(answers[0]) == 4
+    assert answers[0] == answers[1]
 
 
 def test_processes_share_the_questions(weights, tmp_path):

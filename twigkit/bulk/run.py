@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from twigkit.bulk.records import Record
-from twigkit.errors import TwigkitError
-from twigkit.inflight.engine import Engine
-from twigkit.inflight.request import Ended, Event, Failed, Gained, InflightRequest
+from twigkit.inflight.many import answer_many
+from twigkit.inflight.request import InflightRequest
 from twigkit.io.processors import open_picture, prepare
 from twigkit.model import TwigModel
 from twigkit.specs.run import GenerationSpec
@@ -38,35 +37,13 @@ def answer_records(
         ``id``, ``answer`` and ``tokens`` of a record, or ``id`` and ``error`` where it cannot be
         answered; in the order in which they are ready.
     """
-    events: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
-    todo, running = iter(records), dict[str, list[int]]()
-    with Engine(model, rows=rows, queue=2 * rows) as engine:
-        while True:
-            while len(running) < 2 * rows and (record := next(todo, None)) is not None:
-                try:
-                    request = _request(processor, record, spec)
-                except TwigkitError as error:
-                    yield {"id": record.id, "error": str(error)}
-                    continue
-                running[record.id] = []
-                engine.reserve(1).submit(request, _listener(events, record.id))
-            if not running:
-                return
-            name, event = events.get()
-            if isinstance(event, Gained):
-                running[name] += event.tokens
-            elif isinstance(event, Ended):
-                tokens = running.pop(name)
-                answer = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-                yield {"id": name, "answer": answer, "tokens": len(tokens)}
-            elif isinstance(event, Failed):
-                del running[name]
-                yield {"id": name, "error": str(event.error)}
-
-
-def _listener(events: queue.SimpleQueue[tuple[str, Event]], name: str) -> Any:
-    """Return what puts the events of one record into the queue."""
-    return lambda event: events.put((name, event))
+    requests = ((record.id, partial(_request, processor, record, spec)) for record in records)
+    for name, found in answer_many(model, requests, rows):
+        if isinstance(found, Exception):
+            yield {"id": name, "error": str(found)}
+        else:
+            answer = processor.tokenizer.decode(found, skip_special_tokens=True).strip()
+            yield {"id": name, "answer": answer, "tokens": len(found)}
 
 
 def _request(processor: Any, record: Record, spec: GenerationSpec) -> InflightRequest:

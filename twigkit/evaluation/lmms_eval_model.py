@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +16,13 @@ from tqdm import tqdm
 
 from twigkit.errors import CapabilityError, InputError
 from twigkit.evaluation.responder import Responder
+from twigkit.inflight.many import answer_many
+from twigkit.inflight.request import InflightRequest
 
 __all__ = ["TwigkitModel", "manifest"]
 
-IGNORED = ("batch_size", "max_batch_size")
-"""What lmms-eval hands to every model and this one, which answers one by one, needs not."""
+AUTOMATIC = 16
+"""Questions at a time where ``batch_size`` is no number, as ``auto``."""
 
 
 class TwigkitModel(lmms):  # type: ignore[misc] # lmms-eval has no types
@@ -32,15 +36,17 @@ class TwigkitModel(lmms):  # type: ignore[misc] # lmms-eval has no types
         Args:
             pretrained: Folder or Hub id of the base.
             twig: Folder or Hub id of the twig.
-            **options: ``budget``, ``pruner``, ``drafter``, ``dtype``, ``device``, ``frames``. Where
-                several processes share the requests, each has a device of its own by default.
+            **options: ``batch_size``, questions that are answered at a time, and ``budget``,
+                ``pruner``, ``drafter``, ``dtype``, ``device``, ``frames``. Where several processes
+                share the requests, each has a device of its own by default.
 
         Raises:
             InputError: If an option is unknown.
         """
         super().__init__()
-        for name in IGNORED:
-            options.pop(name, None)
+        options.pop("max_batch_size", None)  # lmms-eval hands it to every model
+        rows = str(options.pop("batch_size", None) or 1)
+        self._rows = int(rows) if rows.isdecimal() else AUTOMATIC
         known = ("budget", "pruner", "drafter", "dtype", "device", "frames")
         unknown = sorted(set(options) - set(known))
         if unknown:
@@ -59,7 +65,7 @@ class TwigkitModel(lmms):  # type: ignore[misc] # lmms-eval has no types
         return self._responder.model.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
-        """Answer requests one by one.
+        """Answer requests, as many at a time as ``batch_size`` says.
 
         Args:
             requests: lmms-eval's.
@@ -67,19 +73,26 @@ class TwigkitModel(lmms):  # type: ignore[misc] # lmms-eval has no types
         Raises:
             TwigkitError: If the model cannot answer as a request asks.
         """
-        found = []
-        for request in tqdm(requests, desc="twigkit", disable=self.rank > 0):
-            _, messages_of, asked, number, task, split = request.args
-            messages = messages_of(self.task_dict[task][split][number])
-            turns, pictures, videos = _conversation(messages)
-            generation, stops = _generation(asked)
-            text, tokens = self._responder.answer(turns, pictures, videos, **generation)
-            for stop in stops:
-                text = text.split(stop)[0]
-            found.append(
-                GenerationResult(text=text, token_counts=TokenCounts(output_tokens=tokens))
-            )
-        return found
+        asked = ((str(n), partial(self._request, each)) for n, each in enumerate(requests))
+        found: list[GenerationResult | None] = [None] * len(requests)
+        with closing(answer_many(self._responder.model, asked, self._rows)) as answers:
+            shown = tqdm(answers, desc="twigkit", total=len(requests), disable=self.rank > 0)
+            for name, tokens in shown:
+                if isinstance(tokens, Exception):
+                    raise tokens
+                text = self._responder.text(tokens)
+                for stop in _generation(requests[int(name)].args[2])[1]:
+                    text = text.split(stop)[0]
+                counts = TokenCounts(output_tokens=len(tokens))
+                found[int(name)] = GenerationResult(text=text, token_counts=counts)
+        return [each for each in found if each is not None]
+
+    def _request(self, request: Any) -> InflightRequest:
+        """Prepare a request."""
+        _, messages_of, asked, number, task, split = request.args
+        turns, pictures, videos = _conversation(messages_of(self.task_dict[task][split][number]))
+        generation, _ = _generation(asked)
+        return self._responder.request(turns, pictures, videos, **generation)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Refuse: twigkit generates."""

@@ -11,6 +11,7 @@ from PIL import Image
 from twigkit.backbone.placement import usual_device
 from twigkit.errors import InputError
 from twigkit.evaluation.media import read_picture, read_video
+from twigkit.inflight.request import InflightRequest
 from twigkit.io.conversation import encode, has_template, render, takes_videos
 from twigkit.io.processors import load_processor
 from twigkit.model import TwigModel
@@ -109,17 +110,7 @@ class Responder:
         Raises:
             TwigkitError: If the model cannot answer as asked.
         """
-        clips = [[Image.fromarray(f) for f in read_video(v, self._frames)] for v in videos]
-        shown = [read_picture(picture) for picture in pictures]
-        if clips and not takes_videos(self.processor):
-            raise InputError(
-                f"{len(clips)} videos were given, and the base takes none; give its frames as "
-                "pictures, or another base"
-            )
-        if not has_template(self.processor):
-            raise InputError("the base has no chat template; add one to its processor's files")
-        text = render(self.processor, turns)
-        inputs = encode(self.processor, text, shown, clips, rendered=True)
+        inputs = self._inputs(turns, pictures, videos)
         pruning: dict[str, Any] = {}
         if self.spec.budget is not None:
             pruning = {"budget": self.spec.budget, "pruner": self.spec.pruner}
@@ -132,6 +123,44 @@ class Responder:
         )
         count = output.stats.new_tokens[0]
         start = inputs["input_ids"].shape[1]
-        row = output.sequences[0, start : start + count].tolist()
+        return self.text(output.sequences[0, start : start + count].tolist()), count
+
+    def request(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        pictures: Sequence[Any] = (),
+        videos: Sequence[Any] = (),
+        **generation: Any,
+    ) -> InflightRequest:
+        """Prepare one conversation for :func:`twigkit.inflight.many.answer_many`.
+
+        Args and errors are those of :meth:`answer`; :meth:`text` turns tokens into the answer.
+        """
+        return InflightRequest(
+            self._inputs(turns, pictures, videos),
+            self.spec.drafter,
+            generation,
+            pruner=self.spec.pruner,
+            budget=self.spec.budget,
+        )
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Decode the tokens of an answer."""
         words = getattr(self.processor, "tokenizer", self.processor)
-        return str(words.decode(row, skip_special_tokens=True)).strip(), count
+        return str(words.decode(tokens, skip_special_tokens=True)).strip()
+
+    def _inputs(
+        self, turns: Sequence[Mapping[str, Any]], pictures: Sequence[Any], videos: Sequence[Any]
+    ) -> dict[str, Any]:
+        """Read the media of a conversation and turn it into what the model takes."""
+        clips = [[Image.fromarray(f) for f in read_video(v, self._frames)] for v in videos]
+        shown = [read_picture(picture) for picture in pictures]
+        if clips and not takes_videos(self.processor):
+            raise InputError(
+                f"{len(clips)} videos were given, and the base takes none; give its frames as "
+                "pictures, or another base"
+            )
+        if not has_template(self.processor):
+            raise InputError("the base has no chat template; add one to its processor's files")
+        text = render(self.processor, turns)
+        return encode(self.processor, text, shown, clips, rendered=True)

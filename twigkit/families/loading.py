@@ -133,12 +133,10 @@ def load_base(base: str | Path, options: dict[str, Any]) -> nn.Module:
             base, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except ImportError as error:
-        way = "install it, or load the model without it"
-        raise unloadable(base, error, way) from error
+        raise unloadable(base, error, "install it, or load the model without it") from error
     except (RuntimeError, AssertionError) as error:  # a device that is not there, or is full
-        raise unloadable(
-            base, error, "choose a device that is there and has room, or auto to spread over all"
-        ) from error
+        way = "choose a device that is there and has room, or auto to spread over all"
+        raise unloadable(base, error, way) from error
     except Exception as error:  # what is wrong with a file has as many types as lines read it
         raise unloadable(base, error) from error
     problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
