@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         raise CapabilityError(
             f"the server needs a package that is not there ({error.name}); install twigkit[serve]"
         ) from error
-    from twigkit.server.listener import listen
+    from twigkit.server.listener import accept, listen
 
     given = _given(args)
     listener = listen(args.host, args.port)
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         app = create_app(model, processor_of(args, model, pictures=False), spec)
         host, port = listener.getsockname()[:2]
         place = f"[{host}]" if ":" in host else host
-        listener.listen(_BACKLOG)  # or whoever reads the line and connects at once is refused
+        accept(listener, _BACKLOG)  # or whoever reads the line and connects at once is refused
         print(f"serving {spec.model_name} at http://{place}:{port}", flush=True)
         config = uvicorn.Config(
             app,

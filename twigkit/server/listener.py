@@ -39,4 +39,24 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-__all__ = ["listen"]
+def accept(listener: socket.socket, waiting: int) -> None:
+    """Let clients connect, once the model is loaded.
+
+    Args:
+        listener: A bound socket.
+        waiting: Connections that may wait to be answered.
+
+    Raises:
+        InputError: If another server has taken the address since it was bound: two that start
+            together can both bind it, and the first to listen has it.
+    """
+    try:
+        listener.listen(waiting)
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise InputError(
+            f"cannot listen on {host}:{port}: {error}; choose another with --host and --port"
+        ) from error
+
+
+__all__ = ["accept", "listen"]
