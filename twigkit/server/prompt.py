@@ -81,6 +81,8 @@ class PromptReader:
         self._config = model.generation_config
         context = context_length(model.stack.config) or 2**31
         self.context = min(context, spec.max_model_len or context)
+        longest = max(map(len, self.tokenizer.get_vocab()), default=1)
+        self._most_characters = self.context * (longest + 1)  # with a space before each token
 
     def chat(self, body: ChatBody) -> tuple[InflightRequest, Shown]:
         """Read a chat; return what is asked, and how its picture is divided.
@@ -94,7 +96,7 @@ class PromptReader:
         films: list[list[Image.Image]] = []
         self._check_counts(body.messages)
         turns = [self._turn(message, shown, films) for message in body.messages]
-        text = render(self._processor, turns)
+        text = self._of_bounded_length(render(self._processor, turns))
         inputs = encode(self._processor, text, shown, films, rendered=True)
         asked = self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs)
         return asked, self._shown(inputs, len(shown) + len(films))
@@ -107,8 +109,17 @@ class PromptReader:
         """
         if not prompt:
             raise InputError("the prompt is empty; give some text")
-        inputs = encode(self._processor, prompt)
+        inputs = encode(self._processor, self._of_bounded_length(prompt))
         return self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs), Shown()
+
+    def _of_bounded_length(self, text: str) -> str:
+        """Refuse a text that is far too long before it costs the time to make tokens of it."""
+        if len(text) > self._most_characters:
+            raise InputError(
+                f"the prompt has {len(text):,} characters, and the server takes {self.context} "
+                "tokens of prompt and answer together; ask with fewer words"
+            )
+        return text
 
     def _shown(self, inputs: dict[str, Any], pictures: int) -> Shown:
         """Say how visual tokens lie on the picture."""

@@ -34,6 +34,23 @@ def test_what_is_not_said_is_the_servers(reader):
     assert asked.inputs["pixel_values"].shape[0] == 1
 
 
+def test_a_text_far_beyond_the_context_is_refused_before_it_is_read(reader, monkeypatch):
+    monkeypatch.setattr("twigkit.server.prompt.encode", lambda *_, **__: pytest.fail("was read"))
+    text = "what is " * reader.context * 10
+    told = f"characters, and the server takes {reader.context} tokens"
+    with pytest.raises(InputError, match=told):
+        reader.chat(ChatBody.model_validate({"messages": [{"role": "user", "content": text}]}))
+    with pytest.raises(InputError, match=told):
+        reader.completion(CompletionBody.model_validate({"prompt": text}), text)
+
+
+def test_a_text_of_the_longest_tokens_that_there_are_is_read(reader):
+    longest = max(reader.tokenizer.get_vocab(), key=len)
+    text = " ".join([longest] * (reader.context - 2))
+    asked, _ = reader.completion(CompletionBody.model_validate({"prompt": text}), text)
+    assert asked.inputs["input_ids"].shape[1] >= reader.context - 2
+
+
 def test_sampling_fields_become_settings(reader):
     drawn = {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "seed": 4, "n": 2, "max_tokens": 9}
     asked = chat(reader, **drawn)[0]
