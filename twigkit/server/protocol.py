@@ -17,7 +17,10 @@ _NO_EFFECT = frozenset(
     {
         "metadata",
         "parallel_tool_calls",
+        "cache_salt",
         "prompt_cache_key",
+        "prompt_cache_retention",
+        "request_id",
         "safety_identifier",
         "service_tier",
         "store",
@@ -27,24 +30,42 @@ _NO_EFFECT = frozenset(
 """Fields that say nothing about the answer."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": (),
     "audio": (),
+    "bad_words": ([],),
     "best_of": (1,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
     "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
+    "guided_choice": (),
+    "guided_grammar": (),
     "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
+    "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "prediction": (),
     "presence_penalty": (0,),
+    "priority": (0,),
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop_token_ids": ([],),
     "structured_outputs": (),
     "suffix": ("",),
     "tool_choice": ("none",),
     "tools": ([],),
+    "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     "verbosity": ("medium",),
     "web_search_options": (),
@@ -53,9 +74,20 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class Part(BaseModel):
-    """The base class of what the server takes: frozen, without unknown fields."""
+    """The base class of what the server takes: frozen, without unknown fields.
+
+    A field that is null is as good as left out.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, data: Any) -> Any:
+        """Drop fields that are null."""
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None}
 
 
 class TextPart(Part):
@@ -91,11 +123,16 @@ ContentPart = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="t
 
 
 class Message(Part):
-    """A message of a conversation."""
+    """A message of a conversation.
+
+    Answers of other servers come back with empty lists of annotations and tool calls.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[ContentPart]
     name: str | None = None
+    annotations: list[Any] = Field([], max_length=0)
+    tool_calls: list[Any] = Field([], max_length=0)
 
 
 class StreamOptions(Part):
@@ -149,10 +186,7 @@ class Sampled(Part):
     @model_validator(mode="before")
     @classmethod
     def _drop_neutral(cls, data: Any) -> Any:
-        """Drop fields that ask for nothing, and refuse those that ask for what is not done.
-
-        A field that is null is as good as left out.
-        """
+        """Drop fields that ask for nothing, and refuse those that ask for what is not done."""
         if not isinstance(data, dict):
             return data
         kept = {}

@@ -18,6 +18,17 @@ def test_neutral_and_empty_fields_ask_for_nothing():
     neutral = {"frequency_penalty": 0, "tools": [], "response_format": {"type": "text"}}
     assert chat(**neutral, user="me", store=True, best_of=1, seed=None, stop=None) == chat()
     assert chat(presence_penalty=0.0, tool_choice="none") == chat()
+    vllm = {"chat_template_kwargs": {}, "stop_token_ids": [], "skip_special_tokens": True}
+    assert chat(**vllm, add_generation_prompt=True, priority=0, request_id="a") == chat()
+
+
+def test_an_answer_of_a_client_may_come_back_as_it_is():
+    said = {"role": "assistant", "content": "hello", "refusal": None, "audio": None}
+    said |= {"annotations": None, "function_call": None, "tool_calls": []}
+    short = {"role": "assistant", "content": "hello"}
+    question = {"role": "user", "content": [{"type": "text", "text": "x", "detail": None}]}
+    plain = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+    assert chat(messages=[*MESSAGES, said, question]) == chat(messages=[*MESSAGES, short, plain])
 
 
 @pytest.mark.parametrize(
@@ -37,6 +48,9 @@ def test_neutral_and_empty_fields_ask_for_nothing():
         {"messages": [{"role": "tool", "content": "x"}]},
         {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
         {"messages": [{"role": "user", "content": None}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}]},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"stop_token_ids": [7]},
         {"twigkit": {"drafter": {"kind": "ngram"}}},
         {"twigkit": {"budget": True}},
         {"logprobs": True, "top_logprobs": 21},
