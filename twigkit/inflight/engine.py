@@ -53,7 +53,8 @@ class Engine:
 
             with Engine(model, rows=16, queue=64) as engine:
                 ticket = engine.reserve(1)  # QueueFullError if there is no room
-                ticket.submit(InflightRequest(inputs, DrafterSpec(kind="ssd")), print)
+                drafter = GenerationSpec(drafter="ssd").drafter  # with all its settings
+                ticket.submit(InflightRequest(inputs, drafter, {"max_new_tokens": 64}), print)
 
     Attributes:
         rows: Rows of all batches together.
