@@ -28,6 +28,7 @@ from twigkit.server.service import CLIENT_GONE, Service
 from twigkit.server.settings import ServerSpec
 
 _PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+_ENDPOINTS = "/v1/chat/completions, /v1/completions and /v1/models"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -105,10 +106,15 @@ def _add_api(app: FastAPI, service: Service, context: int) -> None:
     api = APIRouter(prefix="/v1", dependencies=[Depends(authorised)])
     began = int(time.time())
 
+    own = {"id": service.spec.model_name, "object": "model", "created": began}
+    own |= {"owned_by": "twigkit", "max_model_len": context}
+
     async def models() -> dict[str, Any]:
-        own = {"id": service.spec.model_name, "object": "model", "created": began}
-        own |= {"owned_by": "twigkit", "max_model_len": context}
         return {"object": "list", "data": [own]}
+
+    async def model(name: str) -> dict[str, Any]:
+        service.check_model(name)
+        return own
 
     async def health() -> Response:
         return Response(status_code=200 if service.engine.alive else 503)
@@ -118,10 +124,12 @@ def _add_api(app: FastAPI, service: Service, context: int) -> None:
         return Response(service.metrics.text(), headers={"Content-Type": kind})
 
     api.get("/models")(models)
+    api.get("/models/")(models)
+    api.get("/models/{name:path}")(model)
     api.post("/chat/completions")(service.chat)
     api.post("/completions")(service.completion)
     app.include_router(api)
-    app.get("/health")(health)
+    app.api_route("/health", methods=["GET", "HEAD"])(health)
     app.get("/metrics")(metrics)
 
 
@@ -147,9 +155,12 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
         metrics.failed(refusal.status)
         return JSONResponse(body_of(refusal), refusal.status, headers=refusal.headers)
 
-    async def failed(_: Request, error: Exception) -> Response:
+    async def failed(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
-            return answer(RefusedError(str(error.detail), status=error.status_code))
+            told = str(error.detail)
+            if error.status_code == 404:
+                told = f"there is no {request.url.path[:100]}; the API has {_ENDPOINTS}"
+            return answer(RefusedError(told, status=error.status_code))
         return answer(refusal_of(error))
 
     async def gone(_: Request, error: Exception) -> Response:

@@ -96,6 +96,7 @@ class Service:
             first = await anext(events)
         except GoneError:
             exchange.close()
+            self._give_up(replies)
             return Response(status_code=CLIENT_GONE)
         except TwigkitError:
             exchange.close()
@@ -109,6 +110,12 @@ class Service:
         stream = self._stream(exchange, events, first, replies, writer, body)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+    def _give_up(self, replies: list[Reply]) -> None:
+        """Count the answers that nobody waits for any more."""
+        for answer in (answer for reply in replies for answer in reply.answers):
+            if not answer.done:
+                self.metrics.ended("abort")
 
     async def _whole(
         self, events: Events, replies: list[Reply], writer: ResponseWriter, body: Sampled
@@ -147,7 +154,7 @@ class Service:
                 yield _sent(writer.usage_chunk(replies))
             yield "data: [DONE]\n\n"
         except GoneError:
-            return
+            self._give_up(replies)
         except Exception as error:  # the status has been sent, so that the stream has to say it
             refusal = refusal_of(error)
             self.metrics.failed(refusal.status)
@@ -179,11 +186,7 @@ class Service:
 
     async def _body(self, request: Request, kind: type[Body]) -> Body:
         """Read and check a request's body."""
-        content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content != "application/json":
-            raise RefusedError(
-                f"the body is {content[:50] or 'of no type'}; send application/json", status=415
-            )
+        _check_type(request)
         try:
             async with asyncio.timeout(self.spec.request_seconds):
                 raw = await self._bytes(request)
@@ -196,13 +199,22 @@ class Service:
             body = kind.model_validate_json(raw)
         except ValidationError as error:
             raise _refused(error) from None
-        if body.model not in (None, self.spec.model_name):
+        if body.model is not None:
+            self.check_model(body.model)
+        return body
+
+    def check_model(self, name: str) -> None:
+        """Refuse another model than the one that is served.
+
+        Raises:
+            RefusedError: If it is another.
+        """
+        if name != self.spec.model_name:
             raise RefusedError(
-                f"there is no model {body.model[:100]!r}; the server has {self.spec.model_name!r}",
+                f"there is no model {name[:100]!r}; the server has {self.spec.model_name!r}",
                 status=404,
                 param="model",
             )
-        return body
 
     async def _bytes(self, request: Request) -> bytes:
         """Read a body that is not too large."""
@@ -218,6 +230,22 @@ class Service:
         return bytes(raw)
 
 
+def _check_type(request: Request) -> None:
+    """Refuse a body that is no JSON, or is compressed."""
+    content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content != "application/json":
+        raise RefusedError(
+            f"the body is {content[:50] or 'of no type'}; send application/json", status=415
+        )
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise RefusedError(
+            f"the body is compressed ({coding[:50]}); send it as it is",
+            status=415,
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
 def _sent(chunk: dict[str, Any] | None) -> str:
     """Write a chunk as an event; nothing for none."""
     if chunk is None:
@@ -227,9 +255,10 @@ def _sent(chunk: dict[str, Any] | None) -> str:
 
 def _refused(error: ValidationError) -> RefusedError:
     """Say what is wrong with a body: its first problems."""
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    problems = error.errors(include_url=False, include_input=False)
     lines = [".".join(map(str, p["loc"])) + f": {_told(p)}" for p in problems[:5]]
-    field = str(problems[0]["loc"][0]) if problems[0]["loc"] else None
+    first = problems[0]
+    field = str(first["loc"][0]) if first["loc"] else first.get("ctx", {}).get("name")
     return RefusedError("; ".join(line.removeprefix(": ") for line in lines), param=field)
 
 

@@ -207,7 +207,10 @@ def test_models_health_and_page(server):
     (own,) = server.get("/v1/models").json()["data"]
     assert own["id"] == "tiny"
     assert own["object"] == "model"
-    assert server.get("/health").status_code == 200
+    assert server.get("/v1/models/tiny").json() == own
+    assert server.get("/v1/models/a/b").json()["error"]["param"] == "model"
+    assert server.get("/v1/models/").json()["data"] == [own]
+    assert server.get("/health").status_code == server.head("/health").status_code == 200
     page = server.get("/")
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -289,7 +292,13 @@ def test_limits_of_a_request(strict_server):
     assert broken.status_code == 400
     other = strict_server.post(CHAT, json=chat(model="another"))
     assert (other.status_code, other.json()["error"]["param"]) == (404, "model")
-    assert strict_server.get("/v1/engines").json()["error"]["type"] == "not_found_error"
+    unknown = strict_server.post("/v1/responses", json={}).json()["error"]
+    assert unknown["type"] == "not_found_error"
+    assert "no /v1/responses; the API has /v1/chat/completions" in unknown["message"]
+    tools = strict_server.post(CHAT, json=chat(tools=[1])).json()["error"]
+    assert tools["param"] == "tools"
+    packed = strict_server.post(CHAT, json=chat(), headers={"Content-Encoding": "gzip"})
+    assert (packed.status_code, "compressed (gzip)" in packed.text) == (415, True)
 
 
 @pytest.mark.parametrize("given", ["", "Bearer wrong", "Basic secret", "secret", "Bearer "])
@@ -353,6 +362,7 @@ def test_a_client_that_goes_away_frees_its_slot(model, stream):
         ask_and_leave(server.app, {**chat(), **LONG, "stream": stream}, 4 if stream else 0)
         until(lambda: engine.running == 0)
         assert said(server.post(CHAT, json=chat()))
+        assert 'finished_reason="abort",model_name="tiny"} 1.0' in server.get("/metrics").text
     assert engine.running == engine.waiting == 0
 
 
