@@ -61,6 +61,14 @@ def chunks(response: Any) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
+def http_scope(path: str) -> dict[str, Any]:
+    """Say what a server tells the application of a POST request."""
+    headers = [(b"content-type", b"application/json"), (b"host", b"test")]
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1"}
+    scope |= {"method": "POST", "path": path, "headers": headers, "raw_path": path.encode()}
+    return {**scope, "query_string": b"", "scheme": "http", "client": None, "server": ("test", 80)}
+
+
 def ask_and_leave(app: Any, body: dict[str, Any], after: int) -> list[dict[str, Any]]:
     """Ask for a chat, and go away once some parts of the response have come.
 
@@ -92,11 +100,7 @@ def ask_and_leave(app: Any, body: dict[str, Any], after: int) -> list[dict[str, 
             if len(got) >= after:
                 gone.set()
 
-        headers = [(b"content-type", b"application/json"), (b"host", b"test")]
-        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1"}
-        scope |= {"method": "POST", "path": "/v1/chat/completions", "headers": headers}
-        scope |= {"raw_path": b"/v1/chat/completions", "query_string": b"", "scheme": "http"}
-        await app({**scope, "client": None, "server": ("test", 80)}, receive, send)
+        await app(http_scope("/v1/chat/completions"), receive, send)
 
     anyio.run(run)
     return got

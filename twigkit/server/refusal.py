@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -51,8 +52,11 @@ class RefusedError(TwigkitError):
         self.status, self.param, self.headers = status, param, dict(headers or {})
 
 
-def refusal_of(error: Exception) -> RefusedError:
-    """Turn an error into what a client is told; an unexpected one is told to the log alone."""
+def refusal_of(error: Exception | asyncio.CancelledError) -> RefusedError:
+    """Turn an error into what a client is told; an unexpected one is told to the log alone.
+
+    What is cancelled was still running when the server's time to shut down was over.
+    """
     if isinstance(error, RefusedError):
         return error
     if isinstance(error, _ASKED):
@@ -61,6 +65,9 @@ def refusal_of(error: Exception) -> RefusedError:
         return RefusedError(str(error), status=429, headers={"Retry-After": str(error.seconds)})
     if isinstance(error, OverdueError):
         return RefusedError(str(error), status=503, headers={"Retry-After": "5"})
+    if isinstance(error, asyncio.CancelledError):
+        told = "the server has stopped before the answer was complete; ask again"
+        return RefusedError(told, status=503, headers={"Retry-After": "5"})
     logger.error("a request failed", exc_info=error)
     return RefusedError(
         "the server failed; the cause is in its log, and other requests go on", status=500

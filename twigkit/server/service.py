@@ -101,12 +101,9 @@ class Service:
         except TwigkitError:
             exchange.close()
             raise
-        except Exception as error:  # a defect ends this request alone
+        except (Exception, asyncio.CancelledError) as error:  # a defect ends this request alone
             exchange.close()
             raise refusal_of(error) from error
-        except BaseException:
-            exchange.close()
-            raise
         stream = self._stream(exchange, events, first, replies, writer, body)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
@@ -155,6 +152,9 @@ class Service:
             yield "data: [DONE]\n\n"
         except GoneError:
             self._give_up(replies)
+        except asyncio.CancelledError:  # the client has gone, or the server stops
+            self._give_up(replies)
+            raise
         except Exception as error:  # the status has been sent, so that the stream has to say it
             refusal = refusal_of(error)
             self.metrics.failed(refusal.status)
@@ -195,6 +195,8 @@ class Service:
                 f"the request did not arrive within {self.spec.request_seconds:g} s; send it again",
                 status=408,
             ) from None
+        except asyncio.CancelledError as error:
+            raise refusal_of(error) from error
         try:
             body = kind.model_validate_json(raw)
         except ValidationError as error:

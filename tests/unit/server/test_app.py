@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 
 import pytest
@@ -12,6 +14,7 @@ from tests.support.served import (
     chunks,
     client,
     data_url,
+    http_scope,
     message,
     picture,
     served_model,
@@ -364,6 +367,33 @@ def test_a_client_that_goes_away_frees_its_slot(model, stream):
         assert said(server.post(CHAT, json=chat()))
         assert 'finished_reason="abort",model_name="tiny"} 1.0' in server.get("/metrics").text
     assert engine.running == engine.waiting == 0
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_what_runs_when_the_server_has_to_stop_is_told_so(model, arrived):
+    got = []
+
+    async def receive():
+        if not arrived or receive.asked:
+            await asyncio.sleep(60)
+        receive.asked = True
+        return {"type": "http.request", "body": json.dumps({**chat(), **LONG}).encode()}
+
+    async def send(part):
+        got.append(part)
+
+    async def run(app):
+        asked = asyncio.create_task(app(http_scope(CHAT), receive, send))
+        await asyncio.sleep(0.3)
+        asked.cancel()
+        await asked
+
+    receive.asked = False
+    with client(model) as server:
+        asyncio.run(run(server.app))
+        until(lambda: server.app.state.engine.running == 0)
+    assert got[0]["status"] == 503
+    assert "ask again" in json.loads(got[1]["body"])["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
