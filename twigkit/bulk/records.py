@@ -17,6 +17,9 @@ __all__ = ["Journal", "Record", "read_records"]
 PROMPTS = ("prompt", "question")
 PICTURES = ("images", "image")
 
+_FAILED = {"id", "error"}
+"""What the line of a record has that could not be answered."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -96,7 +99,7 @@ class Journal:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Read what is there, without a last line that was cut off.
+        """Read what is there, without errors, to be tried again, and a last line that was cut off.
 
         Args:
             path: The file; it need not be there.
@@ -114,13 +117,16 @@ class Journal:
             raise unwritable(self.path, error) from error
         whole = content[: content.rfind(b"\n") + 1]
         try:
-            self.done = {json.loads(line)["id"] for line in whole.splitlines()}
+            lines = [(line, json.loads(line)) for line in whole.splitlines(keepends=True)]
+            answered = [(line, each["id"]) for line, each in lines if set(each) != _FAILED]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.path} holds no answers of twigkit map; name another file"
             ) from error
-        if whole != content:
-            write_whole(self.path, whole)
+        self.done = {name for _, name in answered}
+        kept = b"".join(line for line, _ in answered)
+        if kept != content:
+            write_whole(self.path, kept)
 
     def add(self, answer: Mapping[str, Any]) -> None:
         """Append an answer and see it written.

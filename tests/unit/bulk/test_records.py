@@ -70,6 +70,16 @@ def test_a_journal_goes_on_after_a_line_that_was_cut_off(tmp_path):
         again.add({"id": "a", "answer": "1"})
 
 
+def test_what_failed_is_tried_again(tmp_path):
+    journal = Journal(tmp_path / "out.jsonl")
+    journal.add({"id": "a", "error": "no such picture"})
+    journal.add({"id": "b", "answer": "2", "tokens": 1})
+    again = Journal(journal.path)
+    assert again.done == {"b"}
+    again.add({"id": "a", "answer": "1", "tokens": 1})
+    assert [answer["id"] for answer in again.answers()] == ["b", "a"]
+
+
 def test_a_place_where_no_answer_can_be_written_is_told(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         Journal(tmp_path)
