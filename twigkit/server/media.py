@@ -16,6 +16,11 @@ from twigkit.server.settings import ServerSpec
 _DATA = re.compile(r"data:(?:(?P<kind>image|video)/[\w.+-]+)?(?:;[\w.+-]+=[\w.+-]*)*;base64,", re.A)
 
 
+def is_data(url: str) -> bool:
+    """Say whether a URL holds what it stands for."""
+    return url[:5].lower() == "data:"
+
+
 class MediaReader:
     """Reads what the parts of a message show, within the server's limits.
 
@@ -28,11 +33,11 @@ class MediaReader:
         """Take limits and fetcher."""
         self.limits, self.fetcher = limits, fetcher
 
-    def picture(self, url: str) -> Image.Image:
+    def picture(self, source: str | bytes) -> Image.Image:
         """Read a picture.
 
         Args:
-            url: A data URL with base64, or an https URL of an allowed host.
+            source: A data URL with base64, an https URL of an allowed host, or what was fetched.
 
         Returns:
             The picture, as RGB.
@@ -40,9 +45,11 @@ class MediaReader:
         Raises:
             InputError: If it may not be fetched, is no picture, or exceeds a limit.
         """
-        if url[:5].lower() != "data:":
-            return self._open(self.fetcher.get(url))
-        return self._open(self._decode(self._payload(url, "image")))
+        if isinstance(source, bytes):
+            return self._open(source)
+        if not is_data(source):
+            return self._open(self.fetcher.get(source))
+        return self._open(self._decode(self._payload(source, "image")))
 
     def video(self, url: str) -> list[Image.Image]:
         """Read the frames of a video.
@@ -57,7 +64,7 @@ class MediaReader:
         Raises:
             InputError: If it is something else, or exceeds a limit.
         """
-        if url[:5].lower() != "data:":
+        if not is_data(url):
             raise InputError(
                 "a video is taken as its frames only: data:video/jpeg;base64,FRAME,FRAME,..., each "
                 "a picture in base64"
@@ -98,4 +105,4 @@ class MediaReader:
             raise InputError(message.replace("<bytes>", "a picture of the request")) from None
 
 
-__all__ = ["MediaReader"]
+__all__ = ["MediaReader", "is_data"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from twigkit.inflight.request import InflightRequest
 from twigkit.io.conversation import encode, has_template, render, takes_videos
 from twigkit.model import TwigModel
 from twigkit.plugins.discovery import default_registry
-from twigkit.server.media import MediaReader
+from twigkit.server.media import MediaReader, is_data
 from twigkit.server.protocol import (
     ChatBody,
     CompletionBody,
@@ -84,8 +85,34 @@ class PromptReader:
         longest = max(map(len, self.tokenizer.get_vocab()), default=1)
         self._most_characters = self.context * (longest + 1)  # with a space before each token
 
-    def chat(self, body: ChatBody) -> tuple[InflightRequest, Shown]:
+    def elsewhere(self, body: ChatBody) -> list[str]:
+        """Return the URLs of the pictures of a chat that have to be fetched.
+
+        Raises:
+            InputError: If the chat has too many pictures.
+        """
+        self._check_counts(body.messages)
+        contents = [message.content for message in body.messages]
+        parts = [part for content in contents if not isinstance(content, str) for part in content]
+        urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+        return list(dict.fromkeys(url for url in urls if not is_data(url)))
+
+    def fetch(self, urls: list[str]) -> dict[str, bytes]:
+        """Fetch pictures, which may take long, but no computing.
+
+        Raises:
+            InputError: If one cannot be fetched.
+        """
+        return {url: self._media.fetcher.get(url) for url in urls}
+
+    def chat(
+        self, body: ChatBody, fetched: Mapping[str, bytes] | None = None
+    ) -> tuple[InflightRequest, Shown]:
         """Read a chat; return what is asked, and how its picture is divided.
+
+        Args:
+            body: The chat.
+            fetched: What was fetched, by URL; other pictures are fetched here.
 
         Raises:
             InputError: If a message, a picture or a setting cannot be used.
@@ -95,7 +122,7 @@ class PromptReader:
         shown: list[Image.Image] = []
         films: list[list[Image.Image]] = []
         self._check_counts(body.messages)
-        turns = [self._turn(message, shown, films) for message in body.messages]
+        turns = [self._turn(m, shown, films, fetched or {}) for m in body.messages]
         text = self._of_bounded_length(render(self._processor, turns))
         inputs = encode(self._processor, text, shown, films, rendered=True)
         asked = self._request(body, inputs, body.wanted_tokens, body.wanted_logprobs)
@@ -147,7 +174,11 @@ class PromptReader:
                 raise InputError(f"the request has {count} {name}; the server takes {most}")
 
     def _turn(
-        self, message: Message, shown: list[Image.Image], films: list[list[Image.Image]]
+        self,
+        message: Message,
+        shown: list[Image.Image],
+        films: list[list[Image.Image]],
+        fetched: Mapping[str, bytes],
     ) -> dict[str, Any]:
         """Write a message as chat templates take it; collect its pictures and videos."""
         role = "system" if message.role == "developer" else message.role
@@ -159,7 +190,8 @@ class PromptReader:
             if isinstance(part, TextPart):
                 parts.append({"type": "text", "text": part.text})
             elif isinstance(part, ImagePart):
-                shown.append(self._media.picture(part.image_url.url))
+                url = part.image_url.url
+                shown.append(self._media.picture(fetched.get(url, url)))
                 parts.append({"type": "image"})
             else:
                 frames = self._media.video(part.video_url.url)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -48,12 +49,21 @@ class Service:
     ) -> None:
         """Put the parts together."""
         self.engine, self._reader, self.spec, self.metrics = engine, reader, spec, metrics
+        self._fetching = ThreadPoolExecutor(spec.max_num_seqs + spec.max_queue)
 
     async def chat(self, request: Request) -> Response:
         """Answer ``/v1/chat/completions``."""
         body = await self._body(request, ChatBody)
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return await self._answer(request, body, "chat", [partial(self._reader.chat, body)], usage)
+        return await self._answer(request, body, "chat", [partial(self._read_chat, body)], usage)
+
+    async def _read_chat(self, body: ChatBody) -> tuple[InflightRequest, Shown]:
+        """Read a chat; a slow host of its pictures holds up nobody else."""
+        urls, fetched = self._reader.elsewhere(body), None
+        if urls:
+            loop = asyncio.get_running_loop()
+            fetched = await loop.run_in_executor(self._fetching, self._reader.fetch, urls)
+        return await asyncio.to_thread(self._reader.chat, body, fetched)
 
     async def completion(self, request: Request) -> Response:
         """Answer ``/v1/completions``."""
@@ -63,7 +73,7 @@ class Service:
             raise RefusedError(
                 f"{len(prompts)} prompts; give between 1 and {MOST_PROMPTS}", param="prompt"
             )
-        reads = [partial(self._reader.completion, body, prompt) for prompt in prompts]
+        reads = [partial(asyncio.to_thread, self._reader.completion, body, p) for p in prompts]
         usage = body.stream_options is not None and body.stream_options.include_usage
         return await self._answer(request, body, "text", reads, usage)
 
@@ -72,7 +82,7 @@ class Service:
         request: Request,
         body: Sampled,
         kind: Kind,
-        reads: Sequence[Callable[[], tuple[InflightRequest, Shown]]],
+        reads: Sequence[Callable[[], Awaitable[tuple[InflightRequest, Shown]]]],
         usage: bool,
     ) -> Response:
         """Ask the engine and answer."""
@@ -85,7 +95,7 @@ class Service:
         writer = ResponseWriter(kind, self.spec.model_name, self._reader.tokenizer, usage=usage)
         try:
             for number, read in enumerate(reads):
-                asked, replies[number].shown = await asyncio.to_thread(read)
+                asked, replies[number].shown = await read()
                 exchange.submit(number, asked)
             events = exchange.events()
             if not body.stream:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from starlette.testclient import TestClient
 
 from tests.support.checkpoints import tiny_processor
 from tests.support.served import (
@@ -22,6 +25,8 @@ from tests.support.served import (
 from twigkit.errors import CapabilityError
 from twigkit.inflight.batch import RunningBatch
 from twigkit.io.processors import open_picture, prepare
+from twigkit.server.app import create_app
+from twigkit.server.settings import ServerSpec
 from twigkit.strategies.ttp import TtpPruner
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -426,6 +431,35 @@ def test_a_base_of_which_no_request_could_be_answered_is_told_before_any(model, 
     monkeypatch.setattr(model.base.generation_config, "num_beams", 4)
     with pytest.raises(CapabilityError, match=r"num_beams=4 comes from .* generation_config\.json"):
         client(model)
+
+
+class SlowFetcher:
+    """Fetches nothing before it is told to."""
+
+    def __init__(self):
+        self.go, self.urls = threading.Event(), []
+
+    def get(self, url):
+        self.urls.append(url)
+        assert self.go.wait(30)
+        return picture(1)
+
+
+def test_a_slow_host_of_pictures_holds_up_nobody_else(model):
+    spec, slow = ServerSpec(model_name="tiny", max_num_seqs=2, max_queue=98), SlowFetcher()
+    part = {"type": "image_url", "image_url": {"url": "https://slow.example/a.png"}}
+    words = {"type": "text", "text": QUESTION}
+    body = {"messages": [{"role": "user", "content": [part, words]}], "max_tokens": 12}
+    with (
+        TestClient(create_app(model, tiny_processor(), spec, fetcher=slow)) as server,
+        ThreadPoolExecutor(90) as clients,
+    ):
+        asked = [clients.submit(server.post, CHAT, json=body) for _ in range(90)]
+        until(lambda: len(slow.urls) == 90)
+        assert said(server.post(CHAT, json=chat()))
+        slow.go.set()
+        text = expected(model, [picture(1)])[0]
+        assert [said(each.result()) for each in asked] == [[text]] * 90
 
 
 def test_a_full_queue_is_said_so(model):
