@@ -455,9 +455,11 @@ def test_a_slow_host_of_pictures_holds_up_nobody_else(model):
         ThreadPoolExecutor(90) as clients,
     ):
         asked = [clients.submit(server.post, CHAT, json=body) for _ in range(90)]
-        until(lambda: len(slow.urls) == 90)
-        assert said(server.post(CHAT, json=chat()))
-        slow.go.set()
+        try:
+            until(lambda: len(slow.urls) == 90)
+            assert said(server.post(CHAT, json=chat()))
+        finally:
+            slow.go.set()
         text = expected(model, [picture(1)])[0]
         assert [said(each.result()) for each in asked] == [[text]] * 90
 
