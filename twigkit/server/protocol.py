@@ -123,16 +123,19 @@ ContentPart = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="t
 
 
 class Message(Part):
-    """A message of a conversation.
-
-    Answers of other servers come back with empty lists of annotations and tool calls.
-    """
+    """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[ContentPart]
     name: str | None = None
-    annotations: list[Any] = Field([], max_length=0)
-    tool_calls: list[Any] = Field([], max_length=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, data: Any) -> Any:
+        """Drop empty lists of annotations and tool calls, which answers of other servers have."""
+        if not isinstance(data, dict):
+            return data
+        return {n: v for n, v in data.items() if v != [] or n not in ("annotations", "tool_calls")}
 
 
 class StreamOptions(Part):
