@@ -116,9 +116,10 @@ def run(args: argparse.Namespace) -> int:
         raise CapabilityError(
             f"the server needs a package that is not there ({error.name}); install twigkit[serve]"
         ) from error
-    from twigkit.server.listener import accept, listen
+    from twigkit.server.listener import accept, allow_connections, listen
 
     given = _given(args)
+    allow_connections()
     listener = listen(args.host, args.port)
     try:
         model = load_model(args)

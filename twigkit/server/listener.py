@@ -6,6 +6,8 @@ import socket
 
 from twigkit.errors import InputError
 
+_MOST_CONNECTIONS = 65_536
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Bind an address before a model is loaded, so that a taken port is noticed early.
@@ -39,6 +41,22 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def allow_connections() -> None:
+    """Let the process have as many connections as the system grants it, up to 65,536.
+
+    Each is an open file, of which a process often starts with 1,024. Where none is left, asyncio
+    writes thousands of lines a second to the log, and nobody is answered.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Unix
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, _MOST_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def accept(listener: socket.socket, waiting: int) -> None:
     """Let clients connect, once the model is loaded.
 
@@ -59,4 +77,4 @@ def accept(listener: socket.socket, waiting: int) -> None:
         ) from error
 
 
-__all__ = ["accept", "listen"]
+__all__ = ["accept", "allow_connections", "listen"]
