@@ -16,6 +16,16 @@ def usual_device() -> str | None:
     return "cuda" if torch.cuda.is_available() else None
 
 
+def computes(device: torch.device) -> bool:
+    """Say whether a device still computes; after some errors of CUDA none does in the process."""
+    try:
+        return int(torch.ones(1, device=device)) == 1
+    except torch.OutOfMemoryError:
+        return True
+    except RuntimeError:
+        return False
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Return the device that a module runs on, whether its weights are there or offloaded."""
     device = next(module.parameters()).device

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 
 from twigkit.backbone.attention_kernel import kernels_for
+from twigkit.backbone.placement import computes
 from twigkit.errors import CapabilityError, TwigkitError
 from twigkit.inflight.batch import RunningBatch
 from twigkit.inflight.request import Failed
@@ -39,6 +40,10 @@ class QueueFullError(TwigkitError):
 
 class OverdueError(TwigkitError):
     """A request's time was over before it got a slot."""
+
+
+class ClosedError(TwigkitError):
+    """The engine answers no more."""
 
 
 class Engine:
@@ -75,6 +80,7 @@ class Engine:
         self._waiting: deque[Ticket] = deque()
         self._batches: dict[str, RunningBatch] = {}
         self._closing = False
+        self._why_closed = "the engine is closed; ask another one"
         self._mean = 1.0
         self._thread = threading.Thread(target=self._run, name="twigkit-engine", daemon=True)
         self._thread.start()
@@ -118,6 +124,7 @@ class Engine:
         Raises:
             QueueFullError: If there is none now.
             CapabilityError: If there never is.
+            ClosedError: If the engine answers no more.
         """
         if rows > self.rows:
             raise CapabilityError(
@@ -126,7 +133,7 @@ class Engine:
             )
         with self._changed:
             if self._closing:
-                raise CapabilityError("the engine is closed; ask another one")
+                raise ClosedError(self._why_closed)
             taken = sum(ticket.rows for ticket in self._reserved)
             if taken + rows > self.rows + self.queue:
                 seconds = math.ceil(self._mean * (1 + self.queue / self.rows))
@@ -145,7 +152,7 @@ class Engine:
             if ticket.cancelled:
                 return
             if not self.alive:
-                raise CapabilityError("the engine is closed; ask another one")
+                raise ClosedError(self._why_closed)
             self._waiting.append(ticket)
             self._changed.notify()
 
@@ -175,7 +182,8 @@ class Engine:
             while self._wait():
                 self._admit()
                 for name in list(self._batches):
-                    self._step(name)
+                    if name in self._batches:  # or the device was lost in the step before
+                        self._step(name)
 
     def _wait(self) -> bool:
         """Wait for something to do; return whether there is anything, or will be."""
@@ -254,10 +262,25 @@ class Engine:
         for ticket in tickets:
             ticket.tell(Failed(error))
             self._release(ticket)
+        if not isinstance(error, TwigkitError) and not computes(self.model.device):
+            self._stop()
+
+    def _stop(self) -> None:
+        """Answer no more, now that the device computes nothing more in this process."""
+        with self._changed:
+            self._closing = True
+            self._why_closed = f"{self.model.device} computes no more; start the process anew"
+            left = {*self._waiting, *(t for each in self._batches.values() for t in each.tickets)}
+            self._waiting.clear()
+            self._batches.clear()
+        logger.error("%s", self._why_closed)
+        for ticket in left:
+            ticket.tell(Failed(ClosedError(self._why_closed)))
+            self._release(ticket)
 
     def _release(self, ticket: Ticket) -> None:
         with self._changed:
             self._reserved.discard(ticket)
 
 
-__all__ = ["Engine", "OverdueError", "QueueFullError"]
+__all__ = ["ClosedError", "Engine", "OverdueError", "QueueFullError"]

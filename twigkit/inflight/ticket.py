@@ -55,7 +55,8 @@ class Ticket:
             listener: Is told.
 
         Raises:
-            CapabilityError: If the ticket was cancelled or the engine is closed.
+            CapabilityError: If the ticket was cancelled.
+            ClosedError: If the engine answers no more.
         """
         self._request, self._listener = request, listener
         self.submitted = time.monotonic()

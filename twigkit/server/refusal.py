@@ -16,7 +16,7 @@ from twigkit.errors import (
     SpecError,
     TwigkitError,
 )
-from twigkit.inflight.engine import OverdueError, QueueFullError
+from twigkit.inflight.engine import ClosedError, OverdueError, QueueFullError
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def refusal_of(error: Exception | asyncio.CancelledError) -> RefusedError:
         return RefusedError(" ".join(str(error).split()))
     if isinstance(error, QueueFullError):
         return RefusedError(str(error), status=429, headers={"Retry-After": str(error.seconds)})
-    if isinstance(error, OverdueError):
+    if isinstance(error, ClosedError | OverdueError):
         return RefusedError(str(error), status=503, headers={"Retry-After": "5"})
     if isinstance(error, asyncio.CancelledError):
         told = "the server has stopped before the answer was complete; ask again"

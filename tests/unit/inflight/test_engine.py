@@ -20,7 +20,7 @@ from twigkit.errors import CapabilityError, TwigkitError
 from twigkit.inflight import batch
 from twigkit.inflight import engine as engine_module
 from twigkit.inflight.batch import RunningBatch
-from twigkit.inflight.engine import Engine, OverdueError, QueueFullError
+from twigkit.inflight.engine import ClosedError, Engine, OverdueError, QueueFullError
 from twigkit.inflight.request import Ended, Gained, InflightRequest
 from twigkit.specs.run import GenerationSpec
 from twigkit.strategies import auto
@@ -252,6 +252,29 @@ def test_a_step_that_fails_ends_its_requests_and_no_more(model, engine, monkeypa
         Listening.to(engine, question(0)).wait()
     monkeypatch.setattr(RunningBatch, "step", working)
     assert Listening.to(engine, question(0)).answer() == alone(model, question(0))
+
+
+def test_where_the_device_is_lost_nobody_waits_for_an_answer(model, monkeypatch):
+    """After an illegal access every call of CUDA fails until the process ends."""
+
+    def step(batch):
+        assert submitted.wait(60)
+        if len(engine._batches) == 2:  # of two drafters
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    submitted = threading.Event()
+    monkeypatch.setattr(RunningBatch, "step", step)
+    monkeypatch.setattr(engine_module, "computes", lambda device: False)
+    with Engine(model, rows=2, queue=2) as engine:
+        asked = [question(0, "plain"), question(1), endless(), question(2)]
+        heard = [Listening.to(engine, each) for each in asked]
+        submitted.set()
+        for each in heard:
+            with pytest.raises((RuntimeError, ClosedError)):
+                each.wait()
+        with pytest.raises(ClosedError, match="cpu computes no more; start the process anew"):
+            engine.reserve(1)
+    assert engine.running == engine.waiting == len(engine._reserved) == 0
 
 
 def test_a_deadline_ends_an_answer_and_a_wait(model, monkeypatch):
