@@ -266,6 +266,7 @@ def test_a_language_model_loads_by_its_own_class(tmp_path):
             "shared keys and values .9 of its",
         ),
         ("llama4", {}, "chunked attention: 36 of its"),
+        ("unlimited_ocr", {}, "reference windows: 12 of its"),
     ],
 )
 def test_a_property_that_stands_in_the_way_is_named(kind, settings, cause, tmp_path, capsys):
@@ -277,6 +278,22 @@ def test_a_property_that_stands_in_the_way_is_named(kind, settings, cause, tmp_p
     config.save_pretrained(tmp_path)  # which leaves out what is usual
     assert main(["inspect", str(tmp_path)]) == 2
     assert "neither drafts nor prunes" in capsys.readouterr().err
+
+
+class Silent(LlamaForCausalLM):
+    """Never says some of its tokens, and what it gives them is no number."""
+
+    def forward(self, *args, **options):
+        output = super().forward(*args, **options)
+        output.logits[..., 10:60] = -torch.inf
+        return output
+
+
+def test_logits_that_hide_tokens_are_no_scale_of_the_others():
+    base = spread_weights(Silent(LlamaConfig(**TEXT)))
+    stack = GenericStack(base, "silent")
+    with pytest.raises(CapabilityError, match="the logits differ by inf"):
+        stack.check(stack.probe())
 
 
 def test_what_needs_remote_code_is_refused_before_anything_runs(tmp_path):

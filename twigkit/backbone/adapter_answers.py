@@ -39,7 +39,7 @@ def check_parts(model: nn.Module, text: Any, norm_name: str, visual_ids: object)
     raise PluginError(
         f"LayerStack was given a {type(text).__name__} without {', '.join(lacks)}; expected the "
         f"part of the model that holds the decoder layers as `layers` and the final norm as "
-        f"`{norm_name}`{hint}"
+        f"`{norm_name}`; a subclass says in `norm_name` if that has another name{hint}"
     )
 
 

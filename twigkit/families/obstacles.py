@@ -8,11 +8,19 @@ from typing import Any
 
 OBSTACLES = {
     "chunked attention": "see the tokens of their own chunk only, which is no window of fixed size",
+    "reference windows": "see the whole prompt and the last tokens of the answer, which is no window "
+    "of fixed size",
     "per-layer embeddings": "are each given an embedding of the token's id besides the states",
     "shared keys and values": "attend to keys and values of an earlier layer, which are others "
     "once visual tokens were dropped in between",
 }
 """What layers do that stands in the way, by the name of the property."""
+
+_KINDS = {
+    "chunked_attention": "chunked attention",
+    "reference_sliding_attention": "reference windows",
+}
+"""Properties that a configuration's ``layer_types`` name."""
 
 
 def find_obstacle(config: Mapping[str, Any]) -> tuple[str, int] | None:
@@ -33,8 +41,9 @@ def find_obstacle(config: Mapping[str, Any]) -> tuple[str, int] | None:
     text = config.get("text_config")
     text = text if isinstance(text, Mapping) else config
     kinds = Counter(map(str, text.get("layer_types") or ()))
-    if kinds["chunked_attention"]:
-        return "chunked attention", kinds["chunked_attention"]
+    for kind, name in _KINDS.items():
+        if kinds[kind]:
+            return name, kinds[kind]
     if text.get("hidden_size_per_layer_input"):
         return "per-layer embeddings", 0
     if text.get("num_kv_shared_layers"):

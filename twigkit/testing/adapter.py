@@ -270,7 +270,8 @@ class AdapterConformance(LayerStackChecks):
                     pytest.fail(
                         f"{where}: a twig of all remaining layers gained only {min(gains)} tokens "
                         f"in a step, expected {drafter.height + 1}; make_twig_layer(), windows or "
-                        "injections of the twig differ from those of the layers that it copies"
+                        "injections of the twig differ from those of the layers that it copies, or "
+                        "copy_head() from the base's head"
                     )
 
     # -- the twig ----------------------------------------------------------------------------------
