@@ -168,6 +168,32 @@ def test_features_after_the_first_layers_are_refused_by_their_name():
         stack.embed_prompt(**inputs)
 
 
+def test_a_prompt_with_other_inputs_is_checked_as_the_first_one_was():
+    """ERNIE's layers are told which tokens are visual, where the processor says so."""
+    text = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": [32, 24]}
+    vision = {"depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48}
+    config = AutoConfig.for_model(
+        "ernie4_5_vl_moe",
+        text_config=TEXT
+        | text
+        | {
+            "mlp_layer_types": ["sparse"] * 6,
+            "rope_parameters": {**MROPE, "mrope_section": [3, 3, 2]},
+        },
+        vision_config=vision | {"patch_size": 4, "spatial_merge_size": 2},
+        image_token_id=99,
+    )
+    base = spread_weights(AutoModelForImageTextToText.from_config(config))
+    stack = GenericStack(base, "ernie4_5_vl_moe")
+    inputs = prompt(8, pixel_values=torch.randn(32, 48), image_grid_thw=torch.tensor([[1, 4, 8]]))
+    kinds = (inputs["input_ids"] == 99).int()
+    inputs["mm_token_type_ids"] = kinds
+    stack.embed_prompt(**inputs)
+    for _ in range(2):
+        with pytest.raises(CapabilityError, match="they are also given moe_mm_token_type_ids"):
+            stack.embed_prompt(**inputs, moe_mm_token_type_ids=kinds)
+
+
 def test_a_family_that_treats_pictures_otherwise_is_refused_with_what_differed():
     base, inputs = declared("paligemma")
     stack = GenericStack(base, "paligemma")

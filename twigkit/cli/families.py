@@ -16,9 +16,10 @@ _FALLBACK = """\
 
 A model that no adapter recognises is tried: its decoder layers, norm and rotary table are found by
 their usual names, and the ids of visual tokens are read from its configuration. Its logits are then
-compared with the model's own, on a small prompt of text when it is loaded and on the first prompt
-with pictures: layer by layer, and one step of decoding further. If all agree it is used, with a
-warning that says so; if not, the error names the first place that differs.
+compared with the model's own, on a small prompt of text when it is loaded, on the first prompt
+with pictures, and on the first with other inputs beside them, such as a video: layer by layer, and
+one step of decoding further. If all agree it is used, with a warning that says so; if not, the
+error names the first place that differs.
 
 Layers that carry a state from token to token (linear attention, short convolutions) are decoded
 plainly, and pruned by what needs no twig: each layer's state is then that of the tokens that are

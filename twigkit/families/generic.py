@@ -103,7 +103,11 @@ class GenericAdapter(Adapter):
 
 
 class GenericStack(LayerStack):
-    """Layers found by their names; the first prompt with pictures is checked before it is used."""
+    """Layers found by their names; prompts with pictures are checked before they are used.
+
+    The first prompt with each set of inputs is: a video may be treated otherwise than a picture,
+    and what a processor adds may reach the layers.
+    """
 
     def __init__(self, model: nn.Module, described: str) -> None:
         """Wrap a model.
@@ -119,19 +123,20 @@ class GenericStack(LayerStack):
         channels = 3 if "mrope_section" in rope else 1
         super().__init__(model, text, visual_ids=_placeholders(model), channels=channels)
         self._extra: list[str] = []
-        self._checked = False
+        self._checked: set[frozenset[str]] = set()
         self._turns = True
 
     def embed_prompt(self, **inputs: Any) -> Prompt:
-        """Embed the prompt; check the first prompt that holds visual tokens."""
+        """Embed the prompt; check the first with visual tokens, and with each set of inputs."""
+        given = frozenset(name for name, value in inputs.items() if value is not None)
         with self._offsets_kept():
             prompt = super().embed_prompt(**inputs)
-            if not self._checked and any(prompt.visual_counts):
-                self._checked = True
+            if given not in self._checked and any(prompt.visual_counts):
+                self._checked.add(given)
                 try:
                     self.check(inputs)
                 except CapabilityError:
-                    self._checked = False
+                    self._checked.remove(given)
                     raise
         return prompt
 

@@ -8,8 +8,8 @@ from typing import Any
 
 OBSTACLES = {
     "chunked attention": "see the tokens of their own chunk only, which is no window of fixed size",
-    "reference windows": "see the whole prompt and the last tokens of the answer, which is no window "
-    "of fixed size",
+    "reference windows": "see the whole prompt and the answer's last tokens, which is no window of "
+    "fixed size",
     "per-layer embeddings": "are each given an embedding of the token's id besides the states",
     "shared keys and values": "attend to keys and values of an earlier layer, which are others "
     "once visual tokens were dropped in between",
