@@ -119,6 +119,17 @@ class TestPositionsOfTheTurnBefore(AdapterFault):
     stack_class = RememberingStack
 
 
+class HidingStack(LayerStack):
+    def head(self, hidden):
+        logits = super().head(hidden)
+        logits[..., [98, 99]] += 0.0
+        return logits
+
+
+class TestHeadOfNumbersOnTheHost(AdapterFault):
+    stack_class = HidingStack
+
+
 class RepeatingStack(LayerStack):
     def run(self, hidden, first, last, **options):
         super().run(hidden, first, last, **options)

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from twigkit.backbone.masks import prompt_masks
+from twigkit.errors import CapabilityError
 from twigkit.interfaces.tiny_models import TinyFamily, TinyRow
 from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
 from twigkit.testing.capabilities import REQUIRED, check_capabilities, need
+from twigkit.testing.capture import CaptureError
 from twigkit.testing.disk_watch import leaving_files_alone
-from twigkit.testing.lab import MEDIA, Lab, Trace, parameters_of, variants
+from twigkit.testing.lab import MEDIA, Lab, Trace, captured_tokens, parameters_of, variants
 from twigkit.testing.layer_stack import LayerStackChecks
-from twigkit.testing.shapes import ScoredPruner, ShapedDrafter
+from twigkit.testing.shapes import LevelDrafter, ScoredPruner, ShapedDrafter
 
 if TYPE_CHECKING:
     from twigkit.speculative.token_tree import TokenTree
@@ -194,6 +196,19 @@ class AdapterConformance(LayerStackChecks):
         checks.same_tokens(
             lab, self._audited(lab, trace), plain.tokens, f"{where}, pruned", "Drafting is exact"
         )
+
+    def test_its_steps_can_be_captured(self, lab: Lab) -> None:
+        """Embedding, layers and head of a step do what a CUDA graph can repeat, on any device."""
+        row = self._longest(lab)
+        hint = "Make what embed_tokens(), rope() and head() need once, in __init__"
+        try:
+            found = captured_tokens(lab, [row], LevelDrafter(), lab.twig("half"))
+        except CapabilityError as reason:
+            pytest.skip(str(reason))
+        except CaptureError as error:
+            pytest.fail(f"a step cannot be captured: {error}. {hint}")
+        if found != lab.own_tokens([row]):
+            pytest.fail(f"captured steps gave {found}, the model itself {lab.own_tokens([row])}")
 
     # -- pruning -----------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ class HeadConformance:
     @pytest.fixture(scope="class")
     @classmethod
     def lab(cls) -> Lab:
-        """A tiny base, of the plainest family that is registered."""
+        """A tiny base, the plainest that twigkit serves."""
         adapter = plainest_adapter()
         return Lab(adapter, next(iter(variants(adapter).values()))())
 

@@ -276,7 +276,7 @@ class Lab:
                 the budget is 0.5 and shapes are not fixed unless they say so.
         """
         watched_pruner: Any = None if pruner is None else WatchedPruner(pruner)
-        with LayerWatch(self.stack) as layers, self._noted_logits() as logits:
+        with LayerWatch(self.stack) as layers, self._noted_states() as states:
             watched: Any = WatchedDrafter(NoDrafter() if drafter is None else drafter, layers)
             request = GenerationRequest(
                 stop=StopConditions(new_tokens, end_tokens(self.own) if ends is None else ends),
@@ -306,18 +306,17 @@ class Lab:
             watched,
             watched_pruner,
             prompt_calls,
-            logits,
+            [self.stack.head(given) for given in states],
         )
 
     @contextmanager
-    def _noted_logits(self) -> Iterator[list[Tensor]]:
-        """Note what the base's head returns, call by call."""
-        logits: list[Tensor] = []
-        handle = self.family.model.get_output_embeddings().register_forward_hook(  # type: ignore[operator]
-            lambda module, args, output: logits.append(self.stack.logit_scaling(output))
-        )
+    def _noted_states(self) -> Iterator[list[Tensor]]:
+        """Note what the base's head is given, call by call."""
+        states: list[Tensor] = []
+        head: Any = self.family.model.get_output_embeddings()  # type: ignore[operator]
+        handle = head.register_forward_pre_hook(lambda module, given: states.append(given[0]))
         try:
-            yield logits
+            yield states
         finally:
             handle.remove()
 
@@ -348,9 +347,10 @@ def captured_tokens(
 
 
 def plainest_adapter(also: Iterable[str] = ()) -> Any:
-    """Return an adapter to try strategies on: the registered one with fewest capabilities.
+    """Return an adapter to try strategies on: the one of twigkit's with fewest capabilities.
 
-    It takes batches and images, can prune, and brings a tiny model.
+    It takes batches and images, can prune, and brings a tiny model. Those of other packages are
+    taken only where twigkit has none, so that what else is installed has no say.
 
     Args:
         also: What else it must be able to do.
@@ -366,7 +366,8 @@ def plainest_adapter(also: Iterable[str] = ()) -> Any:
             "no registered adapter brings a tiny model to try this on; install twigkit so that its "
             "own adapters are found, or override the fixture `lab`"
         )
-    return min(entries, key=lambda entry: (len(entry.capabilities), entry.name)).cls()
+    own = [entry for entry in entries if entry.distribution == "twigkit"]
+    return min(own or entries, key=lambda entry: (len(entry.capabilities), entry.name)).cls()
 
 
 def variants(adapter: Any) -> dict[str, Any]:

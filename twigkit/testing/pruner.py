@@ -60,7 +60,7 @@ class PrunerConformance:
     @pytest.fixture(scope="class")
     @classmethod
     def lab(cls, pruner: Any) -> Lab:
-        """A tiny base, of the plainest registered family that shows what the pruner looks at."""
+        """A tiny base, of the plainest family of twigkit that shows what the pruner looks at."""
         adapter = plainest_adapter({"vision"} & pruner.capabilities)
         return Lab(adapter, next(iter(variants(adapter).values()))(), exit_layer=1)
 

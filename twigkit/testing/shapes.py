@@ -1,4 +1,4 @@
-"""Reference strategies: drafters of any fixed shape, and a pruner with scores known beforehand."""
+"""Reference strategies: drafters of fixed shapes, and a pruner with scores known beforehand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from twigkit.interfaces.drafter import DraftModel
 from twigkit.interfaces.pruner import PromptLayout, PruneContext, Selection, Stage
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
+from twigkit.speculative.level_drafting import LevelDrafting
+from twigkit.speculative.path_drafting import PathShape
 
 
 class ShapedDrafter:
@@ -63,6 +65,31 @@ class ShapedDrafter:
         if not self.spare:
             return candidates
         return candidates.cut(self.size - 1)
+
+
+class LevelDrafter(LevelDrafting, PathShape):
+    """Drafts two tokens in levels, as drafters do whose steps are captured."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"batch"})
+    heads: ClassVar[tuple[str, ...]] = ("lm",)
+    height = 2
+    stops_early = False
+
+    def levels(self, room: int) -> int:
+        """Two, unless fewer tokens are wanted."""
+        return min(self.height, room)
+
+    def draft_level(
+        self, draft_model: DraftModel, candidates: Candidates, level: int, sure: Tensor | None
+    ) -> Tensor:
+        """Draft the most likely token."""
+        hidden = draft_model.expand(candidates, range(level, level + 1))
+        best = draft_model.logits(hidden)[:, 0].float().log_softmax(-1).max(-1, keepdim=True)
+        return candidates.grows(candidates.add(best.indices, None, best.values))[:, 0]
+
+    def finish(self, draft_model: DraftModel, candidates: Candidates) -> Candidates:
+        """Hand over the path."""
+        return candidates
 
 
 class ScoredPruner:
