@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch_geometric.utils import scatter
 
 from twigkit.interfaces.drafter import DraftModel
-from twigkit.plugins.discovery import default_registry
+from twigkit.plugins.blame import make_plugin
 from twigkit.specs.run import GenerationSpec
 from twigkit.speculative.candidates import Candidates
 from twigkit.speculative.draft_tree import DraftTree
@@ -72,7 +72,7 @@ def inspect_answer(
         **options: More arguments of ``generate``.
     """
     spec = GenerationSpec.parse({"drafter": drafter}).drafter
-    made = default_registry().get("drafter", spec.kind).make(spec)
+    made = make_plugin("drafter", spec)
     recorder: Any = TreeRecorder(made, spec.kind)
     output: Any = model.generate(**inputs, drafter=recorder, **options)
     place = inputs["input_ids"].shape[1] + 1

@@ -13,7 +13,7 @@ from twigkit.bench.methods import Inputs
 from twigkit.bench.warm_up import rehearse
 from twigkit.generation.batch_pool import BatchPool
 from twigkit.model import TwigModel
-from twigkit.plugins.discovery import default_registry
+from twigkit.plugins.blame import make_plugin
 from twigkit.specs.run import GenerationSpec, TwigSpec
 from twigkit.twig.module import grow
 
@@ -123,7 +123,7 @@ class Way:
         """
         drafter: Any = self.drafter
         if memory is not None:
-            drafter = default_registry().get("drafter", drafter.kind).make(drafter)
+            drafter = make_plugin("drafter", drafter)
             drafter.memory = memory
         began, cpu = time.perf_counter(), time.process_time()
         output: Any = self.model.generate(

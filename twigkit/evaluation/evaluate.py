@@ -18,7 +18,7 @@ from twigkit.evaluation.spec import EvaluationSpec
 from twigkit.interfaces.task import Example, Judge, Task
 from twigkit.io.files import write_whole
 from twigkit.model import TwigModel
-from twigkit.plugins.discovery import default_registry
+from twigkit.plugins.blame import blamed_on, make_plugin
 
 __all__ = ["evaluate"]
 
@@ -57,9 +57,7 @@ def evaluate(
         InputError: If files of a task are missing, or the folder holds answers of other settings.
         TwigkitError: If the model cannot answer as asked.
     """
-    tasks: dict[str, Task] = {
-        each.kind: default_registry().get("task", each.kind).make(each) for each in spec.tasks
-    }
+    tasks: dict[str, Task] = {each.kind: make_plugin("task", each) for each in spec.tasks}
     examples = {name: _examples(name, task)[: spec.limit] for name, task in tasks.items()}
     decisive = spec.model_dump(mode="json", include={"limit", "batch", "frames", "seed"})
     check_settings(out / "run.json", {**settings, **decisive})
@@ -134,10 +132,11 @@ def _scored(
     judge: Judge | None,
 ) -> dict[str, TaskScore | None]:
     """Score every way; all are resampled alike."""
-    return {
-        name: score(task, task.outcomes(responses_of(examples, own), judge))
-        for name, own in answered.items()
-    }
+    with blamed_on("task", task):
+        return {
+            name: score(task, task.outcomes(responses_of(examples, own), judge))
+            for name, own in answered.items()
+        }
 
 
 def _submit(

@@ -25,6 +25,7 @@ from twigkit.interfaces.adapter import Adapter
 from twigkit.interfaces.budget import keep_counts, wipe_layer
 from twigkit.interfaces.presets import Preset, VisualTokens
 from twigkit.io.hub import download_options
+from twigkit.plugins.blame import blamed_on
 from twigkit.plugins.discovery import default_registry
 
 BUDGETS = (1 / 3, 2 / 9, 1 / 9)
@@ -101,7 +102,9 @@ def all_presets() -> dict[str, tuple[Preset, str]]:
     """
     found: dict[str, tuple[Preset, str]] = {}
     for entry in default_registry().entries("adapter"):
-        for preset in entry.cls.presets():
+        with blamed_on("adapter", entry.cls):
+            presets = entry.cls.presets()
+        for preset in presets:
             other = found.setdefault(preset.name, (preset, entry.name))
             if other[0] is not preset:
                 raise PluginError(

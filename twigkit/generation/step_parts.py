@@ -12,6 +12,7 @@ from torch import Tensor
 
 from twigkit.backbone.layer_stack import LayerStack
 from twigkit.generation.token_selection import TokenSelection, TokenSelector
+from twigkit.plugins.blame import blamed_on
 from twigkit.speculative.level_drafting import in_levels
 from twigkit.speculative.path_drafting import from_texts
 from twigkit.twig.module import Twig
@@ -60,7 +61,10 @@ class StepParts:
             room: Most drafts that are worth proposing on a path.
         """
         decide = getattr(self.drafter, "decide", None)  # see interfaces.drafter.Decides
-        number: int = 0 if decide is None else decide(gained, room)
+        number = 0
+        if decide is not None:
+            with blamed_on("drafter", self.drafter):
+                number = decide(gained, room)
         number = number if len(self.choices) > 1 else 0  # or a wrapper hands on what it is told
         return number, self.choices[number]
 

@@ -8,8 +8,8 @@ from typing import Any
 from twigkit.errors import CapabilityError, InputError, PluginError
 from twigkit.interfaces.drafter import BeginsAnswers, Drafter, Remembers
 from twigkit.interfaces.pruner import Pruner
+from twigkit.plugins.blame import blamed_on, make_plugin
 from twigkit.plugins.contracts import check_instance
-from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import DrafterSpec, GenerationSpec, PrunerSpec
 from twigkit.twig.module import Twig
 
@@ -71,11 +71,12 @@ def make_drafter(drafter: DrafterSpec | Drafter, twig: Twig | None, memories: Me
             ) from None
         made = drafter
     else:
-        made = default_registry().get("drafter", drafter.kind).make(drafter)
+        made = make_plugin("drafter", drafter)
         if isinstance(made, Remembers):
             made.memory = memories.setdefault((drafter.to_json(), id(twig)), {})
     if isinstance(made, BeginsAnswers):
-        made.begin_answer()
+        with blamed_on("drafter", made):
+            made.begin_answer()
     need_heads("drafter", drafter_name(drafter), made.heads, twig)
     return made
 
@@ -86,7 +87,7 @@ def make_pruner(spec: PrunerSpec, twig: Twig | None) -> Pruner:
     Raises:
         CapabilityError: If it scores with a twig or a head that is not there.
     """
-    pruner: Pruner = default_registry().get("pruner", spec.kind).make(spec)
+    pruner: Pruner = make_plugin("pruner", spec)
     if pruner.needs_twig and twig is None:
         raise CapabilityError(f"the pruner {spec.kind!r} scores with a twig; load one")
     need_heads("pruner", spec.kind, pruner.heads, twig)

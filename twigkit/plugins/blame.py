@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from twigkit.errors import PluginError, TwigkitError
 
-__all__ = ["blamed_on", "origin_of"]
+__all__ = ["blamed_on", "make_plugin", "origin_of"]
 
 
 @contextmanager
@@ -43,6 +44,23 @@ def blamed_on(kind: str, thing: object) -> Iterator[None]:
             f"the {kind} {origin_of(kind, thing)} failed: {type(error).__name__}: {text}; report "
             "it to its authors, or use another one"
         ) from error
+
+
+def make_plugin(kind: str, spec: Any) -> Any:
+    """Make the plug-in that a spec names.
+
+    Args:
+        kind: Kind of plug-in.
+        spec: Its settings.
+
+    Raises:
+        PluginError: If it fails, or is not whole; names it and its distribution.
+    """
+    from twigkit.plugins.discovery import default_registry
+
+    entry = default_registry().get(kind, spec.kind)
+    with blamed_on(kind, entry.cls):
+        return entry.make(spec)
 
 
 def origin_of(kind: str, thing: object) -> str:

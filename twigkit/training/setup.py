@@ -13,6 +13,7 @@ from twigkit.errors import CapabilityError, TrainingError
 from twigkit.interfaces.objective import Objective
 from twigkit.io.files import expanded
 from twigkit.model import TwigModel
+from twigkit.plugins.blame import blamed_on
 from twigkit.plugins.discovery import default_registry
 from twigkit.specs.run import ObjectiveSpec, TwigSpec
 from twigkit.training.checkpointing.snapshot_files import FOLDER
@@ -133,5 +134,6 @@ def make_objective(spec: ObjectiveSpec, model: TwigModel) -> Objective:
     if model.twig is None:
         raise CapabilityError("there is no twig to train; grow or load one first")
     cls = default_registry().get("objective", spec.kind).cls
-    objective: Objective = cls(spec, model.stack, model.twig)
+    with blamed_on("objective", cls):
+        objective: Objective = cls(spec, model.stack, model.twig)
     return objective
