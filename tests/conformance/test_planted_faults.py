@@ -77,6 +77,16 @@ FAULTS = {
         "test_meets_the_budget_exactly",
         r"budget .* of 576 visual tokens in 32 layers .* Round the keep count up",
     ),
+    "a wipe layer that is not heard": (
+        "TestIgnoresTheWipeLayer",
+        "test_wipes_where_it_is_asked_to",
+        r"with the wipe layer 20 of 32 layers the stages are .* none stay after layer 20",
+    ),
+    "states that are replaced without a word": (
+        "TestReplacesStatesInSecret",
+        "test_scores_have_the_right_shape",
+        r"select\(\) replaces states at the stage after layer 1; declare the capability 'merge'",
+    ),
     "a gradient into the base": (
         "TestGradientIntoTheBase",
         "test_gradients_never_reach_the_base",

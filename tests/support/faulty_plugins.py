@@ -264,6 +264,30 @@ class TestOneTokenTooFew(PrunerConformance):
         return StingyPruner(TTP.spec())
 
 
+class DeafPruner(TTP.cls):
+    def stages(self, layout):
+        return super().stages(replace(layout, wipe_layer=None))
+
+
+class TestIgnoresTheWipeLayer(PrunerConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pruner(cls):
+        return DeafPruner(TTP.spec())
+
+
+class ChangingPruner(TTP.cls):
+    def select(self, stage, context):
+        return replace(super().select(stage, context), hidden=context.hidden * 1.01)
+
+
+class TestReplacesStatesInSecret(PrunerConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pruner(cls):
+        return ChangingPruner(TTP.spec())
+
+
 class HeadFault(HeadConformance):
     @pytest.fixture(scope="class")
     @classmethod

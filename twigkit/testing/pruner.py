@@ -17,6 +17,7 @@ from twigkit.generation.prefill import Storage, prefill
 from twigkit.generation.request import GenerationRequest
 from twigkit.generation.sequences import StopConditions
 from twigkit.generation.start import plan_stages
+from twigkit.interfaces.budget import wipe_layer
 from twigkit.interfaces.pruner import PromptLayout, Stage
 from twigkit.plugins.contracts import check_class
 from twigkit.testing import checks
@@ -155,10 +156,24 @@ class PrunerConformance:
             if got != want:
                 pytest.fail(f"row {row} keeps {got} in a batch and {want} alone")
 
+    @pytest.mark.parametrize("asked", [20, 0.5])
+    def test_wipes_where_it_is_asked_to(self, pruner: Any, asked: int | float) -> None:
+        """A wipe layer that the user names is where the last visual tokens go."""
+        need("pruner", "final-wipe", pruner.capabilities, self.required)
+        wanted = wipe_layer(32, asked)
+        stages = pruner.stages(PromptLayout([576], 32, 2, 64, asked))
+        wiping = [stage.layer for stage in stages if not any(stage.keep)]
+        if wiping[:1] != [wanted]:
+            pytest.fail(
+                f"with the wipe layer {asked} of 32 layers the stages are {_told(stages)}; "
+                f"expected that none stay after layer {wanted}. Take layout.wipe_layer "
+                "where it is not None (twigkit.interfaces.budget.wipe_layer resolves it)"
+            )
+
     # -- the choice --------------------------------------------------------------------------------
 
-    def test_scores_have_the_right_shape(self, trace: Trace) -> None:
-        """One finite score per token that is there."""
+    def test_scores_have_the_right_shape(self, pruner: Any, trace: Trace) -> None:
+        """One finite score per token that is there; states only from pruners that merge."""
         for stage, context, selection in self._asked(trace):
             scores = selection.scores
             if scores.shape != context.visual.shape:
@@ -169,6 +184,11 @@ class PrunerConformance:
                 )
             if not bool(scores[context.visual].float().isfinite().all()):
                 pytest.fail(f"a score at the stage after layer {stage.layer} is not finite")
+            if selection.hidden is not None and "merge" not in pruner.capabilities:
+                pytest.fail(
+                    f"select() replaces states at the stage after layer {stage.layer}; declare "
+                    "the capability 'merge', or return scores alone"
+                )
 
     def test_keeps_the_best_in_prompt_order(self, trace: Trace) -> None:
         """What stays is all text and the highest-scoring visual tokens, in prompt order."""
