@@ -320,6 +320,18 @@ class TestStateDictNotStrict(HeadFault):
         return LenientHead
 
 
+class DetachedHead(LM.cls):
+    def forward(self, hidden):
+        return super().forward(hidden.detach())
+
+
+class TestStatesDetached(HeadFault):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def head_class(cls):
+        return DetachedHead
+
+
 class ForgetfulHead(LM.cls):
     def __init__(self, *given, **named):
         super().__init__(*given, **named)
@@ -392,6 +404,16 @@ class TidyingDrafter(ShapedDrafter):
 
 class TestTidiesUp(DrafterFault):
     drafter_class = TidyingDrafter
+
+
+class FickleDrafter(ShapedDrafter):
+    def draft(self, draft_model, candidates, room):
+        tree = super().draft(draft_model, candidates, room)
+        return tree.first(tree.size - int(tree.tokens[0, 0]) % 2)
+
+
+class TestShapesFollowValues(DrafterFault):
+    drafter_class = FickleDrafter
 
 
 class RepeatingDrafter(ShapedDrafter):

@@ -256,7 +256,8 @@ class Candidates(DraftTree):
         Args:
             nodes: Node ids of the parents, ``[B, c]``; each node at most once in a step. In a
                 path ``c`` and ``width`` are 1 and the parent is the last node.
-            proposal: The draft's processed distribution after each of them, ``[B, c, V]``.
+            proposal: The draft's processed distribution after each of them, ``[B, c, V]``, in any
+                scale.
             width: Children per node, sampled independently: the same token may come twice.
             alive: Which nodes get children, ``[B, c]`` bool, decided before sampling.
 
@@ -273,13 +274,14 @@ class Candidates(DraftTree):
         self._check_sample(nodes, width)
         assert self.numbers is not None
         rows, count, vocabulary = proposal.shape
+        proposal = proposal.float() / proposal.sum(-1, keepdim=True, dtype=torch.float32)
         if self.linear:
             nodes = self._ids[self.size - 1].expand(rows, 1)
         if self.proposal is None or self.proposal.shape[2] != vocabulary:
             shape = (rows, self.capacity, vocabulary)
             self.proposal = torch.zeros(shape, dtype=torch.float32, device=proposal.device)
         index = nodes.unsqueeze(2).expand(-1, -1, vocabulary)
-        self.proposal.scatter_(1, index, proposal.float())
+        self.proposal.scatter_(1, index, proposal)
         weights = proposal.repeat_interleave(width, 1)
         tokens = draw(weights, self.numbers()[:, self.size : self.size + count * width])
         chance = weights.gather(2, tokens.unsqueeze(2)).squeeze(2)

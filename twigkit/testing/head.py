@@ -123,6 +123,19 @@ class HeadConformance:
         hint = "A drafter asks for nodes in any order, so a head must not mix tokens"
         checks.close(output[:1, 2:3], single, "one token's output, alone and among others", hint)
 
+    def test_gradients_reach_the_states(self, head: nn.Module, hidden: Tensor, lab: Lab) -> None:
+        """What a head that predicts tokens learns reaches the twig's layers as well."""
+        if not {"next-token", "several-tokens"} & set(getattr(head, "capabilities", ())):
+            pytest.skip("predicts no tokens")
+        states = hidden.clone().requires_grad_()
+        output = self.use(head, states, lab)
+        output.where(output.isfinite(), 0.0).square().mean().backward()  # type: ignore[no-untyped-call]
+        if states.grad is None:
+            pytest.fail(
+                "no gradient reached the states, so that the twig's layers would not be trained; "
+                "do not detach them"
+            )
+
     def test_owns_its_weights(self, head: nn.Module, lab: Lab) -> None:
         """No weight is shared with the base."""
         if parameters_of(head) & parameters_of(lab.family.model):

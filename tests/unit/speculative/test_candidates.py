@@ -317,3 +317,15 @@ def test_nodes_that_do_not_fit_each_other_are_refused(tokens, parent, logprob, m
             torch.zeros(logprob),
         )
     assert candidates.size == 1
+
+
+def test_a_proposal_in_another_scale_is_the_same_distribution():
+    chance, found = torch.tensor([[[0.5, 0.25, 0.125, 0.125]]]), []
+    for scale in (1.0, 4.0):
+        table = Candidates.path(torch.tensor([0]), 2, numbers=numbers(1, 2))
+        table.sample(table.parent[:, :1], scale * chance, 1)
+        found.append(table)
+    one, four = found
+    assert torch.equal(one.proposal, four.proposal)
+    assert torch.equal(one.tokens, four.tokens)
+    assert torch.equal(one.score, four.score)
