@@ -185,7 +185,7 @@ def _write(
             "load it with plain weights to save it"
         )
     weights = {**twig.state_dict(), **(state or {})}
-    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
+    plain = _apart({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()})
     broken = [name for name, tensor in plain.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise CheckpointError(
@@ -227,6 +227,16 @@ def _write(
     (folder / CODE).parent.mkdir()
     (folder / CODE).write_text(_CODE, encoding="utf-8")
     shutil.copymode(folder / MANIFEST, folder / WEIGHTS)  # safetensors lets nobody else read it
+
+
+def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy the weights that lie in another's memory, as tied ones do: the file holds each apart."""
+    taken: set[int] = set()
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        weights[name] = tensor.clone() if place in taken else tensor
+        taken.add(place)
+    return weights
 
 
 def load_twig(

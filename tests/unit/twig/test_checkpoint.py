@@ -56,6 +56,18 @@ def test_a_twig_comes_back_as_it_was(saved):
     assert torch.equal(*answers)
 
 
+def test_tied_weights_are_saved_and_come_back(saved, tmp_path):
+    model, _ = saved
+    head = model.twig.heads["lm"]
+    head.same = head.linear
+    try:
+        held = load_file(model.save_twig(tmp_path / "twig") / WEIGHTS)
+    finally:
+        del head.same
+    assert torch.equal(held["heads.lm.same.weight"], held["heads.lm.linear.weight"])
+    assert torch.equal(held["heads.lm.same.weight"], head.linear.weight)
+
+
 def test_saving_again_replaces_the_twig_and_leaves_nothing_else(saved, tmp_path):
     model, _ = saved
     for _ in range(2):
