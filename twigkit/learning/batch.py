@@ -33,15 +33,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that could not be used.
+    """A sample that could not be used, or not whole.
 
     Attributes:
         id: Its id.
         reason: What is wrong with it.
+        cut: Whether it was used all the same, but for what lies beyond the longest row.
     """
 
     id: str
     reason: str
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Batch:
         ids: Ids of the samples.
         visual: Whether each row has visual tokens; ``None`` takes all rows for visual if there
             are pixels, and none otherwise.
-        broken: Samples that were replaced while this batch was made.
+        broken: Samples that were replaced or cut off while this batch was made.
     """
 
     inputs: dict[str, Any]

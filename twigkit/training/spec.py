@@ -108,7 +108,10 @@ class DataSpec(Spec):
         "is an error. Each is reported with its id and replaced by another one.",
     )
     longest: int = Field(
-        2048, ge=8, description="Most tokens of a sample, visual ones included; more is broken."
+        2048,
+        ge=8,
+        description="Most tokens of a sample, visual ones included; what lies beyond is cut off. A "
+        "sample is broken if no answer begins before that, or a picture lies beyond.",
     )
     videos: Literal["video", "images"] = Field(
         "video",

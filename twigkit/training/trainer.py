@@ -296,8 +296,9 @@ class Training:
         return better and self.spec.patience is not None
 
     def _tell_broken(self, broken: BadSample) -> None:
-        """Enter a broken sample in the log, with the step that it was meant for."""
-        self.progress.tell("broken", self.reading_step, {"id": broken.id, "reason": broken.reason})
+        """Enter a broken sample, or one that was cut off, in the log, with the step it is for."""
+        told = {"id": broken.id, "reason": broken.reason}
+        self.progress.tell("cut" if broken.cut else "broken", self.reading_step, told)
 
     def _launch(self) -> dict[str, Any]:
         """Describe this call for the log."""

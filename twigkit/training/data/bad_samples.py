@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,18 +23,20 @@ _LONGEST = 500
 
 
 def _log(broken: BadSample) -> None:
-    logging.getLogger(__name__).warning("sample %s is broken: %s", broken.id, broken.reason)
+    what = "cut off" if broken.cut else "broken"
+    logging.getLogger(__name__).warning("sample %s is %s: %s", broken.id, what, broken.reason)
 
 
 @dataclass
 class BadSamples:
-    """The broken samples of a run, each once.
+    """The broken samples of a run, each once, and those that were cut off.
 
     Attributes:
-        limit: How many are tolerated.
+        limit: How many broken ones are tolerated.
         total: Samples in all, for messages.
         broken: Reasons by id.
-        report: Called once per broken sample.
+        cut: Ids of those that were cut off.
+        report: Called once per sample.
         share: Maps what this process found to what all processes found. Every process calls it for
             every batch; :func:`sharing` makes one.
     """
@@ -44,15 +46,19 @@ class BadSamples:
     broken: dict[str, str] = field(default_factory=dict)
     report: Callable[[BadSample], None] = _log
     share: Callable[[Found], Found] = list
+    cut: set[str] = field(default_factory=set)
 
     def add(self, found: Iterable[BadSample]) -> None:
-        """Enter broken samples, those that other processes find in their batches as well.
+        """Enter samples, those that other processes find in their batches as well.
 
         Raises:
-            TrainingError: If there are more than the limit now; lists the first ones.
+            TrainingError: If more are broken than the limit now; lists the first ones.
         """
         for broken in self.share([_short(broken) for broken in found]):
-            if broken.id not in self.broken:
+            if broken.cut and broken.id not in self.cut:
+                self.cut.add(broken.id)
+                self.report(broken)
+            elif not broken.cut and broken.id not in self.broken:
                 self.broken[broken.id] = broken.reason
                 self.report(broken)
         if len(self.broken) > self.limit:
@@ -67,8 +73,9 @@ class BadSamples:
 
 def _short(broken: BadSample) -> BadSample:
     """Cut what is too long for a line of a log."""
-    cut = (text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..." for text in astuple(broken))
-    return BadSample(*cut)
+    texts = (broken.id, broken.reason)
+    name, reason = (t if len(t) <= _LONGEST else f"{t[:_LONGEST]}..." for t in texts)
+    return replace(broken, id=name, reason=reason)
 
 
 def sharing(accelerator: Any) -> Callable[[Found], Found]:

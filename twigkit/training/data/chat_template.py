@@ -120,14 +120,14 @@ class Renderer:
             Its tokens and the answers in them.
 
         Raises:
-            BrokenSampleError: If the base does not take it, or an answer cannot be found.
+            BrokenSampleError: If the base does not take it, an answer cannot be found, or the first
+                one lies beyond the longest row.
         """
         self._check_media(sample)
         answers = [i for i, m in enumerate(sample.messages) if m.role == "assistant"]
         rendered = self.render(sample, len(sample.messages))
         prompts = [self.render(sample, i) for i in answers]
         whole, *fronts = self._tokenise([rendered, *prompts])
-        self.check_length(len(whole))
         spans = []
         for number, front in enumerate(fronts, 1):
             if whole[: len(front)] != front:
@@ -141,6 +141,7 @@ class Renderer:
             if stop is None:
                 raise BrokenSampleError(f"answer {number} has no end token")
             spans.append((start, stop + 1))
+        self.within(spans)  # before pictures are worked on
         return Text(sample, rendered, whole, spans)
 
     def render(self, sample: Sample, count: int) -> str:
@@ -173,14 +174,25 @@ class Renderer:
         first = self.tokenizer.bos_token
         return self.pictures and not (first and rendered.startswith(first))
 
-    def check_length(self, count: int) -> None:
-        """Refuse a row that is too long.
+    def within(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Leave out what lies beyond the longest row.
+
+        Args:
+            spans: First and last (exclusive) token of each answer.
+
+        Returns:
+            The answers that begin within it; the last of them may be cut off.
 
         Raises:
-            BrokenSampleError: If it is.
+            BrokenSampleError: If there is none.
         """
-        if count > self.longest:
-            raise BrokenSampleError(f"{count} tokens, longer than data.longest, {self.longest}")
+        kept = [(start, min(stop, self.longest)) for start, stop in spans if start < self.longest]
+        if not kept:
+            raise BrokenSampleError(
+                f"its first answer begins after {spans[0][0]} tokens, which is beyond "
+                f"data.longest, {self.longest}"
+            )
+        return kept
 
     def _check_media(self, sample: Sample) -> None:
         """Refuse pictures and videos that the base does not take."""

@@ -78,7 +78,7 @@ class MicroBatches:
                     broken.append(BadSample(self.reader.name(index), reason))
                     rows[row] = self._row(piece, row, attempts, broken)
                 continue
-            return dataclasses.replace(batch, broken=tuple(broken))
+            return dataclasses.replace(batch, broken=(*broken, *batch.broken))
 
     def _row(
         self, piece: MicroBatchIndices, row: int, attempts: list[int], broken: list[BadSample]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from twigkit.errors import InputError, TrainingError, named_line
 from twigkit.io.files import expanded, read_regular
-from twigkit.learning.batch import IGNORED, Batch, Turn
+from twigkit.learning.batch import IGNORED, BadSample, Batch, Turn
 from twigkit.training.data.chat_template import Renderer, Text
 from twigkit.training.data.sample import IMAGE, PLACEHOLDER, VIDEO, BrokenSampleError, Sample
 from twigkit.training.spec import DataSpec
@@ -50,7 +50,7 @@ class Encoder:
         return self.renderer.text(sample)
 
     def batch(self, texts: Sequence[Text]) -> Batch:
-        """Make a batch, padded on the left.
+        """Make a batch, padded on the left; rows that are too long are cut off.
 
         Args:
             texts: The rows.
@@ -59,7 +59,8 @@ class Encoder:
             The batch.
 
         Raises:
-            BrokenRowsError: If the processor refuses some rows, or they are too long.
+            BrokenRowsError: If the processor refuses some rows, or all answers or a picture of
+                theirs lie beyond the longest row.
             TrainingError: If the processor takes each row, but not the rows together.
         """
         self._check_mixture(texts)
@@ -69,26 +70,50 @@ class Encoder:
         except Exception as error:
             raise self._culprits(texts, error) from error
         ids: Tensor = inputs["input_ids"]
-        width = ids.shape[1]
-        counts = inputs["attention_mask"].sum(dim=1).tolist()
-        reasons, rows = {}, []
-        for row, (text, count) in enumerate(zip(texts, counts, strict=True)):
-            try:
-                self.renderer.check_length(count)
-                spans = self._place(text, ids[row, width - count :].tolist())
-            except BrokenSampleError as error:
-                reasons[row] = str(error)
-                continue
-            left = width - count
-            rows.append([Turn(left + a - 1, left + a, left + b) for a, b in spans])
-        if reasons:
-            raise BrokenRowsError(reasons)
+        lengths: list[int] = inputs["attention_mask"].sum(dim=1).tolist()
+        whole = [row[-count:].tolist() for row, count in zip(ids, lengths, strict=True)]
+        found = self._find(texts, whole)
+        cut = []
+        for row, (text, spans) in enumerate(zip(texts, found, strict=True)):
+            if lengths[row] > self.renderer.longest:
+                told = f"{lengths[row]} tokens; {len(spans)} of {len(text.spans)} answers are kept"
+                cut.append(BadSample(text.sample.id, told, cut=True))
+                lengths[row] = spans[-1][1]
+        if cut:
+            inputs = _shortened(inputs, lengths, self.renderer.tokenizer.pad_token_id or 0)
+            ids = inputs["input_ids"]
+        lefts = [ids.shape[1] - length for length in lengths]
+        turns = [
+            [Turn(left + start - 1, left + start, left + stop) for start, stop in spans]
+            for left, spans in zip(lefts, found, strict=True)
+        ]
         labels = torch.full_like(ids, IGNORED)
-        for row, turns in enumerate(rows):
-            for turn in turns:
+        for row, own in enumerate(turns):
+            for turn in own:
                 labels[row, turn.start : turn.stop] = ids[row, turn.start : turn.stop]
         visual = [bool(text.sample.pictures or text.sample.videos) for text in texts]
-        return Batch(inputs, labels, rows, [text.sample.id for text in texts], visual)
+        names = [text.sample.id for text in texts]
+        return Batch(inputs, labels, turns, names, visual, broken=tuple(cut))
+
+    def _find(self, texts: Sequence[Text], rows: list[list[int]]) -> list[list[tuple[int, int]]]:
+        """Find the answers in whole rows, as far as the longest row goes.
+
+        Raises:
+            BrokenRowsError: If that leaves none, or leaves a picture out.
+        """
+        reasons, found = {}, []
+        for number, (text, row) in enumerate(zip(texts, rows, strict=True)):
+            try:
+                spans = self._place(text, row)
+                if len(row) > self.renderer.longest:
+                    spans = self.renderer.within(spans)
+                    _check_pictures(text.sample, len(spans))
+                found.append(spans)
+            except BrokenSampleError as error:
+                reasons[number] = f"{len(row)} tokens: {error}"
+        if reasons:
+            raise BrokenRowsError(reasons)
+        return found
 
     def _place(self, text: Text, row: list[int]) -> list[tuple[int, int]]:
         """Find the answers in a row that has room for the visual tokens.
@@ -233,6 +258,33 @@ def encoder_for(base: Any, data: DataSpec, processor: Any) -> Encoder:
         videos=data.videos,
     )
     return Encoder(renderer)
+
+
+def _check_pictures(sample: Sample, answers: int) -> None:
+    """Make sure that no picture stands after the answers that a cut leaves.
+
+    Its pixels would be there without its tokens.
+
+    Raises:
+        BrokenSampleError: If one does.
+    """
+    last = [i for i, m in enumerate(sample.messages) if m.role == "assistant"][answers - 1]
+    if any(PLACEHOLDER.search(message.text) for message in sample.messages[last + 1 :]):
+        raise BrokenSampleError("it is longer than data.longest, and a picture lies beyond")
+
+
+def _shortened(inputs: dict[str, Any], lengths: list[int], pad: int) -> dict[str, Any]:
+    """Cut rows off at the end; they are padded on the left as before."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    width, starts = max(lengths), (ids.shape[1] - mask.sum(dim=1)).tolist()
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.shape == ids.shape:
+            short = value.new_full((len(lengths), width), pad if value is ids else 0)
+            for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+                short[row, width - length :] = value[row, start : start + length]
+            found[name] = short
+    return found
 
 
 def _alike(one: Any, two: Any) -> int:

@@ -196,6 +196,8 @@ def _picture(value: object, folder: Path) -> Picture:
         value = value["path"]
     if isinstance(value, str | Path) and str(value):
         return folder / value
+    if value == "":
+        raise BrokenSampleError("a picture's path is empty; give it, or leave the field out")
     raise BrokenSampleError(f"a picture is {type(value).__name__}, expected a path or a picture")
 
 

@@ -16,6 +16,15 @@ def test_each_counts_once_and_too_many_are_an_error():
         broken.add([BadSample("b", "no answer")])
 
 
+def test_samples_that_were_cut_off_are_told_once_and_tolerated():
+    told = []
+    broken = BadSamples(0, 10, report=told.append)
+    for _ in range(2):
+        broken.add([BadSample("a", "9 tokens", cut=True), BadSample("b", "9 tokens", cut=True)])
+    assert told == [BadSample("a", "9 tokens", cut=True), BadSample("b", "9 tokens", cut=True)]
+    assert broken.broken == {}
+
+
 def test_what_is_long_is_cut():
     told = []
     broken = BadSamples(9, 10, report=told.append)

@@ -204,15 +204,56 @@ def test_tokens_that_flow_together_at_the_answer_are_noticed():
         renderer.text(Sample("a", talk("q", "a")))
 
 
-def test_a_row_that_is_too_long_with_its_visual_tokens_is_named():
+@pytest.mark.parametrize("name", [*PICTURES, "text_only"])
+def test_a_row_that_is_too_long_is_cut_off_at_every_length(name):
+    """The first answer of the second row ends where it may be cut; later ones are left out."""
+    sample = Sample("turns", [m for _ in range(3) for m in talk("why?", "one two three")])
+    whole, pictured = encoder(name), name != "text_only"
+    rows = [Sample("brief", talk("q", "a")), sample, SAMPLES["one" if pictured else "text"]]
+    alone = whole.batch([whole.text(sample)])
+    ids, turns = alone.inputs["input_ids"][0], alone.turns[0]
+    others = [whole.batch([whole.text(row)]).labels.shape[1] for row in (rows[0], rows[2])]
+    for longest in range(max(turns[0].start, *others) + 1, len(ids)):
+        short = encoder(name, longest=longest)
+        batch = short.batch([short.text(row) for row in rows])
+        kept = [turn for turn in turns if turn.start < longest]
+        stop = min(longest, kept[-1].stop)
+        width = batch.labels.shape[1]
+        assert width == max(stop, *others)
+        left = width - stop
+        assert torch.equal(batch.inputs["input_ids"][1, left:], ids[:stop])
+        assert batch.inputs["attention_mask"][1].tolist() == [0] * left + [1] * stop
+        assert [(t.start - left, t.stop - left) for t in batch.turns[1]] == [
+            (turn.start, min(turn.stop, longest)) for turn in kept
+        ]
+        assert torch.equal(batch.labels[1, left:], alone.labels[0, :stop])
+        together = whole.batch([whole.text(row) for row in rows])
+        for row in (0, 2):
+            for key in ("labels", "ids"):
+                one, two = (
+                    b.labels if key == "labels" else b.inputs["input_ids"]
+                    for b in (batch, together)
+                )
+                assert torch.equal(
+                    one[row, width - others[row // 2] :], two[row, -others[row // 2] :]
+                )
+        (told,) = batch.broken
+        assert told.cut
+        assert told.reason == f"{len(ids)} tokens; {len(kept)} of 3 answers are kept"
+
+
+def test_a_row_is_broken_if_no_answer_or_not_all_pictures_are_within_the_longest():
     short = encoder("llava", longest=45)
     texts = [short.text(SAMPLES["one"]), short.text(Sample("brief", talk("q", "a")))]
     with pytest.raises(BrokenRowsError) as caught:
         short.batch(texts)
     assert set(caught.value.reasons) == {0}
-    assert "longer than data.longest, 45" in caught.value.reasons[0]
-    with pytest.raises(BrokenSampleError, match=r"longer than data\.longest"):
+    assert "its first answer begins after 46 tokens" in caught.value.reasons[0]
+    with pytest.raises(BrokenSampleError, match=r"begins after \d+ tokens.*data\.longest, 45"):
         short.text(Sample("long", talk("q" * 50, "a")))
+    with pytest.raises(BrokenRowsError) as caught:
+        short.batch([short.text(SAMPLES["late"])])  # its second question has the picture
+    assert "a picture lies beyond" in caught.value.reasons[0]
 
 
 def test_a_row_that_the_processor_refuses_is_named():

@@ -185,7 +185,7 @@ def test_what_the_processor_refuses_is_replaced_too():
     made = loader(Wordy(20))
     names = {n for step in islice(made.steps(), 3) for b in step for n in b.ids}
     assert "t3" not in names
-    assert "longer than data.longest, 200" in made._bad_samples.broken["t3 (number 3)"]
+    assert "beyond data.longest, 200" in made._bad_samples.broken["t3 (number 3)"]
     encoder = Encoder(Renderer(llava(), longest=45))
     pictured = [{"question": "q", "answer": "a", "image": picture(), "id": "p"}]
     many = [*pictured, *[{"question": "q", "answer": "a", "id": f"{i}"} for i in range(30)]]

@@ -140,7 +140,7 @@ def test_frames_are_thinned_out_evenly():
         ({"conversations": turns("<video>", "a")}, "0 videos, but 1 <video>"),
         ({"image": "a.png", "conversations": turns("q", "<image>")}, "outside of the user's turns"),
         ({"image": 3, "question": "q", "answer": "a"}, "a picture is int"),
-        ({"image": "", "question": "q", "answer": "a"}, "a picture is str"),
+        ({"image": "", "question": "q", "answer": "a"}, "a picture's path is empty"),
         ({"video": 3, "question": "q", "answer": "a"}, "a video is int"),
         ({"video": [[]], "question": "q", "answer": "a"}, "a video has no frames"),
         ({"video": "nowhere", "question": "q", "answer": "a"}, "no folder of frames"),
