@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from twigkit.backbone.masks import prompt_masks
 from twigkit.backbone.packing import real_last
 from twigkit.backbone.probes import RowProbe, row_probe
 from twigkit.backbone.prompt import Prompt, place_inputs
-from twigkit.learning.batch import Batch
+from twigkit.learning.batch import Batch, Turn
 from twigkit.twig.module import Twig
 
 
@@ -33,10 +33,29 @@ def embed_batch(stack: LayerStack, batch: Batch) -> Prompt:
         batch: Whole samples.
 
     Returns:
-        Their states before the first layer, on the device of the base's embedding.
+        Their states before the first layer, on the device of the base's embedding; blocks of tokens
+        that see each other both ways end where an answer begins.
     """
     with base_precision(stack.entry):
-        return stack.embed_prompt(**place_inputs(batch.inputs, stack.entry, stack.dtype))
+        prompt = stack.embed_prompt(**place_inputs(batch.inputs, stack.entry, stack.dtype))
+    if prompt.blocks is None:
+        return prompt
+    return replace(prompt, blocks=_ended(prompt.blocks, batch.turns))
+
+
+def _ended(blocks: Tensor, turns: Sequence[Sequence[Turn]]) -> Tensor:
+    """End every block where an answer begins, since generated tokens are in none.
+
+    Where a whole prompt is one block, the answer would be seen from where it is predicted.
+    """
+    begun = torch.zeros_like(blocks)
+    for row, own in enumerate(turns):
+        for turn in own:
+            begun[row, turn.start :] += 1
+    number = blocks + 1
+    first = begun.new_full((len(blocks), int(number.max()) + 1), len(begun[0]))
+    first = first.scatter_reduce(1, number, begun, "amin")
+    return blocks.masked_fill(begun != first.gather(1, number), -1)
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ import torch
 from tests.support.versions import skip_before_pinned
 from twigkit import TwigModel
 from twigkit.interfaces.tiny_models import TinyRow, spread_weights
-from twigkit.learning.batch import Batch
-from twigkit.learning.forward import embed_batch
+from twigkit.learning.batch import Batch, Turn
+from twigkit.learning.forward import embed_batch, run_base
 from twigkit.plugins.discovery import default_registry
 
 STEPS, SECONDS = 40, 0.97
@@ -52,3 +52,36 @@ def test_a_video_has_the_positions_that_it_has_at_inference(dtype, monkeypatch):
     assert torch.equal(in_training.rope, at_inference.rope)
     assert torch.equal(in_training.hidden, at_inference.hidden)
     assert int(at_inference.rope[0].max()) > 4 * SECONDS * (STEPS - 1)  # 4 positions a second
+
+
+EVERY = [
+    (entry.name, variant)
+    for entry in default_registry().entries("adapter")
+    for variant in entry.cls().variants()
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+def test_a_prompt_has_the_states_that_it_has_at_inference_whatever_the_answer_is(name, variant):
+    """Also where the prompt is one block whose tokens see each other both ways."""
+    adapter = default_registry().get("adapter", name).cls()
+    family = adapter.variants()[variant]()
+    stack = TwigModel(spread_weights(family.model)).stack
+    media = ("image",) if "image" in adapter.capabilities else ()
+    inputs = family.inputs([TinyRow(media, 9, 1), TinyRow((), 6, 2)])
+    ids, states = inputs["input_ids"], []
+    stop = ids.shape[1]
+    turns = [[Turn(stop - 6, stop - 5, stop)]] * 2
+    for answer in (ids[:, -3:], ids[:, -3:].flip(0)):
+        inputs["input_ids"] = torch.cat((ids[:, :-3], answer), 1)
+        prompt = embed_batch(stack, Batch(inputs, ids, turns, ["a", "b"]))
+        states.append(run_base(stack, prompt, 0, stack.depth)[0].hidden)
+    alone = {
+        key: value[:, :-5] if value.shape == ids.shape else value for key, value in inputs.items()
+    }
+    prompt = stack.embed_prompt(**alone)
+    wanted = run_base(stack, prompt, 0, stack.depth)[0].hidden[prompt.valid]
+    for found in states:
+        torch.testing.assert_close(found[:, :-5][prompt.valid], wanted, rtol=0, atol=2e-5)
+    assert not torch.equal(states[0][:, -1], states[1][:, -1])
