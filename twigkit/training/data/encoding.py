@@ -146,7 +146,11 @@ class Encoder:
         pictures = sample.pictures[: said.count(IMAGE)]
         part = Sample(sample.id, messages, pictures, sample.videos[: said.count(VIDEO)])
         rendered = self.renderer.render(sample, last)
-        return int(self._process([Text(part, rendered, [], [])])["input_ids"].shape[1])
+        try:
+            return int(self._process([Text(part, rendered, [], [])])["input_ids"].shape[1])
+        except Exception as error:  # such as for a prompt whose pictures come later
+            told = f"the processor refuses the prompt before answer {number + 1}"
+            raise BrokenSampleError(f"{told}: {named_line(error)}") from error
 
     def _process(self, texts: Sequence[Text]) -> dict[str, Any]:
         """Call the processor on rows."""

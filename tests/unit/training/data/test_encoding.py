@@ -268,6 +268,23 @@ def test_a_row_that_the_processor_refuses_is_named():
     assert "the processor refuses it" in caught.value.reasons[1]
 
 
+def test_a_row_of_which_the_processor_refuses_a_prompt_alone_is_named():
+    enc = encoder("llava")
+    texts = [enc.text(SAMPLES["several"]), enc.text(SAMPLES["text"])]
+    process = enc._process
+
+    def refusing(rows):
+        if len(rows) == 1:
+            raise ValueError("no pictures")
+        return process(rows)
+
+    enc._process = refusing
+    with pytest.raises(BrokenRowsError) as caught:
+        enc.batch(texts)
+    assert set(caught.value.reasons) == {0}
+    assert "refuses the prompt before answer 1: ValueError: no pictures" in caught.value.reasons[0]
+
+
 def test_rows_that_are_refused_only_together_are_an_error():
     enc = encoder("llava")
     processor = enc.renderer.processor
