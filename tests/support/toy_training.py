@@ -56,6 +56,7 @@ class ToyBadSamples:
     broken: dict = field(default_factory=dict)
     report: object = None
     share: object = None
+    cut: set = field(default_factory=set)
 
 
 @dataclass

@@ -199,6 +199,8 @@ class Training:
             resumed = self.state.step
             self.window = RunningMeans(**self.state.window)
             self.data.bad_samples.broken.update(self.state.broken)
+            told = [line for line in read_lines(self.run_log.path) if line.get("event") == "cut"]
+            self.data.bad_samples.cut.update(line["id"] for line in told if line["step"] <= resumed)
             self.data.bad_samples.report = self._tell_broken
             self.data.bad_samples.share = sharing(self.accelerator)
             if not self.state.finished:

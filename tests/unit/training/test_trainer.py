@@ -267,6 +267,9 @@ def test_broken_samples_are_logged_once_also_where_the_run_was_cut_off(tmp_path)
             if found and found not in bad_samples.broken:
                 bad_samples.broken[found] = "no picture"
                 bad_samples.report(BadSample(found, "no picture"))
+            if number == 10_001 and "long" not in bad_samples.cut:
+                bad_samples.cut.add("long")
+                bad_samples.report(BadSample("long", "9 tokens", cut=True))
             if number == at:
                 raise KeyboardInterrupt
 
@@ -280,6 +283,7 @@ def test_broken_samples_are_logged_once_also_where_the_run_was_cut_off(tmp_path)
     assert result.resumed_from == 4
     lines = [(line["step"], line["id"], line["reason"]) for line in events(result, "broken")]
     assert lines == [(4, "empty", "no picture"), (5, "torn", "no picture")]
+    assert [(line["step"], line["id"]) for line in events(result, "cut")] == [(4, "long")]
 
 
 def test_nothing_is_evaluated_unless_asked_for(tmp_path):
