@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from twigkit.errors import CapabilityError, TrainingError
 from twigkit.interfaces.objective import Objective
@@ -50,6 +50,8 @@ def accelerator_for(spec: TrainingSpec, model: TwigModel | None = None) -> Any:
             dynamo_backend="no",
             log_with=list(spec.trackers) or None,
             project_dir=str(Path(expanded(spec.out)) / FOLDER),
+            # Gradients lie in what crosses the processes, and not beside it once more.
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
     except ValueError as error:
         raise TrainingError(

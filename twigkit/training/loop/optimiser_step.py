@@ -138,7 +138,9 @@ class OptimiserStep:
         if not (math.isfinite(figures.loss) and math.isfinite(norm)):
             raise TrainingError(_not_finite(step, figures, norm, batches, intact()))
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        # Those of DDP stay where they are: what crosses the processes is there anyway.
+        shared = isinstance(self.module, nn.parallel.DistributedDataParallel)
+        self.optimiser.zero_grad(set_to_none=not shared)
         self.watch.lap("step")
         return StepResult(figures, rate, norm)
 
