@@ -20,6 +20,7 @@ __all__ = ["BaseAttributes"]
 
 _READ_OF_BASE = (
     "can_generate",
+    "compute_transition_scores",
     "hf_device_map",
     "input_modalities",
     "main_input_name",

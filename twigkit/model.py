@@ -223,8 +223,7 @@ class TwigModel(BaseAttributes):
 
         Raises:
             CapabilityError: If there is no twig.
-            CheckpointError: If the folder holds a twig that may not be replaced, or something
-                else, or cannot be written.
+            CheckpointError: If what the folder holds may not be replaced, or it cannot be written.
         """
         if self.twig is None:
             raise CapabilityError("there is no twig to save; grow one first")
@@ -313,6 +312,7 @@ class TwigModel(BaseAttributes):
     def generate(
         self,
         inputs: Tensor | None = None,
+        generation_config: Any = None,
         *,
         budget: Number | None = None,
         pruner: str | PrunerSpec | dict[str, Any] = "ttp",
@@ -331,6 +331,7 @@ class TwigModel(BaseAttributes):
 
         Args:
             inputs: The prompts' ids, ``[batch, tokens]``; ``input_ids`` is the same.
+            generation_config: Settings of transformers; what it leaves open is the base's.
             budget: Average number of visual tokens per layer, as a count or a fraction in ``(0,
                 1]``; ``None`` and 1.0 prune nothing. Each row meets it as nearly as the layers
                 allow; ``stats.visual_per_layer`` says what came of it.
@@ -359,6 +360,7 @@ class TwigModel(BaseAttributes):
         """
         started = time.perf_counter()
         strategy = Strategy(budget, pruner, drafter, wipe_layer, strict, draft_cache)
+        kwargs["generation_config"] = generation_config
         request = GenerationRequest.resolve(
             self, inputs, kwargs, strategy, bucketed=bucketed, generator=generator, seed=seed
         )

@@ -201,10 +201,16 @@ ARGUMENTS: dict[str, Treatment] = {
         "transformers. Padding may be anywhere; transformers goes on from padding on the right, "
         "twigkit from the last token, with a warning"
     ),
-    "generation_config": _honoured("settings; what it leaves open is the base's"),
+    "generation_config": _honoured(
+        "settings, also as the second positional argument; what it leaves open is the base's"
+    ),
     "use_model_defaults": _honoured("`False` leaves out the base's own generation config"),
     "logits_processor": _honoured("those not known to read one row alone make decoding plain"),
-    "stopping_criteria": _honoured("those not known to read one row alone make decoding plain"),
+    "stopping_criteria": _honoured(
+        "those not known to read one row alone make decoding plain, as those that may read scores "
+        "do with `output_scores`. A row of a batch that a criterion has ended is padded; "
+        "transformers goes on with it where there is no `eos_token_id`"
+    ),
     "prefix_allowed_tokens_fn": _honoured("allowed tokens by row and text; decoding is plain"),
     "streamer": _honoured("one, or for a batch a list with one per row, which ends with its row"),
     "tokenizer": _honoured("for `stop_strings`"),

@@ -136,9 +136,11 @@ def resolve_settings(
     length = _max_new_tokens(config, prompt_length)
     if context is not None and not _asks_length(kwargs):
         length = _within(length, context - prompt_length)
-    checks, joint = _criteria(config, extras, len(ids))
+    outputs = _outputs(config)
+    checks, joint = _criteria(config, extras, together=len(ids) > 1 or outputs.scores)
     device = device_of(model.get_output_embeddings())  # type: ignore[operator]
-    frame = Frame(prompt_length, length, ends, device, ids.to(device), model, extras.negative)
+    ids = ids.to(device)
+    frame = Frame(prompt_length, length, ends, device, ids, model, extras.negative, answers)
     selection = _selection(config, frame, extras, explicit=set(given))
     names = (*selection.lockstep, *(type(criterion).__name__ for criterion in joint))
     length, stops = _limits(extras.stopping_criteria or (), prompt_length, length, ends)
@@ -151,7 +153,7 @@ def resolve_settings(
         streamers=_streamers(extras.streamer, len(ids)),
     )
     selection = replace(selection, lockstep=names)
-    return GenerationSettings(stop, selection, _outputs(config), inputs, answers)
+    return GenerationSettings(stop, selection, outputs, inputs, answers)
 
 
 def _asks_length(arguments: Mapping[str, Any]) -> bool:
@@ -176,14 +178,21 @@ def _special_tokens(config: GenerationConfig) -> tuple[tuple[int, ...], int | No
     return ends, None if padding is None else padding[0]
 
 
-def _criteria(config: GenerationConfig, extras: _Extras, batch: int) -> tuple[list[Any], list[Any]]:
+def _criteria(
+    config: GenerationConfig, extras: _Extras, *, together: bool
+) -> tuple[list[Any], list[Any]]:
     """Return the stopping criteria that look at one row each, and those that look at all.
+
+    Args:
+        config: The merged generation config.
+        extras: The call's own criteria and tokenizer.
+        together: Whether there are several rows, or scores at which a criterion may look.
 
     Raises:
         InputError: If stop strings cannot be used.
     """
     asked = criteria(config, list(extras.stopping_criteria or []), extras.tokenizer)
-    joint = [criterion for criterion in asked if batch > 1 and not ids_alone(criterion)]
+    joint = [criterion for criterion in asked if together and not ids_alone(criterion)]
     return [criterion for criterion in asked if criterion not in joint], joint
 
 
@@ -214,7 +223,8 @@ def _merge(model: Any, given: dict[str, Any]) -> tuple[GenerationConfig, dict[st
             f"generation_config is {config!r}; expected a GenerationConfig of transformers"
         )
     defaults = given.pop("use_model_defaults", None)
-    check_watermark(given.get("watermarking_config"))
+    mark = given.get("watermarking_config")
+    check_watermark(None if isinstance(mark, dict) else mark)  # transformers reads a dictionary
     for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
         if name in given:
             ids = whole_numbers(name, given[name])
@@ -340,8 +350,8 @@ def _each(criterion: Any) -> StopCheck:
 def _joint(criterion: Any) -> JointCheck:
     """Ask a criterion about all rows at once."""
 
-    def check(ids: Tensor) -> list[bool]:
-        stops: list[bool] = torch.as_tensor(criterion(ids, None)).expand(len(ids)).tolist()
+    def check(ids: Tensor, scores: tuple[Tensor, ...] | None) -> list[bool]:
+        stops: list[bool] = torch.as_tensor(criterion(ids, scores)).expand(len(ids)).tolist()
         return stops
 
     return check

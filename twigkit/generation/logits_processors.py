@@ -98,6 +98,7 @@ class Frame:
         ids: The prompts, ``[batch, prompt]`` long.
         model: The base, which guidance runs once more.
         negative: ``negative_prompt_ids`` and their attention mask.
+        answers: Answers per prompt, which are rows next to each other.
     """
 
     prompt: int
@@ -107,6 +108,7 @@ class Frame:
     ids: Tensor | None = None
     model: Any = None
     negative: tuple[Tensor | None, Tensor | None] = (None, None)
+    answers: int = 1
 
 
 def ids_alone(thing: Any) -> bool:
@@ -231,7 +233,7 @@ def _by_ids(config: Any, frame: Frame, allowed: Callable[..., Any] | None) -> It
             frame.prompt, fresh, ends, device=frame.device
         )
     if allowed is not None:
-        yield library.PrefixConstrainedLogitsProcessor(allowed, 1)
+        yield library.PrefixConstrainedLogitsProcessor(allowed, frame.answers)
     if config.forced_bos_token_id is not None:
         yield library.ForcedBOSTokenLogitsProcessor(config.forced_bos_token_id)
     if config.forced_eos_token_id is not None:

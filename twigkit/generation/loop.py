@@ -295,6 +295,8 @@ class Generation:
                 stats.drafted_tokens += line[2]
                 # A step that ends the sequence may emit no token of the target's own.
                 stats.accepted_tokens += min(line[0] - 1, counts[place])
+        if self.scores is not None or self.logits is not None:
+            self._record(along(logits, accepted.path), counts)
         self._check_jointly()
         kept, passed = RowCounts(count, counts), RowCounts(by_twig, seen)
         if any(self.sequences[n].done and was for n, was in zip(self.live, active, strict=True)):
@@ -302,8 +304,6 @@ class Generation:
             kept = RowCounts.of(counts, count.device)
             passed = passed.at_most(kept)
         self._step.commit(tree, accepted, kept, passed)
-        if self.scores is not None or self.logits is not None:
-            self._record(along(logits, accepted.path), counts)
         stats.steps += 1
         self._step.watch.lap("host")
 
@@ -353,8 +353,9 @@ class Generation:
         """Ask what looks at all sequences at once, as transformers does after every token."""
         if self._stop.joint:
             ids = joined(self.prompt.ids, self.sequences, self._stop.padding)
+            scores = None if self.scores is None else self.scores.by_position()
             for check in self._stop.joint:
-                for sequence, stops in zip(self.sequences, check(ids), strict=True):
+                for sequence, stops in zip(self.sequences, check(ids, scores), strict=True):
                     if stops:
                         sequence.end()
 

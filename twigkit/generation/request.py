@@ -178,11 +178,17 @@ class GenerationRequest:
         )
 
     def stream_prompts(self, prompt: Prompt) -> None:
-        """Hand each streamer its prompt: of several rows without padding, of one as it is."""
+        """Hand each streamer its prompt: of several rows without padding, of one as it is.
+
+        A prompt that came embedded has no ids, so that it is handed none.
+        """
+        assert self.input_ids is not None
         streamers = self.stop.streamers
         for row, streamer in enumerate(streamers):
-            ids = prompt.ids[row : row + 1].cpu()
-            streamer.put(ids if len(streamers) == 1 else ids[:, prompt.valid[row].cpu()])
+            given = self.input_ids[row : row + 1]
+            if len(streamers) > 1 and given.shape[1]:
+                given = prompt.ids[row : row + 1, prompt.valid[row]]
+            streamer.put(given.cpu())
 
     def embed(self, stack: LayerStack) -> Prompt:
         """Run the prompts through what comes before the first layer, once for all answers."""

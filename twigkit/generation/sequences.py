@@ -14,8 +14,12 @@ from twigkit.backbone.prompt import Prompt
 StopCheck = Callable[[Tensor], bool]
 """Whether a whole sequence, ``[1, tokens]`` with the prompt, ends here."""
 
-JointCheck = Callable[[Tensor], Sequence[bool]]
-"""Which sequences end here; sees all of them, ``[batch, tokens]`` with prompts and padding."""
+JointCheck = Callable[[Tensor, tuple[Tensor, ...] | None], Sequence[bool]]
+"""Which sequences end here; sees all of them, ``[batch, tokens]`` with prompts and padding.
+
+It also sees what their tokens were selected from, one ``[batch, vocabulary]`` float32 per token,
+if the call asks for scores.
+"""
 
 
 class Streamer(Protocol):
@@ -111,11 +115,8 @@ class GrowingSequence:
             self.tokens.append(token)
             if self._streamer is not None:
                 self._streamer.put(torch.tensor([token], device="cpu"))
-            if (
-                token in stop.eos
-                or len(self.tokens) >= stop.max_new_tokens
-                or (bool(stop.checks) and self._checked())
-            ):
+            checked = bool(stop.checks) and self._checked()
+            if checked or token in stop.eos or len(self.tokens) >= stop.max_new_tokens:
                 self.end()
         return len(tokens)
 
@@ -126,10 +127,11 @@ class GrowingSequence:
         self.done = True
 
     def _checked(self) -> bool:
-        """Whether one of the checks ends the sequence here."""
+        """Whether one of the checks ends the sequence here; all are asked, since some count."""
         prompt = self._prompt.ids[self._number]
         ids = torch.cat((prompt, torch.tensor(self.tokens, device=prompt.device)))[None]
-        return any(check(ids) for check in self._stop.checks)
+        answers = [check(ids) for check in self._stop.checks]
+        return any(answers)
 
 
 def joined(prompt: Tensor, sequences: Sequence[GrowingSequence], padding: int) -> Tensor:
@@ -145,7 +147,7 @@ def joined(prompt: Tensor, sequences: Sequence[GrowingSequence], padding: int) -
     """
     longest = max(len(sequence.tokens) for sequence in sequences)
     tails = [each.tokens + [padding] * (longest - len(each.tokens)) for each in sequences]
-    tail = torch.tensor(tails, dtype=prompt.dtype, device=prompt.device)
+    tail = torch.tensor(tails, dtype=torch.long, device=prompt.device)
     return torch.cat((prompt, tail), 1)
 
 

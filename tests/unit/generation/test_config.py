@@ -162,6 +162,13 @@ def test_the_bases_defaults_can_be_left_out(model):
     assert other.generate(**ONE, use_model_defaults=False).shape[1] == start + 20
 
 
+def test_a_generation_config_may_be_the_second_argument(model):
+    config = GenerationConfig(max_new_tokens=3, eos_token_id=98)
+    own = model.base.generate(ONE["input_ids"], config, pixel_values=ONE["pixel_values"])
+    output = model.generate(ONE["input_ids"], config, pixel_values=ONE["pixel_values"])
+    assert torch.equal(output, own)
+
+
 STEERED = {
     "guidance": {"guidance_scale": 1.7},
     "guidance by words": {
@@ -171,6 +178,7 @@ STEERED = {
     "the prompt's tokens": {"encoder_repetition_penalty": 3.0},
     "the prompt's n-grams": {"encoder_no_repeat_ngram_size": 1},
     "a watermark": {"watermarking_config": WatermarkingConfig(bias=4.0)},
+    "a watermark by a dictionary": {"watermarking_config": {"bias": 4.0}},
 }
 
 

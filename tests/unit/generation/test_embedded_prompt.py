@@ -60,6 +60,26 @@ def test_no_least_length_looks_at_no_ids(model, embedded):
     assert torch.equal(model.generate(**embedded, **options), own)
 
 
+def test_a_streamer_is_handed_no_ids(model, embedded):
+    class Streamer:
+        def __init__(self):
+            self.told = []
+
+        def put(self, value):
+            self.told.append(value.tolist())
+
+        def end(self):
+            self.told.append("end")
+
+    one = {name: value[:1] for name, value in embedded.items()}
+    theirs, ours, several = Streamer(), Streamer(), [Streamer(), Streamer()]
+    model.base.generate(**one, max_new_tokens=4, do_sample=False, streamer=theirs)
+    model.generate(**one, max_new_tokens=4, streamer=ours)
+    model.generate(**embedded, max_new_tokens=4, streamer=several)
+    assert ours.told == theirs.told
+    assert [each.told[0] for each in several] == [[[]], [[]]]
+
+
 def test_ids_stand_in_that_are_no_placeholder():
     made = with_stand_in({"inputs_embeds": torch.zeros(2, 3, 4)}, visual_ids=(0, 1))
     assert made["input_ids"].tolist() == [[2] * 3] * 2

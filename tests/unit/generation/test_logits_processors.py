@@ -251,6 +251,17 @@ def test_allowed_tokens_are_asked_for_with_the_rows_number(model, drafter):
     assert len(told) == (drafter != "plain")
 
 
+@pytest.mark.filterwarnings("ignore:.*decoding is plain")
+def test_allowed_tokens_of_several_answers_are_asked_for_with_the_prompts_number(model):
+    def allowed(prompt, ids):
+        return [10 * prompt + 3 + len(ids) % 4, 10 * prompt + 9]
+
+    options = {"max_new_tokens": 6, "eos_token_id": 98, "prefix_allowed_tokens_fn": allowed}
+    options |= {"num_return_sequences": 3, "do_sample": True, "top_k": 1}
+    own = model.base.generate(**INPUTS, **options)
+    assert torch.equal(model.generate(**INPUTS, **options, drafter="plain"), own)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -42,6 +42,14 @@ def test_they_equal_those_of_the_base(model, drafter, settings):
             assert not ours.is_inference()
 
 
+def test_what_they_say_of_a_text_is_computed_as_by_the_base(model):
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, **WANTED}
+    own, output = model.base.generate(**ONE, **options), model.generate(**ONE, **options)
+    expected = model.base.compute_transition_scores(own.sequences, own.scores)
+    got = model.compute_transition_scores(output.sequences, output.scores)
+    torch.testing.assert_close(got, expected)
+
+
 def test_rows_that_have_stopped_hold_zeros(model):
     options = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": None}
     answer = model.generate(**BATCH, **options)

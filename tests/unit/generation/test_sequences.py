@@ -81,6 +81,60 @@ def test_criteria_are_asked_after_every_token(model, answer, drafter):
     assert criterion.asked == list(range(PROMPT + 1, PROMPT + 1 + len(expected)))
 
 
+class Counts:
+    """A stopping criterion that ends nothing and counts, as progress bars do."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, ids, scores, **_):
+        self.asked.append(ids.shape[1])
+        return False
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS, ids=str)
+@pytest.mark.parametrize("ends", [[98], list(range(3, 60))], ids=["length", "end token"])
+def test_criteria_are_asked_after_the_last_token_too(model, drafter, ends):
+    own, ours = [Counts(), Counts()], [Counts(), Counts()]
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": ends}
+    model.base.generate(**INPUTS, **options, stopping_criteria=own)
+    model.generate(**INPUTS, **options, stopping_criteria=ours, drafter=drafter)
+    assert [each.asked for each in ours] == [each.asked for each in own]
+    assert own[0].asked
+
+
+@pytest.mark.filterwarnings("ignore:.*decoding is plain")
+@pytest.mark.parametrize("rows", [[(3, 1, 5)], [(3, 1, 5), (6, 2, 2)]], ids=["one", "batch"])
+def test_criteria_see_scores_that_the_call_asks_for(model, rows):
+    class Unsure:
+        def __init__(self):
+            self.seen = []
+
+        def __call__(self, ids, scores, **_):
+            self.seen.append([round(float(step.max()), 3) for step in scores])
+            return scores[-1].softmax(-1).amax(-1) < least
+
+    inputs, least = llava_inputs(rows), 0.0
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": [98]}
+    options |= {"return_dict_in_generate": True, "output_scores": True, "repetition_penalty": 1.3}
+    scores = model.base.generate(**inputs, **options).scores
+    least = float(min(step.softmax(-1).amax(-1)[0] for step in scores[2:6])) + 1e-4
+    own, ours = Unsure(), Unsure()
+    base = model.base.generate(**inputs, **options, stopping_criteria=[own])
+    output = model.generate(**inputs, **options, stopping_criteria=[ours], drafter="ssd")
+    assert torch.equal(output.sequences, base.sequences)
+    assert ours.seen[0] == own.seen[0]
+    assert len(ours.seen) == len(own.seen) > 1
+
+
+def test_short_ids_come_back_long(model):
+    short = {**INPUTS, "input_ids": INPUTS["input_ids"].int()}
+    own = model.base.generate(**short, max_new_tokens=3, do_sample=False)
+    output = model.generate(**short, max_new_tokens=3)
+    assert output.dtype is own.dtype is torch.int64
+    assert torch.equal(output, own)
+
+
 class Collector:
     def __init__(self):
         self.pieces, self.ended = [], 0
