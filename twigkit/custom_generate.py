@@ -110,6 +110,9 @@ class CustomGenerate:
                 arguments.pop(name, None)
         if not encoded:
             arguments.pop("mm_encoder_outputs", None)
+        if arguments.get("attention_mask") is None:
+            # transformers has dropped a mask that hides nothing; none would be read off padding.
+            arguments["attention_mask"] = torch.ones_like(input_ids)
         config = _prepared_settings(model, arguments.pop("generation_config"))
         _take_penalty(config, arguments)
         # As an argument, since none in a generation config leaves it to the base.
@@ -126,7 +129,8 @@ def _prepared_settings(model: Any, config: GenerationConfig) -> GenerationConfig
         CapabilityError: If a setting asks for what twigkit does not do.
     """
     own = model.generation_config
-    given = {name for name in FIELDS if getattr(config, name, None) != getattr(own, name, None)}
+    refused = [name for name, treatment in FIELDS.items() if treatment.kind == "refused"]
+    given = {name for name in refused if getattr(config, name, None) != getattr(own, name, None)}
     check_fields(config, called=given, own=())
     kept = ("do_sample", "max_length", "eos_token_id", "pad_token_id", "return_dict_in_generate")
     asked = {name: getattr(config, name) for name in (*kept, "output_scores", "output_logits")}

@@ -120,6 +120,24 @@ def test_the_defaults_of_the_base_count_once(model, folder):
         own.repetition_penalty = old
 
 
+def test_a_mask_that_hides_nothing_counts(model):
+    """transformers drops it; tokens of the prompt must not be taken for padding then."""
+    ids = INPUTS["input_ids"]
+    assert (ids == 0).any()
+    call = {**INPUTS, "attention_mask": torch.ones_like(ids), "max_new_tokens": NEW}
+    expected = model.base.generate(**call, do_sample=False)
+    called = model.base.generate(**call, do_sample=False, custom_generate=CustomGenerate(model))
+    assert torch.equal(called, expected)
+    assert not torch.equal(expected, model.base.generate(**INPUTS, max_new_tokens=NEW))
+
+
+def test_end_tokens_may_be_a_tensor(model):
+    call = {**INPUTS, "max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    call["eos_token_id"] = torch.arange(3, 50)
+    called = model.base.generate(**call, custom_generate=CustomGenerate(model))
+    assert torch.equal(called, model.base.generate(**call))
+
+
 def test_an_answer_that_nothing_ends_goes_on(model, monkeypatch):
     call = {**INPUTS, "max_new_tokens": NEW, "do_sample": False, "eos_token_id": None}
     expected = model.base.generate(**call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -220,6 +220,8 @@ def _with_prompt(arguments: dict[str, Any], inputs: Tensor | None) -> dict[str, 
     """Name the prompt's ids, which may come as the first argument."""
     if inputs is None:
         return arguments
+    if isinstance(inputs, Mapping):
+        raise InputError(f"the prompt is a {type(inputs).__name__}; unpack it: generate(**inputs)")
     if arguments.get("input_ids") is not None:
         raise InputError("the prompt was given twice, as the first argument and input_ids")
     return {**arguments, "input_ids": inputs}

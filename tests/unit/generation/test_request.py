@@ -54,6 +54,8 @@ def test_ids_may_be_the_first_argument(model):
     assert "input_ids" not in rest, "the caller's mapping stays as it is"
     with pytest.raises(InputError, match="given twice"):
         resolve(model, INPUTS["input_ids"])
+    with pytest.raises(InputError, match=r"is a dict; unpack it: generate\(\*\*inputs\)"):
+        resolve(model, INPUTS)
 
 
 @pytest.mark.parametrize(
