@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -136,6 +137,7 @@ def resolve_settings(
     length = _max_new_tokens(config, prompt_length)
     if context is not None and not _asks_length(kwargs):
         length = _within(length, context - prompt_length)
+    _warn_of_least(config, prompt_length, length)
     outputs = _outputs(config)
     checks, joint = _criteria(config, extras, together=len(ids) > 1 or outputs.scores)
     device = device_of(model.get_output_embeddings())  # type: ignore[operator]
@@ -222,6 +224,8 @@ def _merge(model: Any, given: dict[str, Any]) -> tuple[GenerationConfig, dict[st
         raise InputError(
             f"generation_config is {config!r}; expected a GenerationConfig of transformers"
         )
+    if config is None:
+        _check_model_config(model.config)
     defaults = given.pop("use_model_defaults", None)
     mark = given.get("watermarking_config")
     check_watermark(None if isinstance(mark, dict) else mark)  # transformers reads a dictionary
@@ -247,6 +251,18 @@ def _merge(model: Any, given: dict[str, Any]) -> tuple[GenerationConfig, dict[st
     check_fields(merged, called=set(given), own=named)
     check_values(merged, _vocabulary(model))
     return merged, inputs
+
+
+def _check_model_config(config: Any) -> None:
+    """Refuse generation settings in a model's config, from which transformers takes none either.
+
+    Raises:
+        InputError: Naming them.
+    """
+    strayed: dict[str, Any] = getattr(config, "_get_generation_parameters", dict)()
+    if strayed:
+        named = ", ".join(f"{name}={value!r}" for name, value in strayed.items())
+        raise InputError(f"the base's config holds {named}; such settings go to generation_config")
 
 
 def _streamers(given: Any, batch: int) -> tuple[Streamer, ...]:
@@ -340,6 +356,19 @@ def _within(default: int, left: int) -> int:
         default,
     )
     return left
+
+
+def _warn_of_least(config: GenerationConfig, prompt_length: int, length: int) -> None:
+    """Warn, as transformers does, of answers that are to be longer than they can get."""
+    least = config.min_new_tokens
+    if least is None:
+        least = (config.min_length or 0) - prompt_length
+    if least > length:
+        warnings.warn(
+            f"at least {least} new tokens were asked for and at most {length}, where answers end; "
+            "lower the one or raise the other",
+            stacklevel=5,
+        )
 
 
 def _each(criterion: Any) -> StopCheck:

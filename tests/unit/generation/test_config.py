@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy
 import pytest
@@ -167,6 +168,29 @@ def test_a_generation_config_may_be_the_second_argument(model):
     own = model.base.generate(ONE["input_ids"], config, pixel_values=ONE["pixel_values"])
     output = model.generate(ONE["input_ids"], config, pixel_values=ONE["pixel_values"])
     assert torch.equal(output, own)
+
+
+@pytest.mark.parametrize("name", ["min_new_tokens", "min_length"])
+def test_a_least_length_beyond_the_most_is_warned_of(model, name):
+    least = 4 if name == "min_new_tokens" else ONE["input_ids"].shape[1] + 4
+    with pytest.warns(UserWarning, match="at least 4 new tokens were asked for and at most 3"):
+        output = model.generate(**ONE, max_new_tokens=3, **{name: least})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(model.generate(**ONE, max_new_tokens=3, **{name: least - 1}), output)
+
+
+def test_settings_in_the_config_of_the_base_are_refused_as_by_transformers(model, monkeypatch):
+    monkeypatch.setattr(model.base.config, "repetition_penalty", 1.4, raising=False)
+    with pytest.raises(ValueError, match="modified the pretrained model configuration"):
+        model.base.generate(**ONE, max_new_tokens=3)
+    with pytest.raises(
+        InputError, match=r"config holds repetition_penalty=1\.4; .*generation_config"
+    ):
+        model.generate(**ONE, max_new_tokens=3)
+    given = GenerationConfig(max_new_tokens=3)
+    own = model.base.generate(**ONE, generation_config=given)
+    assert torch.equal(model.generate(**ONE, generation_config=given), own)
 
 
 STEERED = {
