@@ -278,7 +278,7 @@ def criteria(config: Any, own: Sequence[Any], tokenizer: Any) -> list[Any]:
     Args:
         config: The merged generation config.
         own: The user's criteria.
-        tokenizer: Turns stop strings into tokens.
+        tokenizer: Turns stop strings into tokens; or the processor that holds it.
 
     Raises:
         InputError: If there are stop strings and no tokenizer.
@@ -293,7 +293,9 @@ def criteria(config: Any, own: Sequence[Any], tokenizer: Any) -> list[Any]:
     if config.max_time is not None:
         found.append(MaxTimeCriteria(config.max_time))
     if config.stop_strings:
-        if tokenizer is None:
+        if not hasattr(tokenizer, "convert_ids_to_tokens"):  # a processor, which holds one
+            tokenizer = getattr(tokenizer, "tokenizer", None)
+        if not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise InputError("stop_strings needs the tokenizer; pass tokenizer=processor.tokenizer")
         found.append(stop_string_criterion(tokenizer, config.stop_strings))
     replaced = {type(criterion) for criterion in own}

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, StopStringCriteria
 
-from twigkit import TwigModel
+from twigkit import InputError, TwigModel
 from twigkit.demo.pool import HELD_OUT, scene_of
 from twigkit.demo.world import draw
 from twigkit.generation.stop_strings import DecodedStopStrings, stop_string_criterion
@@ -87,3 +87,16 @@ def test_stop_strings_of_the_demo_model_leave_a_batch_its_drafts(demo):
     output = model.generate(**twice, **options)
     assert output.tolist() == [alone] * 2
     assert output.stats.drafted_tokens > 0
+
+
+def test_a_processor_is_taken_for_the_tokenizer_that_it_holds(demo):
+    """``transformers serve`` and pipelines hand over the processor."""
+    model, processor = demo
+    inputs = prepare(processor, "describe the picture .", [draw(scene_of(HELD_OUT))])
+    whole = model.generate(**inputs, max_new_tokens=12)[0]
+    options = {"max_new_tokens": 12, "stop_strings": processor.tokenizer.decode(whole[-6:-5])}
+    expected = model.generate(**inputs, **options, tokenizer=processor.tokenizer)
+    assert expected.shape[1] < len(whole)
+    assert torch.equal(model.generate(**inputs, **options, tokenizer=processor), expected)
+    with pytest.raises(InputError, match="pass tokenizer=processor"):
+        model.generate(**inputs, **options, tokenizer=object())
