@@ -134,10 +134,8 @@ def resolve_settings(
     inputs = padded_left(infer_mask(inputs, padding, ends), visual_ids)
     answers = int(config.num_return_sequences or 1)
     ids = inputs["input_ids"].repeat_interleave(answers, 0)
-    length = _max_new_tokens(config, prompt_length)
-    if context is not None and not _asks_length(kwargs):
-        length = _within(length, context - prompt_length)
-    _warn_of_least(config, prompt_length, length)
+    left = None if context is None or _asks_length(kwargs) else context - prompt_length
+    length = _max_new_tokens(config, prompt_length, left)
     outputs = _outputs(config)
     checks, joint = _criteria(config, extras, together=len(ids) > 1 or outputs.scores)
     device = device_of(model.get_output_embeddings())  # type: ignore[operator]
@@ -329,8 +327,8 @@ def _selection(
     return TokenSelection(draws, replace(sampling, repetition_penalty=1.0), steps, jointly)
 
 
-def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:
-    """Return how many tokens a row may get."""
+def _max_new_tokens(config: GenerationConfig, prompt_length: int, left: int | None) -> int:
+    """Return how many tokens a row may get; where nobody asks, as many as are left at most."""
     if config.max_new_tokens is not None:
         wanted = int(config.max_new_tokens)
     elif config.max_length is not None:
@@ -342,7 +340,9 @@ def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:
             f"max_new_tokens comes to {wanted} for a prompt of {prompt_length} tokens; "
             "ask for 1 or more"
         )
-    return wanted
+    length = wanted if left is None else _within(wanted, left)
+    _warn_of_least(config, prompt_length, length)
+    return length
 
 
 def _within(default: int, left: int) -> int:
@@ -367,7 +367,7 @@ def _warn_of_least(config: GenerationConfig, prompt_length: int, length: int) ->
         warnings.warn(
             f"at least {least} new tokens were asked for and at most {length}, where answers end; "
             "lower the one or raise the other",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
