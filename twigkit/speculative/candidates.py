@@ -274,7 +274,8 @@ class Candidates(DraftTree):
         self._check_sample(nodes, width)
         assert self.numbers is not None
         rows, count, vocabulary = proposal.shape
-        proposal = proposal.float() / proposal.sum(-1, keepdim=True, dtype=torch.float32)
+        whole = proposal.sum(-1, keepdim=True, dtype=torch.float32)
+        proposal = proposal.float() / whole.clamp_min(1e-30)  # nothing may come of a dead node
         if self.linear:
             nodes = self._ids[self.size - 1].expand(rows, 1)
         if self.proposal is None or self.proposal.shape[2] != vocabulary:
