@@ -274,15 +274,14 @@ class Candidates(DraftTree):
         self._check_sample(nodes, width)
         assert self.numbers is not None
         rows, count, vocabulary = proposal.shape
-        whole = proposal.sum(-1, keepdim=True, dtype=torch.float32)
-        proposal = proposal.float() / whole.clamp_min(1e-30)  # nothing may come of a dead node
+        proposal = proposal.float()  # of a dead node perhaps nothing but zeros
+        proposal = proposal / proposal.sum(-1, keepdim=True).clamp_min(1e-30)
         if self.linear:
             nodes = self._ids[self.size - 1].expand(rows, 1)
         if self.proposal is None or self.proposal.shape[2] != vocabulary:
             shape = (rows, self.capacity, vocabulary)
             self.proposal = torch.zeros(shape, dtype=torch.float32, device=proposal.device)
-        index = nodes.unsqueeze(2).expand(-1, -1, vocabulary)
-        self.proposal.scatter_(1, index, proposal)
+        self.proposal.scatter_(1, nodes.unsqueeze(2).expand(-1, -1, vocabulary), proposal)
         weights = proposal.repeat_interleave(width, 1)
         tokens = draw(weights, self.numbers()[:, self.size : self.size + count * width])
         chance = weights.gather(2, tokens.unsqueeze(2)).squeeze(2)
