@@ -301,7 +301,7 @@ def test_what_was_asked_is_finished_before_the_engine_closes(model):
     engine.close()
     assert not engine.alive
     assert [each.answer() for each in heard] == [alone(model, each) for each in asked]
-    with pytest.raises(CapabilityError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         engine.reserve(1)
 
 
@@ -330,7 +330,7 @@ def test_nothing_is_taken_while_the_engine_closes(model, monkeypatch):
     closing = threading.Thread(target=engine.close)
     closing.start()
     assert done.wait(60)
-    with pytest.raises(CapabilityError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         ticket.submit(question(0), print)
     leave.set()
     closing.join()
