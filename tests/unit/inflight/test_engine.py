@@ -16,7 +16,7 @@ from tests.support.capturing import recorded
 from tests.support.tiny import llava_inputs, tiny_llava
 from tests.unit.backbone.test_growing_rotary import NEW, inputs_of, model_of
 from twigkit import TwigModel, TwigSpec
-from twigkit.errors import CapabilityError, TwigkitError
+from twigkit.errors import TwigkitError
 from twigkit.inflight import batch
 from twigkit.inflight import engine as engine_module
 from twigkit.inflight.batch import RunningBatch
