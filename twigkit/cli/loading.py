@@ -99,18 +99,23 @@ def load_model(args: argparse.Namespace) -> TwigModel:
     from twigkit.backbone.placement import usual_device
     from twigkit.model import TwigModel
 
-    return TwigModel.from_pretrained(
-        base_folder(args.base),
-        twig=twig_source(args),
-        dtype=args.dtype,
-        device_map=args.device or usual_device(),
-        revision=args.revision,
-        twig_revision=args.twig_revision,
-        attention=args.attention,
-        twig_weights=args.twig_weights,
-        graphs=args.graphs,
-        allow_other_base=args.allow_other_base,
-    )
+    place = args.device or usual_device()
+    return TwigModel.from_pretrained(**{**load_options(args), "device_map": place})
+
+
+def load_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Put the options into arguments of ``TwigModel.from_pretrained``, plain ones.
+
+    Args:
+        args: The parsed options of :func:`add_model_arguments`.
+    """
+    names = ("dtype", "revision", "twig_revision", "attention", "twig_weights", "graphs")
+    return {
+        **{name: getattr(args, name) for name in (*names, "allow_other_base")},
+        "base": str(base_folder(args.base)),
+        "twig": twig_source(args),
+        "device_map": args.device,
+    }
 
 
 def twig_source(args: argparse.Namespace) -> str | None:

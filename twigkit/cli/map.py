@@ -16,10 +16,9 @@ from twigkit.cli.generate import (
 )
 from twigkit.cli.loading import (
     add_model_arguments,
-    base_folder,
     load_model,
+    load_options,
     processor_of,
-    twig_source,
     writable,
 )
 from twigkit.cli.run_file import add_run_argument
@@ -103,11 +102,7 @@ def _answers(args: argparse.Namespace, todo: list[Record]) -> Iterator[dict[str,
         return answer_records(model, processor_of(args, model), todo, spec, rows=args.rows)
     from twigkit.bulk.on_ray import answer_on_ray
 
-    load = {"base": str(base_folder(args.base)), "twig": twig_source(args), "dtype": args.dtype}
-    load |= {"revision": args.revision, "twig_revision": args.twig_revision}
-    load |= {"device_map": args.device, "allow_other_base": args.allow_other_base}
-    load |= {"attention": args.attention, "twig_weights": args.twig_weights}
-    load |= {"graphs": args.graphs}
+    load = load_options(args)
     return answer_on_ray(
         todo, load, chosen, workers=args.ray, rows=args.rows, gpus=args.gpus_per_worker
     )

@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from twigkit import TwigModel
+from twigkit import RunSpec, TwigModel
 from twigkit.bulk.on_ray import Worker
-from twigkit.cli.loading import add_model_arguments, load_model, processor_of, progress
+from twigkit.cli.loading import (
+    add_model_arguments,
+    load_model,
+    load_options,
+    processor_of,
+    progress,
+)
 from twigkit.evaluation.responder import Responder
+from twigkit.twig.quantised_weights import is_quantised_twig
 
 CLI = Path(__file__).parents[3] / "twigkit" / "cli"
 
@@ -53,11 +60,21 @@ def test_a_base_goes_onto_a_gpu_where_there_is_one(monkeypatch, words, gpu, expe
     for loading in (
         lambda: load_model(args),
         lambda: Responder("base", device=args.device),
-        lambda: Worker({"base": "base", "device_map": args.device}, {}, 1),
+        lambda: Worker(load_options(args), {}, 1),
+        lambda: TwigModel.from_spec(
+            RunSpec.parse({"base": "base", "runtime": {"device_map": args.device}})
+        ),
     ):
         with pytest.raises(InterruptedError):
             loading()
-    assert found == [expected] * 3
+    assert found == [expected] * 4
+
+
+def test_options_reach_the_model(folders):
+    words = [*folders.model, "--attention", "eager", "--graphs", "off", "--dtype", "bfloat16"]
+    model = load_model(options(*words, "--twig-weights", "int8"))
+    assert (model.attention, model.batches.mode, model.dtype) == ("eager", "off", torch.bfloat16)
+    assert is_quantised_twig(model.twig)
 
 
 def test_every_command_takes_a_twig_alone():

@@ -12,6 +12,7 @@ from twigkit import CapabilityError, RunSpec, SpecError, TwigModel
 from twigkit.cli.main import main, parse
 from twigkit.cli.run_file import defaults_of
 from twigkit.cli.serve import _given
+from twigkit.twig.quantised_weights import is_quantised_twig
 
 ASK = ["--prompt", "what is in the picture ?"]
 
@@ -59,20 +60,23 @@ def test_options_beside_a_file_count_more(file, folders, capsys):
 
 def test_a_chat_draws_as_the_file_says(file, capsys, monkeypatch):
     run = RunSpec.from_file(file)
-    drawn = run.generation.replace(do_sample=True, seed=3, temperature=2.0)
+    drawn = run.generation.replace(do_sample=True, seed=3, temperature=2.0, stop=("picture",))
     file.write_text(run.replace(generation=drawn).to_yaml())
     said = []
     generate = TwigModel.generate
 
     def watched(model, **options):
-        said.append({name: options[name] for name in ("seed", "temperature", "budget")})
+        names = ("seed", "temperature", "budget", "max_new_tokens", "stop_strings")
+        said.append([options.get(name) for name in names])
         return generate(model, **options)
 
-    lines = iter(["what is there ?", "/quit"])
+    lines = iter(["what is there ?", "/quit"] * 2)
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     monkeypatch.setattr(TwigModel, "generate", watched)
     assert main(["chat", "--run", str(file)]) == 0
-    assert said == [{"seed": 3, "temperature": 2.0, "budget": 0.5}]
+    assert main(["chat", "--base", run.base]) == 0
+    assert capsys.readouterr().err.count("error") == 0
+    assert said == [[3, 2.0, 0.5, 6, ["picture"]], [None, None, None, 512, None]]
 
 
 def test_a_server_takes_what_holds_for_all_requests(file):
@@ -121,6 +125,8 @@ def test_a_model_is_what_its_spec_says(file, folders):
     known = TwigModel.from_pretrained(folders.base, twig=folders.twig)
     options = run.generation.options()
     assert torch.equal(model.generate(**inputs, **options), known.generate(**inputs, **options))
+    rounded = run.replace(runtime=run.runtime.replace(twig_weights="int8"))
+    assert is_quantised_twig(TwigModel.from_spec(rounded).twig)
     alone = TwigModel.from_spec(run.replace(base=None))
     assert alone.twig.spec == model.twig.spec == known.twig.spec
     assert TwigModel.from_spec(run.replace(twig=None)).twig is None
@@ -131,8 +137,29 @@ def test_a_twig_to_grow_is_grown(folders):
     run = RunSpec.parse({"twig": grown, "runtime": {"twig_weights": "int8"}})
     model = TwigModel.from_spec(run)
     assert (model.twig.spec.exit_layer, model.twig.spec.depth) == (3, 1)
+    assert is_quantised_twig(model.twig)
     elsewhere = run.replace(twig=run.twig.replace(base="nowhere"), base=str(folders.base))
     assert TwigModel.from_spec(elsewhere).twig.spec.exit_layer == 3
+
+
+def test_a_base_that_a_twig_names_has_the_twigs_revision(monkeypatch):
+    asked = []
+
+    def load(base, twig, *, revision, **_):
+        asked.append((base, twig, revision))
+        raise InterruptedError
+
+    monkeypatch.setattr(TwigModel, "from_pretrained", load)
+    run = RunSpec.parse({"twig": {"base": "b", "revision": "r"}})
+    for each in (run, run.replace(base="other")):
+        with pytest.raises(InterruptedError):
+            TwigModel.from_spec(each)
+    assert asked == [("b", None, "r"), ("other", None, None)]
+
+
+def test_the_built_in_base_has_no_twig_that_the_file_does_not_name(tmp_path):
+    (tmp_path / "run.yaml").write_text("base: demo")
+    assert defaults_of(str(tmp_path / "run.yaml"))["twig"] == "none"
 
 
 def test_what_a_runtime_asks_for_in_vain_is_refused(folders):

@@ -21,7 +21,7 @@ from twigkit.inflight import batch
 from twigkit.inflight import engine as engine_module
 from twigkit.inflight.batch import RunningBatch
 from twigkit.inflight.engine import ClosedError, Engine, OverdueError, QueueFullError
-from twigkit.inflight.request import Ended, Gained, InflightRequest
+from twigkit.inflight.request import Begun, Ended, Failed, Gained, InflightRequest
 from twigkit.specs.run import GenerationSpec
 from twigkit.strategies import auto
 
@@ -262,7 +262,8 @@ def test_where_the_device_is_lost_nobody_waits_for_an_answer(model, monkeypatch)
         if len(engine._batches) == 2:  # of two drafters
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    submitted = threading.Event()
+    submitted, broken = threading.Event(), []
+    monkeypatch.setattr(threading, "excepthook", broken.append)
     monkeypatch.setattr(RunningBatch, "step", step)
     monkeypatch.setattr(engine_module, "computes", lambda device: False)
     with Engine(model, rows=2, queue=2) as engine:
@@ -272,6 +273,11 @@ def test_where_the_device_is_lost_nobody_waits_for_an_answer(model, monkeypatch)
         for each in heard:
             with pytest.raises((RuntimeError, ClosedError)):
                 each.wait()
+        until(lambda: not engine._thread.is_alive())
+        assert not broken, "the thread ends by itself"
+        assert [sum(isinstance(e, Failed) for e in each.events) for each in heard] == [1] * 4
+        assert all(isinstance(each.events[-1], Failed) for each in heard)
+        assert not any(isinstance(e, Begun) for each in heard[2:] for e in each.events)
         with pytest.raises(ClosedError, match="cpu computes no more; start the process anew"):
             engine.reserve(1)
     assert engine.running == engine.waiting == len(engine._reserved) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from twigkit.errors import BudgetError, InputError, TwigkitError
-from twigkit.inflight.engine import OverdueError, QueueFullError
+from twigkit.inflight.engine import ClosedError, OverdueError, QueueFullError
 from twigkit.server.refusal import RefusedError, body_of, refusal_of
 
 
@@ -31,6 +31,7 @@ def test_what_a_client_is_told(error, status, kind):
 def test_a_busy_server_says_when_to_come_again():
     refusal = refusal_of(QueueFullError("full", 7))
     assert (refusal.status, refusal.headers) == (429, {"Retry-After": "7"})
-    refusal = refusal_of(OverdueError("too late"))
-    assert (refusal.status, str(refusal)) == (503, "too late")
-    assert body_of(refusal)["error"]["type"] == "unavailable_error"
+    for error in (OverdueError("too late"), ClosedError("too late")):
+        refusal = refusal_of(error)
+        assert (refusal.status, str(refusal)) == (503, "too late")
+        assert body_of(refusal)["error"]["type"] == "unavailable_error"

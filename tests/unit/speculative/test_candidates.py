@@ -319,6 +319,12 @@ def test_nodes_that_do_not_fit_each_other_are_refused(tokens, parent, logprob, m
     assert candidates.size == 1
 
 
+def test_a_proposal_of_nothing_stays_nothing():
+    table = Candidates.path(torch.tensor([0]), 2, numbers=numbers(1, 2))
+    table.sample(table.parent[:, :1], torch.zeros(1, 1, 4), 1, torch.tensor([[False]]))
+    assert not table.proposal.any()
+
+
 def test_a_proposal_in_another_scale_is_the_same_distribution():
     chance, found = torch.tensor([[[0.5, 0.25, 0.125, 0.125]]]), []
     for scale in (1.0, 4.0):
